@@ -1,0 +1,33 @@
+"""Critically damped momentum for Hugging Face Transformers.
+
+Importing the package makes ``--optim critmom`` and its relatives known to Transformers, and the models of its tasks
+to the Auto classes.
+"""
+
+import warnings
+
+from hf_critmom.callbacks import DampingCallback
+from hf_critmom.damping import critical_momentum, damping_ratio, damping_regime
+from hf_critmom.optim import CritMomSGD, RegistrationError, critmom_optimizer, register
+from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
+from hf_critmom.trainer import CritMomTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CifarResNetConfig",
+    "CifarResNetForImageClassification",
+    "CritMomSGD",
+    "CritMomTrainer",
+    "DampingCallback",
+    "critical_momentum",
+    "critmom_optimizer",
+    "damping_ratio",
+    "damping_regime",
+    "register",
+]
+
+try:
+    register()
+except RegistrationError as error:
+    warnings.warn(str(error), stacklevel=2)

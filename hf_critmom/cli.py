@@ -1,0 +1,129 @@
+"""The command line: ``hf-critmom`` and ``python -m hf_critmom``, one small function per subcommand."""
+
+import argparse
+import runpy
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from transformers import HfArgumentParser
+from transformers.utils import logging
+
+from hf_critmom.comparison import (
+    Comparison,
+    ComparisonArguments,
+    ComparisonError,
+    ComparisonTrainingArguments,
+    run_comparison,
+    write_report,
+)
+from hf_critmom.tasks import DataArguments, ModelArguments, TaskError, task_spec
+
+PROGRAM = "hf-critmom"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand.
+
+    Args:
+        arguments: The words behind the program's name; default: those of this process.
+
+    Returns:
+        The exit status: 0, or 2 for input that cannot be used, with one sentence on standard error.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        print(f"{PROGRAM}: error: unknown command {command!r}: choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[command](rest)
+    except (TaskError, ComparisonError) as error:
+        print(f"{PROGRAM} {command}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(words: list[str]) -> int:
+    """run SCRIPT [ARGS...], run -m MODULE [ARGS...]: run an unmodified training script with the optimizers registered
+
+    The script sees the arguments, name and import path that it would see under plain ``python``.
+    """
+    if words[:1] == ["-m"] and len(words) > 1:
+        sys.argv = words[1:]
+        sys.path[0] = ""
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words and not words[0].startswith("-"):
+        script = Path(words[0])
+        if not script.exists():
+            raise ComparisonError(f"There is no script {script}: expected the path of a Python training script.")
+        sys.argv = words
+        sys.path[0] = str(script.resolve().parent)
+        runpy.run_path(str(script), run_name="__main__")
+    else:
+        print(f"usage: {PROGRAM} run SCRIPT [ARGS...] | {PROGRAM} run -m MODULE [ARGS...]", file=sys.stderr)
+        return 0 if words[:1] in (["-h"], ["--help"]) else 2
+    return 0
+
+
+def compare(words: list[str]) -> int:
+    """compare [--task NAME_OR_DATASET] [--arms ...] [...]: compare methods on a task, or continue a comparison"""
+    asked = parse_comparison(words)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    folder = run_comparison(asked)
+    if asked.training.process_index == 0:
+        _print_report(folder)
+    return 0
+
+
+def report(words: list[str]) -> int:
+    """report DIR: rebuild the report of a comparison from its results"""
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} report", description="Rebuild the report of a comparison.")
+    parser.add_argument("folder", type=Path, help="folder of the comparison")
+    _print_report(parser.parse_args(words).folder)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "compare": compare, "report": report}
+
+
+def parse_comparison(words: list[str]) -> Comparison:
+    """Turns the flags of ``compare`` into arguments; what no flag says comes from the task's own defaults.
+
+    Raises:
+        ComparisonError: If a flag's value cannot be used.
+    """
+    dataclass_types = (ComparisonArguments, DataArguments, ModelArguments, ComparisonTrainingArguments)
+    # Abbreviated flags would slip past the first, partial parse that finds the task.
+    parser = HfArgumentParser(dataclass_types, prog=f"{PROGRAM} compare", allow_abbrev=False)
+    chooser = HfArgumentParser(DataArguments, add_help=False, allow_abbrev=False)
+    known, _ = chooser.parse_known_args([word for word in words if word not in ("-h", "--help")])
+    data = DataArguments(**vars(known))
+    spec = task_spec(data)
+    parser.set_defaults(
+        width=spec.width, output_dir=f"comparison-{Path(data.dataset_name or data.task).name}", **spec.training_defaults
+    )
+    try:
+        comparison, data, model, training = parser.parse_args_into_dataclasses(words)
+    except ComparisonError:
+        raise
+    except ValueError as error:  # TrainingArguments' own checks, and flags that no dataclass knows
+        raise ComparisonError(str(error).strip().splitlines()[0]) from error
+    return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *words]))
+
+
+def _print_report(folder: Path) -> None:
+    console = Console()
+    console.print(write_report(folder))
+    console.print(f"Report: {folder / 'README.md'}", highlight=False, soft_wrap=True)
+
+
+def _usage() -> str:
+    lines = [f"usage: {PROGRAM} COMMAND ...", "", "Critically damped momentum for Hugging Face Transformers.", ""]
+    lines += [f"  {PROGRAM} {(command.__doc__ or '').splitlines()[0]}" for command in COMMANDS.values()]
+    return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help tells more."])

@@ -1,0 +1,18 @@
+"""Comparisons of methods on a task: arms, runner, statistics, figures and report."""
+
+from hf_critmom.comparison.arguments import ComparisonArguments, ComparisonTrainingArguments
+from hf_critmom.comparison.arms import ARMS, Arm
+from hf_critmom.comparison.errors import ComparisonError
+from hf_critmom.comparison.report import write_report
+from hf_critmom.comparison.runner import Comparison, run_comparison
+
+__all__ = [
+    "ARMS",
+    "Arm",
+    "Comparison",
+    "ComparisonArguments",
+    "ComparisonError",
+    "ComparisonTrainingArguments",
+    "run_comparison",
+    "write_report",
+]

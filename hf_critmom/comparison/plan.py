@@ -1,0 +1,179 @@
+"""The plan of a comparison: written before the first run, compared with what is asked for at every later command."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from hf_critmom.comparison.arms import Arm
+from hf_critmom.comparison.errors import ComparisonError
+
+PLAN_FILE = "comparison.json"
+
+_NOT_RECORDED = {
+    # Where things go, how they are shown and what the plan holds elsewhere; the prefixes of
+    # recorded_training_arguments name the rest.
+    *("output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm", "debug", "push_to_hub"),
+    *("log_level", "log_level_replica", "log_on_each_node", "seed", "data_seed", "do_train", "do_eval", "do_predict"),
+    *("eval_on_start", "skip_memory_metrics", "ignore_data_skip", "restore_callback_states_from_checkpoint"),
+    *("resume_from_checkpoint", "local_rank", "optim", "optim_args", "use_cpu", "remove_unused_columns"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the results of a comparison depend on.
+
+    Attributes:
+        task: The task's description, with fingerprints of its splits.
+        model: The model's flags, and its number of parameters.
+        arms: Every arm's optimizer and options by name.
+        seeds: Seeds of the runs of every arm.
+        targets: Metric values whose first reaching is timed, judged at every evaluation on the validation split.
+        training: Training arguments that differ from the defaults of Transformers, and the total batch size.
+        versions: Versions of what computes; a difference is said, not refused.
+        command: The command line that made the plan.
+    """
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    arms: dict[str, dict[str, Any]]
+    seeds: list[int]
+    targets: list[float]
+    training: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+
+    def differences(self, other: "Plan") -> list[str]:
+        """What results depend on and the two plans disagree about, as "name: mine, theirs"."""
+        found = []
+        for part in fields(self):
+            if part.name not in ("versions", "command"):
+                found += _differences(part.name, getattr(self, part.name), getattr(other, part.name))
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Stores the plan in a folder."""
+        write_json(folder / PLAN_FILE, {part.name: getattr(self, part.name) for part in fields(self)})
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan":
+        """Reads the plan of a folder.
+
+        Raises:
+            ComparisonError: If there is none, or it is not one.
+        """
+        try:
+            stored = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+            return cls(**stored)
+        except FileNotFoundError:
+            raise ComparisonError(f"{folder} holds no comparison: expected a folder with a {PLAN_FILE}.") from None
+        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+            raise ComparisonError(
+                f"{folder / PLAN_FILE} is not the plan of a comparison ({error}): choose another --output_dir."
+            ) from None
+
+
+def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
+    """The plan that governs a folder: the stored one if it is the same as this, else this, which is then stored.
+
+    Raises:
+        ComparisonError: If the folder holds a different plan or other files, or cannot be written.
+    """
+    if (folder / PLAN_FILE).exists():
+        stored = Plan.read(folder)
+        if different := stored.differences(plan):
+            raise ComparisonError(
+                f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): "
+                "repeat the stored command to continue it, or choose another --output_dir."
+            )
+        return stored
+    if folder.exists() and not folder.is_dir():
+        raise ComparisonError(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
+    if folder.is_dir() and any(folder.iterdir()) and write:
+        raise ComparisonError(f"{folder} holds files, but no comparison: choose an empty or new --output_dir.")
+    if write:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            plan.write(folder)
+        except OSError as error:
+            raise ComparisonError(
+                f"{folder} cannot be written ({error.strerror}): choose an --output_dir where you may write."
+            ) from None
+    return plan
+
+
+def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """Training arguments that results depend on and that differ from the defaults of Transformers."""
+    defaults = TrainingArguments(output_dir="unused", use_cpu=True)
+    recorded: dict[str, Any] = {}
+    for part in fields(TrainingArguments):
+        if part.name in _NOT_RECORDED or part.name.startswith(("hub_", "logging_", "save_", "dataloader_")):
+            continue
+        value = _plain(getattr(args, part.name))
+        if value != _plain(getattr(defaults, part.name)):
+            recorded[part.name] = value
+    recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return recorded
+
+
+def recorded_arm(arm: Arm) -> dict[str, Any]:
+    """What an arm's results depend on."""
+    return {"optimizer": arm.optimizer, "options": dict(arm.options)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that compute, and the machine."""
+    names = ("hf-critmom", "transformers", "accelerate", "torch", "timm", "datasets")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found, "hardware": hardware()}
+
+
+def hardware() -> str:
+    """The processor or accelerator that trains, for cards."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU cores ({_processor()})"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON whole or not at all: into a neighbour that then takes the name."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON would hold it."""
+    value = getattr(value, "value", value)  # enums
+    return json.loads(json.dumps(value, default=str))
+
+
+def _differences(name: str, mine: Any, theirs: Any) -> list[str]:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        keys = list(dict.fromkeys([*mine, *theirs]))
+        return [
+            line for key in keys for line in _differences(f"{name}.{key}", mine.get(key, "-"), theirs.get(key, "-"))
+        ]
+    return [] if _plain(mine) == _plain(theirs) else [f"{name}: {mine} and {theirs}"]

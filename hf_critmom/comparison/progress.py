@@ -1,0 +1,85 @@
+"""Progress of a comparison in the terminal."""
+
+from types import TracebackType
+from typing import Any
+
+from rich import progress as bars
+from rich.console import Console
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class Progress:
+    """A bar over the runs and one over the steps of the current run, on the main process; a line per finished run.
+
+    Args:
+        num_runs: Runs in all.
+        shown: Whether this process is the one that shows anything.
+    """
+
+    def __init__(self, num_runs: int, *, shown: bool) -> None:
+        self.console = Console(stderr=True, quiet=not shown)
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not shown,
+        )
+        self._runs = self._bars.add_task("runs", total=num_runs, note="")
+        self._steps = self._bars.add_task("starting", total=None, note="")
+
+    def __enter__(self) -> "Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def callback(self, arm: str, seed: int) -> TrainerCallback:
+        """A callback that shows one run's steps."""
+        return _StepsCallback(self, f"{arm}, seed {seed}")
+
+    def finished(self, result: dict[str, Any], *, earlier: bool = False) -> None:
+        """Counts a run as finished and says how it ended."""
+        metric, value = next((name, value) for name, value in result["test"].items() if name != "loss")
+        ended = f"test {metric} {value:.4f}" if result["status"] == "finished" else result["status"]
+        seconds = f"{result['train_seconds']:.0f} s of training"
+        when = " (done before)" if earlier else ""
+        self.console.print(f"{result['arm']}, seed {result['seed']}: {ended}, {seconds}{when}", highlight=False)
+        self._bars.advance(self._runs)
+
+    def begin(self, description: str, step: int, max_steps: int) -> None:
+        """Begins to show a run."""
+        self._bars.reset(self._steps, total=max_steps, completed=step, description=description, note="")
+
+    def advance(self, step: int, note: str | None = None) -> None:
+        """Shows that a run has reached a step."""
+        self._bars.update(self._steps, completed=step)
+        if note is not None:
+            self._bars.update(self._steps, note=note)
+
+
+class _StepsCallback(TrainerCallback):
+    def __init__(self, progress: Progress, description: str) -> None:
+        self.progress = progress
+        self.description = description
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.begin(self.description, state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        accuracy = (logs or {}).get("eval_accuracy")
+        note = None if accuracy is None else f"validation accuracy {accuracy:.4f}"
+        self.progress.advance(state.global_step, note)

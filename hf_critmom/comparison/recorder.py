@@ -1,0 +1,108 @@
+"""Callbacks of a run: what is recorded, and when a run is given up."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+
+class RunRecorder(TrainerCallback, ExportableState):
+    """Records every evaluation with the seconds spent on training until then.
+
+    The clock stands still during evaluations and saves, and its state travels with the checkpoints, so a resumed
+    run counts the seconds of its earlier parts too.
+
+    Args:
+        seconds: Training seconds of earlier parts of the run.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.evaluations: list[dict[str, float]] = []
+        self._running_since: float | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {"seconds": self.seconds}, "attributes": {"evaluations": self.evaluations}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._start()
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._start()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_evaluate or control.should_save:
+            self._stop()
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_evaluate or control.should_save:
+            self._stop()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._stop()
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        measured = {
+            name.removeprefix("eval_"): value
+            for name, value in (metrics or {}).items()
+            if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_time"))
+        }
+        if not measured:  # an evaluation on another split, such as the test set's
+            return
+        used: dict[str, float] = next((record for record in reversed(state.log_history) if "momentum" in record), {})
+        self.evaluations.append(
+            {
+                "step": state.global_step,
+                "epoch": float(state.epoch or 0.0),
+                "seconds": self.seconds,
+                **measured,
+                **{name: used[name] for name in ("learning_rate", "momentum", "damping_ratio") if name in used},
+            }
+        )
+
+    def _start(self) -> None:
+        if self._running_since is None:
+            self._running_since = time.perf_counter()
+
+    def _stop(self) -> None:
+        if self._running_since is not None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seconds += time.perf_counter() - self._running_since
+            self._running_since = None
+
+
+class StopWhenDiverged(TrainerCallback):
+    """Ends a run whose logged training loss or evaluation loss is not finite."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if has_diverged([logs or {}]):
+            control.should_training_stop = True
+
+
+def has_diverged(log_history: list[dict[str, float]]) -> bool:
+    """Whether a log of a run holds a training or evaluation loss that is not finite."""
+    return any(
+        not math.isfinite(record[name]) for record in log_history for name in ("loss", "eval_loss") if name in record
+    )

@@ -1,0 +1,70 @@
+"""Results of a comparison on disk: ``runs/ARM/seed-N/result.json`` and their collection, ``results.parquet``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hf_critmom.comparison.errors import ComparisonError
+from hf_critmom.comparison.plan import Plan
+
+RESULT_FILE = "result.json"
+RESULTS_FILE = "results.parquet"
+
+
+def run_folder(folder: Path, arm: str, seed: int) -> Path:
+    """The folder of one run."""
+    return folder / "runs" / arm / f"seed-{seed}"
+
+
+def read_runs(folder: Path, plan: Plan) -> list[dict[str, Any]]:
+    """Results of the finished runs of a comparison, arm by arm and seed by seed.
+
+    Raises:
+        ComparisonError: If a result cannot be read.
+    """
+    found = []
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            file = run_folder(folder, arm, seed) / RESULT_FILE
+            if not file.exists():
+                continue
+            try:
+                found.append(json.loads(file.read_text(encoding="utf-8")))
+            except json.JSONDecodeError as error:
+                raise ComparisonError(f"{file} is corrupt ({error}): delete it and repeat the comparison.") from None
+    return found
+
+
+def results_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per arm, seed and evaluation.
+
+    Columns: arm, seed, status, split ("validation", and one last row per run for "test"), step, epoch, seconds (of
+    training until then), loss, the metric, and learning rate, momentum and damping ratio as last logged before.
+    """
+    rows = []
+    for run in runs:
+        of_run = {"arm": run["arm"], "seed": run["seed"], "status": run["status"]}
+        rows += [{**of_run, "split": "validation", **evaluation} for evaluation in run["evaluations"]]
+        last = run["evaluations"][-1] if run["evaluations"] else {}
+        rows.append(
+            {
+                **of_run,
+                "split": "test",
+                "step": run["steps"],
+                "epoch": last.get("epoch"),
+                "seconds": run["train_seconds"],
+                **run["test"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write_results(folder: Path, plan: Plan) -> pd.DataFrame:
+    """Collects the finished runs into ``results.parquet``, whole or not at all, and returns them."""
+    table = results_table(read_runs(folder, plan))
+    partial = folder / f".{RESULTS_FILE}.partial"
+    table.to_parquet(partial, index=False)
+    partial.replace(folder / RESULTS_FILE)
+    return table

@@ -1,0 +1,144 @@
+"""Momentum from the critically damped oscillator: pure floats, no torch.
+
+Heavy ball in PyTorch's form, ``v <- mu v + g`` and ``theta <- theta - alpha v``, is a discretised damped
+oscillator. On a quadratic of curvature ``k`` its behaviour depends on ``mu`` and on the single number
+``s = sqrt(alpha k)``, the frequency of the undamped oscillator in units of one step. Critical damping, the
+fastest decay without oscillation, fixes ``mu`` as a function of ``s``; how exactly the continuous friction
+is carried over to a step is what distinguishes the rules below.
+
+The `linear` rule, ``mu = 1 - 2 sqrt(alpha)``, is the one of I. Pasichnyk, "Beta-Scheduling: Momentum from
+Critical Damping" (arXiv 2603.28921). The `exact` and `exponential` rules and the inverse of each are our own
+derivations, checked numerically in ``tests/test_damping.py``.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Regime = Literal["underdamped", "critical", "overdamped"]
+
+LARGEST_MOMENTUM = math.nextafter(1.0, 0.0)
+"""The largest momentum a rule returns: at learning rate 0 every rule tends to 1, which is excluded."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to turn critical damping into the momentum of one step.
+
+    Attributes:
+        name: What ``rule=`` is called with.
+        formula: The formula, as documentation.
+        momentum: Maps ``s = sqrt(lr * curvature) >= 0`` to the critical momentum, before clamping to [0, 1).
+        frequency: The inverse: the ``s`` for which a momentum in [0, 1) is critical.
+    """
+
+    name: str
+    formula: str
+    momentum: Callable[[float], float]
+    frequency: Callable[[float], float]
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule(
+            "linear",
+            "1 - 2 sqrt(lr k)",
+            momentum=lambda s: 1.0 - 2.0 * s,
+            frequency=lambda mu: (1.0 - mu) / 2.0,
+        ),
+        Rule(
+            "exact",
+            "(1 - sqrt(lr k))^2",
+            # The double root of z^2 - (1 + mu - s^2) z + mu. Beyond s = 1 no momentum gives a positive double root.
+            momentum=lambda s: (1.0 - s) ** 2 if s < 1.0 else 0.0,
+            frequency=lambda mu: 1.0 - math.sqrt(mu),
+        ),
+        Rule(
+            "exponential",
+            "exp(-2 sqrt(lr k))",
+            momentum=lambda s: math.exp(-2.0 * s),
+            frequency=lambda mu: -math.log(mu) / 2.0 if mu > 0.0 else math.inf,
+        ),
+    )
+}
+
+
+def critical_momentum(lr: float, *, rule: str = "linear", curvature: float = 1.0) -> float:
+    """The momentum that makes a heavy-ball step critically damped.
+
+    Args:
+        lr: Learning rate of the step, finite and not negative.
+        rule: A name in `RULES`.
+        curvature: Curvature ``k`` of the loss that is to be critically damped; the paper sets 1.
+
+    Returns:
+        The momentum, in [0, 1): 0 where the rule is negative (`linear` above ``lr * curvature = 0.25``, `exact`
+        above 1), and the largest float below 1 where it rounds to 1 (``lr`` 0 or nearly so).
+
+    Raises:
+        ValueError: If ``lr`` is negative or not finite, ``curvature`` not positive or not finite, or the rule unknown.
+
+    Source: arXiv 2603.28921 for `linear`; see the module's docstring for the others.
+    """
+    momentum = rule_named(rule).momentum(_frequency(lr, curvature))
+    return min(max(momentum, 0.0), LARGEST_MOMENTUM)
+
+
+def damping_ratio(momentum: float, lr: float, *, rule: str = "linear", curvature: float = 1.0) -> float:
+    """The damping ratio of a heavy-ball step: below 1 underdamped, 1 critical, above 1 overdamped.
+
+    Under the default rule this is ``(1 - mu) / (2 sqrt(lr k))``. Every rule measures against itself: the
+    ratio is 1 at its own critical momentum. The `exact` rule's ratio is below 1 if and only if the step
+    oscillates (the roots of the heavy ball's characteristic polynomial are complex).
+
+    Args:
+        momentum: Momentum of the step, in [0, 1).
+        lr: Learning rate of the step, finite and not negative.
+        rule: A name in `RULES`.
+        curvature: Curvature ``k``, positive.
+
+    Returns:
+        The ratio; infinite at ``lr`` 0, where friction acts on no force.
+
+    Raises:
+        ValueError: As `critical_momentum`, and if ``momentum`` lies outside [0, 1).
+    """
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum}.")
+    frequency = _frequency(lr, curvature)
+    critical_frequency = rule_named(rule).frequency(momentum)
+    return critical_frequency / frequency if frequency > 0.0 else math.inf
+
+
+def damping_regime(momentum: float, lr: float, *, rule: str = "linear", curvature: float = 1.0) -> Regime:
+    """Names the regime of a heavy-ball step; arguments and errors are those of `damping_ratio`.
+
+    "critical" allows for rounding: momenta that differ from the rule's own by a few units in the last place, or
+    whose ratio differs from 1 by less than one part in a million. So a step at ``lr`` 0 with the momentum of
+    `critical_momentum` is critical, although nothing moves there.
+    """
+    ratio = damping_ratio(momentum, lr, rule=rule, curvature=curvature)
+    critical = critical_momentum(lr, rule=rule, curvature=curvature)
+    same_momentum = critical > 0.0 and math.isclose(momentum, critical, rel_tol=0.0, abs_tol=4 * math.ulp(1.0))
+    if same_momentum or math.isclose(ratio, 1.0, rel_tol=1e-6):
+        return "critical"
+    return "underdamped" if ratio < 1.0 else "overdamped"
+
+
+def rule_named(name: str) -> Rule:
+    """Looks a rule up; the error names the known ones."""
+    try:
+        return RULES[name]
+    except (KeyError, TypeError):
+        raise ValueError(f"Unknown rule {name!r}: choose one of {', '.join(RULES)}.") from None
+
+
+def _frequency(lr: float, curvature: float) -> float:
+    """``sqrt(lr * curvature)``, the undamped oscillator's frequency per step, after checking both."""
+    if not (math.isfinite(lr) and lr >= 0.0):
+        raise ValueError(f"The learning rate must be finite and not negative, got {lr}.")
+    if not (math.isfinite(curvature) and curvature > 0.0):
+        raise ValueError(f"The curvature must be finite and positive, got {curvature}.")
+    return math.sqrt(lr) * math.sqrt(curvature)

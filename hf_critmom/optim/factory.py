@@ -1,0 +1,87 @@
+"""The optimizers by name, and the factory for ``Trainer(optimizer_cls_and_kwargs=...)``."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
+
+from hf_critmom.optim.options import checked_option, parse_optim_args
+from hf_critmom.optim.sgd import CritMomSGD
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer that ``--optim NAME`` knows.
+
+    Attributes:
+        name: The name.
+        cls: The class.
+        options: Names of the options in `hf_critmom.optim.options.OPTIONS` that it takes.
+        preset: Values that the name implies; given options override them.
+        help: What it is, one line.
+    """
+
+    name: str
+    cls: type[Optimizer]
+    options: tuple[str, ...]
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    help: str = ""
+
+
+_SGD_OPTIONS = ("rule", "hold", "curvature", "nesterov", "foreach", "fused")
+
+OPTIMIZERS: dict[str, OptimizerSpec] = {
+    spec.name: spec
+    for spec in (
+        OptimizerSpec("critmom", CritMomSGD, _SGD_OPTIONS, help="SGD, critically damped momentum"),
+        OptimizerSpec(
+            "critmom_hybrid",
+            CritMomSGD,
+            _SGD_OPTIONS,
+            preset={"hold": 0.9},
+            help="SGD, critically damped momentum up to 0.9, constant from there",
+        ),
+    )
+}
+
+
+def critmom_optimizer(
+    args: "TrainingArguments", *, name: str = "critmom", **overrides: Any
+) -> tuple[type[Optimizer], dict[str, Any]]:
+    """Class and keyword arguments for ``Trainer(optimizer_cls_and_kwargs=critmom_optimizer(args))``.
+
+    The Trainer ignores ``args.learning_rate`` and ``args.optim_args`` when it is handed such a pair; both are taken
+    over here. Weight decay comes from the Trainer's own param groups. The dictionary is new at every call.
+
+    Args:
+        args: The training arguments.
+        name: A name in `OPTIMIZERS`.
+        **overrides: Options, over those of ``args.optim_args``; also ``lr``.
+
+    Raises:
+        ValueError: If the name, an option or a value is not known, or the learning rate not positive and finite.
+    """
+    return named_optimizer(
+        name, lr=overrides.pop("lr", args.learning_rate), options={**parse_optim_args(args.optim_args), **overrides}
+    )
+
+
+def named_optimizer(name: str, *, lr: float, options: Mapping[str, Any]) -> tuple[type[Optimizer], dict[str, Any]]:
+    """Class and keyword arguments of an optimizer from its name, learning rate and (possibly textual) options."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"Unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}.")
+    spec = OPTIMIZERS[name]
+    if not (math.isfinite(lr) and lr > 0.0):
+        raise ValueError(f"The learning rate must be positive and finite for {name}, got {lr}.")
+    unknown = [option for option in options if option not in spec.options]
+    if unknown:
+        raise ValueError(
+            f"Optimizer {name} has no option {', '.join(map(repr, unknown))}: it knows {', '.join(spec.options)}."
+        )
+    checked = {option: checked_option(option, value) for option, value in options.items()}
+    return spec.cls, {"lr": lr, **spec.preset, **checked}

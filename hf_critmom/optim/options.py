@@ -1,0 +1,125 @@
+"""The options of the critically damped optimizers: one table for constructors, factory and ``--optim_args``.
+
+Adding an option means one line in `OPTIONS` and the keyword in the constructors that take it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hf_critmom.damping import RULES, critical_momentum, rule_named
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of an optimizer.
+
+    Attributes:
+        name: Keyword of the constructor and key in ``--optim_args``.
+        default: The constructor's default.
+        expects: What a value must be, for messages and the README.
+        check: Returns the value itself if it is a proper one, after parsing it if it is text; raises
+            `ValueError` or `TypeError` otherwise.
+        help: What it does, one line.
+    """
+
+    name: str
+    default: Any
+    expects: str
+    check: Callable[[Any], Any]
+    help: str
+
+
+def _rule(value: Any) -> str:
+    return rule_named(value).name
+
+
+def _hold(value: Any) -> float | None:
+    if value is None or str(value).lower() == "none":
+        return None
+    hold = float(value)
+    if not 0.0 < hold < 1.0:
+        raise ValueError
+    return hold
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not (math.isfinite(number) and number > 0.0):
+        raise ValueError
+    return number
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
+
+
+def _optional_boolean(value: Any) -> bool | None:
+    return None if value is None or str(value).lower() == "none" else _boolean(value)
+
+
+OPTIONS: dict[str, Option] = {
+    option.name: option
+    for option in (
+        Option("rule", "linear", f"one of {', '.join(RULES)}", _rule, "how momentum follows from the learning rate"),
+        Option(
+            "hold",
+            None,
+            "a number between 0 and 1, or none",
+            _hold,
+            "ceiling: momentum = min(critical, hold); the hybrid holds 0.9",
+        ),
+        Option("curvature", 1.0, "a positive number", _positive, "curvature k that is critically damped"),
+        Option("nesterov", False, "true or false", _boolean, "Nesterov's look-ahead gradient"),
+        Option("foreach", None, "true, false or none", _optional_boolean, "torch's multi-tensor implementation"),
+        Option("fused", None, "true, false or none", _optional_boolean, "torch's fused implementation"),
+    )
+}
+
+
+def checked_option(name: str, value: Any) -> Any:
+    """Checks (and, for text, parses) one option's value.
+
+    Raises:
+        ValueError: One sentence that names the option, the value and what was expected.
+    """
+    option = OPTIONS[name]
+    try:
+        return option.check(value)
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"Option {name}={value!r} is not valid: expected {option.expects}.") from None
+
+
+def parse_optim_args(text: str | None) -> dict[str, str]:
+    """Splits ``--optim_args`` ("rule=exact,nesterov=true") into names and texts.
+
+    Raises:
+        ValueError: If an item is not ``name=value`` or a name occurs twice.
+    """
+    pairs: dict[str, str] = {}
+    for item in (text or "").split(","):
+        if not item.strip():
+            continue
+        name, separator, value = (part.strip() for part in item.partition("="))
+        if not (separator and name and value):
+            raise ValueError(f"--optim_args holds {item.strip()!r}: expected name=value pairs separated by commas.")
+        if name in pairs:
+            raise ValueError(f"--optim_args names {name!r} twice: give it once.")
+        pairs[name] = value
+    return pairs
+
+
+def group_momentum(group: Mapping[str, Any]) -> float:
+    """The momentum of a param group from its own current learning rate: min(critical, hold).
+
+    The group's ``lr`` alone decides, so schedulers, warmup, resumed and restarted runs need nothing else.
+
+    Raises:
+        ValueError: If the group's ``lr``, ``rule`` or ``curvature`` is not valid.
+    """
+    momentum = critical_momentum(float(group["lr"]), rule=group["rule"], curvature=group["curvature"])
+    hold = group["hold"]
+    return momentum if hold is None else min(momentum, hold)

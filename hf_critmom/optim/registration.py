@@ -1,0 +1,82 @@
+"""Makes the optimizers' names known to Transformers, which has no plug-in point for that.
+
+``TrainingArguments`` accepts what is a member of the enum ``OptimizerNames``, ``HfArgumentParser`` takes its choices
+from there, and the Trainer looks the name up in a table of handlers. `register` adds to both. These are private
+pieces: where a future Transformers has changed them, `register` says so in one sentence and names the way out,
+`critmom_optimizer`, which needs none of them.
+"""
+
+from enum import EnumMeta
+from typing import Any
+
+import transformers
+
+from hf_critmom.optim.factory import OPTIMIZERS, named_optimizer
+
+
+class RegistrationError(RuntimeError):
+    """The installed Transformers lacks what registration needs."""
+
+
+def register() -> None:
+    """Registers every name in `OPTIMIZERS` with Transformers; calling it again changes nothing.
+
+    Raises:
+        RegistrationError: If the installed Transformers cannot be extended this way.
+    """
+    names, handlers = _extension_points()
+    for name in OPTIMIZERS:
+        handlers[_add_member(names, name)] = _handler
+
+
+def optimizer_name(value: str) -> Any:
+    """The registered enum member of a name; pickled training arguments call this, so they register on loading."""
+    register()
+    return _extension_points()[0](value)
+
+
+def _extension_points() -> tuple[Any, dict[Any, Any]]:
+    """The enum of optimizer names and the table of handlers, after checking that both are what we expect."""
+    try:
+        from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as handlers
+        from transformers.training_args import OptimizerNames as names
+
+        handlers[names("sgd")]
+        intact = (
+            isinstance(names, EnumMeta)
+            and isinstance(handlers, dict)
+            and isinstance(names._member_map_, dict)
+            and isinstance(names._member_names_, list)
+            and isinstance(names._value2member_map_, dict)
+        )
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError):
+        intact = False
+    if not intact:
+        raise RegistrationError(
+            f"Transformers {transformers.__version__} names its optimizers in a way unknown to hf-critmom, "
+            f"so --optim {next(iter(OPTIMIZERS))} is not available: pass "
+            "Trainer(optimizer_cls_and_kwargs=hf_critmom.critmom_optimizer(args)) instead, or update hf-critmom."
+        )
+    return names, handlers
+
+
+def _add_member(names: Any, value: str) -> Any:
+    """Adds a member to a finished string enum, or returns the one that is there."""
+    if value in names._value2member_map_:
+        return names._value2member_map_[value]
+    name = value.upper()
+    member = str.__new__(names, value)
+    member._name_ = name
+    member._value_ = value
+    # Where hf_critmom is not yet imported, unpickling imports it; where it is not installed, the error names it.
+    member.__reduce_ex__ = lambda protocol: (optimizer_name, (value,))
+    type.__setattr__(names, name, member)
+    names._member_names_.append(name)
+    names._member_map_[name] = member
+    names._value2member_map_[value] = member
+    return member
+
+
+def _handler(context: Any) -> tuple[Any, dict[str, Any]]:
+    """The Trainer's handler: builds the optimizer that ``args.optim`` names from ``args`` and ``optim_args``."""
+    return named_optimizer(context.args.optim.value, lr=context.args.learning_rate, options=context.optim_args)

