@@ -8,15 +8,17 @@ import warnings
 
 from hf_critmom.callbacks import DampingCallback
 from hf_critmom.damping import critical_momentum, damping_ratio, damping_regime
-from hf_critmom.optim import CritMomSGD, RegistrationError, critmom_optimizer, register
+from hf_critmom.optim import IKFAD, CritMomAdamW, CritMomSGD, RegistrationError, critmom_optimizer, register
 from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
 from hf_critmom.trainer import CritMomTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "IKFAD",
     "CifarResNetConfig",
     "CifarResNetForImageClassification",
+    "CritMomAdamW",
     "CritMomSGD",
     "CritMomTrainer",
     "DampingCallback",

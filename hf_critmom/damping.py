@@ -4,11 +4,12 @@ Heavy ball in PyTorch's form, ``v <- mu v + g`` and ``theta <- theta - alpha v``
 oscillator. On a quadratic of curvature ``k`` its behaviour depends on ``mu`` and on the single number
 ``s = sqrt(alpha k)``, the frequency of the undamped oscillator in units of one step. Critical damping, the
 fastest decay without oscillation, fixes ``mu`` as a function of ``s``; how exactly the continuous friction
-is carried over to a step is what distinguishes the rules below.
+is carried over to a step is what distinguishes the rules below. `ema` is the exact one for the running average of
+Adam, ``m <- mu m + (1 - mu) g``.
 
 The `linear` rule, ``mu = 1 - 2 sqrt(alpha)``, is the one of I. Pasichnyk, "Beta-Scheduling: Momentum from
-Critical Damping" (arXiv 2603.28921). The `exact` and `exponential` rules and the inverse of each are our own
-derivations, checked numerically in ``tests/test_damping.py``.
+Critical Damping" (arXiv 2603.28921). The other rules and the inverse of each are our own derivations, checked
+numerically in ``tests/test_damping.py``.
 """
 
 import math
@@ -60,6 +61,13 @@ RULES: dict[str, Rule] = {
             "exp(-2 sqrt(lr k))",
             momentum=lambda s: math.exp(-2.0 * s),
             frequency=lambda mu: -math.log(mu) / 2.0 if mu > 0.0 else math.inf,
+        ),
+        Rule(
+            "ema",
+            "((1 - lr k) / (1 + lr k))^2",
+            # m <- mu m + (1 - mu) g is a heavy ball of step lr (1 - mu): the exact rule's double root for that step.
+            momentum=lambda s: ((1.0 - s * s) / (1.0 + s * s)) ** 2 if s < 1.0 else 0.0,
+            frequency=lambda mu: math.sqrt((1.0 - math.sqrt(mu)) / (1.0 + math.sqrt(mu))),
         ),
     )
 }

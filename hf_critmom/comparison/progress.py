@@ -57,11 +57,15 @@ class Progress:
         """Begins to show a run."""
         self._bars.reset(self._steps, total=max_steps, completed=step, description=description, note="")
 
-    def advance(self, step: int, note: str | None = None) -> None:
-        """Shows that a run has reached a step."""
+    def advance(self, step: int) -> None:
+        """Shows that the current run has reached a step."""
         self._bars.update(self._steps, completed=step)
-        if note is not None:
-            self._bars.update(self._steps, note=note)
+
+    def evaluated(self, description: str, epoch: float, note: str) -> None:
+        """Shows what an evaluation found: behind the bar, or as a line where output goes to a file."""
+        self._bars.update(self._steps, note=note)
+        if not self.console.is_terminal:
+            self.console.print(f"{description}: epoch {epoch:g}, {note}", highlight=False)
 
 
 class _StepsCallback(TrainerCallback):
@@ -72,14 +76,17 @@ class _StepsCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.begin(self.description, state.global_step, state.max_steps)
 
-    def on_log(
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.advance(state.global_step)
+
+    def on_evaluate(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float] | None = None,
+        metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        accuracy = (logs or {}).get("eval_accuracy")
-        note = None if accuracy is None else f"validation accuracy {accuracy:.4f}"
-        self.progress.advance(state.global_step, note)
+        if metrics is not None and "eval_accuracy" in metrics:
+            note = f"validation accuracy {metrics['eval_accuracy']:.4f}"
+            self.progress.evaluated(self.description, state.epoch or 0.0, note)

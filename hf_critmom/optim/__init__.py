@@ -1,7 +1,9 @@
 """Optimizers, their factory and their registration with Transformers."""
 
+from hf_critmom.optim.adamw import CritMomAdamW
 from hf_critmom.optim.factory import OPTIMIZERS, critmom_optimizer
+from hf_critmom.optim.ikfad import IKFAD
 from hf_critmom.optim.registration import RegistrationError, register
 from hf_critmom.optim.sgd import CritMomSGD
 
-__all__ = ["OPTIMIZERS", "CritMomSGD", "RegistrationError", "critmom_optimizer", "register"]
+__all__ = ["IKFAD", "OPTIMIZERS", "CritMomAdamW", "CritMomSGD", "RegistrationError", "critmom_optimizer", "register"]

@@ -1,12 +1,16 @@
 """The optimizers by name, and the factory for ``Trainer(optimizer_cls_and_kwargs=...)``."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
+from hf_critmom.optim.adamw import CritMomAdamW
+from hf_critmom.optim.damped import DAMPING_OPTIONS
+from hf_critmom.optim.ikfad import IKFAD
 from hf_critmom.optim.options import checked_option, parse_optim_args
 from hf_critmom.optim.sgd import CritMomSGD
 
@@ -23,6 +27,7 @@ class OptimizerSpec:
         cls: The class.
         options: Names of the options in `hf_critmom.optim.options.OPTIONS` that it takes.
         preset: Values that the name implies; given options override them.
+        takes_adam_arguments: Whether ``--adam_beta2`` and ``--adam_epsilon`` are meant for it.
         help: What it is, one line.
     """
 
@@ -30,10 +35,11 @@ class OptimizerSpec:
     cls: type[Optimizer]
     options: tuple[str, ...]
     preset: Mapping[str, Any] = field(default_factory=dict)
+    takes_adam_arguments: bool = False
     help: str = ""
 
 
-_SGD_OPTIONS = ("rule", "hold", "curvature", "nesterov", "foreach", "fused")
+_SGD_OPTIONS = (*DAMPING_OPTIONS, "nesterov", "foreach", "fused")
 
 OPTIMIZERS: dict[str, OptimizerSpec] = {
     spec.name: spec
@@ -46,6 +52,14 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
             preset={"hold": 0.9},
             help="SGD, critically damped momentum up to 0.9, constant from there",
         ),
+        OptimizerSpec(
+            "critmom_adamw",
+            CritMomAdamW,
+            (*DAMPING_OPTIONS, "foreach", "fused"),
+            takes_adam_arguments=True,
+            help="AdamW, critically damped beta1",
+        ),
+        OptimizerSpec("ikfad", IKFAD, ("gamma", "alpha", "mass", "foreach"), help="adaptive friction per parameter"),
     )
 }
 
@@ -66,9 +80,23 @@ def critmom_optimizer(
     Raises:
         ValueError: If the name, an option or a value is not known, or the learning rate not positive and finite.
     """
-    return named_optimizer(
+    cls, kwargs = named_optimizer(
         name, lr=overrides.pop("lr", args.learning_rate), options={**parse_optim_args(args.optim_args), **overrides}
     )
+    return cls, {**kwargs, **adam_arguments(name, args)}
+
+
+def adam_arguments(name: str, args: "TrainingArguments") -> dict[str, Any]:
+    """Keyword arguments from ``--adam_beta2`` and ``--adam_epsilon``, for the optimizers that take them."""
+    if not OPTIMIZERS[name].takes_adam_arguments:
+        return {}
+    if args.adam_beta1 != type(args).__dataclass_fields__["adam_beta1"].default:
+        warnings.warn(
+            f"adam_beta1={args.adam_beta1} has no effect on {name}: its first beta follows the learning rate; hold "
+            "and floor in --optim_args bound it.",
+            stacklevel=3,
+        )
+    return {"betas": (0.9, args.adam_beta2), "eps": args.adam_epsilon}
 
 
 def named_optimizer(name: str, *, lr: float, options: Mapping[str, Any]) -> tuple[type[Optimizer], dict[str, Any]]:

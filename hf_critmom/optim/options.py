@@ -4,11 +4,11 @@ Adding an option means one line in `OPTIONS` and the keyword in the constructors
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hf_critmom.damping import RULES, critical_momentum, rule_named
+from hf_critmom.damping import RULES, rule_named
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,13 @@ def _hold(value: Any) -> float | None:
     return hold
 
 
+def _floor(value: Any) -> float:
+    floor = float(value)
+    if not 0.0 <= floor < 1.0:
+        raise ValueError
+    return floor
+
+
 def _positive(value: Any) -> float:
     number = float(value)
     if not (math.isfinite(number) and number > 0.0):
@@ -72,7 +79,11 @@ OPTIONS: dict[str, Option] = {
             _hold,
             "ceiling: momentum = min(critical, hold); the hybrid holds 0.9",
         ),
+        Option("floor", 0.0, "a number in [0, 1), at most hold", _floor, "floor: momentum = max(critical, floor)"),
         Option("curvature", 1.0, "a positive number", _positive, "curvature k that is critically damped"),
+        Option("gamma", 1.0, "a positive number", _positive, "iKFAD: constant friction"),
+        Option("alpha", 1.0, "a positive number", _positive, "iKFAD: decay rate of the adaptive friction"),
+        Option("mass", 1.0, "a positive number", _positive, "iKFAD: thermal mass, kinetic energy per unit of friction"),
         Option("nesterov", False, "true or false", _boolean, "Nesterov's look-ahead gradient"),
         Option("foreach", None, "true, false or none", _optional_boolean, "torch's multi-tensor implementation"),
         Option("fused", None, "true, false or none", _optional_boolean, "torch's fused implementation"),
@@ -110,16 +121,3 @@ def parse_optim_args(text: str | None) -> dict[str, str]:
             raise ValueError(f"--optim_args names {name!r} twice: give it once.")
         pairs[name] = value
     return pairs
-
-
-def group_momentum(group: Mapping[str, Any]) -> float:
-    """The momentum of a param group from its own current learning rate: min(critical, hold).
-
-    The group's ``lr`` alone decides, so schedulers, warmup, resumed and restarted runs need nothing else.
-
-    Raises:
-        ValueError: If the group's ``lr``, ``rule`` or ``curvature`` is not valid.
-    """
-    momentum = critical_momentum(float(group["lr"]), rule=group["rule"], curvature=group["curvature"])
-    hold = group["hold"]
-    return momentum if hold is None else min(momentum, hold)

@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 
-from hf_critmom.optim.factory import OPTIMIZERS, named_optimizer
+from hf_critmom.optim.factory import OPTIMIZERS, adam_arguments, named_optimizer
 
 
 class RegistrationError(RuntimeError):
@@ -79,4 +79,6 @@ def _add_member(names: Any, value: str) -> Any:
 
 def _handler(context: Any) -> tuple[Any, dict[str, Any]]:
     """The Trainer's handler: builds the optimizer that ``args.optim`` names from ``args`` and ``optim_args``."""
-    return named_optimizer(context.args.optim.value, lr=context.args.learning_rate, options=context.optim_args)
+    args, name = context.args, context.args.optim.value
+    cls, kwargs = named_optimizer(name, lr=args.learning_rate, options=context.optim_args)
+    return cls, {**kwargs, **adam_arguments(name, args)}

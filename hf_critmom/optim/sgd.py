@@ -1,35 +1,31 @@
 """SGD whose momentum is critically damped: the momentum of every step follows the group's own learning rate."""
 
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any, overload
 
 import torch
 from torch.optim import SGD
 
-from hf_critmom.damping import RULES
-from hf_critmom.optim.options import checked_option, group_momentum
-
-_DAMPING_OPTIONS = ("rule", "hold", "curvature")
+from hf_critmom.optim.damped import CriticallyDamped, group_momentum, unhooked_step, warn_of_clamp
 
 _ALMOST_ZERO = sys.float_info.min
 """Stands in for a momentum of exactly 0 within a step: torch's SGD would leave the velocity as it is, and a later
 step would resume from a stale one instead of from the last gradient."""
 
 
-class CritMomSGD(SGD):
+class CritMomSGD(CriticallyDamped, SGD):
     """SGD with critically damped momentum, ``mu = 1 - 2 sqrt(lr)`` by default.
 
     Each step sets ``group["momentum"]`` of every param group from that group's current ``lr`` and then is a step
     of `torch.optim.SGD` in its own implementation (for-loop, foreach or fused):
 
-        mu    <- min(critical_momentum(lr), hold)
+        mu    <- max(min(critical_momentum(lr), hold), floor)
         v     <- mu v + g + weight_decay * theta
         theta <- theta - lr v                        (Nesterov: theta - lr (g + mu v))
 
     The optimizer keeps no memory of the schedule, so learning-rate schedulers, warmup, gradient accumulation and
-    resumed runs need nothing. State dicts are those of SGD with three more plain values in each group.
+    resumed runs need nothing. State dicts are those of SGD with four more plain values in each group.
 
     Args:
         params: Parameters or param groups; a group may override any option.
@@ -37,6 +33,7 @@ class CritMomSGD(SGD):
         rule: How momentum follows from ``lr``: a name in `hf_critmom.damping.RULES`.
         hold: Ceiling of the momentum, or None. 0.9 makes the paper's hybrid: critical while the learning rate is
             large, constant once the critical momentum exceeds it.
+        floor: Least momentum.
         curvature: Curvature that is critically damped; the paper sets 1.
         weight_decay: L2 penalty, as in `torch.optim.SGD`.
         nesterov: Nesterov's look-ahead gradient.
@@ -59,6 +56,7 @@ class CritMomSGD(SGD):
         *,
         rule: str = "linear",
         hold: float | None = None,
+        floor: float = 0.0,
         curvature: float = 1.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
@@ -78,27 +76,10 @@ class CritMomSGD(SGD):
             differentiable=differentiable,
             fused=fused,
         )
-        self.defaults.update(rule=rule, hold=hold, curvature=curvature)
-        for group in self.param_groups:
-            self._damp(group)
+        self._begin_damping(rule=rule, hold=hold, floor=floor, curvature=curvature)
 
-    def _damp(self, group: dict[str, Any]) -> None:
-        """Completes and checks a group's damping options and sets its momentum."""
-        for name in _DAMPING_OPTIONS:
-            group[name] = checked_option(name, group.get(name, self.defaults[name]))
-        group["momentum"] = group_momentum(group)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, which may override ``rule``, ``hold`` and ``curvature``; its momentum follows its ``lr``."""
-        super().add_param_group(param_group)
-        if "rule" in self.defaults:  # not yet while the constructor of torch's SGD adds the first groups
-            self._damp(self.param_groups[-1])
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # a plain SGD's state dict has no damping options
-            for name in _DAMPING_OPTIONS:
-                group.setdefault(name, self.defaults[name])
+    def _show_momentum(self, group: dict[str, Any], momentum: float) -> None:
+        group["momentum"] = momentum
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -121,20 +102,8 @@ class CritMomSGD(SGD):
         for group in self.param_groups:
             if group["momentum"] == _ALMOST_ZERO:
                 group["momentum"] = 0.0
-                _warn_of_clamp(group)
+                warn_of_clamp(group, "which is plain SGD")
         return loss
 
 
-# The class's own step function without the hooks that torch wraps around it when the first SGD is constructed: they
-# run around CritMomSGD.step already and must not run twice.
-_sgd_step: Callable[..., Any] = getattr(SGD.step, "__wrapped__", SGD.step) if hasattr(SGD.step, "hooked") else SGD.step
-
-
-def _warn_of_clamp(group: dict[str, Any]) -> None:
-    limit = RULES[group["rule"]].frequency(0.0) ** 2 / group["curvature"]
-    warnings.warn(
-        f"The learning rate {float(group['lr']):g} exceeds {limit:g}, from where on the {group['rule']} rule has no "
-        "positive momentum: momentum is clamped to 0, which is plain SGD. Lower the learning rate (scaling it with "
-        "the number of processes raises it) or use rule=exponential.",
-        stacklevel=3,
-    )
+_sgd_step = unhooked_step(SGD)
