@@ -19,7 +19,8 @@ from hf_critmom.comparison import (
     run_comparison,
     write_report,
 )
-from hf_critmom.tasks import DataArguments, ModelArguments, TaskError, task_spec
+from hf_critmom.errors import InputError
+from hf_critmom.tasks import DataArguments, ModelArguments, task_spec
 
 PROGRAM = "hf-critmom"
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return COMMANDS[command](rest)
-    except (TaskError, ComparisonError) as error:
+    except InputError as error:
         print(f"{PROGRAM} {command}: error: {error}", file=sys.stderr)
         return 2
 
@@ -60,7 +61,7 @@ def run(words: list[str]) -> int:
     elif words and not words[0].startswith("-"):
         script = Path(words[0])
         if not script.exists():
-            raise ComparisonError(f"There is no script {script}: expected the path of a Python training script.")
+            raise InputError(f"There is no script {script}: expected the path of a Python training script.")
         sys.argv = words
         sys.path[0] = str(script.resolve().parent)
         runpy.run_path(str(script), run_name="__main__")

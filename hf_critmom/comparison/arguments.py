@@ -52,6 +52,9 @@ class ComparisonTrainingArguments(TrainingArguments):
         metadata={"help": "When checkpoints are written, from which an interrupted run continues: no, epoch, steps."},
     )
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept while a run is unfinished."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Search for parameters without gradient under several processes."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide non-finite losses from the log."})
 
     def __post_init__(self) -> None:

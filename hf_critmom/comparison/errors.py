@@ -1,5 +1,7 @@
 """The error of this room."""
 
+from hf_critmom.errors import InputError
 
-class ComparisonError(ValueError):
-    """A comparison that cannot be made; the message is one sentence for the person who typed the command."""
+
+class ComparisonError(InputError):
+    """A comparison that cannot be made as it was asked for."""

@@ -6,7 +6,7 @@ from typing import Any, overload
 import torch
 from torch.optim import AdamW
 
-from hf_critmom.optim.damped import CriticallyDamped, group_momentum, unhooked_step, warn_of_clamp
+from hf_critmom.optim.damped import CriticallyDamped, unhooked_step, warn_of_clamp
 
 
 class CritMomAdamW(CriticallyDamped, AdamW):
@@ -155,10 +155,9 @@ class CritMomAdamW(CriticallyDamped, AdamW):
             group: A group of ours.
             late: Gains the counts of parameters that take part for the first time after others did.
         """
-        beta1 = group_momentum(group)
+        beta1 = self._take_momentum(group)
         if beta1 == 0.0:
             warn_of_clamp(group, "which is RMSprop with decoupled weight decay")
-        self._show_momentum(group, beta1)
         if group["in_step"] and all(p.grad is not None for p in group["params"]):
             return [_part(group, beta1, group["params"], group)]
 

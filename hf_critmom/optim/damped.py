@@ -33,6 +33,18 @@ class CriticallyDamped(Optimizer):
             raise ValueError(f"floor={group['floor']} exceeds hold={group['hold']}: the floor must not be higher.")
         self._show_momentum(group, group_momentum(group))
 
+    def _take_momentum(self, group: dict[str, Any]) -> float:
+        """The momentum of a group's next step, which is also made visible."""
+        momentum = group_momentum(group)
+        if "base_momentum" in group:  # what OneCycleLR and CyclicLR leave in groups whose momentum they cycle
+            warnings.warn(
+                f"A learning-rate scheduler cycles the momentum too, which has no effect on {type(self).__name__}: its "
+                "momentum follows the learning rate. Pass cycle_momentum=False, or bound it with floor and hold.",
+                stacklevel=4,
+            )
+        self._show_momentum(group, momentum)
+        return momentum
+
     def _show_momentum(self, group: dict[str, Any], momentum: float) -> None:
         """Makes a group's momentum visible where this kind of optimizer keeps it."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ from typing import Any, overload
 import torch
 from torch.optim import SGD
 
-from hf_critmom.optim.damped import CriticallyDamped, group_momentum, unhooked_step, warn_of_clamp
+from hf_critmom.optim.damped import CriticallyDamped, unhooked_step, warn_of_clamp
 
 _ALMOST_ZERO = sys.float_info.min
 """Stands in for a momentum of exactly 0 within a step: torch's SGD would leave the velocity as it is, and a later
@@ -97,7 +97,8 @@ class CritMomSGD(CriticallyDamped, SGD):
             The closure's loss, if there is one.
         """
         for group in self.param_groups:
-            group["momentum"] = group_momentum(group) or _ALMOST_ZERO
+            if self._take_momentum(group) == 0.0:
+                group["momentum"] = _ALMOST_ZERO
         loss = _sgd_step(self, closure)
         for group in self.param_groups:
             if group["momentum"] == _ALMOST_ZERO:

@@ -125,10 +125,10 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 
 
 def _hashed(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-    """One well-mixed uint64 for each index: two rounds of SplitMix64's finaliser (Steele et al., OOPSLA 2014)."""
+    """One well-mixed uint64 for each index: a round of SplitMix64's finaliser per word (Steele et al., OOPSLA 2014)."""
     with np.errstate(over="ignore"):
-        state = np.full(indices.shape, np.uint64(seed % 2**64))
-        for word in (np.uint64(epoch), indices.astype(np.uint64)):
+        state = np.zeros(indices.shape, np.uint64)
+        for word in (np.uint64(seed % 2**64), np.uint64(epoch), indices.astype(np.uint64)):
             state = (state ^ word) + np.uint64(0x9E3779B97F4A7C15)
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -16,7 +16,8 @@ NewModel = Callable[[Task, ModelArguments], PreTrainedModel]
 
 def _resnet18(task: Task, arguments: ModelArguments) -> PreTrainedModel:
     channels, height, _ = task.image_shape
-    config = CifarResNetConfig(width=arguments.width or 64, num_channels=channels, image_size=height, **_labels(task))
+    width = 64 if arguments.width is None else arguments.width
+    config = CifarResNetConfig(width=width, num_channels=channels, image_size=height, **_labels(task))
     return CifarResNetForImageClassification(config)
 
 
@@ -54,7 +55,7 @@ def check_model(model: PreTrainedModel, task: Task) -> None:
     try:
         with torch.no_grad():
             outputs = model(**batch)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TaskError(
             f"{type(model).__name__} cannot process images of shape {tuple(batch['pixel_values'].shape[1:])} "

@@ -7,11 +7,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_critmom.errors import InputError
 from hf_critmom.tasks.images import ImageDataset
 
 
-class TaskError(ValueError):
-    """Data or a model that cannot be used; the message is one sentence for the person who typed the command."""
+class TaskError(InputError):
+    """Data or a model that cannot be used."""
 
 
 @dataclass(frozen=True)
