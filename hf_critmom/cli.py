@@ -1,12 +1,13 @@
 """The command line: ``hf-critmom`` and ``python -m hf_critmom``, one small function per subcommand."""
 
-import argparse
 import runpy
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
+import datasets
 from rich.console import Console
 from transformers import HfArgumentParser
 from transformers.utils import logging
@@ -14,15 +15,21 @@ from transformers.utils import logging
 from hf_critmom.comparison import (
     Comparison,
     ComparisonArguments,
-    ComparisonError,
     ComparisonTrainingArguments,
     run_comparison,
     write_report,
 )
-from hf_critmom.errors import InputError
-from hf_critmom.tasks import DataArguments, ModelArguments, task_spec
+from hf_critmom.errors import InputError, reason
+from hf_critmom.tasks import DataArguments, ModelArguments, task_name, task_spec
 
 PROGRAM = "hf-critmom"
+
+
+class _Parser(HfArgumentParser):
+    """A parser that answers words it cannot use with one sentence rather than with the usage of every flag."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}: see {self.prog} --help.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +63,7 @@ def run(words: list[str]) -> int:
     """
     if words[:1] == ["-m"] and len(words) > 1:
         sys.argv = words[1:]
-        sys.path[0] = ""
+        sys.path[0] = str(Path.cwd())
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words and not words[0].startswith("-"):
         script = Path(words[0])
@@ -64,7 +71,7 @@ def run(words: list[str]) -> int:
             raise InputError(f"There is no script {script}: expected the path of a Python training script.")
         sys.argv = words
         sys.path[0] = str(script.resolve().parent)
-        runpy.run_path(str(script), run_name="__main__")
+        runpy.run_path(str(script.absolute()), run_name="__main__")
     else:
         print(f"usage: {PROGRAM} run SCRIPT [ARGS...] | {PROGRAM} run -m MODULE [ARGS...]", file=sys.stderr)
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
@@ -76,6 +83,9 @@ def compare(words: list[str]) -> int:
     asked = parse_comparison(words)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say is in the error that it raises
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     folder = run_comparison(asked)
     if asked.training.process_index == 0:
         _print_report(folder)
@@ -84,7 +94,7 @@ def compare(words: list[str]) -> int:
 
 def report(words: list[str]) -> int:
     """report DIR: rebuild the report of a comparison from its results"""
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} report", description="Rebuild the report of a comparison.")
+    parser = _Parser(prog=f"{PROGRAM} report", description="Rebuild the report of a comparison.")
     parser.add_argument("folder", type=Path, help="folder of the comparison")
     _print_report(parser.parse_args(words).folder)
     return 0
@@ -97,24 +107,26 @@ def parse_comparison(words: list[str]) -> Comparison:
     """Turns the flags of ``compare`` into arguments; what no flag says comes from the task's own defaults.
 
     Raises:
-        ComparisonError: If a flag's value cannot be used.
+        InputError: If a flag's value cannot be used.
     """
     dataclass_types = (ComparisonArguments, DataArguments, ModelArguments, ComparisonTrainingArguments)
     # Abbreviated flags would slip past the first, partial parse that finds the task.
-    parser = HfArgumentParser(dataclass_types, prog=f"{PROGRAM} compare", allow_abbrev=False)
-    chooser = HfArgumentParser(DataArguments, add_help=False, allow_abbrev=False)
+    parser = _Parser(dataclass_types, prog=f"{PROGRAM} compare", allow_abbrev=False)
+    chooser = _Parser(DataArguments, prog=f"{PROGRAM} compare", add_help=False, allow_abbrev=False)
     known, _ = chooser.parse_known_args([word for word in words if word not in ("-h", "--help")])
     data = DataArguments(**vars(known))
     spec = task_spec(data)
-    parser.set_defaults(
-        width=spec.width, output_dir=f"comparison-{Path(data.dataset_name or data.task).name}", **spec.training_defaults
-    )
+    parser.set_defaults(width=spec.width, output_dir=f"comparison-{task_name(data)}", **spec.training_defaults)
     try:
-        comparison, data, model, training = parser.parse_args_into_dataclasses(words)
-    except ComparisonError:
+        comparison, data, model, training, unknown = parser.parse_args_into_dataclasses(
+            words, return_remaining_strings=True
+        )
+    except InputError:
         raise
-    except ValueError as error:  # TrainingArguments' own checks, and flags that no dataclass knows
-        raise ComparisonError(str(error).strip().splitlines()[0]) from error
+    except ValueError as error:  # TrainingArguments' own checks
+        parser.error(reason(error))
+    if unknown:
+        parser.error(f"unknown arguments {shlex.join(unknown)}")
     return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *words]))
 
 

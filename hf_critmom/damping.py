@@ -99,7 +99,8 @@ def damping_ratio(momentum: float, lr: float, *, rule: str = "linear", curvature
 
     Under the default rule this is ``(1 - mu) / (2 sqrt(lr k))``. Every rule measures against itself: the
     ratio is 1 at its own critical momentum. The `exact` rule's ratio is below 1 if and only if the step
-    oscillates (the roots of the heavy ball's characteristic polynomial are complex).
+    oscillates: the roots of its characteristic polynomial are complex, or negative for ``lr k`` above
+    ``(1 + sqrt(mu))^2``.
 
     Args:
         momentum: Momentum of the step, in [0, 1).

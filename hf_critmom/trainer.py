@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 from hf_critmom.callbacks import DampingCallback, is_training_record
-from hf_critmom.optim import OPTIMIZERS
+from hf_critmom.optim import OPTIMIZERS, register
 
 logger = logging.get_logger(__name__)
 
@@ -30,6 +30,7 @@ class CritMomTrainer(Trainer):
         super().__init__(*args, **kwargs)
         default = TrainingArguments.__dataclass_fields__["optim"].default
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None and self.args.optim == default:
+            register()  # importing the package only warned where Transformers cannot know the name: say so here
             self.args = copy.copy(self.args)
             self.args.optim = type(self.args.optim)("critmom")
             logger.warning_once(
@@ -58,10 +59,15 @@ class CritMomTrainer(Trainer):
 def _describe(optimizer: Any) -> str:
     """An optimizer's class with its plain options, without the schedule's current values."""
     optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper
-    scheduled = {"lr", "momentum", "weight_decay"} if "rule" in optimizer.defaults else {"lr", "weight_decay"}
+    defaults = dict(optimizer.defaults)
+    scheduled = {"lr", "weight_decay"}
+    if "rule" in defaults:  # its momentum follows the learning rate
+        scheduled |= {"momentum", "betas"}
+        if "betas" in defaults:
+            defaults["beta2"] = defaults["betas"][1]
     options = {
         name: value
-        for name, value in optimizer.defaults.items()
+        for name, value in defaults.items()
         if name not in scheduled and value not in (None, False) and isinstance(value, (str, int, float, tuple, bool))
     }
     return f"{type(optimizer).__name__}({', '.join(f'{name}={value}' for name, value in options.items())})"

@@ -65,6 +65,13 @@ class ComparisonTrainingArguments(TrainingArguments):
         default_optim = TrainingArguments.__dataclass_fields__["optim"].default
         if self.optim != default_optim or self.optim_args:
             raise ComparisonError("--optim and --optim_args are decided by each arm of a comparison: use --arms.")
+        if self.data_seed is not None:
+            raise ComparisonError("--data_seed is decided by each run's seed, which orders its data: use --seed.")
+        if self.max_steps <= 0 and not self.num_train_epochs > 0.0:
+            raise ComparisonError(f"--num_train_epochs must be positive, got {self.num_train_epochs:g}.")
+        for flag in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, flag) < 1:
+                raise ComparisonError(f"--{flag} must be at least 1, got {getattr(self, flag)}.")
         if self.eval_strategy in ("no", None):
             raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
         accelerated = torch.accelerator.is_available()

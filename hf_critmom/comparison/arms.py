@@ -58,8 +58,8 @@ def arms_named(names: list[str]) -> list[Arm]:
     unknown = [name for name in names if name not in ARMS]
     if unknown:
         raise ComparisonError(
-            f"Unknown arm {', '.join(map(repr, unknown))}: choose among {', '.join(ARMS)}. "
-            f"(Optimizer names such as {', '.join(OPTIMIZERS)} belong to --optim.)"
+            f"Unknown arm {', '.join(map(repr, unknown))}: choose among {', '.join(ARMS)}; "
+            f"optimizer names such as {', '.join(OPTIMIZERS)} belong to --optim."
         )
     if len(set(names)) < len(names):
         raise ComparisonError(f"An arm is named twice in --arms {' '.join(names)}: name each once.")

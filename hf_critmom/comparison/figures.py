@@ -33,7 +33,8 @@ def accuracy_figure(table: pd.DataFrame, arms: list[str], metric: str, targets: 
         axes.annotate(f"{target:.4g}", (1.005, target), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axes.set(xlabel="epoch", ylabel=f"validation {metric}", title=f"Validation {metric}: median and every seed")
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", frameon=False)
+    if not validation.empty:
+        axes.legend(loc="lower right", frameon=False)
     return figure
 
 

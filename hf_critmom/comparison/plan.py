@@ -14,18 +14,20 @@ from transformers import TrainingArguments
 
 from hf_critmom.comparison.arms import Arm
 from hf_critmom.comparison.errors import ComparisonError
+from hf_critmom.errors import reason
 
 PLAN_FILE = "comparison.json"
 
 _NOT_RECORDED = {
-    # Where things go, how they are shown and what the plan holds elsewhere; the prefixes of
-    # recorded_training_arguments name the rest.
+    # Where things go, how they are shown and what the plan holds elsewhere.
     *("output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm", "debug", "push_to_hub"),
     *("log_level", "log_level_replica", "log_on_each_node", "seed", "data_seed", "do_train", "do_eval", "do_predict"),
     *("eval_on_start", "skip_memory_metrics", "ignore_data_skip", "restore_callback_states_from_checkpoint"),
     *("resume_from_checkpoint", "local_rank", "optim", "optim_args", "use_cpu", "remove_unused_columns"),
     "ddp_find_unused_parameters",
 }
+_NOT_RECORDED_PREFIXES = ("hub_", "logging_", "save_", "dataloader_")
+_RECORDED = {"dataloader_drop_last"}  # despite its prefix
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ class Plan:
         try:
             stored = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
             return cls(**stored)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ComparisonError(f"{folder} holds no comparison: expected a folder with a {PLAN_FILE}.") from None
         except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
             raise ComparisonError(
-                f"{folder / PLAN_FILE} is not the plan of a comparison ({error}): choose another --output_dir."
+                f"{folder / PLAN_FILE} is not the plan of a comparison ({reason(error)}): choose another --output_dir."
             ) from None
 
 
@@ -116,7 +118,8 @@ def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
     defaults = TrainingArguments(output_dir="unused", use_cpu=True)
     recorded: dict[str, Any] = {}
     for part in fields(TrainingArguments):
-        if part.name in _NOT_RECORDED or part.name.startswith(("hub_", "logging_", "save_", "dataloader_")):
+        left_out = part.name in _NOT_RECORDED or part.name.startswith(_NOT_RECORDED_PREFIXES)
+        if left_out and part.name not in _RECORDED:
             continue
         value = _plain(getattr(args, part.name))
         if value != _plain(getattr(defaults, part.name)):

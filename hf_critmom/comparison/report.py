@@ -30,6 +30,11 @@ def write_report(folder: Path) -> Table:
         ComparisonError: If the folder holds no comparison, or no run of it has finished.
     """
     plan = Plan.read(folder)
+    if unknown := [arm for arm in plan.arms if arm not in ARMS]:
+        raise ComparisonError(
+            f"The comparison in {folder} has an arm that this version does not know ({', '.join(unknown)}): use "
+            f"hf-critmom {plan.versions.get('hf-critmom', 'of the version that made it')}."
+        )
     runs = read_runs(folder, plan)
     if not runs:
         raise ComparisonError(f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}.")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.plan import Plan
+from hf_critmom.errors import reason
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.parquet"
@@ -28,13 +29,26 @@ def read_runs(folder: Path, plan: Plan) -> list[dict[str, Any]]:
     for arm in plan.arms:
         for seed in plan.seeds:
             file = run_folder(folder, arm, seed) / RESULT_FILE
-            if not file.exists():
-                continue
-            try:
-                found.append(json.loads(file.read_text(encoding="utf-8")))
-            except json.JSONDecodeError as error:
-                raise ComparisonError(f"{file} is corrupt ({error}): delete it and repeat the comparison.") from None
+            if file.exists():
+                found.append(read_result(file))
     return found
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """The result of one run.
+
+    Raises:
+        ComparisonError: If it is not one.
+    """
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(result, dict) or not {"arm", "seed", "status", "evaluations", "test"} <= set(result):
+            raise ValueError("it does not hold what a run records")
+    except ValueError as error:  # what JSON and text decoding raise
+        raise ComparisonError(
+            f"{file} is corrupt ({reason(error)}): delete it and repeat the comparison's command."
+        ) from None
+    return result
 
 
 def results_table(runs: list[dict[str, Any]]) -> pd.DataFrame:

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch.utils.data import Subset
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
 
 from hf_critmom.comparison.arguments import ComparisonArguments, ComparisonTrainingArguments
 from hf_critmom.comparison.arms import Arm, arms_named
+from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.plan import (
     Plan,
     recorded_arm,
@@ -29,7 +30,8 @@ from hf_critmom.comparison.plan import (
 )
 from hf_critmom.comparison.progress import Progress
 from hf_critmom.comparison.recorder import RunRecorder, StopWhenDiverged, has_diverged
-from hf_critmom.comparison.results import RESULT_FILE, run_folder, write_results
+from hf_critmom.comparison.results import RESULT_FILE, read_result, read_runs, run_folder, write_results
+from hf_critmom.errors import reason
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, check_model, load_task, task_spec
 from hf_critmom.trainer import CritMomTrainer
 
@@ -63,11 +65,13 @@ def run_comparison(asked: Comparison) -> Path:
     probe = build_model(task, asked.model, seed=0)
     check_model(probe, task)
     process = PartialState()
+    _check_last_batch(asked.training, task, probe)
     folder = Path(str(asked.training.output_dir))
     plan = settle_plan(_plan(asked, arms, task, probe.num_parameters()), folder, write=process.is_main_process)
     process.wait_for_everyone()
     del probe
 
+    read_runs(folder, plan)  # a corrupt result is better known now than after hours
     runs = [(arm, seed) for seed in plan.seeds for arm in arms]
     if any(not (run_folder(folder, arm.name, seed) / RESULT_FILE).exists() for arm, seed in runs):
         _rehearse(asked, arms[0], task)
@@ -76,7 +80,7 @@ def run_comparison(asked: Comparison) -> Path:
         for arm, seed in runs:
             result_file = run_folder(folder, arm.name, seed) / RESULT_FILE
             if result_file.exists():
-                progress.finished(json.loads(result_file.read_text(encoding="utf-8")), earlier=True)
+                progress.finished(read_result(result_file), earlier=True)
                 continue
             result = _run(asked, arm, seed, task, result_file.parent, progress)
             if process.is_main_process:
@@ -89,6 +93,25 @@ def run_comparison(asked: Comparison) -> Path:
         write_results(folder, plan)
     process.wait_for_everyone()
     return folder
+
+
+def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrainedModel) -> None:
+    """Batch normalisation cannot train on a single value per channel: say so before the first epoch ends in it.
+
+    Several processes always share full batches, so there the question is the batch size alone.
+    """
+    size = training.train_batch_size
+    rest = len(task.train) % size if training.world_size == 1 and not training.dataloader_drop_last else 0
+    if (rest or size) > 1:
+        return
+    try:
+        model.train()(**task.collator(task.train.__getitems__([0])))
+    except ValueError as error:
+        raise ComparisonError(
+            f"{len(task.train)} training images in batches of {size} leave a batch of one image, which "
+            f"{type(model).__name__} cannot be trained on ({reason(error)}): choose another "
+            "--per_device_train_batch_size, or drop the last batch with --dataloader_drop_last."
+        ) from error
 
 
 def _plan(asked: Comparison, arms: list[Arm], task: Task, num_parameters: int) -> Plan:
@@ -149,7 +172,9 @@ def _run(asked: Comparison, arm: Arm, seed: int, task: Task, folder: Path, progr
     trained = trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     history = trainer.state.log_history
     diverged = has_diverged(history)
-    tested = trainer.evaluate(task.test, metric_key_prefix="test")
+    # With persistent loader workers, Trainer.evaluate would take the cached loader of the validation split again.
+    tested = trainer.predict(task.test, metric_key_prefix="test").metrics
+    trainer.log(tested)
     trainer.save_model()
     trainer.create_model_card(model_name=f"{task.name}, {arm.name}, seed {seed}")
     recorder = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, RunRecorder))

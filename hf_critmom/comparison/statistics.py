@@ -70,9 +70,16 @@ def first_reaching(run: pd.DataFrame, metric: str, target: float) -> pd.Series |
     return None if reached.empty else reached.iloc[0]
 
 
-def time_to_target(validation: pd.DataFrame, metric: str, target: float) -> TimeToTarget:
-    """Time to a target over the seeds of one arm; ``validation`` holds the arm's rows of that split."""
-    hits = [first_reaching(run, metric, target) for _, run in validation.groupby("seed")]
+def time_to_target(rows: pd.DataFrame, metric: str, target: float) -> TimeToTarget:
+    """Time to a target over the seeds of one arm.
+
+    Args:
+        rows: The arm's rows of both splits: a run that diverged before its first evaluation has none but the test's,
+            and is a seed all the same.
+        metric: Column of the metric.
+        target: Value to reach.
+    """
+    hits = [first_reaching(run[run["split"] == "validation"], metric, target) for _, run in rows.groupby("seed")]
 
     def values(column: str) -> np.ndarray:
         return np.array([math.inf if hit is None else float(hit[column]) for hit in hits])
@@ -98,7 +105,6 @@ def summarise(table: pd.DataFrame, arms: list[str], metric: str, targets: list[f
         test = rows[rows["split"] == "test"]
         if test.empty:
             continue
-        validation = rows[rows["split"] == "validation"]
         summaries.append(
             ArmSummary(
                 arm=arm,
@@ -107,7 +113,7 @@ def summarise(table: pd.DataFrame, arms: list[str], metric: str, targets: list[f
                 test_mean=float(test[metric].mean()),
                 test_std=float(test[metric].std(ddof=1)) if len(test) > 1 else math.nan,
                 seconds=float(test["seconds"].mean()),
-                targets=tuple(time_to_target(validation, metric, target) for target in targets),
+                targets=tuple(time_to_target(rows, metric, target) for target in targets),
             )
         )
     return summaries

@@ -8,6 +8,9 @@ from torch.optim import AdamW
 
 from hf_critmom.optim.damped import CriticallyDamped, unhooked_step, warn_of_clamp
 
+_LARGEST_SINGLE = 1.0 - 2.0**-24
+"""The largest single-precision number below 1."""
+
 
 class CritMomAdamW(CriticallyDamped, AdamW):
     """AdamW whose ``beta1`` follows the learning rate, with the bias correction that a changing beta needs.
@@ -26,6 +29,9 @@ class CritMomAdamW(CriticallyDamped, AdamW):
 
     torch computes the update, for-loop, foreach or fused: its own correction by ``1 - beta1^t`` cancels when it is
     given ``lr (1 - beta1^t) / (1 - P)``, and the decay stays right when weight decay is rescaled the other way.
+
+    `torch.compile` leaves the step as it is, since a compiled AdamW computes ``1 - beta1^t`` in single precision, which
+    is inexact for betas near 1 and 0 at ``lr`` 0; ``fused=True`` is torch's single kernel without compilation.
 
     State per parameter is that of `torch.optim.AdamW`. ``P`` and the number of steps are two plain numbers of the
     group. Only a parameter that missed a step of its group, having had no gradient, carries its own two.
@@ -122,6 +128,7 @@ class CritMomAdamW(CriticallyDamped, AdamW):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    @torch.compiler.disable(reason="Compiled, AdamW computes 1 - beta1^t in single precision: fused=True instead.")
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of every param group, with the beta that belongs to the group's current ``lr``.
 
@@ -158,6 +165,8 @@ class CritMomAdamW(CriticallyDamped, AdamW):
         beta1 = self._take_momentum(group)
         if beta1 == 0.0:
             warn_of_clamp(group, "which is RMSprop with decoupled weight decay")
+        if group["differentiable"] or group["capturable"]:  # where torch computes 1 - beta1^t in single precision
+            beta1 = min(beta1, _LARGEST_SINGLE)
         if group["in_step"] and all(p.grad is not None for p in group["params"]):
             return [_part(group, beta1, group["params"], group)]
 
@@ -186,6 +195,7 @@ def _part(group: dict[str, Any], beta1: float, params: list[torch.Tensor], count
     return {
         **group,
         "params": params,
+        "betas": (beta1, group["betas"][1]),
         "lr": group["lr"] * correction,
         "weight_decay": group["weight_decay"] / correction,
     }

@@ -4,12 +4,16 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from hf_critmom.damping import critical_momentum, rule_named
 from hf_critmom.optim.options import checked_option
 
 DAMPING_OPTIONS = ("rule", "hold", "floor", "curvature")
+
+UNTRACED = "Numbers that follow the learning rate are computed in Python: traced, each new one could recompile."
+"""Why `torch.compile` is kept out of a function."""
 
 
 class CriticallyDamped(Optimizer):
@@ -33,6 +37,7 @@ class CriticallyDamped(Optimizer):
             raise ValueError(f"floor={group['floor']} exceeds hold={group['hold']}: the floor must not be higher.")
         self._show_momentum(group, group_momentum(group))
 
+    @torch.compiler.disable(reason=UNTRACED)
     def _take_momentum(self, group: dict[str, Any]) -> float:
         """The momentum of a group's next step, which is also made visible."""
         momentum = group_momentum(group)
@@ -40,7 +45,7 @@ class CriticallyDamped(Optimizer):
             warnings.warn(
                 f"A learning-rate scheduler cycles the momentum too, which has no effect on {type(self).__name__}: its "
                 "momentum follows the learning rate. Pass cycle_momentum=False, or bound it with floor and hold.",
-                stacklevel=4,
+                stacklevel=5,  # past torch's wrappers, to the caller of step
             )
         self._show_momentum(group, momentum)
         return momentum
@@ -51,6 +56,9 @@ class CriticallyDamped(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, which may override the options; its momentum follows its ``lr``."""
+        for name in DAMPING_OPTIONS:
+            if name in param_group:
+                checked_option(name, param_group[name])
         super().add_param_group(param_group)
         if DAMPING_OPTIONS[0] in self.defaults:  # not yet while the constructor adds the first groups
             self._damp(self.param_groups[-1])
@@ -76,13 +84,17 @@ def group_momentum(group: Mapping[str, Any]) -> float:
     return max(momentum, group["floor"])
 
 
+@torch.compiler.disable(reason=UNTRACED)
 def warn_of_clamp(group: Mapping[str, Any], consequence: str) -> None:
-    """Warns that a group's learning rate leaves no positive critical momentum (shown once for a place in a program)."""
+    """Warns that a group's learning rate leaves no positive critical momentum.
+
+    The text does not depend on the learning rate, so Python shows it once for a place in a program.
+    """
     limit = rule_named(group["rule"]).frequency(0.0) ** 2 / group["curvature"]
     warnings.warn(
-        f"The learning rate {float(group['lr']):g} exceeds {limit:g}, from where on the {group['rule']} rule has no "
-        f"positive momentum: momentum is clamped to 0, {consequence}. Lower the learning rate (scaling it with the "
-        "number of processes raises it), or use rule=exponential.",
+        f"The learning rate is {limit:g} or more, from where on the {group['rule']} rule has no positive momentum at "
+        f"curvature {group['curvature']:g}: momentum is clamped to 0, {consequence}. Lower the learning rate (scaling "
+        "it with the number of processes raises it), or use rule=exponential.",
         stacklevel=3,
     )
 

@@ -26,7 +26,10 @@ def register() -> None:
     """
     names, handlers = _extension_points()
     for name in OPTIMIZERS:
-        handlers[_add_member(names, name)] = _handler
+        member = _add_member(names, name)
+        # Where hf_critmom is not yet imported, unpickling imports it; where it is not installed, the error names it.
+        member.__reduce_ex__ = lambda protocol, name=name: (optimizer_name, (name,))
+        handlers[member] = _handler
 
 
 def optimizer_name(value: str) -> Any:
@@ -44,6 +47,7 @@ def _extension_points() -> tuple[Any, dict[Any, Any]]:
         handlers[names("sgd")]
         intact = (
             isinstance(names, EnumMeta)
+            and issubclass(names, str)
             and isinstance(handlers, dict)
             and isinstance(names._member_map_, dict)
             and isinstance(names._member_names_, list)
@@ -68,8 +72,6 @@ def _add_member(names: Any, value: str) -> Any:
     member = str.__new__(names, value)
     member._name_ = name
     member._value_ = value
-    # Where hf_critmom is not yet imported, unpickling imports it; where it is not installed, the error names it.
-    member.__reduce_ex__ = lambda protocol: (optimizer_name, (value,))
     type.__setattr__(names, name, member)
     names._member_names_.append(name)
     names._member_map_[name] = member

@@ -27,6 +27,9 @@ class CritMomSGD(CriticallyDamped, SGD):
     The optimizer keeps no memory of the schedule, so learning-rate schedulers, warmup, gradient accumulation and
     resumed runs need nothing. State dicts are those of SGD with four more plain values in each group.
 
+    `torch.compile` makes two graphs of the step, with and without state, whatever the learning rate does: the numbers
+    that follow it are computed outside of the graph.
+
     Args:
         params: Parameters or param groups; a group may override any option.
         lr: Learning rate, finite and not negative.
@@ -96,15 +99,15 @@ class CritMomSGD(CriticallyDamped, SGD):
         Returns:
             The closure's loss, if there is one.
         """
-        for group in self.param_groups:
-            if self._take_momentum(group) == 0.0:
-                group["momentum"] = _ALMOST_ZERO
-        loss = _sgd_step(self, closure)
-        for group in self.param_groups:
-            if group["momentum"] == _ALMOST_ZERO:
+        clamped = [group for group in self.param_groups if self._take_momentum(group) == 0.0]
+        for group in clamped:
+            warn_of_clamp(group, "which is plain SGD")
+            group["momentum"] = _ALMOST_ZERO
+        try:
+            return _sgd_step(self, closure)
+        finally:
+            for group in clamped:
                 group["momentum"] = 0.0
-                warn_of_clamp(group, "which is plain SGD")
-        return loss
 
 
 _sgd_step = unhooked_step(SGD)

@@ -2,7 +2,7 @@
 
 from hf_critmom.tasks.arguments import DataArguments, ModelArguments
 from hf_critmom.tasks.models import build_model, check_model
-from hf_critmom.tasks.registry import TASKS, load_task, task_spec
+from hf_critmom.tasks.registry import TASKS, load_task, task_name, task_spec
 from hf_critmom.tasks.resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_critmom.tasks.task import Task, TaskError
 
@@ -17,5 +17,6 @@ __all__ = [
     "build_model",
     "check_model",
     "load_task",
+    "task_name",
     "task_spec",
 ]

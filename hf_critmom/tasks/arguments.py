@@ -18,9 +18,12 @@ class DataArguments:
     train_dir: str | None = field(default=None, metadata={"help": "A folder of training images, a folder per class."})
     validation_dir: str | None = field(default=None, metadata={"help": "The same for validation."})
     test_dir: str | None = field(default=None, metadata={"help": "The same for the test set."})
-    train_val_split: float = field(
-        default=0.1,
-        metadata={"help": "Share of the training data that becomes a validation or test split that is not given."},
+    train_val_split: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the training data that becomes a validation or test split that is not given; default: "
+            "the task's (0.1)."
+        },
     )
     split_seed: int = field(default=0, metadata={"help": "Seed of these splits; the same for every arm and seed."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many training examples."})

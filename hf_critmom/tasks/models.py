@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel, set_seed
 
+from hf_critmom.errors import reason
 from hf_critmom.tasks.arguments import ModelArguments
 from hf_critmom.tasks.resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_critmom.tasks.task import Task, TaskError
@@ -56,10 +57,9 @@ def check_model(model: PreTrainedModel, task: Task) -> None:
         with torch.no_grad():
             outputs = model(**batch)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise TaskError(
             f"{type(model).__name__} cannot process images of shape {tuple(batch['pixel_values'].shape[1:])} "
-            f"({reason}): choose a model made for them, or resize with --image_size."
+            f"({reason(error)}): choose a model made for them, or resize with --image_size."
         ) from error
     finally:
         model.train(training)
@@ -76,10 +76,9 @@ def _pretrained(task: Task, name_or_path: str) -> PreTrainedModel:
         return AutoModelForImageClassification.from_pretrained(
             name_or_path, ignore_mismatched_sizes=True, **_labels(task)
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # readers of weights raise errors of their own; the sentence keeps what it was
         raise TaskError(
-            f"No image classifier could be loaded from {name_or_path!r} ({reason}): expected a folder that "
+            f"No image classifier could be loaded from {name_or_path!r} ({reason(error)}): expected a folder that "
             "save_pretrained wrote, or the name of a model on the Hub."
         ) from error
 

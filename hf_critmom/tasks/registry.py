@@ -55,29 +55,48 @@ TASKS: dict[str, TaskSpec] = {
         TaskSpec(
             "cifar10",
             load_images,
-            data_defaults={"dataset_name": "uoft-cs/cifar10"},
+            data_defaults={"dataset_name": "uoft-cs/cifar10", "train_val_split": 0.1},
             training_defaults={"num_train_epochs": 30.0},
         ),
-        TaskSpec("images", load_images, training_defaults={"num_train_epochs": 30.0}),
+        TaskSpec(
+            "images",
+            load_images,
+            data_defaults={"train_val_split": 0.1},
+            training_defaults={"num_train_epochs": 30.0},
+        ),
     )
 }
 
 
 def task_spec(arguments: DataArguments) -> TaskSpec:
     """The table's entry for ``--task``; folders and names on the Hub are "images"."""
-    if arguments.dataset_name is not None or arguments.train_dir is not None:
+    if _names_data(arguments):
         return TASKS["images"]
     return TASKS.get(arguments.task, TASKS["images"])
 
 
-def load_task(arguments: DataArguments) -> Task:
-    """Loads, splits and prepares the data of a task.
+def _names_data(arguments: DataArguments) -> bool:
+    """Whether a flag other than ``--task`` says where the data is."""
+    flags = ("dataset_name", "train_dir", "validation_dir", "test_dir")
+    return any(getattr(arguments, flag) is not None for flag in flags)
+
+
+def task_name(arguments: DataArguments) -> str:
+    """What the task is called in titles: its name in the table, or the own name of the folder or data set."""
+    if task_spec(arguments).name != "images":
+        return arguments.task
+    dataset = Path(_dataset(arguments))
+    return (dataset.absolute() if dataset.exists() else dataset).name
+
+
+def load_task(asked: DataArguments) -> Task:
+    """Loads, splits and prepares the data of a task; what ``asked`` leaves open comes from the table.
 
     Raises:
         TaskError: One sentence, if the data cannot be used.
     """
-    spec = task_spec(arguments)
-    arguments = _completed(arguments, spec)
+    spec = task_spec(asked)
+    arguments = _completed(asked, spec)
     loaded, label_names = spec.load(arguments)
     splits, notes = _split(loaded, arguments)
     mean, std = channel_statistics(splits["train"].images)
@@ -92,7 +111,7 @@ def load_task(arguments: DataArguments) -> Task:
         return ImageDataset(splits[name].images, splits[name].labels, mean=mean, std=std, augmentation=augmentation)
 
     return Task(
-        name=arguments.task if spec.name != "images" else Path(_dataset(arguments)).name,
+        name=task_name(asked),
         source=spec.source or _public_name(_dataset(arguments)),
         train=prepared("train", augmentation),
         validation=prepared("validation"),
@@ -111,11 +130,8 @@ def load_task(arguments: DataArguments) -> Task:
 
 def _completed(arguments: DataArguments, spec: TaskSpec) -> DataArguments:
     """The arguments with the task's own defaults in the place of those that were left alone."""
-    blank = DataArguments()
-    changes = {
-        name: value for name, value in spec.data_defaults.items() if getattr(arguments, name) == getattr(blank, name)
-    }
-    if spec.name == "images" and arguments.dataset_name is None and arguments.train_dir is None:
+    changes = {name: value for name, value in spec.data_defaults.items() if getattr(arguments, name) is None}
+    if spec.name == "images" and not _names_data(arguments):
         changes["dataset_name"] = arguments.task
     return dataclasses.replace(arguments, **changes)
 
@@ -133,7 +149,7 @@ def _split(
     loaded: dict[str, LabelledImages], arguments: DataArguments
 ) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
     """Makes the splits that the source lacks from its training data, stratified by class, then cuts to size."""
-    share = arguments.train_val_split
+    share = arguments.train_val_split or 0.0
     if not 0.0 < share < 0.5:
         raise TaskError(f"--train_val_split must lie between 0 and 0.5, got {share:g}.")
     rng = np.random.default_rng(arguments.split_seed)
@@ -158,13 +174,14 @@ def _split(
         "validation": arguments.max_eval_samples,
         "test": arguments.max_eval_samples,
     }
-    for name, limit in limits.items():
+    for number, (name, limit) in enumerate(limits.items()):
         if limit is not None and limit < 1:
             flag = "--max_train_samples" if name == "train" else "--max_eval_samples"
             raise TaskError(f"{flag} must be at least 1, got {limit}.")
         if limit is not None and limit < len(splits[name]):
             notes.append(f"Only {limit:,} of {len(splits[name]):,} {name} examples are used.")
-            splits[name] = splits[name].take(rng.permutation(len(splits[name]))[:limit])
+            own_rng = np.random.default_rng([arguments.split_seed, number])  # one split's limit moves no other split
+            splits[name] = splits[name].take(own_rng.permutation(len(splits[name]))[:limit])
     return splits, tuple(notes)
 
 

@@ -9,10 +9,15 @@ from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
+import pyarrow as pa
+from PIL import Image, ImageOps
 
+from hf_critmom.errors import reason
 from hf_critmom.tasks.arguments import DataArguments
 from hf_critmom.tasks.task import TaskError
+
+_LABEL_TYPES = ("int", "uint", "bool", "string", "large_string")
+"""Column types, by their beginnings, whose values can name classes."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,16 @@ class LabelledImages:
 
 
 def load_digits(arguments: DataArguments) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, as one unsplit set (the package contains them)."""
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, as one unsplit set (the package contains them).
+
+    Raises:
+        TaskError: If a flag asks for what only data sets that are read from files can do.
+    """
     from sklearn.datasets import load_digits as sklearn_digits
 
+    for flag in ("image_size", "image_column_name", "label_column_name", "dataset_config_name"):
+        if getattr(arguments, flag) is not None:
+            raise TaskError(f"--{flag} has no meaning for the embedded digits: leave it out, or name another data set.")
     digits = sklearn_digits()
     images = np.round(digits.images * (255.0 / 16.0)).astype(np.uint8)[:, None]
     return {"train": LabelledImages(images, digits.target.astype(np.int64))}, tuple("0123456789")
@@ -62,16 +74,13 @@ def load_images(arguments: DataArguments) -> tuple[dict[str, LabelledImages], tu
     image_column = _column(splits["train"], arguments.image_column_name, "image", ("image", "img"), _is_image)
     label_column = _column(splits["train"], arguments.label_column_name, "label", ("label", "labels"), _is_label)
     label_names, index_of = _label_names(splits["train"], label_column)
-    decoded = {
-        name: LabelledImages(
-            _decode(splits[name], image_column, arguments.image_size, name),
-            _labels(splits[name], label_column, index_of, len(label_names), name),
-        )
-        for name in ("train", "validation", "test")
-        if name in splits
-    }
+    splits = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
+    decoded = {name: _decode(split, image_column, arguments.image_size, name) for name, split in splits.items()}
+    if any(images.shape[1] == 3 for images in decoded.values()):
+        decoded = {name: _coloured(images, axis=1) for name, images in decoded.items()}
     _check_same_shape(decoded)
-    return decoded, label_names
+    labels = {name: _labels(split, label_column, index_of, len(label_names), name) for name, split in splits.items()}
+    return {name: LabelledImages(images, labels[name]) for name, images in decoded.items()}, label_names
 
 
 def _source(arguments: DataArguments) -> str:
@@ -90,6 +99,10 @@ def _load_raw(arguments: DataArguments) -> datasets.DatasetDict:
     }
     if arguments.dataset_name is not None and folders:
         raise TaskError("Both a data set and image folders were given: use --dataset_name or --train_dir, not both.")
+    if folders and "train" not in folders:
+        raise TaskError(
+            f"A folder was given for {' and '.join(folders)} but none for training: give one with --train_dir."
+        )
     for folder in folders.values():
         if not Path(folder).is_dir():
             raise TaskError(f"There is no folder {folder}: expected a folder of images, one subfolder per class.")
@@ -100,10 +113,9 @@ def _load_raw(arguments: DataArguments) -> datasets.DatasetDict:
         else:
             loaded = datasets.load_dataset(str(arguments.dataset_name), arguments.dataset_config_name)
     except Exception as error:  # load_dataset raises whatever its readers raise; the sentence keeps what it was
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TaskError(
-            f"No labelled images could be loaded from {_source(arguments)!r} ({reason}): expected a known task, a "
-            "folder that datasets.load_dataset reads, or the name of a data set on the Hub."
+            f"No labelled images could be loaded from {_source(arguments)!r} ({reason(error)}): expected a known task, "
+            "a folder that datasets.load_dataset reads, or the name of a data set on the Hub."
         ) from error
     return loaded
 
@@ -141,9 +153,13 @@ def _label_names(split: datasets.Dataset, column: str) -> tuple[tuple[str, ...],
     feature = split.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names), None
-    values = sorted(set(split[column]) - {None})
-    if not values or len(values) > 100_000 or isinstance(values[0], float):
-        raise TaskError(f"Column {column!r} does not hold class labels: expected whole numbers or names of classes.")
+    kind = feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
+    values = sorted(set(split[column]) - {None}) if kind.startswith(_LABEL_TYPES) else []
+    if not values or len(values) > 100_000:
+        raise TaskError(
+            f"Column {column!r} does not hold class labels ({kind}): expected whole numbers or names of classes, no "
+            "more than 100,000 different ones."
+        )
     return tuple(str(value) for value in values), {value: index for index, value in enumerate(values)}
 
 
@@ -163,41 +179,65 @@ def _labels(
 
 
 def _decode(split: datasets.Dataset, column: str, image_size: int | None, split_name: str) -> np.ndarray:
-    """All images of a split, uint8 (examples, channels, height, width); one channel if the first is grey, else RGB."""
+    """All images of a split, uint8 (examples, channels, height, width); one channel if all are grey, else RGB."""
     if len(split) == 0:
         raise TaskError(f"Split {split_name} holds no example: expected labelled images.")
-    pictures = _pictures(split.cast_column(column, datasets.Image(decode=False)), column, split_name)
+    if image_size is not None and image_size < 1:
+        raise TaskError(f"--image_size must be at least 1, got {image_size}.")
+    try:
+        encoded = split.cast_column(column, datasets.Image(decode=False))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise TaskError(f"Column {column!r} does not hold images ({reason(error)}): name the one that does.") from error
+    pictures = _pictures(encoded, column, split_name)
     first = next(pictures)
-    mode = "L" if first.mode in ("L", "1", "I;16") else "RGB"
-    width, height = (image_size, image_size) if image_size else first.size
-    decoded = np.empty((len(split), height, width, len(mode)), dtype=np.uint8)
+    width, height = first.size if image_size is None else (image_size, image_size)
+    decoded = np.empty((len(split), height, width, len(first.getbands())), dtype=np.uint8)
     for index, image in enumerate(itertools.chain([first], pictures)):
-        if image_size and image.size != (width, height):
+        if image_size is not None and image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         if image.size != (width, height):
             raise TaskError(
                 f"Image {index} of split {split_name} is {image.width}x{image.height} pixels and the first is "
                 f"{width}x{height}: give --image_size to resize all to squares of one size."
             )
-        decoded[index] = np.asarray(image.convert(mode)).reshape(decoded.shape[1:])
+        pixels = np.asarray(image).reshape(height, width, -1)
+        if pixels.shape[-1] > decoded.shape[-1]:
+            decoded = _coloured(decoded, axis=-1)
+        decoded[index] = pixels  # one grey channel fills all three
     return np.ascontiguousarray(decoded.transpose(0, 3, 1, 2))
 
 
 def _pictures(split: datasets.Dataset, column: str, split_name: str) -> Iterator[Image.Image]:
-    """Decodes the images of a split one after the other."""
+    """Decodes the images of a split one after the other: upright, and as mode L if they are grey, else RGB."""
     for index, cell in enumerate(split[column]):
+        if cell is None:
+            raise TaskError(f"Image {index} of split {split_name} is missing: supply it or remove the example.")
         try:
-            image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
-            image.load()
+            with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
+                picture = _eight_bit(ImageOps.exif_transpose(image))
         except (OSError, SyntaxError, TypeError, ValueError) as error:
             raise TaskError(
-                f"Image {index} of split {split_name} cannot be decoded ({error}): replace or remove it."
+                f"Image {index} of split {split_name} cannot be decoded ({reason(error)}): replace or remove it."
             ) from None
-        yield image
+        yield picture
 
 
-def _check_same_shape(splits: dict[str, LabelledImages]) -> None:
-    shapes = {name: split.images.shape[1:] for name, split in splits.items()}
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """The image in mode L or RGB. Pillow would clip deeper pixels to 255 rather than scale them."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels of mode {image.mode} have no known range")
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+
+
+def _coloured(images: np.ndarray, axis: int) -> np.ndarray:
+    """Images with three channels on an axis: grey ones repeat their only one."""
+    return images if images.shape[axis] == 3 else np.repeat(images, 3, axis=axis)
+
+
+def _check_same_shape(splits: dict[str, np.ndarray]) -> None:
+    shapes = {name: images.shape[1:] for name, images in splits.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
         raise TaskError(f"The splits hold images of different shapes ({listed}): give --image_size to make them equal.")
