@@ -72,6 +72,8 @@ class ComparisonTrainingArguments(TrainingArguments):
         for flag in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, flag) < 1:
                 raise ComparisonError(f"--{flag} must be at least 1, got {getattr(self, flag)}.")
+        if self.dataloader_persistent_workers and self.dataloader_num_workers < 1:
+            raise ComparisonError("--dataloader_persistent_workers needs workers: give --dataloader_num_workers, too.")
         if self.eval_strategy in ("no", None):
             raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
         accelerated = torch.accelerator.is_available()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import TrainingArguments
 
 from hf_critmom.comparison.arms import Arm
@@ -115,7 +116,8 @@ def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
 
 def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
     """Training arguments that results depend on and that differ from the defaults of Transformers."""
-    defaults = TrainingArguments(output_dir="unused", use_cpu=True)
+    # Constructing arguments settles the device of the whole process anew: it must come out as it was.
+    defaults = TrainingArguments(output_dir="unused", use_cpu=args.use_cpu)
     recorded: dict[str, Any] = {}
     for part in fields(TrainingArguments):
         left_out = part.name in _NOT_RECORDED or part.name.startswith(_NOT_RECORDED_PREFIXES)
@@ -142,7 +144,7 @@ def versions() -> dict[str, str]:
 
 def hardware() -> str:
     """The processor or accelerator that trains, for cards."""
-    if torch.cuda.is_available():
+    if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} CPU cores ({_processor()})"

@@ -87,7 +87,10 @@ class RunRecorder(TrainerCallback, ExportableState):
 
 
 class StopWhenDiverged(TrainerCallback):
-    """Ends a run whose logged training loss or evaluation loss is not finite."""
+    """Ends a run whose logged training loss or evaluation loss is not finite, without a checkpoint of its ruins.
+
+    An interrupted run thus continues from before it diverged, and ends as it would have without the interruption.
+    """
 
     def on_log(
         self,
@@ -99,6 +102,11 @@ class StopWhenDiverged(TrainerCallback):
     ) -> None:
         if has_diverged([logs or {}]):
             control.should_training_stop = True
+            control.should_save = False
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_save and has_diverged(state.log_history):
+            control.should_save = False
 
 
 def has_diverged(log_history: list[dict[str, float]]) -> bool:

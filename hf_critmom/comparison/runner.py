@@ -65,7 +65,9 @@ def run_comparison(asked: Comparison) -> Path:
     probe = build_model(task, asked.model, seed=0)
     check_model(probe, task)
     process = PartialState()
+    _check_steps(asked.training, len(task.train))
     _check_last_batch(asked.training, task, probe)
+    _check_trainer(asked, arms[0], task)
     folder = Path(str(asked.training.output_dir))
     plan = settle_plan(_plan(asked, arms, task, probe.num_parameters()), folder, write=process.is_main_process)
     process.wait_for_everyone()
@@ -95,6 +97,25 @@ def run_comparison(asked: Comparison) -> Path:
     return folder
 
 
+def _check_steps(training: TrainingArguments, num_examples: int) -> None:
+    """Refuses settings under which a run would take no step, or be over before its first evaluation."""
+    total_batch_size = training.train_batch_size * training.world_size
+    batches = num_examples / total_batch_size
+    batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
+    if batches == 0:
+        raise ComparisonError(
+            f"{num_examples} training images do not fill one batch of {total_batch_size}, and --dataloader_drop_last "
+            "drops what is not full: choose a smaller --per_device_train_batch_size."
+        )
+    steps = math.ceil(batches / training.gradient_accumulation_steps * training.num_train_epochs)
+    steps = training.max_steps if training.max_steps > 0 else steps
+    if training.eval_strategy == IntervalStrategy.STEPS and training.eval_steps > steps:
+        raise ComparisonError(
+            f"A run takes about {steps} steps, so with --eval_steps {training.eval_steps:g} it would never be "
+            "evaluated: choose fewer, or a share of all steps below 1."
+        )
+
+
 def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrainedModel) -> None:
     """Batch normalisation cannot train on a single value per channel: say so before the first epoch ends in it.
 
@@ -112,6 +133,15 @@ def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrained
             f"{type(model).__name__} cannot be trained on ({reason(error)}): choose another "
             "--per_device_train_batch_size, or drop the last batch with --dataloader_drop_last."
         ) from error
+
+
+def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
+    """Builds a Trainer, so that what it refuses is known before anything is written."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _trainer(asked, arm, task, _run_arguments(asked.training, arm, asked.training.seed, Path(folder)), [])
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise ComparisonError(f"The Trainer refuses these arguments ({reason(error)}): change them.") from error
 
 
 def _plan(asked: Comparison, arms: list[Arm], task: Task, num_parameters: int) -> Plan:

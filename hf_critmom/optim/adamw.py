@@ -7,6 +7,7 @@ import torch
 from torch.optim import AdamW
 
 from hf_critmom.optim.damped import CriticallyDamped, unhooked_step, warn_of_clamp
+from hf_critmom.optim.uncompiled import uncompiled
 
 _LARGEST_SINGLE = 1.0 - 2.0**-24
 """The largest single-precision number below 1."""
@@ -30,8 +31,7 @@ class CritMomAdamW(CriticallyDamped, AdamW):
     torch computes the update, for-loop, foreach or fused: its own correction by ``1 - beta1^t`` cancels when it is
     given ``lr (1 - beta1^t) / (1 - P)``, and the decay stays right when weight decay is rescaled the other way.
 
-    `torch.compile` leaves the step as it is, since a compiled AdamW computes ``1 - beta1^t`` in single precision, which
-    is inexact for betas near 1 and 0 at ``lr`` 0; ``fused=True`` is torch's single kernel without compilation.
+    `torch.compile` leaves the step as it is, and says so; ``fused=True`` is one kernel without compilation.
 
     State per parameter is that of `torch.optim.AdamW`. ``P`` and the number of steps are two plain numbers of the
     group. Only a parameter that missed a step of its group, having had no gradient, carries its own two.
@@ -128,7 +128,7 @@ class CritMomAdamW(CriticallyDamped, AdamW):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @torch.compiler.disable(reason="Compiled, AdamW computes 1 - beta1^t in single precision: fused=True instead.")
+    @uncompiled
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of every param group, with the beta that belongs to the group's current ``lr``.
 
@@ -143,9 +143,12 @@ class CritMomAdamW(CriticallyDamped, AdamW):
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
+        betas = [self._take_momentum(group) for group in groups]  # an impossible lr stops here, before steps count
         late: dict[torch.Tensor, dict[str, Any]] = {}
         try:
-            self.param_groups = [part for group in groups for part in self._parts(group, late)]
+            self.param_groups = [
+                part for group, beta1 in zip(groups, betas, strict=True) for part in self._parts(group, beta1, late)
+            ]
             _adamw_step(self)
         finally:
             self.param_groups = groups
@@ -153,16 +156,18 @@ class CritMomAdamW(CriticallyDamped, AdamW):
             self.state[p].update(counts)
         return loss
 
-    def _parts(self, group: dict[str, Any], late: dict[torch.Tensor, dict[str, Any]]) -> list[dict[str, Any]]:
+    def _parts(
+        self, group: dict[str, Any], beta1: float, late: dict[torch.Tensor, dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         """Counts a group's step and returns the groups that make it with torch's AdamW.
 
         That is one, as long as all parameters of the group have taken part in all of its steps (``in_step``).
 
         Args:
             group: A group of ours.
+            beta1: The beta of this step.
             late: Gains the counts of parameters that take part for the first time after others did.
         """
-        beta1 = self._take_momentum(group)
         if beta1 == 0.0:
             warn_of_clamp(group, "which is RMSprop with decoupled weight decay")
         if group["differentiable"] or group["capturable"]:  # where torch computes 1 - beta1^t in single precision

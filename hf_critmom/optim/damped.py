@@ -4,16 +4,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from hf_critmom.damping import critical_momentum, rule_named
 from hf_critmom.optim.options import checked_option
 
 DAMPING_OPTIONS = ("rule", "hold", "floor", "curvature")
-
-UNTRACED = "Numbers that follow the learning rate are computed in Python: traced, each new one could recompile."
-"""Why `torch.compile` is kept out of a function."""
 
 
 class CriticallyDamped(Optimizer):
@@ -37,7 +33,6 @@ class CriticallyDamped(Optimizer):
             raise ValueError(f"floor={group['floor']} exceeds hold={group['hold']}: the floor must not be higher.")
         self._show_momentum(group, group_momentum(group))
 
-    @torch.compiler.disable(reason=UNTRACED)
     def _take_momentum(self, group: dict[str, Any]) -> float:
         """The momentum of a group's next step, which is also made visible."""
         momentum = group_momentum(group)
@@ -45,7 +40,7 @@ class CriticallyDamped(Optimizer):
             warnings.warn(
                 f"A learning-rate scheduler cycles the momentum too, which has no effect on {type(self).__name__}: its "
                 "momentum follows the learning rate. Pass cycle_momentum=False, or bound it with floor and hold.",
-                stacklevel=5,  # past torch's wrappers, to the caller of step
+                stacklevel=2,
             )
         self._show_momentum(group, momentum)
         return momentum
@@ -84,7 +79,6 @@ def group_momentum(group: Mapping[str, Any]) -> float:
     return max(momentum, group["floor"])
 
 
-@torch.compiler.disable(reason=UNTRACED)
 def warn_of_clamp(group: Mapping[str, Any], consequence: str) -> None:
     """Warns that a group's learning rate leaves no positive critical momentum.
 
@@ -95,7 +89,7 @@ def warn_of_clamp(group: Mapping[str, Any], consequence: str) -> None:
         f"The learning rate is {limit:g} or more, from where on the {group['rule']} rule has no positive momentum at "
         f"curvature {group['curvature']:g}: momentum is clamped to 0, {consequence}. Lower the learning rate (scaling "
         "it with the number of processes raises it), or use rule=exponential.",
-        stacklevel=3,
+        stacklevel=2,
     )
 
 

@@ -1,6 +1,7 @@
 """The optimizers by name, and the factory for ``Trainer(optimizer_cls_and_kwargs=...)``."""
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -80,10 +81,25 @@ def critmom_optimizer(
     Raises:
         ValueError: If the name, an option or a value is not known, or the learning rate not positive and finite.
     """
+    warn_of_lone_processes(args)
     cls, kwargs = named_optimizer(
         name, lr=overrides.pop("lr", args.learning_rate), options={**parse_optim_args(args.optim_args), **overrides}
     )
     return cls, {**kwargs, **adam_arguments(name, args)}
+
+
+def warn_of_lone_processes(args: "TrainingArguments") -> None:
+    """Warns where several processes were launched of which each would train a model of its own.
+
+    Transformers joins processes on the CPU only if it is told that it is one.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and args.world_size == 1:
+        warnings.warn(
+            f"{launched} processes were launched, but each of them trains alone, with no gradient exchanged: on CPUs "
+            "pass --use_cpu to train together.",
+            stacklevel=3,
+        )
 
 
 def adam_arguments(name: str, args: "TrainingArguments") -> dict[str, Any]:

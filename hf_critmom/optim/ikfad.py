@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch.optim import Optimizer
 
-from hf_critmom.optim.damped import UNTRACED
 from hf_critmom.optim.options import checked_option
-
-Tensors = list[torch.Tensor]
+from hf_critmom.optim.uncompiled import uncompiled
 
 
 class IKFAD(Optimizer):
@@ -30,7 +28,7 @@ class IKFAD(Optimizer):
     apply; the source's default step 0.001 is ``lr`` 1e-6. With ``gamma`` 2 and no adaptive friction this is SGD with
     the ``exponential`` rule. Two tensors of state per parameter, ``velocity`` and ``friction``.
 
-    `torch.compile` makes at most two graphs of a param group's step, whatever the learning rate does.
+    `torch.compile` leaves the step as it is, and says so.
 
     Args:
         params: Parameters or param groups; a group may override any option.
@@ -89,6 +87,7 @@ class IKFAD(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of every param group, of size ``sqrt(lr)`` of the group's current ``lr``.
@@ -103,11 +102,17 @@ class IKFAD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params, gradients, velocities, frictions = self._tensors(group)
+        sizes = [_step_size(group) for group in self.param_groups]  # an impossible lr stops here
+        for group, h in zip(self.param_groups, sizes, strict=True):
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            states = [self._state_of(p) for p in params]
+            velocities = [state["velocity"] for state in states]
+            frictions = [state["friction"] for state in states]
+            gradients = [p.grad for p in params if p.grad is not None]
             update = _foreach_update if group["foreach"] in (None, True) else _single_tensor_update
-            if params:
-                update(params, gradients, velocities, frictions, group, _coefficients(group))
+            update(params, gradients, velocities, frictions, group, h)
         return loss
 
     def friction(self, params: Iterable[torch.Tensor]) -> float:
@@ -131,20 +136,14 @@ class IKFAD(Optimizer):
         )
         return float(total) / sum(p.numel() for p in params)
 
-    @torch.compiler.disable(reason=UNTRACED)
-    def _tensors(self, group: dict[str, Any]) -> tuple[Tensors, Tensors, Tensors, Tensors]:
-        """Parameters that have a gradient, with their gradients, velocities and frictions."""
-        params = [p for p in group["params"] if p.grad is not None]
-        for p in params:
-            if p.grad.is_sparse:
-                raise RuntimeError("IKFAD does not support sparse gradients: use dense ones, or CritMomSGD.")
-            if not self.state.get(p):
-                self.state[p]["velocity"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-                self.state[p]["friction"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        states = [self.state[p] for p in params]
-        velocities = [state["velocity"] for state in states]
-        frictions = [state["friction"] for state in states]
-        return params, [p.grad for p in params], velocities, frictions
+    def _state_of(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        if p.grad is not None and p.grad.is_sparse:
+            raise RuntimeError("IKFAD does not support sparse gradients: use dense ones, or CritMomSGD.")
+        state = self.state[p]
+        if not state:
+            state["velocity"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            state["friction"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return state
 
 
 def _step_size(group: dict[str, Any]) -> float:
@@ -154,60 +153,39 @@ def _step_size(group: dict[str, Any]) -> float:
     return math.sqrt(lr)
 
 
-class Coefficients(NamedTuple):
-    """The step ``h``, the factor and the gain of the adaptive friction, and the factor of the constant friction."""
-
-    h: float
-    fade: float
-    gain: float
-    drag: float
-
-
-@torch.compiler.disable(reason=UNTRACED)
-def _coefficients(group: dict[str, Any]) -> Coefficients:
-    h = _step_size(group)
-    fade = math.exp(-group["alpha"] * h)
-    return Coefficients(h, fade, (1.0 - fade) / (group["mass"] * group["alpha"]), math.exp(-group["gamma"] * h))
+Tensors = list[torch.Tensor]
 
 
 def _single_tensor_update(
-    params: Tensors,
-    gradients: Tensors,
-    velocities: Tensors,
-    frictions: Tensors,
-    group: dict[str, Any],
-    by: Coefficients,
+    params: Tensors, gradients: Tensors, velocities: Tensors, frictions: Tensors, group: dict[str, Any], h: float
 ) -> None:
     sign = 1.0 if group["maximize"] else -1.0
+    fade = math.exp(-group["alpha"] * h)
     for x, g, p, xi in zip(params, gradients, velocities, frictions, strict=True):
         if group["weight_decay"]:
             g = g.add(x, alpha=-sign * group["weight_decay"])
-        p.add_(g, alpha=sign * by.h)
-        x.add_(p, alpha=by.h)
-        p.mul_(torch.exp(xi * (-0.5 * by.h)))
-        xi.mul_(by.fade).addcmul_(p, p, value=by.gain)
-        p.mul_(torch.exp(xi * (-0.5 * by.h)))
-        p.mul_(by.drag)
+        p.add_(g, alpha=sign * h)
+        x.add_(p, alpha=h)
+        p.mul_(torch.exp(xi * (-0.5 * h)))
+        xi.mul_(fade).addcmul_(p, p, value=(1.0 - fade) / (group["mass"] * group["alpha"]))
+        p.mul_(torch.exp(xi * (-0.5 * h)))
+        p.mul_(math.exp(-group["gamma"] * h))
 
 
 def _foreach_update(
-    params: Tensors,
-    gradients: Tensors,
-    velocities: Tensors,
-    frictions: Tensors,
-    group: dict[str, Any],
-    by: Coefficients,
+    params: Tensors, gradients: Tensors, velocities: Tensors, frictions: Tensors, group: dict[str, Any], h: float
 ) -> None:
     sign = 1.0 if group["maximize"] else -1.0
+    fade = math.exp(-group["alpha"] * h)
     if group["weight_decay"]:
         gradients = list(torch._foreach_add(gradients, params, alpha=-sign * group["weight_decay"]))
-    torch._foreach_add_(velocities, gradients, alpha=sign * by.h)
-    torch._foreach_add_(params, velocities, alpha=by.h)
-    _damp(velocities, frictions, by.h)
-    torch._foreach_mul_(frictions, by.fade)
-    torch._foreach_addcmul_(frictions, velocities, velocities, value=by.gain)
-    _damp(velocities, frictions, by.h)
-    torch._foreach_mul_(velocities, by.drag)
+    torch._foreach_add_(velocities, gradients, alpha=sign * h)
+    torch._foreach_add_(params, velocities, alpha=h)
+    _damp(velocities, frictions, h)
+    torch._foreach_mul_(frictions, fade)
+    torch._foreach_addcmul_(frictions, velocities, velocities, value=(1.0 - fade) / (group["mass"] * group["alpha"]))
+    _damp(velocities, frictions, h)
+    torch._foreach_mul_(velocities, math.exp(-group["gamma"] * h))
 
 
 def _damp(velocities: Tensors, frictions: Tensors, h: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 
-from hf_critmom.optim.factory import OPTIMIZERS, adam_arguments, named_optimizer
+from hf_critmom.optim.factory import OPTIMIZERS, adam_arguments, named_optimizer, warn_of_lone_processes
 
 
 class RegistrationError(RuntimeError):
@@ -41,13 +41,14 @@ def optimizer_name(value: str) -> Any:
 def _extension_points() -> tuple[Any, dict[Any, Any]]:
     """The enum of optimizer names and the table of handlers, after checking that both are what we expect."""
     try:
+        from transformers import training_args
         from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as handlers
-        from transformers.training_args import OptimizerNames as names
 
+        names: Any = training_args.OptimizerNames
         handlers[names("sgd")]
         intact = (
             isinstance(names, EnumMeta)
-            and issubclass(names, str)
+            and str in names.__mro__
             and isinstance(handlers, dict)
             and isinstance(names._member_map_, dict)
             and isinstance(names._member_names_, list)
@@ -82,5 +83,6 @@ def _add_member(names: Any, value: str) -> Any:
 def _handler(context: Any) -> tuple[Any, dict[str, Any]]:
     """The Trainer's handler: builds the optimizer that ``args.optim`` names from ``args`` and ``optim_args``."""
     args, name = context.args, context.args.optim.value
+    warn_of_lone_processes(args)
     cls, kwargs = named_optimizer(name, lr=args.learning_rate, options=context.optim_args)
     return cls, {**kwargs, **adam_arguments(name, args)}

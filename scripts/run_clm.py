@@ -1,0 +1,212 @@
+"""Trains a causal language model with the Trainer, in the form of the official Transformers examples.
+
+Fine-tunes ``--model_name_or_path``, or trains ``--model_type`` with ``--config_overrides`` from scratch, on a data set
+or on files of your own; the tokenizer ``bytes`` needs no files. The same command again continues from the last
+checkpoint. A single ``.json`` file may stand for all arguments.
+
+    python scripts/run_clm.py --model_type gpt2 --config_overrides n_layer=2,n_head=2,n_embd=64 --tokenizer_name bytes \
+        --train_file corpus.txt --block_size 128 --do_train --do_eval --output_dir out
+
+Plain Transformers throughout: ``hf-critmom run scripts/run_clm.py --optim critmom_adamw ...`` adds the optimizers.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer, set_seed
+from transformers.hf_argparser import HfArgumentParser
+from transformers.trainer import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
+from transformers.utils import logging
+
+
+@dataclass
+class ModelArguments:
+    """Which model and tokenizer to train."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to fine-tune: folder or Hub."})
+    config_name: str | None = field(default=None, metadata={"help": "Configuration to train from scratch."})
+    model_type: str | None = field(default=None, metadata={"help": "Architecture to train from scratch, e.g. gpt2."})
+    config_overrides: str | None = field(default=None, metadata={"help": "Its settings, e.g. n_layer=2,n_embd=64."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Default: the model's. bytes needs no files."})
+
+
+@dataclass
+class DataTrainingArguments:
+    """What to train and evaluate on."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub, or its folder."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data instead: a txt, json or csv file."})
+    validation_file: str | None = field(default=None, metadata={"help": "The same for evaluation."})
+    validation_split_percentage: int = field(
+        default=5, metadata={"help": "Share of the training data, its end, to evaluate on if there is no other."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many training blocks."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many blocks to evaluate."})
+    block_size: int | None = field(default=None, metadata={"help": "Tokens a block; default: what fits, up to 1024."})
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Ends the script with one sentence where something that the user gave cannot be used."""
+    try:
+        yield
+    except (OSError, TypeError, ValueError, DatasetsError, StrictDataclassError) as error:
+        sys.exit(f"{Path(__file__).name}: error: {what}: {' '.join(str(error).split())}")
+
+
+def parse_overrides(text: str | None, model_type: str) -> dict[str, Any]:
+    """Reads ``key=value`` pairs, separated by commas; lists stand in brackets."""
+    overrides: dict[str, Any] = {}
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"Transformers knows no --model_type {model_type!r}.")
+    for key, value in (item.partition("=")[::2] for item in re.split(r",(?![^\[]*\])", text or "") if item):
+        if not hasattr(AutoConfig.for_model(model_type), key):
+            raise ValueError(f"{model_type} has no setting {key!r}.")
+        try:
+            overrides[key] = json.loads(value)
+        except json.JSONDecodeError:
+            overrides[key] = value  # a plain word
+    return overrides
+
+
+def load_model(args: ModelArguments) -> tuple[Any, Any]:
+    """Model and tokenizer; what no override says of a new ``model_type`` follows the tokenizer."""
+    tokenizer_name = args.tokenizer_name or args.model_name_or_path
+    if not tokenizer_name or not (args.model_name_or_path or args.config_name or args.model_type):
+        raise ValueError("pass --model_name_or_path, or --tokenizer_name with --config_name or --model_type.")
+    if args.config_overrides and (args.model_name_or_path or args.config_name):
+        raise ValueError("--config_overrides needs --model_type, without --config_name and --model_name_or_path.")
+    tokenizer = (
+        ByT5Tokenizer(extra_ids=0) if tokenizer_name == "bytes" else AutoTokenizer.from_pretrained(tokenizer_name)
+    )
+    if args.model_name_or_path:
+        model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
+    elif args.config_name:
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(args.config_name))
+    else:
+        settings = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        settings |= {"vocab_size": len(tokenizer), **parse_overrides(args.config_overrides, args.model_type)}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(args.model_type, **settings))
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    return model, tokenizer
+
+
+def load_blocks(args: DataTrainingArguments, tokenizer: Any, block_size: int) -> DatasetDict:
+    """Tokenizes and joins the texts and cuts them into blocks; of each thousand texts, less than a block is lost."""
+    files = {split: name for split, name in (("train", args.train_file), ("validation", args.validation_file)) if name}
+    suffix = Path(next(iter(files.values()), "")).suffix
+    if args.dataset_name:
+        splits = load_dataset(args.dataset_name, args.dataset_config_name)
+    elif suffix == ".txt":
+        splits = load_dataset("text", data_files=files, keep_linebreaks=True)
+    elif suffix in (".json", ".csv"):
+        splits = load_dataset(suffix[1:], data_files=files)
+    else:
+        raise ValueError("pass --dataset_name, or --train_file and --validation_file named .txt, .json or .csv.")
+    columns = next(iter(splits.values())).column_names
+    column = "text" if "text" in columns else columns[0]
+
+    def tokenize(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        # The lines of a text file are no documents of their own: nothing marks their ends.
+        ids = chain.from_iterable(tokenizer(batch[column], add_special_tokens=suffix != ".txt")["input_ids"])
+        blocks = [list(block) for block in zip(*[ids] * block_size, strict=False)]
+        return {"input_ids": blocks, "labels": blocks}
+
+    splits = splits.map(tokenize, batched=True, remove_columns=columns, desc=f"Blocks of {block_size} tokens")
+    if "validation" not in splits and len(splits["train"]) > 1:
+        parts = splits["train"].train_test_split(args.validation_split_percentage / 100, shuffle=False)
+        splits = DatasetDict(train=parts["train"], validation=parts["test"])
+    for split, limit in (("train", args.max_train_samples), ("validation", args.max_eval_samples)):
+        if limit is not None and split in splits:
+            splits[split] = splits[split].select(range(min(limit, len(splits[split]))))
+    return splits
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """The checkpoint asked for, or the last complete one in the output folder."""
+    complete = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
+    last = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    checkpoint = Path(args.resume_from_checkpoint) if args.resume_from_checkpoint else last
+    if checkpoint and not checkpoint.is_dir():
+        raise ValueError(f"--resume_from_checkpoint: there is no folder {checkpoint}.")
+    return str(checkpoint) if checkpoint else None
+
+
+def predicted_tokens(logits: Any, labels: Any) -> Any:
+    """The likeliest token at each place, so that logits need not be kept."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of tokens rightly predicted from those before them."""
+    predicted, labels = prediction.predictions[:, :-1], prediction.label_ids[:, 1:]
+    return {"accuracy": float((predicted == labels)[labels != -100].mean())}
+
+
+def main() -> None:
+    """Trains, evaluates, writes the card and pushes, as the arguments say."""
+    parser = HfArgumentParser((ModelArguments, DataTrainingArguments, TrainingArguments))
+    with explained("arguments"):
+        if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+            model_args, data_args, training_args = parser.parse_json_file(sys.argv[1])
+        else:
+            model_args, data_args, training_args = parser.parse_args_into_dataclasses()
+        checkpoint = checkpoint_to_resume(training_args)
+    logging.set_verbosity(training_args.get_process_log_level())
+    set_seed(training_args.seed)
+    with explained("model"):
+        model, tokenizer = load_model(model_args)
+        longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 1024)
+        block_size = data_args.block_size or min(longest, 1024)
+        if not 1 < block_size <= longest:
+            raise ValueError(f"it takes blocks of 2 to {longest} tokens, and --block_size is {block_size}.")
+    with explained("data"), training_args.main_process_first(desc="preparing the data"):
+        splits = load_blocks(data_args, tokenizer, block_size)
+        for split, is_wanted in (("train", training_args.do_train), ("validation", training_args.do_eval)):
+            if is_wanted and not splits.get(split):
+                raise ValueError(f"there is no {split} text of at least one block of {block_size} tokens.")
+
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=splits.get("train"),
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+        preprocess_logits_for_metrics=predicted_tokens,
+    )
+    if training_args.do_train:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()
+    if training_args.do_eval:
+        metrics = trainer.evaluate()
+        metrics["perplexity"] = math.exp(min(metrics["eval_loss"], 700.0))
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if not model_args.model_name_or_path:
+        model.config.name_or_path = training_args.output_dir  # else the card calls it fine-tuned from nothing
+    on_hub = None if Path(data_args.dataset_name or ".").exists() else data_args.dataset_name
+    card = {"finetuned_from": model_args.model_name_or_path, "tasks": "text-generation"}
+    publish = trainer.push_to_hub if training_args.push_to_hub else trainer.create_model_card
+    publish(**card, dataset=on_hub, dataset_tags=on_hub)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Trains an image classifier with the Trainer, in the form of the official Transformers examples.
+
+Fine-tunes ``--model_name_or_path``, or trains ``--model_type`` with ``--config_overrides`` from scratch, on a data set
+or on folders of images, a folder per class. The same command again continues from the last checkpoint. A single
+``.json`` file may stand for all arguments.
+
+    python scripts/run_image_classification.py --model_type vit --config_overrides image_size=32,patch_size=4 \
+        --train_dir images/train --validation_dir images/test --do_train --do_eval --output_dir out
+
+Plain Transformers throughout: ``hf-critmom run scripts/run_image_classification.py --optim critmom ...`` adds the
+optimizers.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, DatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import StrictDataclassError
+from torchvision import transforms
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    EvalPrediction,
+    ViTImageProcessor,
+    set_seed,
+)
+from transformers.hf_argparser import HfArgumentParser
+from transformers.trainer import Trainer, TrainingArguments
+from transformers.utils import logging
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to fine-tune: folder or Hub."})
+    config_name: str | None = field(default=None, metadata={"help": "Configuration to train from scratch."})
+    model_type: str | None = field(default=None, metadata={"help": "Architecture to train from scratch, e.g. vit."})
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Its settings, e.g. image_size=32,hidden_sizes=[16,32]."}
+    )
+    image_processor_name: str | None = field(
+        default=None, metadata={"help": "Image processor; default: the checkpoint's, or ViT's at the model's size."}
+    )
+    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "Replace a head of other classes."})
+
+
+@dataclass
+class DataTrainingArguments:
+    """What to train and evaluate on."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub, or its folder."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    train_dir: str | None = field(default=None, metadata={"help": "Training images instead, a folder per class."})
+    validation_dir: str | None = field(default=None, metadata={"help": "The same for evaluation."})
+    train_val_split: float = field(
+        default=0.15, metadata={"help": "Share of the training images to evaluate on if there are no others."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many images to train."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many images to evaluate."})
+    image_column_name: str = field(default="image", metadata={"help": "Column of the images."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of the classes."})
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Ends the script with one sentence where something that the user gave cannot be used."""
+    try:
+        yield
+    except (OSError, TypeError, ValueError, DatasetsError, StrictDataclassError) as error:
+        sys.exit(f"{Path(__file__).name}: error: {what}: {' '.join(str(error).split())}")
+
+
+def load_splits(args: DataTrainingArguments, seed: int) -> DatasetDict:
+    """The images of ``train`` and ``validation``, which is cut from ``train`` where it is missing."""
+    folders = {"train": args.train_dir, "validation": args.validation_dir}
+    files = {split: str(Path(folder) / "**") for split, folder in folders.items() if folder}
+    if missing := [folder for folder in folders.values() if folder and not Path(folder).is_dir()]:
+        raise ValueError(f"there is no folder {missing[0]}.")
+    if args.dataset_name:
+        splits = load_dataset(args.dataset_name, args.dataset_config_name)
+    elif files:
+        splits = load_dataset("imagefolder", data_files=files)
+    else:
+        raise ValueError("pass --dataset_name, or --train_dir and --validation_dir.")
+    if "validation" not in splits:
+        parts = splits["train"].train_test_split(args.train_val_split, seed=seed)
+        splits = DatasetDict(train=parts["train"], validation=parts["test"])
+    for name in (args.image_column_name, args.label_column_name):
+        columns = next(iter(splits.values())).features
+        if name not in columns:
+            raise ValueError(f"no column {name!r}: name one of {', '.join(columns)}, see --image_column_name.")
+    if not isinstance(columns[args.label_column_name], ClassLabel):
+        raise ValueError(f"the column {args.label_column_name!r} holds no classes: see Dataset.class_encode_column.")
+    for split, limit in (("train", args.max_train_samples), ("validation", args.max_eval_samples)):
+        if limit is not None and split in splits:
+            splits[split] = splits[split].shuffle(seed=seed).select(range(min(limit, len(splits[split]))))
+    return splits
+
+
+def parse_overrides(text: str | None, model_type: str) -> dict[str, Any]:
+    """Reads ``key=value`` pairs, separated by commas; lists stand in brackets."""
+    overrides: dict[str, Any] = {}
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"Transformers knows no --model_type {model_type!r}.")
+    for key, value in (item.partition("=")[::2] for item in re.split(r",(?![^\[]*\])", text or "") if item):
+        if not hasattr(AutoConfig.for_model(model_type), key):
+            raise ValueError(f"{model_type} has no setting {key!r}.")
+        try:
+            overrides[key] = json.loads(value)
+        except json.JSONDecodeError:
+            overrides[key] = value  # a plain word
+    return overrides
+
+
+def load_model(args: ModelArguments, classes: list[str]) -> tuple[Any, Any]:
+    """A model for these classes and its image processor."""
+    labels = {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
+    if args.config_overrides and (args.model_name_or_path or args.config_name or not args.model_type):
+        raise ValueError("--config_overrides needs --model_type, without --config_name and --model_name_or_path.")
+    if args.model_name_or_path:
+        model = AutoModelForImageClassification.from_pretrained(
+            args.model_name_or_path, **labels, ignore_mismatched_sizes=args.ignore_mismatched_sizes
+        )
+    elif args.config_name:
+        model = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(args.config_name, **labels))
+    elif args.model_type:
+        settings = {**labels, **parse_overrides(args.config_overrides, args.model_type)}
+        model = AutoModelForImageClassification.from_config(AutoConfig.for_model(args.model_type, **settings))
+    else:
+        raise ValueError("pass --model_name_or_path, --config_name or --model_type.")
+    if name := args.image_processor_name or args.model_name_or_path:
+        return model, AutoImageProcessor.from_pretrained(name)
+    size = getattr(model.config, "image_size", 224)
+    return model, ViTImageProcessor(size={"height": size, "width": size})
+
+
+def batch_transform(args: DataTrainingArguments, processor: Any, training: bool) -> Callable[[dict], dict]:
+    """What turns a batch of pictures into ``pixel_values``: augmented to train, cropped at the centre to evaluate."""
+    edge = processor.size.get("shortest_edge")
+    size = (edge, edge) if edge else (processor.size["height"], processor.size["width"])
+    augment = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+    steps = augment if training else [transforms.Resize(edge or size), transforms.CenterCrop(size)]
+    normalize = transforms.Normalize(processor.image_mean, processor.image_std)
+    compose = transforms.Compose([*steps, transforms.ToTensor(), normalize])
+
+    def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pixels = [compose(picture.convert("RGB")) for picture in batch[args.image_column_name]]
+        return {"pixel_values": pixels, "labels": batch[args.label_column_name]}
+
+    return transform
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of images whose class is predicted rightly."""
+    return {"accuracy": float((prediction.predictions.argmax(axis=-1) == prediction.label_ids).mean())}
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """The checkpoint asked for, or the last complete one in the output folder."""
+    complete = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
+    last = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    checkpoint = Path(args.resume_from_checkpoint) if args.resume_from_checkpoint else last
+    if checkpoint and not checkpoint.is_dir():
+        raise ValueError(f"--resume_from_checkpoint: there is no folder {checkpoint}.")
+    return str(checkpoint) if checkpoint else None
+
+
+def main() -> None:
+    """Trains, evaluates, writes the card and pushes, as the arguments say."""
+    parser = HfArgumentParser((ModelArguments, DataTrainingArguments, TrainingArguments))
+    with explained("arguments"):
+        if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+            model_args, data_args, training_args = parser.parse_json_file(sys.argv[1])
+        else:
+            model_args, data_args, training_args = parser.parse_args_into_dataclasses()
+        checkpoint = checkpoint_to_resume(training_args)
+    training_args.remove_unused_columns = False  # the pictures are read as they are needed
+    logging.set_verbosity(training_args.get_process_log_level())
+    set_seed(training_args.seed)
+    with explained("data"), training_args.main_process_first(desc="preparing the data"):
+        splits = load_splits(data_args, training_args.seed)
+        for split, is_wanted in (("train", training_args.do_train), ("validation", training_args.do_eval)):
+            if is_wanted and not splits.get(split):
+                raise ValueError(f"there are no {split} images.")
+    with explained("model"):
+        classes = next(iter(splits.values())).features[data_args.label_column_name].names
+        model, processor = load_model(model_args, classes)
+    for split in splits:
+        splits[split].set_transform(batch_transform(data_args, processor, training=split == "train"))
+
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=splits.get("train"),
+        eval_dataset=splits.get("validation"),
+        processing_class=processor,
+        compute_metrics=compute_metrics,
+    )
+    if training_args.do_train:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()
+    if training_args.do_eval:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if not model_args.model_name_or_path:
+        model.config.name_or_path = training_args.output_dir  # else the card calls it fine-tuned from nothing
+    on_hub = None if Path(data_args.dataset_name or ".").exists() else data_args.dataset_name
+    card = {"finetuned_from": model_args.model_name_or_path, "tasks": "image-classification", "tags": ["vision"]}
+    publish = trainer.push_to_hub if training_args.push_to_hub else trainer.create_model_card
+    publish(**card, dataset=on_hub, dataset_tags=on_hub)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Claims about a comparison's table of results and the statistics computed from it, on tables made by hand."""
+
+import itertools
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_critmom.comparison import ComparisonError
+from hf_critmom.comparison.plan import Plan
+from hf_critmom.comparison.report import table_rows
+from hf_critmom.comparison.results import read_runs, results_table, run_folder, write_results
+from hf_critmom.comparison.statistics import first_reaching, summarise, time_to_target
+
+STEPS_PER_EPOCH = 10
+few_examples = settings(max_examples=30, deadline=None)
+
+
+def run_of(
+    accuracies: list[float], *, arm: str = "constant", seed: int = 0, test: float = 0.5, status: str = "finished"
+) -> dict[str, Any]:
+    """A result as result.json holds it: one evaluation an epoch, two seconds an epoch."""
+    return {
+        "arm": arm,
+        "seed": seed,
+        "status": status,
+        "steps": STEPS_PER_EPOCH * len(accuracies),
+        "train_seconds": 2.0 * len(accuracies),
+        "evaluations": [
+            {
+                "step": STEPS_PER_EPOCH * epoch,
+                "epoch": float(epoch),
+                "seconds": 2.0 * epoch,
+                "loss": 1.0 - accuracy,
+                "accuracy": accuracy,
+                "learning_rate": 0.1 / epoch,
+                "momentum": 0.9,
+                "damping_ratio": 0.5,
+            }
+            for epoch, accuracy in enumerate(accuracies, start=1)
+        ],
+        "test": {"loss": 0.7, "accuracy": test},
+    }
+
+
+def table_of(*curves: list[float]) -> pd.DataFrame:
+    """The table of one arm, one curve a seed."""
+    return results_table([run_of(curve, seed=seed) for seed, curve in enumerate(curves)])
+
+
+def reaching_at(epoch: int | None) -> list[float]:
+    """A curve over six epochs that first reaches 0.9 in an epoch, or never."""
+    return [0.9 if epoch is not None and at >= epoch else 0.1 for at in range(1, 7)]
+
+
+# ----------------------------------------------------------------------------------------------------- first reaching
+
+
+def first_step(curve: list[float], target: float) -> int | None:
+    table = table_of(curve)
+    hit = first_reaching(table[table["split"] == "validation"], "accuracy", target)
+    return None if hit is None else int(hit["step"])
+
+
+def test_the_first_hit_counts_even_if_the_value_falls_again() -> None:
+    assert first_step([0.2, 0.85, 0.4, 0.3], 0.8) == 20
+    assert first_step([0.2, 0.85, 0.4, 0.95], 0.8) == 20
+
+
+def test_a_value_equal_to_the_target_reaches_it() -> None:
+    assert first_step([0.5, 0.8, 0.9], 0.8) == 20
+    assert first_step([0.5, math.nextafter(0.8, 0.0), 0.9], 0.8) == 30
+
+
+def test_a_target_that_is_never_met_is_not_reached() -> None:
+    assert first_step([0.5, 0.7, 0.79], 0.8) is None
+
+
+def test_values_that_are_not_numbers_reach_nothing() -> None:
+    assert first_step([math.nan, 0.9, math.nan], 0.8) == 20
+    assert first_step([math.nan, math.nan], 0.0001) is None
+
+
+def test_the_first_hit_does_not_depend_on_the_order_of_rows() -> None:
+    table = table_of([0.2, 0.85, 0.4, 0.95])
+    shuffled = table[table["split"] == "validation"].sample(frac=1.0, random_state=1)
+    assert first_reaching(shuffled, "accuracy", 0.8)["step"] == 20
+
+
+def test_the_test_split_reaches_no_target() -> None:
+    table = results_table([run_of([0.1, 0.2], test=0.99)])
+    assert time_to_target(table, "accuracy", 0.9).reached == 0
+
+
+# ----------------------------------------------------------------------------------------------------- time to target
+
+
+@pytest.mark.parametrize(
+    ("epochs", "median"),
+    [
+        ([3], 3.0),
+        ([None], math.inf),
+        ([2, 5, 3], 3.0),
+        ([2, None, 3], 3.0),
+        ([None, None, 3], math.inf),
+        ([None, None, None], math.inf),
+        ([2, 5], 3.5),
+        ([2, None], math.inf),
+        ([2, 3, 5, None], 4.0),
+        ([2, 3, None, None], math.inf),
+        ([None, None], math.inf),
+    ],
+)
+def test_a_seed_that_never_arrives_took_infinitely_long(epochs: list[int | None], median: float) -> None:
+    time = time_to_target(table_of(*map(reaching_at, epochs)), "accuracy", 0.9)
+    assert (time.epochs, time.steps, time.seconds) == (median, STEPS_PER_EPOCH * median, 2.0 * median)
+    assert (time.reached, time.seeds) == (sum(epoch is not None for epoch in epochs), len(epochs))
+
+
+@few_examples
+@given(st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=7))
+def test_medians_and_ranges_equal_the_reference_twin(epochs: list[int | None]) -> None:
+    time = time_to_target(table_of(*map(reaching_at, epochs)), "accuracy", 0.9)
+    plain = [math.inf if epoch is None else float(epoch) for epoch in epochs]
+    assert time.epochs == statistics.median(plain)
+    assert time.steps_range == (STEPS_PER_EPOCH * min(plain), STEPS_PER_EPOCH * max(plain))
+    assert time.seconds_range == (2.0 * min(plain), 2.0 * max(plain))
+
+
+@few_examples
+@given(st.lists(st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_a_higher_target_is_never_reached_earlier(curves: list[list[float]]) -> None:
+    times = [time_to_target(table_of(*curves), "accuracy", target) for target in (0.25, 0.5, 0.75)]
+    for easier, harder in itertools.pairwise(times):
+        assert easier.steps <= harder.steps and easier.reached >= harder.reached
+
+
+def test_a_run_without_any_evaluation_is_a_seed_that_never_arrived() -> None:
+    table = results_table([run_of(reaching_at(2), seed=0), run_of([], seed=1, status="diverged")])
+    time = time_to_target(table, "accuracy", 0.9)
+    assert (time.reached, time.seeds, time.steps) == (1, 2, math.inf)
+    alone = summarise(results_table([run_of([], status="diverged")]), ["constant"], "accuracy", [0.9])[0]
+    assert (alone.diverged, alone.targets[0].reached, alone.targets[0].seeds) == (1, 0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------- summaries
+
+
+@few_examples
+@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=8))
+def test_means_and_sample_deviations_equal_numpys(tests: list[float]) -> None:
+    runs = [run_of([0.5], seed=seed, test=test) for seed, test in enumerate(tests)]
+    summary = summarise(results_table(runs), ["constant"], "accuracy", [])[0]
+    assert summary.test_mean == pytest.approx(np.mean(tests), abs=1e-12)
+    assert summary.test_std == pytest.approx(np.std(tests, ddof=1), abs=1e-12)
+
+
+def test_one_seed_has_no_spread() -> None:
+    summary = summarise(results_table([run_of([0.5], test=0.7)]), ["constant"], "accuracy", [])[0]
+    assert summary.test_mean == 0.7 and math.isnan(summary.test_std)
+
+
+def test_diverged_runs_are_counted_among_the_seeds() -> None:
+    runs = [run_of([0.5], seed=0), run_of([0.1], seed=1, status="diverged"), run_of([0.1], seed=2, status="diverged")]
+    summary = summarise(results_table(runs), ["constant"], "accuracy", [0.4])[0]
+    assert (summary.seeds, summary.diverged, summary.targets[0].reached) == (3, 2, 1)
+
+
+def test_arms_are_summarised_apart_in_the_order_asked_for() -> None:
+    runs = [run_of(reaching_at(2), arm="hybrid", test=0.9), run_of(reaching_at(4), arm="constant", test=0.8)]
+    summaries = summarise(results_table(runs), ["constant", "critmom", "hybrid"], "accuracy", [0.9])
+    assert [(summary.arm, summary.test_mean, summary.targets[0].epochs) for summary in summaries] == [
+        ("constant", 0.8, 4.0),
+        ("hybrid", 0.9, 2.0),
+    ]
+
+
+def test_every_target_is_timed_in_the_order_asked_for() -> None:
+    table = table_of([0.3, 0.6, 0.9])
+    summary = summarise(table, ["constant"], "accuracy", [0.5, 0.9, 0.2])[0]
+    assert [(time.target, time.steps) for time in summary.targets] == [(0.5, 20.0), (0.9, 30.0), (0.2, 10.0)]
+
+
+def test_seconds_are_the_mean_over_the_runs() -> None:
+    table = table_of([0.1] * 2, [0.1] * 4)
+    assert summarise(table, ["constant"], "accuracy", [])[0].seconds == 6.0
+
+
+# ------------------------------------------------------------------------------------------------- the shown rows
+
+
+def cells(*epochs: int | None, targets: tuple[float, ...] = (0.9,)) -> list[str]:
+    table = table_of(*map(reaching_at, epochs))
+    return table_rows(summarise(table, ["constant"], "accuracy", list(targets)), "accuracy")[1][0]
+
+
+def test_a_cell_says_how_many_seeds_arrived_where_not_all_did() -> None:
+    assert cells(None, None)[1] == "not reached"
+    assert cells(2, None)[1] == "reached by 1 of 2"
+    assert cells(2, 3, None)[1] == "30\n6.0 s\nreached by 2 of 3"
+    assert cells(2)[1] == "20\n4.0 s"
+    assert cells(2, 5)[1] == "35 (20-50)\n7.0 (4.0-10.0) s"
+
+
+def test_no_cell_ever_shows_an_infinity_or_a_nan() -> None:
+    for epochs in ([None], [2, None], [2, None, None], [1, 2, None], [3]):
+        assert not any(word in cell for cell in cells(*epochs) for word in ("inf", "nan"))
+
+
+def test_the_header_names_every_target_and_the_metric() -> None:
+    table = table_of([0.3, 0.6])
+    header, rows = table_rows(summarise(table, ["constant"], "accuracy", [0.25, 0.5]), "accuracy")
+    assert header == ["arm", "steps, seconds to 0.25", "steps, seconds to 0.5", "test accuracy", "seeds"]
+    assert rows[0][0] == "constant" and all(len(row) == len(header) for row in rows)
+
+
+def test_the_last_column_counts_what_diverged() -> None:
+    runs = [run_of([0.5], seed=0), run_of([0.1], seed=1, status="diverged")]
+    _, rows = table_rows(summarise(results_table(runs), ["constant"], "accuracy", [0.4]), "accuracy")
+    assert rows[0][-1] == "2, 1 diverged"
+
+
+# ---------------------------------------------------------------------------------------------------- table of results
+
+
+def test_the_table_has_a_row_per_evaluation_and_one_for_the_test() -> None:
+    runs = [run_of([0.1, 0.2, 0.3], seed=seed, arm=arm) for arm in ("constant", "critmom") for seed in (0, 1)]
+    table = results_table(runs)
+    assert len(table) == 4 * (3 + 1)
+    assert (table.groupby(["arm", "seed", "split"]).size().unstack() == [1, 3]).all(axis=None)
+    assert list(table.columns) == [
+        *("arm", "seed", "status", "split", "step", "epoch", "seconds", "loss", "accuracy"),
+        *("learning_rate", "momentum", "damping_ratio"),
+    ]
+
+
+def test_rows_hold_what_the_runs_recorded() -> None:
+    run = run_of([0.1, 0.2], test=0.7)
+    table = results_table([run])
+    validation = table[table["split"] == "validation"]
+    for row, evaluation in zip(validation.to_dict("records"), run["evaluations"], strict=True):
+        assert {name: row[name] for name in evaluation} == evaluation
+    last = table.iloc[-1]
+    assert (last["split"], last["step"], last["epoch"], last["seconds"]) == ("test", 20, 2.0, 4.0)
+    assert (last["accuracy"], last["loss"]) == (0.7, 0.7)
+
+
+def plan_of(arms: list[str], seeds: list[int]) -> Plan:
+    return Plan(task={}, model={}, arms={arm: {} for arm in arms}, seeds=seeds, targets=[], training={})
+
+
+def write_run(folder: Path, run: dict[str, Any]) -> Path:
+    file = run_folder(folder, run["arm"], run["seed"]) / "result.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(run))
+    return file
+
+
+def test_finished_runs_are_read_in_the_plans_order_and_others_left_out(tmp_path: Path) -> None:
+    for arm, seed in (("critmom", 1), ("constant", 0), ("critmom", 0)):
+        write_run(tmp_path, run_of([0.5], arm=arm, seed=seed))
+    write_run(tmp_path, run_of([0.5], arm="constant", seed=7))  # not in the plan
+    runs = read_runs(tmp_path, plan_of(["critmom", "constant"], [0, 1]))
+    assert [(run["arm"], run["seed"]) for run in runs] == [("critmom", 0), ("critmom", 1), ("constant", 0)]
+
+
+def test_the_parquet_file_is_the_table(tmp_path: Path) -> None:
+    diverged = run_of([0.1], seed=1, status="diverged")
+    diverged["evaluations"][0]["loss"] = None  # as JSON holds what is not finite
+    diverged["test"]["loss"] = None
+    for run in (run_of([0.5, 0.6], seed=0), diverged):
+        write_run(tmp_path, run)
+    table = write_results(tmp_path, plan_of(["constant"], [0, 1]))
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), table)
+    assert table["loss"].isna().sum() == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.parquet", "runs"]
+
+
+@pytest.mark.parametrize("content", ["", '{"arm": "constant", "se', "\x00\x00\x00", "[]", "null"])
+def test_a_corrupt_result_is_named(tmp_path: Path, content: str) -> None:
+    file = write_run(tmp_path, run_of([0.5]))
+    file.write_text(content)
+    with pytest.raises(ComparisonError, match="corrupt") as caught:
+        read_runs(tmp_path, plan_of(["constant"], [0]))
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
