@@ -1,5 +1,6 @@
 """AdamW whose first beta is critically damped."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, overload
 
@@ -108,19 +109,29 @@ class CritMomAdamW(CriticallyDamped, AdamW):
         super().__setstate__(state)
         self._step_supports_amp_scaling = False
         for group in self.param_groups:
-            if "num_steps" not in group:
-                self._adopt(group)
+            self._adopt(group)
 
     def _adopt(self, group: dict[str, Any]) -> None:
-        """Completes a group of plain AdamW: its bias correction so far is that of its constant beta."""
-        steps = {p: int(self.state[p]["step"]) for p in group["params"] if self.state.get(p)}
+        """Completes a loaded group whose steps were counted elsewhere, as by plain AdamW: with its constant beta."""
+        states = [state for p in group["params"] if (state := self.state.get(p))]
+        steps = [int(state["step"]) for state in states]
         beta1 = float(group["betas"][0])
-        group["num_steps"] = max(steps.values(), default=0)
-        group["beta1_product"] = beta1 ** group["num_steps"]
-        group["in_step"] = len(steps) in (0, len(group["params"])) and len(set(steps.values())) <= 1
-        for p, num_steps in steps.items():
-            if num_steps < group["num_steps"]:
-                self.state[p].update(num_steps=num_steps, beta1_product=beta1**num_steps)
+        ours = "num_steps" in group
+        if not ours:
+            group["num_steps"] = max(steps, default=0)
+            group["beta1_product"] = beta1 ** group["num_steps"]
+            group["in_step"] = len(steps) in (0, len(group["params"]))
+        for state, num_steps in zip(states, steps, strict=True):
+            if "num_steps" not in state and num_steps != group["num_steps"]:
+                group["in_step"] = False
+                state.update(num_steps=num_steps, beta1_product=beta1**num_steps)
+                if ours:
+                    warnings.warn(
+                        "A state dict counts fewer or more steps of a parameter than CritMomAdamW made of its group: it "
+                        "went through another optimizer or was flattened. The bias correction takes beta1 as constant "
+                        "for that parameter's steps so far.",
+                        stacklevel=2,
+                    )
 
     @overload
     def step(self, closure: None = None) -> None: ...

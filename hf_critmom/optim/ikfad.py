@@ -118,6 +118,8 @@ class IKFAD(Optimizer):
     def friction(self, params: Iterable[torch.Tensor]) -> float:
         """Mean adaptive friction over all elements of some parameters, such as those of a layer group.
 
+        Where the parameters are sharded (FSDP2), all processes must ask, and all get the mean over every shard.
+
         Args:
             params: Parameters of this optimizer; those that have not taken a step count as friction 0.
 
@@ -130,11 +132,10 @@ class IKFAD(Optimizer):
         params = list(params)
         if not params:
             raise ValueError("The friction of no parameters was asked for: pass at least one parameter.")
-        frictions = [self.state[p]["friction"] for p in params if self.state.get(p)]
-        total = (
-            torch.stack([friction.sum(dtype=torch.float64).cpu() for friction in frictions]).sum() if frictions else 0.0
-        )
-        return float(total) / sum(p.numel() for p in params)
+        sums = [self.state[p]["friction"].sum(dtype=torch.float64) for p in params if self.state.get(p)]
+        whole = [getattr(part, "full_tensor", lambda part=part: part)() for part in sums]  # DTensors know their shard
+        total = torch.stack([part.cpu() for part in whole]).sum().item() if whole else 0.0
+        return total / sum(p.numel() for p in params)
 
     def _state_of(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
         if p.grad is not None and p.grad.is_sparse:

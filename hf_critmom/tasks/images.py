@@ -1,5 +1,6 @@
 """Labelled images in memory: decoded once, kept as uint8, augmented and normalised a whole batch at a time."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ class Augmentation:
     Attributes:
         padding: Pixels added on every side before cropping to the original size.
         flip: Whether half of the images are mirrored left to right.
-        seed: Seed of the draws.
+        seed: Seed of the draws; a run replaces it by its own.
     """
 
     padding: int = 4
@@ -76,21 +77,27 @@ class ImageDataset(Dataset):
         self.augmentation = augmentation
         self._shift = torch.tensor(self.mean).mul(255.0).view(1, -1, 1, 1)
         self._scale = torch.tensor(self.std).mul(255.0).reciprocal().view(1, -1, 1, 1)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent loader workers see changes
+        seed = augmentation.seed if augmentation is not None else 0
+        self._epoch_and_seed = torch.tensor([0, seed]).share_memory_()  # persistent loader workers see changes
 
     def __len__(self) -> int:
         return len(self.images)
 
     def set_epoch(self, epoch: int) -> None:
         """Tells the augmentation which epoch it is."""
-        self._epoch.fill_(epoch)
+        self._epoch_and_seed[0] = epoch
+
+    def set_seed(self, seed: int) -> None:
+        """Replaces the seed of the augmentation's draws by a run's own."""
+        self._epoch_and_seed[1] = seed
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """A batch: ``pixel_values`` float32 (batch, channels, height, width) and ``labels`` int64 (batch,)."""
         selected = np.asarray(indices)
         images = self.images[selected]
         if self.augmentation is not None:
-            images = self.augmentation(images, selected, int(self._epoch))
+            epoch, seed = self._epoch_and_seed.tolist()
+            images = dataclasses.replace(self.augmentation, seed=seed)(images, selected, epoch)
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32)
         return {
             "pixel_values": pixels.sub_(self._shift).mul_(self._scale),

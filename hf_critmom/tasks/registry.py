@@ -105,7 +105,7 @@ def load_task(asked: DataArguments) -> Task:
     flip = True if arguments.random_flip is None else arguments.random_flip
     if not 0 <= crop_padding < min(height, width):
         raise TaskError(f"--crop_padding must lie between 0 and the image's size {min(height, width)}: {crop_padding}.")
-    augmentation = Augmentation(crop_padding, flip, arguments.split_seed) if crop_padding or flip else None
+    augmentation = Augmentation(crop_padding, flip) if crop_padding or flip else None
 
     def prepared(name: str, augmentation: Augmentation | None = None) -> ImageDataset:
         return ImageDataset(splits[name].images, splits[name].labels, mean=mean, std=std, augmentation=augmentation)

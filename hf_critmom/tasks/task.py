@@ -54,7 +54,7 @@ class Task:
 
     def callbacks(self) -> list[TrainerCallback]:
         """Callbacks that training on this task needs."""
-        return [AugmentationEpochCallback()]
+        return [AugmentationCallback()]
 
     def description(self) -> dict[str, Any]:
         """What identifies the data, as JSON: sizes and a fingerprint of the content of every split."""
@@ -74,10 +74,10 @@ class Task:
         }
 
 
-class AugmentationEpochCallback(TrainerCallback):
-    """Tells the training data which epoch begins.
+class AugmentationCallback(TrainerCallback):
+    """Tells the training data the run's seed and which epoch begins.
 
-    Accelerate does so itself, but only where its loader is not sharded over several processes.
+    Accelerate tells the epoch itself, but only where its loader is not sharded over several processes.
     """
 
     def on_epoch_begin(
@@ -86,6 +86,7 @@ class AugmentationEpochCallback(TrainerCallback):
         loader = kwargs.get("train_dataloader")
         dataset = getattr(loader, "dataset", None)
         if isinstance(dataset, ImageDataset):
+            dataset.set_seed(args.seed if args.data_seed is None else args.data_seed)
             dataset.set_epoch(int(state.epoch or 0))
 
 
