@@ -285,8 +285,8 @@ def test_another_seed_augments_the_same_image_differently(finished: Finished) ->
     shown = []
     for seed in SEEDS:
         seen = finished.witness.runs["constant", seed]
-        first_epoch = zip(flat(seen.indices["train"][:2]), torch.cat([b["pixel_values"] for b in seen.batches[:2]]))
-        shown.append(dict(first_epoch))
+        pixels = torch.cat([batch["pixel_values"] for batch in seen.batches[:2]])
+        shown.append(dict(zip(flat(seen.indices["train"][:2]), pixels, strict=True)))
     changed = [not torch.equal(shown[0][index], shown[1][index]) for index in shown[0]]
     assert np.mean(changed) > 0.7
 

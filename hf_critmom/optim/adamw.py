@@ -122,14 +122,13 @@ class CritMomAdamW(CriticallyDamped, AdamW):
             group["beta1_product"] = beta1 ** group["num_steps"]
             group["in_step"] = len(steps) in (0, len(group["params"]))
         for state, num_steps in zip(states, steps, strict=True):
-            if "num_steps" not in state and num_steps != group["num_steps"]:
+            if num_steps != state.get("num_steps", group["num_steps"]):
                 group["in_step"] = False
                 state.update(num_steps=num_steps, beta1_product=beta1**num_steps)
                 if ours:
                     warnings.warn(
-                        "A state dict counts fewer or more steps of a parameter than CritMomAdamW made of its group: it "
-                        "went through another optimizer or was flattened. The bias correction takes beta1 as constant "
-                        "for that parameter's steps so far.",
+                        "The state dict went through another optimizer, or was flattened, and lost the product of the "
+                        "betas of some parameters: their bias correction takes beta1 as constant so far.",
                         stacklevel=2,
                     )
 
