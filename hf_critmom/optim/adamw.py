@@ -154,20 +154,20 @@ class CritMomAdamW(CriticallyDamped, AdamW):
                 loss = closure()
         groups = self.param_groups
         betas = [self._take_momentum(group) for group in groups]  # an impossible lr stops here, before steps count
-        late: dict[torch.Tensor, dict[str, Any]] = {}
+        apart: dict[torch.Tensor, dict[str, Any]] = {}
         try:
             self.param_groups = [
-                part for group, beta1 in zip(groups, betas, strict=True) for part in self._parts(group, beta1, late)
+                part for group, beta1 in zip(groups, betas, strict=True) for part in self._parts(group, beta1, apart)
             ]
             _adamw_step(self)
         finally:
             self.param_groups = groups
-        for p, counts in late.items():  # only now, since torch creates the state of parameters that have none
+        for p, counts in apart.items():  # only now, since torch creates the state of parameters that have none
             self.state[p].update(counts)
         return loss
 
     def _parts(
-        self, group: dict[str, Any], beta1: float, late: dict[torch.Tensor, dict[str, Any]]
+        self, group: dict[str, Any], beta1: float, apart: dict[torch.Tensor, dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """Counts a group's step and returns the groups that make it with torch's AdamW.
 
@@ -176,7 +176,7 @@ class CritMomAdamW(CriticallyDamped, AdamW):
         Args:
             group: A group of ours.
             beta1: The beta of this step.
-            late: Gains the counts of parameters that take part for the first time after others did.
+            apart: Gains the counts, after this step, of parameters that missed steps of the group.
         """
         if beta1 == 0.0:
             warn_of_clamp(group, "which is RMSprop with decoupled weight decay")
@@ -186,20 +186,24 @@ class CritMomAdamW(CriticallyDamped, AdamW):
             return [_part(group, beta1, group["params"], group)]
 
         group["in_step"] = False
-        regular, parts = [], []
+        regular: list[torch.Tensor] = []
+        others: dict[tuple[int, float], list[torch.Tensor]] = {}
         for p in group["params"]:
             state = self.state.get(p, {})
             if p.grad is None:
                 if state and "num_steps" not in state:
                     state.update(num_steps=group["num_steps"], beta1_product=group["beta1_product"])
-            elif not state and group["num_steps"] > 0:
-                late[p] = {"num_steps": 0, "beta1_product": 1.0}
-                parts.append(_part(group, beta1, [p], late[p]))
-            elif "num_steps" in state:
-                parts.append(_part(group, beta1, [p], state))
+            elif "num_steps" in state or (not state and group["num_steps"] > 0):
+                counts = state.get("num_steps", 0), state.get("beta1_product", 1.0)
+                others.setdefault(counts, []).append(p)
             else:
                 regular.append(p)
-        return [*parts, _part(group, beta1, regular, group)]
+        parts = [_part(group, beta1, regular, group)]
+        for (num_steps, beta1_product), params in others.items():
+            own = {"num_steps": num_steps, "beta1_product": beta1_product}
+            parts.append(_part(group, beta1, params, own))
+            apart.update(dict.fromkeys(params, own))
+        return parts
 
 
 def _part(group: dict[str, Any], beta1: float, params: list[torch.Tensor], counts: dict[str, Any]) -> dict[str, Any]:
