@@ -181,7 +181,7 @@ def main() -> None:
     for name, mode, shapes in track(cases, "Measuring", transient=True):
         contest = CONTESTS[name]
         table.add_row(name, mode, shapes, *row(*measure(contest, mode, shapes, flags), contest.target))
-    Console().print(table)
+    Console(width=max(Console().width, 110)).print(table)
 
 
 if __name__ == "__main__":
