@@ -1,0 +1,36 @@
+"""What the README says of options and optimizers is what the code has."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from hf_critmom.optim.factory import OPTIMIZERS
+from hf_critmom.optim.options import OPTIONS
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def table(header: str) -> list[list[str]]:
+    """Cells of the README's table whose first row begins with a header."""
+    rows = README[README.index(f"| {header} |") :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+def test_the_table_of_options_is_complete_and_tells_the_defaults() -> None:
+    told = {name.strip("`"): default.strip("`") for name, default, *_ in table("option")}
+    assert told.keys() == OPTIONS.keys()
+    for name, default in told.items():
+        assert default == re.sub(r"\.0$", "", str(OPTIONS[name].default).lower())
+
+
+def test_the_table_of_optimizers_is_complete() -> None:
+    assert [name.strip("` ") for name, *_ in table("`--optim`")] == list(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_constructor_has_the_defaults_of_the_table(name: str) -> None:
+    parameters = inspect.signature(OPTIMIZERS[name].cls).parameters
+    for option in OPTIMIZERS[name].options:
+        assert parameters[option].default == OPTIONS[option].default
