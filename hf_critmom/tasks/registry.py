@@ -13,7 +13,7 @@ from transformers import ViTImageProcessor
 from hf_critmom.tasks.arguments import DataArguments
 from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics, collate_images
 from hf_critmom.tasks.metrics import accuracy_of, predicted_class
-from hf_critmom.tasks.sources import LabelledImages, load_digits, load_images
+from hf_critmom.tasks.sources import LabelledImages, dataset_of, load_digits, load_images
 from hf_critmom.tasks.task import Task, TaskError
 
 
@@ -85,7 +85,7 @@ def task_name(arguments: DataArguments) -> str:
     """What the task is called in titles: its name in the table, or the own name of the folder or data set."""
     if task_spec(arguments).name != "images":
         return arguments.task
-    dataset = Path(_dataset(arguments))
+    dataset = Path(dataset_of(arguments))
     return (dataset.absolute() if dataset.exists() else dataset).name
 
 
@@ -112,7 +112,7 @@ def load_task(asked: DataArguments) -> Task:
 
     return Task(
         name=task_name(asked),
-        source=spec.source or _public_name(_dataset(arguments)),
+        source=spec.source or _public_name(dataset_of(arguments)),
         train=prepared("train", augmentation),
         validation=prepared("validation"),
         test=prepared("test"),
@@ -134,10 +134,6 @@ def _completed(arguments: DataArguments, spec: TaskSpec) -> DataArguments:
     if spec.name == "images" and not _names_data(arguments):
         changes["dataset_name"] = arguments.task
     return dataclasses.replace(arguments, **changes)
-
-
-def _dataset(arguments: DataArguments) -> str:
-    return arguments.dataset_name or arguments.train_dir or arguments.task
 
 
 def _public_name(dataset: str) -> str:

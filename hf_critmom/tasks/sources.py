@@ -68,7 +68,7 @@ def load_images(arguments: DataArguments) -> tuple[dict[str, LabelledImages], tu
     splits = {split_names.get(name, name): split for name, split in raw.items()}
     if "train" not in splits:
         raise TaskError(
-            f"Data set {_source(arguments)!r} has no split named train, only {', '.join(raw)}: "
+            f"Data set {dataset_of(arguments)!r} has no split named train, only {', '.join(raw)}: "
             "name a data set with one, or use --train_dir."
         )
     image_column = _column(splits["train"], arguments.image_column_name, "image", ("image", "img"), _is_image)
@@ -83,7 +83,8 @@ def load_images(arguments: DataArguments) -> tuple[dict[str, LabelledImages], tu
     return {name: LabelledImages(images, labels[name]) for name, images in decoded.items()}, label_names
 
 
-def _source(arguments: DataArguments) -> str:
+def dataset_of(arguments: DataArguments) -> str:
+    """What the flags call the data: a name on the Hub, a folder or a task."""
     return arguments.dataset_name or arguments.train_dir or arguments.task
 
 
@@ -114,8 +115,8 @@ def _load_raw(arguments: DataArguments) -> datasets.DatasetDict:
             loaded = datasets.load_dataset(str(arguments.dataset_name), arguments.dataset_config_name)
     except Exception as error:  # load_dataset raises whatever its readers raise; the sentence keeps what it was
         raise TaskError(
-            f"No labelled images could be loaded from {_source(arguments)!r} ({reason(error)}): expected a known task, "
-            "a folder that datasets.load_dataset reads, or the name of a data set on the Hub."
+            f"No labelled images could be loaded from {dataset_of(arguments)!r} ({reason(error)}): expected a known "
+            "task, a folder that datasets.load_dataset reads, or the name of a data set on the Hub."
         ) from error
     return loaded
 
