@@ -1,21 +1,16 @@
 """The plan of a comparison: written before the first run, compared with what is asked for at every later command."""
 
-import importlib.metadata
 import json
-import os
-import platform
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
 from transformers import TrainingArguments
 
 from hf_critmom.comparison.arms import Arm
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.errors import reason
+from hf_critmom.files import write_json
 
 PLAN_FILE = "comparison.json"
 
@@ -133,41 +128,6 @@ def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
 def recorded_arm(arm: Arm) -> dict[str, Any]:
     """What an arm's results depend on."""
     return {"optimizer": arm.optimizer, "options": dict(arm.options)}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that compute, and the machine."""
-    names = ("hf-critmom", "transformers", "accelerate", "torch", "timm", "datasets")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found, "hardware": hardware()}
-
-
-def hardware() -> str:
-    """The processor or accelerator that trains, for cards."""
-    if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU cores ({_processor()})"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON whole or not at all: into a neighbour that then takes the name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _plain(value: Any) -> Any:

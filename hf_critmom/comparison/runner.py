@@ -25,15 +25,15 @@ from hf_critmom.comparison.plan import (
     recorded_arm,
     recorded_training_arguments,
     settle_plan,
-    versions,
-    write_json,
 )
 from hf_critmom.comparison.progress import Progress
 from hf_critmom.comparison.recorder import RunRecorder, StopWhenDiverged, has_diverged
 from hf_critmom.comparison.results import RESULT_FILE, read_result, read_runs, run_folder, write_results
 from hf_critmom.errors import reason
+from hf_critmom.files import write_json
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, check_model, load_task, task_spec
 from hf_critmom.trainer import CritMomTrainer
+from hf_critmom.versions import versions
 
 
 @dataclass(frozen=True)
