@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from hf_critmom.comparison.arms import Arm
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.errors import reason
-from hf_critmom.files import write_json
+from hf_critmom.files import claim_folder, write_json
 
 PLAN_FILE = "comparison.json"
 
@@ -94,18 +94,9 @@ def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
                 "repeat the stored command to continue it, or choose another --output_dir."
             )
         return stored
-    if folder.exists() and not folder.is_dir():
-        raise ComparisonError(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
-    if folder.is_dir() and any(folder.iterdir()) and write:
-        raise ComparisonError(f"{folder} holds files, but no comparison: choose an empty or new --output_dir.")
+    claim_folder(folder, "comparison", ComparisonError, write=write)
     if write:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            plan.write(folder)
-        except OSError as error:
-            raise ComparisonError(
-                f"{folder} cannot be written ({error.strerror}): choose an --output_dir where you may write."
-            ) from None
+        plan.write(folder)
     return plan
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.plan import Plan
+from hf_critmom.comparison.plan import PLAN_FILE, Plan
 from hf_critmom.errors import reason
 
 RESULT_FILE = "result.json"
@@ -17,6 +17,21 @@ RESULTS_FILE = "results.parquet"
 def run_folder(folder: Path, arm: str, seed: int) -> Path:
     """The folder of one run."""
     return folder / "runs" / arm / f"seed-{seed}"
+
+
+def run_of(checkpoint: str | Path) -> tuple[Plan, str, int] | None:
+    """The plan, arm and seed of the run that a folder, or a checkpoint in one, belongs to; None if it is of none.
+
+    Raises:
+        ComparisonError: If the comparison's plan cannot be read.
+    """
+    run = Path(checkpoint).absolute()
+    if run.name.startswith("checkpoint-"):
+        run = run.parent
+    folder, seed = run.parent.parent.parent, run.name.removeprefix("seed-")
+    if run.parent.parent.name != "runs" or not seed.isdecimal() or not (folder / PLAN_FILE).exists():
+        return None
+    return Plan.read(folder), run.parent.name, int(seed)
 
 
 def read_runs(folder: Path, plan: Plan) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ def chance_of_overlap(overlap: int, num_top: int, groups: int) -> float:
     return float(stats.hypergeom.sf(overlap - 1, groups, num_top, num_top))
 
 
-def agreement(
+def measure_agreement(
     attributions: Mapping[str, Attribution],
     arms: Mapping[str, str] | None = None,
     *,

@@ -144,7 +144,7 @@ class GradientSums:
         return self._norms([parameter.detach() for parameter in self.parameters])
 
     def _norms(self, tensors: Sequence[Tensor]) -> np.ndarray:
-        norms = np.array(norms_of(tensors))
+        norms = stacked_norms(tensors).double().cpu().numpy()
         return np.array([math.sqrt(math.fsum(norms[members] ** 2)) for members in self._members])
 
 
@@ -167,10 +167,10 @@ def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter], *, sharded: b
 
 
 @torch.no_grad()
-def norms_of(tensors: Sequence[Tensor]) -> list[float]:
-    """Norms of tensors, sharded or not: one kernel and one transfer for all that share a device."""
+def stacked_norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Norms of tensors, sharded or not, on the first one's device: one kernel, and nothing is waited for."""
     norms = [full(norm) for norm in torch._foreach_norm(list(tensors))]
-    return torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]).tolist() if norms else []
+    return torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -98,8 +98,8 @@ def _check_image_size(model: PreTrainedModel, processor: Any, task: Task, name: 
         if height not in (None, found[0]) or width not in (None, found[1]):
             raise TaskError(
                 f"{name} is a checkpoint of another task: it takes images of {height}x{width or height} pixels, and "
-                f"those of {task.name} have {found[0]}x{found[1]}; resize them with --image_size, or name its task with "
-                "--task."
+                f"those of {task.name} have {found[0]}x{found[1]}; resize them with --image_size, or name its task "
+                "with --task."
             )
 
 
