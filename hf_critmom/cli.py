@@ -109,8 +109,8 @@ def attribute(words: list[str]) -> int:
     folder = run_attribution(asked)
     if PartialState().is_main_process:
         console = Console()
-        for table in write_attribution_report(folder):
-            console.print(table)
+        for shown in write_attribution_report(folder):
+            console.print(shown, highlight=False)
         console.print(f"Report: {folder / 'README.md'}", highlight=False, soft_wrap=True)
     return 0
 

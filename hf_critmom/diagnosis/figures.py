@@ -16,11 +16,12 @@ _MARKERS = ("o", "s", "^", "D")
 _COLOR_MAP = "cividis"  # even in lightness, and the same to the colour-blind (Nunez et al., 2018)
 
 
-def shares_figure(attributions: Mapping[str, Attribution]) -> Figure:
+def shares_figure(attributions: Mapping[str, Attribution], *, title: str) -> Figure:
     """Share of each layer group in several attributions.
 
     How to read it: a point is the part of the squared gradient norm that lies in the group, a line its bootstrap
-    interval. Only where misclassified examples lie apart from the correct ones have mistakes to do with it.
+    interval (not centred: the noise of finitely many examples is taken off). Only where misclassified examples lie
+    apart from the correct ones have mistakes to do with it.
     """
     first = next(iter(attributions.values()))
     names = list(first.groups)
@@ -31,15 +32,17 @@ def shares_figure(attributions: Mapping[str, Attribution]) -> Figure:
     for index, (label, attribution) in enumerate(attributions.items()):
         place = rows + step * (index - (len(attributions) - 1) / 2.0)
         style: dict[str, Any] = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
-        axes.plot([attribution.groups[name].share for name in names], place, linestyle="", label=label, **style)
+        axes.plot(
+            [attribution.groups[name].share for name in names], place, linestyle="", label=label, clip_on=False, **style
+        )
         for row, name in zip(place, names, strict=True):
             if (interval := attribution.groups[name].share_interval) is not None:
                 axes.plot(interval, (row, row), color=style["color"], linewidth=1.4)
     axes.axvline(1.0 / len(names), color="0.5", linestyle=":", linewidth=0.9)
-    axes.annotate("equal part", (1.0 / len(names), 1.005), xycoords=("data", "axes fraction"), ha="center", fontsize=8)
+    axes.annotate(" equal part", (1.0 / len(names), 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="0.3")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
-    axes.set(xlabel="share of the squared gradient norm", xlim=(0.0, None))
+    axes.set(xlabel="share of the squared gradient norm", xlim=(0.0, None), title=title)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="x", alpha=0.25)
     axes.legend(frameon=False, fontsize=9)

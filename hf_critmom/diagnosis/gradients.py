@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 SKETCH_SIZE = 2048
 """Values that stand for the gradient of a group in a sketch; its inner products are off by about sqrt(2 / size)."""
 
-MOST_UNITS = 20
+MOST_UNITS = 40
 """Units of a resampling: sums over equally many batches each."""
 
 

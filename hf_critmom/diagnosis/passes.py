@@ -28,8 +28,11 @@ from hf_critmom.diagnosis.selection import (
 LARGEST_GRADIENT_BATCH = 32
 """Rows of a backward pass, unless told otherwise: several smaller batches tell a spread, one large batch does not."""
 
-FEWEST_GRADIENT_BATCHES = 8
+FEWEST_GRADIENT_BATCHES = 16
 """Where there are few chosen rows, they are still spread over so many backward passes."""
+
+_WAITING_BATCHES = 8
+"""So many backward passes' rows are waited for, before it is clear that the rows are not few."""
 
 
 class GradientPass:
@@ -181,7 +184,7 @@ class GradientPass:
             yield batch
 
     def _joined(self, chosen: Iterator[Rows | None], batch_size: int | None) -> Iterator[Rows]:
-        """Chosen rows in batches for the backward pass, holding no more than fill a few of these."""
+        """Chosen rows in batches for the backward pass, holding back no more than fill a few of these."""
         waiting: list[Rows] = []
         begun = False
         for rows in chosen:
@@ -193,7 +196,7 @@ class GradientPass:
                 waiting, begun = [], True
             waiting.append(rows)
             count = sum(part.count for part in waiting)
-            if count >= size * FEWEST_GRADIENT_BATCHES:
+            if count >= max(self._rows_of_a_batch, size * _WAITING_BATCHES):
                 joined, whole = Rows.joined(waiting), count - count % size
                 yield from _split(joined.take(slice(whole)), size)
                 waiting, begun = [joined.take(slice(whole, None))] if whole < count else [], True

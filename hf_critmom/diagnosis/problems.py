@@ -43,6 +43,7 @@ class Diagnosis:
             classified ones, in that the interval of the quotient lies above 1. None where that could not be told.
         contrast: The quotient of every group; empty without correctly classified examples.
         controls: The top groups of each control, by its name: "correct", "initial".
+        selected: How many items the attribution and each control are of, by name.
         confidence: Joint level of the quotients' intervals.
     """
 
@@ -51,6 +52,7 @@ class Diagnosis:
     problem: tuple[str, ...] | None
     contrast: dict[str, Contrast]
     controls: dict[str, tuple[str, ...]]
+    selected: dict[str, int]
     confidence: float
 
     @property
@@ -65,6 +67,16 @@ class Diagnosis:
     def findings(self) -> list[str]:
         """What it says, in sentences."""
         said = [f"Misclassified examples have the largest shares in {_listed(self.top)}."]
+        if "correct" not in self.controls:
+            said.append(
+                "They were not compared with correctly classified ones of the same classes, so whether the errors have "
+                "to do with it is open."
+            )
+        elif self.selected["correct"] < self.selected["misclassified"]:
+            said.append(
+                f"Only {self.selected['correct']:,} correctly classified examples were there to match their classes "
+                f"({self.selected['misclassified']:,})."
+            )
         same = [name for name, same in self.same_groups.items() if same]
         if "correct" in same:
             said.append(
@@ -134,6 +146,7 @@ def diagnose(
         problem=problem,
         contrast=contrast,
         controls={name: tuple(control.ranked()[:num_top]) for name, control in controls.items()},
+        selected={name: found.selected for name, found in {"misclassified": misclassified, **controls}.items()},
         confidence=confidence,
     )
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification, PreTrainedModel, set_seed
 
+from hf_critmom.diagnosis.agreement import Agreement, measure_agreement
 from hf_critmom.diagnosis.arguments import AttributionArguments
 from hf_critmom.diagnosis.errors import DiagnosisError
 from hf_critmom.diagnosis.groups import layer_groups
@@ -177,6 +178,20 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Result]]:
         ) from None
 
 
+def agreements_of(results: Sequence[Result], num_top: int) -> dict[str, Agreement]:
+    """Agreement of several checkpoints, on the chosen examples and on every control that all of them have."""
+    if len(results) < 2:
+        return {}
+    arms = {result.label: result.arm or "all" for result in results}
+    found = {}
+    for name in results[0].studies[0].attributions:
+        made = {result.label: result.studies[0].attributions.get(name) for result in results}
+        attributions = {label: attribution for label, attribution in made.items() if attribution is not None}
+        if len(attributions) == len(results):
+            found[name] = measure_agreement(attributions, arms, num_top=num_top)
+    return found
+
+
 def _check_checkpoints(asked: AttributionRequest, task: Task) -> dict[str, str]:
     """Loads every checkpoint once, before anything is computed; returns digests of their weights by label."""
     groups_of: dict[str, tuple[str, ...]] = {}
@@ -264,10 +279,16 @@ def _settle(folder: Path, settings: dict[str, Any], digests: dict[str, str], *, 
 
 
 def _store(folder: Path, settings: dict[str, Any], results: list[Result], command: str) -> None:
-    checkpoints = [result.to_dict() for result in results]
+    agreements = agreements_of(results, settings["num_top_groups"])
     write_json(
         folder / RESULTS_FILE,
-        {"settings": settings, "versions": versions(), "command": command, "checkpoints": checkpoints},
+        {
+            "settings": settings,
+            "versions": versions(),
+            "command": command,
+            "checkpoints": [result.to_dict() for result in results],
+            "agreement": {name: agreement.to_dict() for name, agreement in agreements.items()},
+        },
     )
 
 
