@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_critmom.comparison import ComparisonError
-from hf_critmom.comparison.plan import Plan
+from hf_critmom.comparison.plan import Plan, Run
 from hf_critmom.comparison.report import table_rows
-from hf_critmom.comparison.results import read_runs, results_table, run_folder, write_results
-from hf_critmom.comparison.statistics import first_reaching, summarise, time_to_target
+from hf_critmom.comparison.results import read_runs, results_table, write_results
+from hf_critmom.comparison.statistics import Metric, first_reaching, summarise, time_to_target
 
 STEPS_PER_EPOCH = 10
+ACCURACY = Metric("accuracy")
 few_examples = settings(max_examples=30, deadline=None)
 
 
@@ -65,7 +66,7 @@ def reaching_at(epoch: int | None) -> list[float]:
 
 def first_step(curve: list[float], target: float) -> int | None:
     table = table_of(curve)
-    hit = first_reaching(table[table["split"] == "validation"], "accuracy", target)
+    hit = first_reaching(table[table["split"] == "validation"], ACCURACY, target)
     return None if hit is None else int(hit["step"])
 
 
@@ -91,12 +92,12 @@ def test_values_that_are_not_numbers_reach_nothing() -> None:
 def test_the_first_hit_does_not_depend_on_the_order_of_rows() -> None:
     table = table_of([0.2, 0.85, 0.4, 0.95])
     shuffled = table[table["split"] == "validation"].sample(frac=1.0, random_state=1)
-    assert first_reaching(shuffled, "accuracy", 0.8)["step"] == 20
+    assert first_reaching(shuffled, ACCURACY, 0.8)["step"] == 20
 
 
 def test_the_test_split_reaches_no_target() -> None:
     table = results_table([run_of([0.1, 0.2], test=0.99)])
-    assert time_to_target(table, "accuracy", 0.9).reached == 0
+    assert time_to_target(table, ACCURACY, 0.9).reached == 0
 
 
 # ----------------------------------------------------------------------------------------------------- time to target
@@ -119,7 +120,7 @@ def test_the_test_split_reaches_no_target() -> None:
     ],
 )
 def test_a_seed_that_never_arrives_took_infinitely_long(epochs: list[int | None], median: float) -> None:
-    time = time_to_target(table_of(*map(reaching_at, epochs)), "accuracy", 0.9)
+    time = time_to_target(table_of(*map(reaching_at, epochs)), ACCURACY, 0.9)
     assert (time.epochs, time.steps, time.seconds) == (median, STEPS_PER_EPOCH * median, 2.0 * median)
     assert (time.reached, time.seeds) == (sum(epoch is not None for epoch in epochs), len(epochs))
 
@@ -127,7 +128,7 @@ def test_a_seed_that_never_arrives_took_infinitely_long(epochs: list[int | None]
 @few_examples
 @given(st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=7))
 def test_medians_and_ranges_equal_the_reference_twin(epochs: list[int | None]) -> None:
-    time = time_to_target(table_of(*map(reaching_at, epochs)), "accuracy", 0.9)
+    time = time_to_target(table_of(*map(reaching_at, epochs)), ACCURACY, 0.9)
     plain = [math.inf if epoch is None else float(epoch) for epoch in epochs]
     assert time.epochs == statistics.median(plain)
     assert time.steps_range == (STEPS_PER_EPOCH * min(plain), STEPS_PER_EPOCH * max(plain))
@@ -137,16 +138,16 @@ def test_medians_and_ranges_equal_the_reference_twin(epochs: list[int | None]) -
 @few_examples
 @given(st.lists(st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4), min_size=1, max_size=5))
 def test_a_higher_target_is_never_reached_earlier(curves: list[list[float]]) -> None:
-    times = [time_to_target(table_of(*curves), "accuracy", target) for target in (0.25, 0.5, 0.75)]
+    times = [time_to_target(table_of(*curves), ACCURACY, target) for target in (0.25, 0.5, 0.75)]
     for easier, harder in itertools.pairwise(times):
         assert easier.steps <= harder.steps and easier.reached >= harder.reached
 
 
 def test_a_run_without_any_evaluation_is_a_seed_that_never_arrived() -> None:
     table = results_table([run_of(reaching_at(2), seed=0), run_of([], seed=1, status="diverged")])
-    time = time_to_target(table, "accuracy", 0.9)
+    time = time_to_target(table, ACCURACY, 0.9)
     assert (time.reached, time.seeds, time.steps) == (1, 2, math.inf)
-    alone = summarise(results_table([run_of([], status="diverged")]), ["constant"], "accuracy", [0.9])[0]
+    alone = summarise(results_table([run_of([], status="diverged")]), ["constant"], ACCURACY, [0.9])[0]
     assert (alone.diverged, alone.targets[0].reached, alone.targets[0].seeds) == (1, 0, 1)
 
 
@@ -157,26 +158,26 @@ def test_a_run_without_any_evaluation_is_a_seed_that_never_arrived() -> None:
 @given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=8))
 def test_means_and_sample_deviations_equal_numpys(tests: list[float]) -> None:
     runs = [run_of([0.5], seed=seed, test=test) for seed, test in enumerate(tests)]
-    summary = summarise(results_table(runs), ["constant"], "accuracy", [])[0]
-    assert summary.test_mean == pytest.approx(np.mean(tests), abs=1e-12)
+    summary = summarise(results_table(runs), ["constant"], ACCURACY, [])[0]
+    assert summary.test.estimate == pytest.approx(np.mean(tests), abs=1e-12)
     assert summary.test_std == pytest.approx(np.std(tests, ddof=1), abs=1e-12)
 
 
 def test_one_seed_has_no_spread() -> None:
-    summary = summarise(results_table([run_of([0.5], test=0.7)]), ["constant"], "accuracy", [])[0]
-    assert summary.test_mean == 0.7 and math.isnan(summary.test_std)
+    summary = summarise(results_table([run_of([0.5], test=0.7)]), ["constant"], ACCURACY, [])[0]
+    assert summary.test.estimate == 0.7 and math.isnan(summary.test_std)
 
 
 def test_diverged_runs_are_counted_among_the_seeds() -> None:
     runs = [run_of([0.5], seed=0), run_of([0.1], seed=1, status="diverged"), run_of([0.1], seed=2, status="diverged")]
-    summary = summarise(results_table(runs), ["constant"], "accuracy", [0.4])[0]
+    summary = summarise(results_table(runs), ["constant"], ACCURACY, [0.4])[0]
     assert (summary.seeds, summary.diverged, summary.targets[0].reached) == (3, 2, 1)
 
 
 def test_arms_are_summarised_apart_in_the_order_asked_for() -> None:
     runs = [run_of(reaching_at(2), arm="hybrid", test=0.9), run_of(reaching_at(4), arm="constant", test=0.8)]
-    summaries = summarise(results_table(runs), ["constant", "critmom", "hybrid"], "accuracy", [0.9])
-    assert [(summary.arm, summary.test_mean, summary.targets[0].epochs) for summary in summaries] == [
+    summaries = summarise(results_table(runs), ["constant", "critmom", "hybrid"], ACCURACY, [0.9])
+    assert [(summary.arm, summary.test.estimate, summary.targets[0].epochs) for summary in summaries] == [
         ("constant", 0.8, 4.0),
         ("hybrid", 0.9, 2.0),
     ]
@@ -184,13 +185,13 @@ def test_arms_are_summarised_apart_in_the_order_asked_for() -> None:
 
 def test_every_target_is_timed_in_the_order_asked_for() -> None:
     table = table_of([0.3, 0.6, 0.9])
-    summary = summarise(table, ["constant"], "accuracy", [0.5, 0.9, 0.2])[0]
+    summary = summarise(table, ["constant"], ACCURACY, [0.5, 0.9, 0.2])[0]
     assert [(time.target, time.steps) for time in summary.targets] == [(0.5, 20.0), (0.9, 30.0), (0.2, 10.0)]
 
 
 def test_seconds_are_the_mean_over_the_runs() -> None:
     table = table_of([0.1] * 2, [0.1] * 4)
-    assert summarise(table, ["constant"], "accuracy", [])[0].seconds == 6.0
+    assert summarise(table, ["constant"], ACCURACY, [])[0].seconds == 6.0
 
 
 # ------------------------------------------------------------------------------------------------- the shown rows
@@ -198,7 +199,7 @@ def test_seconds_are_the_mean_over_the_runs() -> None:
 
 def cells(*epochs: int | None, targets: tuple[float, ...] = (0.9,)) -> list[str]:
     table = table_of(*map(reaching_at, epochs))
-    return table_rows(summarise(table, ["constant"], "accuracy", list(targets)), "accuracy")[1][0]
+    return table_rows(summarise(table, ["constant"], ACCURACY, list(targets)), "accuracy")[1][0]
 
 
 def test_a_cell_says_how_many_seeds_arrived_where_not_all_did() -> None:
@@ -216,14 +217,14 @@ def test_no_cell_ever_shows_an_infinity_or_a_nan() -> None:
 
 def test_the_header_names_every_target_and_the_metric() -> None:
     table = table_of([0.3, 0.6])
-    header, rows = table_rows(summarise(table, ["constant"], "accuracy", [0.25, 0.5]), "accuracy")
+    header, rows = table_rows(summarise(table, ["constant"], ACCURACY, [0.25, 0.5]), "accuracy")
     assert header == ["arm", "steps, seconds to 0.25", "steps, seconds to 0.5", "test accuracy", "seeds"]
     assert rows[0][0] == "constant" and all(len(row) == len(header) for row in rows)
 
 
 def test_the_last_column_counts_what_diverged() -> None:
     runs = [run_of([0.5], seed=0), run_of([0.1], seed=1, status="diverged")]
-    _, rows = table_rows(summarise(results_table(runs), ["constant"], "accuracy", [0.4]), "accuracy")
+    _, rows = table_rows(summarise(results_table(runs), ["constant"], ACCURACY, [0.4]), "accuracy")
     assert rows[0][-1] == "2, 1 diverged"
 
 
@@ -236,8 +237,8 @@ def test_the_table_has_a_row_per_evaluation_and_one_for_the_test() -> None:
     assert len(table) == 4 * (3 + 1)
     assert (table.groupby(["arm", "seed", "split"]).size().unstack() == [1, 3]).all(axis=None)
     assert list(table.columns) == [
-        *("arm", "seed", "status", "split", "step", "epoch", "seconds", "loss", "accuracy"),
-        *("learning_rate", "momentum", "damping_ratio"),
+        *("arm", "seed", "status", "budget", "split", "step", "epoch", "seconds", "loss", "accuracy"),
+        *("learning_rate", "momentum", "damping_ratio", "peak_learning_rate", "weight_decay"),
     ]
 
 
@@ -257,7 +258,7 @@ def plan_of(arms: list[str], seeds: list[int]) -> Plan:
 
 
 def write_run(folder: Path, run: dict[str, Any]) -> Path:
-    file = run_folder(folder, run["arm"], run["seed"]) / "result.json"
+    file = folder / Run(run["arm"], run["seed"]).folder / "result.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(run))
     return file
@@ -267,8 +268,9 @@ def test_finished_runs_are_read_in_the_plans_order_and_others_left_out(tmp_path:
     for arm, seed in (("critmom", 1), ("constant", 0), ("critmom", 0)):
         write_run(tmp_path, run_of([0.5], arm=arm, seed=seed))
     write_run(tmp_path, run_of([0.5], arm="constant", seed=7))  # not in the plan
-    runs = read_runs(tmp_path, plan_of(["critmom", "constant"], [0, 1]))
-    assert [(run["arm"], run["seed"]) for run in runs] == [("critmom", 0), ("critmom", 1), ("constant", 0)]
+    runs = read_runs(tmp_path, plan_of(["critmom", "constant"], [0, 1]).runs())
+    assert [(run.arm, run.seed) for run in runs] == [("critmom", 0), ("constant", 0), ("critmom", 1)]
+    assert all((run.arm, run.seed) == (result["arm"], result["seed"]) for run, result in runs.items())
 
 
 def test_the_parquet_file_is_the_table(tmp_path: Path) -> None:
@@ -288,5 +290,5 @@ def test_a_corrupt_result_is_named(tmp_path: Path, content: str) -> None:
     file = write_run(tmp_path, run_of([0.5]))
     file.write_text(content)
     with pytest.raises(ComparisonError, match="corrupt") as caught:
-        read_runs(tmp_path, plan_of(["constant"], [0]))
+        read_runs(tmp_path, plan_of(["constant"], [0]).runs())
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)

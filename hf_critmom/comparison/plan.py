@@ -1,10 +1,12 @@
 """The plan of a comparison: written before the first run, compared with what is asked for at every later command."""
 
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
-from hf_critmom.comparison.arms import Arm
 from hf_critmom.comparison.errors import ComparisonError
+from hf_critmom.comparison.locks import LOCKS_FOLDER, locked
 from hf_critmom.errors import reason
 
 PLAN_FILE = "comparison.json"
@@ -32,18 +34,67 @@ _RECORDED = {"dataloader_drop_last"}  # despite its prefix
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A point of the tuning grid.
+
+    Attributes:
+        learning_rate: Factor of the arm's own learning rate.
+        weight_decay: Factor of its own weight decay.
+    """
+
+    learning_rate: float = 1.0
+    weight_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a comparison.
+
+    Attributes:
+        arm: The arm's name.
+        seed: Its seed.
+        epochs: Its budget where the comparison has several; None: the one that all runs have.
+        trial: The point of the grid that it tries; None: it is compared, not a trial.
+    """
+
+    arm: str
+    seed: int
+    epochs: float | None = None
+    trial: Trial | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, within the comparison's."""
+        budget = [] if self.epochs is None else [f"epochs-{self.epochs:g}"]
+        if self.trial is None:
+            return Path("runs", self.arm, *budget, f"seed-{self.seed}")
+        point = f"lr-{self.trial.learning_rate:g}-wd-{self.trial.weight_decay:g}"
+        return Path("runs", self.arm, *budget, "tuning", point)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        budget = "" if self.epochs is None else f", {self.epochs:g} epochs"
+        if self.trial is None:
+            return f"{self.arm}{budget}, seed {self.seed}"
+        factors = f"lr x {self.trial.learning_rate:g}, weight decay x {self.trial.weight_decay:g}"
+        return f"{self.arm}{budget}, trial of {factors}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that the results of a comparison depend on.
 
     Attributes:
         task: The task's description, with fingerprints of its splits.
         model: The model's flags, and its number of parameters.
-        arms: Every arm's optimizer and options by name.
+        arms: Every arm by name, as `hf_critmom.comparison.arms.Arm.record` gives it.
         seeds: Seeds of the runs of every arm.
         targets: Metric values whose first reaching is timed, judged at every evaluation on the validation split.
         training: Training arguments that differ from the defaults of Transformers, and the total batch size.
         versions: Versions of what computes; a difference is said, not refused.
         command: The command line that made the plan.
+        tuning: The grid: factors of learning rate and weight decay, and the seed of the trials; empty: no tuning.
     """
 
     task: dict[str, Any]
@@ -54,13 +105,38 @@ class Plan:
     training: dict[str, Any]
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
+    tuning: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def budgets(self) -> list[float | None]:
+        """Epochs of the runs where there are several budgets; else only None, for the one of the training arguments."""
+        epochs = self.training.get("num_train_epochs")
+        return list(epochs) if isinstance(epochs, list) else [None]
+
+    def runs(self) -> list["Run"]:
+        """Every run that is compared, in the order in which they are made; tuned variants come after their trials."""
+        return [Run(arm, seed, epochs) for seed in self.seeds for epochs in self.budgets for arm in self.arms]
+
+    def trials(self) -> list["Run"]:
+        """Every run that only chooses learning rate and weight decay."""
+        if not self.tuning:
+            return []
+        grid = itertools.product(self.tuning["learning_rate"], self.tuning["weight_decay"])
+        trials = [Trial(*factors) for factors in grid]
+        return [
+            Run(arm, self.tuning["seed"], epochs, trial)
+            for epochs in self.budgets
+            for arm in self.arms
+            for trial in trials
+        ]
 
     def differences(self, other: "Plan") -> list[str]:
         """What results depend on and the two plans disagree about, as "name: mine, theirs"."""
         found = []
         for part in fields(self):
             if part.name not in ("versions", "command"):
-                found += _differences(part.name, getattr(self, part.name), getattr(other, part.name))
+                mine, theirs = (_decisive(part.name, getattr(plan, part.name)) for plan in (self, other))
+                found += _differences(part.name, mine, theirs)
         return found
 
     def write(self, folder: Path) -> None:
@@ -91,27 +167,40 @@ def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
     Raises:
         ComparisonError: If the folder holds a different plan or other files, or cannot be written.
     """
-    if (folder / PLAN_FILE).exists():
-        stored = Plan.read(folder)
-        if different := stored.differences(plan):
-            raise ComparisonError(
-                f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): "
-                "repeat the stored command to continue it, or choose another --output_dir."
-            )
-        return stored
+    if not write:
+        return _stored(plan, folder) or plan
     if folder.exists() and not folder.is_dir():
         raise ComparisonError(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
-    if folder.is_dir() and any(folder.iterdir()) and write:
-        raise ComparisonError(f"{folder} holds files, but no comparison: choose an empty or new --output_dir.")
-    if write:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+    stored = _stored(plan, folder)
+    if stored is not None:
+        return stored
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "plan"):  # two launches may begin at the same moment
+            stored = _stored(plan, folder)
+            if stored is not None:
+                return stored
+            if any(path.name != LOCKS_FOLDER for path in folder.iterdir()):
+                raise ComparisonError(f"{folder} holds files, but no comparison: choose an empty or new --output_dir.")
             plan.write(folder)
-        except OSError as error:
-            raise ComparisonError(
-                f"{folder} cannot be written ({error.strerror}): choose an --output_dir where you may write."
-            ) from None
+    except OSError as error:
+        raise ComparisonError(
+            f"{folder} cannot be written ({error.strerror}): choose an --output_dir where you may write."
+        ) from None
     return plan
+
+
+def _stored(plan: Plan, folder: Path) -> Plan | None:
+    """The plan that a folder holds; None if it holds none."""
+    if not (folder / PLAN_FILE).exists():
+        return None
+    stored = Plan.read(folder)
+    if different := stored.differences(plan):
+        raise ComparisonError(
+            f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): "
+            "repeat the stored command to continue it, or choose another --output_dir."
+        )
+    return stored
 
 
 def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
@@ -130,11 +219,6 @@ def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
     return recorded
 
 
-def recorded_arm(arm: Arm) -> dict[str, Any]:
-    """What an arm's results depend on."""
-    return {"optimizer": arm.optimizer, "options": dict(arm.options)}
-
-
 def versions() -> dict[str, str]:
     """Versions of the libraries that compute, and the machine."""
     names = ("hf-critmom", "transformers", "accelerate", "torch", "timm", "datasets")
@@ -147,18 +231,28 @@ def hardware() -> str:
     if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU cores ({_processor()})"
+    threads = torch.get_num_threads()
+    limited = "" if threads == cores else f", {threads} thread{'s' if threads > 1 else ''} per process"
+    return f"{cores} CPU cores ({_processor()}{limited})"
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON whole or not at all: into a neighbour that then takes the name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """Gives a neighbour to write to, which then takes the name: the file appears whole or not at all."""
+    partial = file.with_name(f".{file.stem}.{os.getpid()}.partial{file.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as written:
+            os.fsync(written.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON whole or not at all."""
+    with written_whole(file) as partial:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:
@@ -174,6 +268,14 @@ def _plain(value: Any) -> Any:
     """A value as JSON would hold it."""
     value = getattr(value, "value", value)  # enums
     return json.loads(json.dumps(value, default=str))
+
+
+def _decisive(name: str, value: Any) -> Any:
+    """A part of a plan without what only says how arms are shown."""
+    if name != "arms":
+        return value
+    shown = ("help", "color")
+    return {arm: {key: item for key, item in record.items() if key not in shown} for arm, record in value.items()}
 
 
 def _differences(name: str, mine: Any, theirs: Any) -> list[str]:

@@ -7,6 +7,8 @@ from rich import progress as bars
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_critmom.comparison.plan import Run
+
 
 class Progress:
     """A bar over the runs and one over the steps of the current run, on the main process; a line per finished run.
@@ -29,6 +31,7 @@ class Progress:
             disable=not shown,
         )
         self._runs = self._bars.add_task("runs", total=num_runs, note="")
+        self._waited_for = 0
         self._steps = self._bars.add_task("starting", total=None, note="")
 
     def __enter__(self) -> "Progress":
@@ -40,18 +43,24 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def callback(self, arm: str, seed: int) -> TrainerCallback:
+    def callback(self, run: Run) -> TrainerCallback:
         """A callback that shows one run's steps."""
-        return _StepsCallback(self, f"{arm}, seed {seed}")
+        return _StepsCallback(self, run.title)
 
-    def finished(self, result: dict[str, Any], *, earlier: bool = False) -> None:
+    def finished(self, run: Run, result: dict[str, Any], *, earlier: bool = False) -> None:
         """Counts a run as finished and says how it ended."""
-        metric, value = next((name, value) for name, value in result["test"].items() if name != "loss")
-        ended = f"test {metric} {value:.4f}" if result["status"] == "finished" else result["status"]
+        ended = "".join(f"test {name} {value:.4f}, " for name, value in result["test"].items() if name != "loss")
+        ended = ended if result["status"] == "finished" else f"{result['status']}, "
         seconds = f"{result['train_seconds']:.0f} s of training"
         when = " (done before)" if earlier else ""
-        self.console.print(f"{result['arm']}, seed {result['seed']}: {ended}, {seconds}{when}", highlight=False)
+        self.console.print(f"{run.title}: {ended}{seconds}{when}", highlight=False)
         self._bars.advance(self._runs)
+
+    def waits_for_others(self, number: int) -> None:
+        """Says, once for a number, that the runs that are left are being made elsewhere."""
+        if number != self._waited_for:
+            self.console.print(f"waiting for {number} run{'s' if number > 1 else ''} that others are making")
+            self._waited_for = number
 
     def begin(self, description: str, step: int, max_steps: int) -> None:
         """Begins to show a run."""

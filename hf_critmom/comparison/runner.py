@@ -1,28 +1,34 @@
 """Runs a comparison: every arm with every seed, each result written whole or not at all."""
 
 import copy
+import dataclasses
+import errno
 import gc
 import json
 import math
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch.optim import Optimizer
 from torch.utils.data import Subset
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
 
 from hf_critmom.comparison.arguments import ComparisonArguments, ComparisonTrainingArguments
-from hf_critmom.comparison.arms import Arm, arms_named
+from hf_critmom.comparison.arms import ARMS, Arm, arms_named, read_arms
 from hf_critmom.comparison.errors import ComparisonError
+from hf_critmom.comparison.locks import claimed, told_by_main
 from hf_critmom.comparison.plan import (
     Plan,
-    recorded_arm,
+    Run,
+    Trial,
     recorded_training_arguments,
     settle_plan,
     versions,
@@ -30,7 +36,8 @@ from hf_critmom.comparison.plan import (
 )
 from hf_critmom.comparison.progress import Progress
 from hf_critmom.comparison.recorder import RunRecorder, StopWhenDiverged, has_diverged
-from hf_critmom.comparison.results import RESULT_FILE, read_result, read_runs, run_folder, write_results
+from hf_critmom.comparison.results import RESULT_FILE, read_result, read_results, tuned_runs, write_results
+from hf_critmom.comparison.schedules import SCHEDULES
 from hf_critmom.errors import reason
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, check_model, load_task, task_spec
 from hf_critmom.trainer import CritMomTrainer
@@ -50,6 +57,8 @@ class Comparison:
 def run_comparison(asked: Comparison) -> Path:
     """Runs what is not yet finished of a comparison.
 
+    Several launches, on one machine or on several that share the folder, divide the runs among themselves.
+
     Args:
         asked: The arguments.
 
@@ -57,44 +66,124 @@ def run_comparison(asked: Comparison) -> Path:
         The folder with ``comparison.json``, ``runs/ARM/seed-N/`` and ``results.parquet``.
 
     Raises:
-        ComparisonError: If the arguments cannot be followed, or the folder holds a different plan.
+        ComparisonError: If the arguments cannot be followed, the folder holds a different plan, or it cannot be
+            written to any more; what is finished then stays.
         TaskError: If the data or the model cannot be used.
     """
-    arms = arms_named(asked.comparison.arms)
+    file = asked.comparison.arms_file
+    arms = {arm.name: arm for arm in arms_named(asked.comparison.arms, ARMS if file is None else read_arms(Path(file)))}
     task = load_task(asked.data)
     probe = build_model(task, asked.model, seed=0)
     check_model(probe, task)
     process = PartialState()
     _check_steps(asked.training, len(task.train))
     _check_last_batch(asked.training, task, probe)
-    _check_trainer(asked, arms[0], task)
+    for arm in arms.values():
+        _check_trainer(asked, arm, task)
     folder = Path(str(asked.training.output_dir))
     plan = settle_plan(_plan(asked, arms, task, probe.num_parameters()), folder, write=process.is_main_process)
     process.wait_for_everyone()
     del probe
 
-    read_runs(folder, plan)  # a corrupt result is better known now than after hours
-    runs = [(arm, seed) for seed in plan.seeds for arm in arms]
-    if any(not (run_folder(folder, arm.name, seed) / RESULT_FILE).exists() for arm, seed in runs):
-        _rehearse(asked, arms[0], task)
-    process.wait_for_everyone()
-    with Progress(len(runs), shown=process.is_main_process) as progress:
-        for arm, seed in runs:
-            result_file = run_folder(folder, arm.name, seed) / RESULT_FILE
-            if result_file.exists():
-                progress.finished(read_result(result_file), earlier=True)
-                continue
-            result = _run(asked, arm, seed, task, result_file.parent, progress)
-            if process.is_main_process:
-                write_json(result_file, result)
-                _remove_checkpoints(result_file.parent)
-                write_results(folder, plan)
-            process.wait_for_everyone()
-            progress.finished(result)
+    read_results(folder, plan)  # a corrupt result is better known now than after hours
+    runner = _Runner(asked, task, plan, folder, arms)
+    try:
+        runner.finish(plan.trials())
+        runner.finish([*plan.runs(), *runner.tuned_runs()])
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise ComparisonError(
+            f"{folder} cannot be written any more ({error.strerror}): make room, then repeat the command; "
+            "the runs that are finished stay, and are not repeated."
+        ) from error
     if process.is_main_process:
         write_results(folder, plan)
     process.wait_for_everyone()
     return folder
+
+
+class _Runner:
+    """Makes runs of one comparison, one after another."""
+
+    def __init__(self, asked: Comparison, task: Task, plan: Plan, folder: Path, arms: dict[str, Arm]) -> None:
+        self.asked, self.task, self.plan, self.folder, self.arms = asked, task, plan, folder, arms
+        self.process = PartialState()
+        self.rehearsed = False
+
+    def finish(self, runs: list[Run]) -> None:
+        """Makes those of the runs that nobody has made, and waits for those that others are making.
+
+        A launch that dies leaves its run to the others.
+        """
+        waiting = list(runs)
+        if not runs:
+            return
+        with Progress(len(runs), shown=self.process.is_main_process) as progress:
+            while waiting:
+                left = [run for run in waiting if not self._finished(run, progress)]
+                if len(left) == len(waiting):
+                    progress.waits_for_others(len(left))
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+                waiting = left
+
+    def tuned_runs(self) -> list[Run]:
+        """The runs of the tuned variants, whose arms this makes known, as the trials chose."""
+        results = read_results(self.folder, self.plan)
+        runs = []
+        for run, choice in tuned_runs(self.plan, results.choices).items():
+            if choice.trial != Trial():
+                self.arms[run.arm] = dataclasses.replace(self.arms[choice.arm], name=run.arm, base=choice.arm)
+                runs.append(run)
+        return runs
+
+    def _finished(self, run: Run, progress: Progress) -> bool:
+        """Makes a run unless it is made; False if another launch is making it."""
+        file = self.folder / run.folder / RESULT_FILE
+        earlier = told_by_main(file.exists())
+        if not earlier:
+            with claimed(self.folder, "-".join(run.folder.parts[1:])) as mine:
+                if not mine:
+                    return False
+                earlier = told_by_main(file.exists())
+                if not earlier:
+                    self._make(run, file, progress)
+        progress.finished(run, read_result(file), earlier=earlier)
+        return True
+
+    def _make(self, run: Run, file: Path, progress: Progress) -> None:
+        if not self.rehearsed:
+            _rehearse(self.asked, self.arms[run.arm], self.task)
+            self.rehearsed = True
+        began = time.perf_counter()
+        result = _run(self.asked, self._arm(run), run, self.task, file.parent, progress)
+        if self.process.is_main_process:
+            result["wall_seconds"] = time.perf_counter() - began
+            write_json(file, result)
+            _remove_checkpoints(file.parent)
+            write_results(self.folder, self.plan)
+        self.process.wait_for_everyone()
+
+    def _arm(self, run: Run) -> Arm:
+        """The run's arm at the learning rate and weight decay that this run has."""
+        arm, trial = self.arms[run.arm], run.trial
+        if arm.base is not None:
+            choices = read_results(self.folder, self.plan).choices
+            trial = next(one.trial for one in choices if (one.arm, one.epochs) == (arm.base, run.epochs))
+        learning_rate, weight_decay = _settings(self.asked.training, arm)
+        if trial is not None:
+            learning_rate, weight_decay = learning_rate * trial.learning_rate, weight_decay * trial.weight_decay
+        return dataclasses.replace(arm, learning_rate=learning_rate, weight_decay=weight_decay)
+
+
+_SECONDS_BETWEEN_LOOKS = 2.0
+
+
+def _settings(training: TrainingArguments, arm: Arm) -> tuple[float, float]:
+    """Peak learning rate and weight decay of an arm: its own, else the comparison's."""
+    learning_rate = training.learning_rate if arm.learning_rate is None else arm.learning_rate
+    weight_decay = training.weight_decay if arm.weight_decay is None else arm.weight_decay
+    return learning_rate, weight_decay
 
 
 def _check_steps(training: TrainingArguments, num_examples: int) -> None:
@@ -139,33 +228,48 @@ def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
     """Builds a Trainer, so that what it refuses is known before anything is written."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _trainer(asked, arm, task, _run_arguments(asked.training, arm, asked.training.seed, Path(folder)), [])
+            _trainer(asked, arm, task, _run_arguments(asked.training, arm, Run(arm.name, 0), Path(folder)), [])
         except (ImportError, RuntimeError, ValueError) as error:
             raise ComparisonError(f"The Trainer refuses these arguments ({reason(error)}): change them.") from error
 
 
-def _plan(asked: Comparison, arms: list[Arm], task: Task, num_parameters: int) -> Plan:
+def _plan(asked: Comparison, arms: dict[str, Arm], task: Task, num_parameters: int) -> Plan:
     spec = task_spec(asked.data)
     if asked.model.model_name_or_path is None:
         model: dict[str, Any] = {"model": asked.model.model, "width": asked.model.width}
     else:
         model = {"model_name_or_path": asked.model.model_name_or_path}
+    training = recorded_training_arguments(asked.training)
+    if len(asked.training.budgets) > 1:
+        training["num_train_epochs"] = asked.training.budgets
     return Plan(
         task=task.description(),
         model={**model, "num_parameters": num_parameters},
-        arms={arm.name: recorded_arm(arm) for arm in arms},
+        arms={name: arm.record() for name, arm in arms.items()},
         seeds=[asked.training.seed + offset for offset in range(asked.comparison.num_seeds)],
         targets=sorted(set(asked.comparison.targets or spec.targets)),
-        training=recorded_training_arguments(asked.training),
+        training=training,
         versions=versions(),
         command=asked.command,
+        tuning=_tuning(asked),
     )
+
+
+def _tuning(asked: Comparison) -> dict[str, Any]:
+    grids = {
+        "learning_rate": asked.comparison.learning_rate_grid,
+        "weight_decay": asked.comparison.weight_decay_grid,
+    }
+    if not any(grids.values()):
+        return {}
+    seed = asked.training.seed + asked.comparison.num_seeds
+    return {**{name: sorted(set(factors or [1.0])) for name, factors in grids.items()}, "seed": seed}
 
 
 def _rehearse(asked: Comparison, arm: Arm, task: Task) -> None:
     """A few steps and an evaluation that are thrown away: the first run must not pay for caches and lazy imports."""
     with tempfile.TemporaryDirectory() as folder:
-        args = _run_arguments(asked.training, arm, asked.training.seed, Path(folder))
+        args = _run_arguments(asked.training, arm, Run(arm.name, asked.training.seed), Path(folder))
         args.max_steps, args.report_to, args.push_to_hub = 3, [], False
         args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
         trainer = _trainer(asked, arm, task, args, callbacks=[])
@@ -173,50 +277,72 @@ def _rehearse(asked: Comparison, arm: Arm, task: Task) -> None:
         trainer.evaluate(Subset(task.validation, range(min(len(task.validation), args.eval_batch_size))))
 
 
+class _ArmTrainer(CritMomTrainer):
+    """The Trainer of one arm: its optimizer, and its schedule in the place of the Trainer's own."""
+
+    def __init__(self, arm: Arm, args: TrainingArguments, **kwargs: Any) -> None:
+        super().__init__(args=args, optimizer_cls_and_kwargs=arm.optimizer_cls_and_kwargs(args.learning_rate), **kwargs)
+        self.arm = arm
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """Builds the arm's schedule."""
+        if self.lr_scheduler is None:
+            build = SCHEDULES[self.arm.schedule]
+            self.lr_scheduler: Any = build(optimizer or self.optimizer, self.args, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+
 def _trainer(
     asked: Comparison, arm: Arm, task: Task, args: TrainingArguments, callbacks: list[TrainerCallback]
 ) -> CritMomTrainer:
     # Convolutions on the CPU and in bf16 on a GPU run faster channels-last; other parameters are not affected.
     model = build_model(task, asked.model, args.seed).to(memory_format=torch.channels_last)
-    trainer = CritMomTrainer(
+    trainer = _ArmTrainer(
+        arm,
+        args,
         model=model,
-        args=args,
         train_dataset=task.train,
         eval_dataset=task.validation,
         data_collator=task.collator,
         processing_class=task.processor,
         compute_metrics=task.compute_metrics,
         preprocess_logits_for_metrics=task.preprocess_logits,
-        optimizer_cls_and_kwargs=arm.optimizer_cls_and_kwargs(args.learning_rate),
         callbacks=[*callbacks, *task.callbacks()],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _run(asked: Comparison, arm: Arm, seed: int, task: Task, folder: Path, progress: Progress) -> dict[str, Any]:
+def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progress: Progress) -> dict[str, Any]:
     """One run: trains an arm with a seed from where it stopped, tests it once, saves the model."""
-    args = _run_arguments(asked.training, arm, seed, folder)
-    callbacks = [RunRecorder(), StopWhenDiverged(), progress.callback(arm.name, seed)]
+    args = _run_arguments(asked.training, arm, run, folder)
+    callbacks = [RunRecorder(), StopWhenDiverged(), progress.callback(run)]
     trainer = _trainer(asked, arm, task, args, callbacks)
     trained = trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     history = trainer.state.log_history
     diverged = has_diverged(history)
     # With persistent loader workers, Trainer.evaluate would take the cached loader of the validation split again.
-    tested = trainer.predict(task.test, metric_key_prefix="test").metrics
-    trainer.log(tested)
-    trainer.save_model()
-    trainer.create_model_card(model_name=f"{task.name}, {arm.name}, seed {seed}")
+    tested: dict[str, float] = {}
+    if run.trial is None:  # a trial chooses, and must not know the test split
+        tested = trainer.predict(task.test, metric_key_prefix="test").metrics
+        trainer.log(tested)
+        trainer.save_model()
+        trainer.create_model_card(model_name=f"{task.name}, {run.title}")
     recorder = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, RunRecorder))
     result = {
-        "arm": arm.name,
-        "seed": seed,
+        "arm": run.arm,
+        "seed": run.seed,
+        "budget": args.num_train_epochs if args.max_steps <= 0 else None,
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
         "status": "diverged" if diverged else "finished",
         "steps": trainer.state.global_step,
         "train_seconds": recorder.seconds,
         "train_runtime": trained.metrics["train_runtime"],
+        "load": recorder.load,
         "evaluations": recorder.evaluations,
-        "test": {name: tested[f"test_{name}"] for name in ("loss", task.metric)},
+        "test": {name: tested[f"test_{name}"] for name in ("loss", task.metric) if tested},
         "training_log": [
             {name: value for name, value in record.items() if name != "grad_norm"}
             for record in history
@@ -229,12 +355,15 @@ def _run(asked: Comparison, arm: Arm, seed: int, task: Task, folder: Path, progr
     return _finite(result)
 
 
-def _run_arguments(training: TrainingArguments, arm: Arm, seed: int, folder: Path) -> TrainingArguments:
+def _run_arguments(training: TrainingArguments, arm: Arm, run: Run, folder: Path) -> TrainingArguments:
     args = copy.deepcopy(training)
     args.output_dir = str(folder)
-    args.run_name = f"{arm.name}-seed-{seed}"
-    args.seed = seed
-    args.data_seed = seed
+    args.run_name = "-".join(run.folder.parts[1:])
+    args.seed = run.seed
+    args.data_seed = run.seed
+    args.learning_rate, args.weight_decay = _settings(training, arm)
+    if run.epochs is not None:
+        args.num_train_epochs = run.epochs
     return args
 
 
