@@ -44,7 +44,7 @@ TINY = (
 WHOLE = (*TINY, "--arms", *ARM_NAMES, "--num_seeds", "2", "--targets", *map(str, TARGETS))
 
 
-MEASURED = ("train_seconds", "train_runtime", "wall_seconds", "load")
+MEASURED = ("train_seconds", "trainer_seconds", "wall_seconds", "load")
 
 
 @dataclass

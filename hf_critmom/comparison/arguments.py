@@ -14,7 +14,7 @@ class ComparisonArguments:
     """Flags that say what is compared."""
 
     arms: list[str] = field(
-        default_factory=lambda: ["constant", "critmom", "hybrid"],
+        default_factory=lambda: ["constant", "matched", "critmom", "hybrid"],
         metadata={"help": "The methods to compare, or a set of them: paper, fair."},
     )
     arms_file: str | None = field(

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from hf_critmom.comparison.arms import Arm
-from hf_critmom.comparison.plan import written_whole
 from hf_critmom.comparison.statistics import Metric, PairedRatio, paired_ratio, reach_curve, times
+from hf_critmom.files import written_whole
 
 FIGURES_FOLDER = "figures"
 

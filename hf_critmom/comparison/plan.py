@@ -5,8 +5,6 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from transformers import TrainingArguments
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.locks import LOCKS_FOLDER, locked
 from hf_critmom.errors import reason
+from hf_critmom.files import write_json
 
 PLAN_FILE = "comparison.json"
 
@@ -234,25 +233,6 @@ def hardware() -> str:
     threads = torch.get_num_threads()
     limited = "" if threads == cores else f", {threads} thread{'s' if threads > 1 else ''} per process"
     return f"{cores} CPU cores ({_processor()}{limited})"
-
-
-@contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
-    """Gives a neighbour to write to, which then takes the name: the file appears whole or not at all."""
-    partial = file.with_name(f".{file.stem}.{os.getpid()}.partial{file.suffix}")
-    try:
-        yield partial
-        with partial.open("rb+") as written:
-            os.fsync(written.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON whole or not at all."""
-    with written_whole(file) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:

@@ -62,6 +62,11 @@ class Progress:
             self.console.print(f"waiting for {number} run{'s' if number > 1 else ''} that others are making")
             self._waited_for = number
 
+    def took(self, seconds: float, trainer_seconds: float) -> None:
+        """Says how long the runs took, and which share of it the Trainer."""
+        share = trainer_seconds / seconds
+        self.console.print(f"{seconds:.0f} s, {share:.1%} of them in the Trainer", highlight=False)
+
     def begin(self, description: str, step: int, max_steps: int) -> None:
         """Begins to show a run."""
         self._bars.reset(self._steps, total=max_steps, completed=step, description=description, note="")

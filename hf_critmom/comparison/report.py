@@ -22,11 +22,10 @@ from hf_critmom.comparison.figures import (
     speed_figure,
     write_figures,
 )
-from hf_critmom.comparison.plan import Plan, written_whole
+from hf_critmom.comparison.plan import Plan
 from hf_critmom.comparison.results import Results, read_results, write_results
 from hf_critmom.comparison.statistics import (
     ArmSummary,
-    Interval,
     Metric,
     PairedRatio,
     TimeToTarget,
@@ -38,6 +37,8 @@ from hf_critmom.comparison.statistics import (
 )
 from hf_critmom.comparison.tuning import Choice
 from hf_critmom.comparison.verdict import Verdict, interval_in_words, sentence, verdicts
+from hf_critmom.files import written_whole
+from hf_critmom.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -313,6 +314,9 @@ def _card(
         ],
         arms=arms,
         metric=metric,
+        grid={
+            name: [f"{factor:g}" for factor in plan.tuning.get(name, [])] for name in ("learning_rate", "weight_decay")
+        },
         choices=[_choice_row(choice, results, metric.name) for choice in results.choices],
         finished=len(own),
         asked=len(plan.runs()),

@@ -10,9 +10,10 @@ import pandas as pd
 
 from hf_critmom.comparison.arms import TUNED_SUFFIX
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.plan import Plan, Run, Trial, written_whole
+from hf_critmom.comparison.plan import Plan, Run, Trial
 from hf_critmom.comparison.tuning import Choice, choose
 from hf_critmom.errors import reason
+from hf_critmom.files import written_whole
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.parquet"

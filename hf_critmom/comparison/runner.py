@@ -32,13 +32,13 @@ from hf_critmom.comparison.plan import (
     recorded_training_arguments,
     settle_plan,
     versions,
-    write_json,
 )
 from hf_critmom.comparison.progress import Progress
 from hf_critmom.comparison.recorder import RunRecorder, StopWhenDiverged, has_diverged
 from hf_critmom.comparison.results import RESULT_FILE, read_result, read_results, tuned_runs, write_results
 from hf_critmom.comparison.schedules import SCHEDULES
 from hf_critmom.errors import reason
+from hf_critmom.files import write_json
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, check_model, load_task, task_spec
 from hf_critmom.trainer import CritMomTrainer
 
@@ -110,6 +110,7 @@ class _Runner:
         self.asked, self.task, self.plan, self.folder, self.arms = asked, task, plan, folder, arms
         self.process = PartialState()
         self.rehearsed = False
+        self.trainer_seconds = 0.0
 
     def finish(self, runs: list[Run]) -> None:
         """Makes those of the runs that nobody has made, and waits for those that others are making.
@@ -119,6 +120,7 @@ class _Runner:
         waiting = list(runs)
         if not runs:
             return
+        began = time.perf_counter()
         with Progress(len(runs), shown=self.process.is_main_process) as progress:
             while waiting:
                 left = [run for run in waiting if not self._finished(run, progress)]
@@ -126,6 +128,9 @@ class _Runner:
                     progress.waits_for_others(len(left))
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
                 waiting = left
+            if self.trainer_seconds:
+                progress.took(time.perf_counter() - began, self.trainer_seconds)
+                self.trainer_seconds = 0.0
 
     def tuned_runs(self) -> list[Run]:
         """The runs of the tuned variants, whose arms this makes known, as the trials chose."""
@@ -157,6 +162,7 @@ class _Runner:
             self.rehearsed = True
         began = time.perf_counter()
         result = _run(self.asked, self._arm(run), run, self.task, file.parent, progress)
+        self.trainer_seconds += result["trainer_seconds"]
         if self.process.is_main_process:
             result["wall_seconds"] = time.perf_counter() - began
             write_json(file, result)
@@ -325,7 +331,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
     # With persistent loader workers, Trainer.evaluate would take the cached loader of the validation split again.
     tested: dict[str, float] = {}
     if run.trial is None:  # a trial chooses, and must not know the test split
-        tested = trainer.predict(task.test, metric_key_prefix="test").metrics
+        tested = dict(trainer.predict(task.test, metric_key_prefix="test").metrics)
         trainer.log(tested)
         trainer.save_model()
         trainer.create_model_card(model_name=f"{task.name}, {run.title}")
@@ -339,7 +345,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
         "status": "diverged" if diverged else "finished",
         "steps": trainer.state.global_step,
         "train_seconds": recorder.seconds,
-        "train_runtime": trained.metrics["train_runtime"],
+        "trainer_seconds": trained.metrics["train_runtime"] + tested.get("test_runtime", 0.0),
         "load": recorder.load,
         "evaluations": recorder.evaluations,
         "test": {name: tested[f"test_{name}"] for name in ("loss", task.metric) if tested},

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-CONFIDENCE = 0.95
-"""Level of every interval that is not said to have another."""
+from hf_critmom.intervals import CONFIDENCE, Interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -55,23 +54,6 @@ class TimeToTarget:
     epochs: float
     seconds: float
     seconds_range: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval.
-
-    Attributes:
-        estimate: The point estimate; NaN if there is none.
-        low: Lower end; minus infinity (of a ratio: 0) where the data give no bound.
-        high: Upper end; infinity where the data give no bound.
-        n: Number of seeds that it rests on.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -351,25 +333,6 @@ def paired_difference(table: pd.DataFrame, arm: str, baseline: str, metric: Metr
     tested = table[(table["split"] == "test") & (table["status"] != "diverged")]
     mine, theirs = (tested[tested["arm"] == name].set_index("seed")[metric.name] for name in (arm, baseline))
     return mean_interval((mine - theirs).dropna().to_numpy(dtype=float))
-
-
-def mean_interval(values: np.ndarray, *, least_std: float = 0.0, confidence: float = CONFIDENCE) -> Interval:
-    """Mean with Student's t interval; unbounded for fewer than two values.
-
-    Args:
-        values: Independent values.
-        least_std: Standard deviation that the values have at the least.
-        confidence: Level of the interval.
-    """
-    n = len(values)
-    if n == 0:
-        return Interval(math.nan, -math.inf, math.inf, 0)
-    mean = float(np.mean(values))
-    if n == 1:
-        return Interval(mean, -math.inf, math.inf, 1)
-    std = max(float(np.std(values, ddof=1)), least_std)
-    half = float(stats.t.ppf(0.5 + confidence / 2.0, n - 1)) * std / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
 
 
 @dataclass(frozen=True)

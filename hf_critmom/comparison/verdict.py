@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hf_critmom.comparison.statistics import CONFIDENCE, Metric, PairedRatio, paired_ratio
+from hf_critmom.comparison.statistics import Metric, PairedRatio, paired_ratio
+from hf_critmom.intervals import CONFIDENCE
 
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTED = "supported", "contradicted", "undecided", "not tested"
 
