@@ -14,7 +14,7 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.locks import LOCKS_FOLDER, locked
+from hf_critmom.comparison.locks import locked
 from hf_critmom.errors import reason
 from hf_critmom.files import write_json
 
@@ -173,20 +173,27 @@ def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
     stored = _stored(plan, folder)
     if stored is not None:
         return stored
+    _refuse_foreign_files(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "plan"):  # two launches may begin at the same moment
             stored = _stored(plan, folder)
             if stored is not None:
                 return stored
-            if any(path.name != LOCKS_FOLDER for path in folder.iterdir()):
-                raise ComparisonError(f"{folder} holds files, but no comparison: choose an empty or new --output_dir.")
+            _refuse_foreign_files(folder)
             plan.write(folder)
     except OSError as error:
         raise ComparisonError(
             f"{folder} cannot be written ({error.strerror}): choose an --output_dir where you may write."
         ) from None
     return plan
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    # Hidden ones are locks, and what another launch may just be writing.
+    if PLAN_FILE not in names and any(not name.startswith(".") for name in names):
+        raise ComparisonError(f"{folder} holds files, but no comparison: choose an empty or new --output_dir.")
 
 
 def _stored(plan: Plan, folder: Path) -> Plan | None:
