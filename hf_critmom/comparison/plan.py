@@ -1,16 +1,11 @@
 """The plan of a comparison: written before the first run, compared with what is asked for at every later command."""
 
-import importlib.metadata
 import itertools
 import json
-import os
-import platform
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
 from transformers import TrainingArguments
 
 from hf_critmom.comparison.errors import ComparisonError
@@ -223,32 +218,6 @@ def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
             recorded[part.name] = value
     recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return recorded
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that compute, and the machine."""
-    names = ("hf-critmom", "transformers", "accelerate", "torch", "timm", "datasets")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found, "hardware": hardware()}
-
-
-def hardware() -> str:
-    """The processor or accelerator that trains, for cards."""
-    if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = torch.get_num_threads()
-    limited = "" if threads == cores else f", {threads} thread{'s' if threads > 1 else ''} per process"
-    return f"{cores} CPU cores ({_processor()}{limited})"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _plain(value: Any) -> Any:

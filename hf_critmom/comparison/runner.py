@@ -4,9 +4,7 @@ import copy
 import dataclasses
 import errno
 import gc
-import json
 import math
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -18,9 +16,9 @@ from accelerate import PartialState
 from torch.optim import Optimizer
 from torch.utils.data import Subset
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_critmom.checkpoints import last_whole_checkpoint, remove_checkpoints
 from hf_critmom.comparison.arguments import ComparisonArguments, ComparisonTrainingArguments
 from hf_critmom.comparison.arms import ARMS, Arm, arms_named, read_arms
 from hf_critmom.comparison.errors import ComparisonError
@@ -31,16 +29,16 @@ from hf_critmom.comparison.plan import (
     Trial,
     recorded_training_arguments,
     settle_plan,
-    versions,
 )
 from hf_critmom.comparison.progress import Progress
 from hf_critmom.comparison.recorder import RunRecorder, StopWhenDiverged, has_diverged
 from hf_critmom.comparison.results import RESULT_FILE, read_result, read_results, tuned_runs, write_results
 from hf_critmom.comparison.schedules import SCHEDULES
 from hf_critmom.errors import reason
-from hf_critmom.files import write_json
+from hf_critmom.files import finite, write_json
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, check_model, load_task, task_spec
 from hf_critmom.trainer import CritMomTrainer
+from hf_critmom.versions import versions
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ class _Runner:
         if self.process.is_main_process:
             result["wall_seconds"] = time.perf_counter() - began
             write_json(file, result)
-            _remove_checkpoints(file.parent)
+            remove_checkpoints(file.parent)
             write_results(self.folder, self.plan)
         self.process.wait_for_everyone()
 
@@ -358,7 +356,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
     }
     del trainer
     gc.collect()
-    return _finite(result)
+    return finite(result)
 
 
 def _run_arguments(training: TrainingArguments, arm: Arm, run: Run, folder: Path) -> TrainingArguments:
@@ -371,31 +369,3 @@ def _run_arguments(training: TrainingArguments, arm: Arm, run: Run, folder: Path
     if run.epochs is not None:
         args.num_train_epochs = run.epochs
     return args
-
-
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint of a run that was written to its end; half-written ones are removed.
-
-    The Trainer writes ``trainer_state.json`` last, so a checkpoint that has a readable one is whole.
-    """
-    while folder.is_dir() and (checkpoint := get_last_checkpoint(str(folder))) is not None:
-        try:
-            json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            return checkpoint
-        except (FileNotFoundError, json.JSONDecodeError):
-            shutil.rmtree(checkpoint)
-    return None
-
-
-def _remove_checkpoints(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-
-
-def _finite(value: Any) -> Any:
-    """The value with None in the place of numbers that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
