@@ -266,7 +266,9 @@ def logrank(first: Times, second: Times) -> float:
     """
     if not (first.reached.any() or second.reached.any()):
         return 1.0
-    return float(stats.logrank(first.censored(), second.censored()).pvalue)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where a single run each leaves nothing to vary
+        pvalue = float(stats.logrank(first.censored(), second.censored()).pvalue)
+    return 1.0 if math.isnan(pvalue) else pvalue
 
 
 def paired_ratio(
