@@ -299,7 +299,7 @@ def test_nothing_but_results_and_model_leaves_the_machine(folder: Path) -> None:
     ):
         (best / name).parent.mkdir(exist_ok=True)
         (best / name).write_text("{}")
-    (folder / ".locks").mkdir()
+    (folder / ".locks").mkdir(exist_ok=True)
     (folder / ".locks" / "plan.lock").touch()
     (folder / "notes.txt").write_text("private")
     assert prepare_upload(folder, Repository(NAME)).files.keys() == results_in(folder) | MODEL

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.comparison.plan import Plan
-from hf_critmom.comparison.results import RESULT_FILE, read_runs, run_folder
+from hf_critmom.comparison.results import RESULT_FILE, read_results
 from hf_critmom.hub.refusals import HubError
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -31,7 +31,9 @@ class ChosenRun:
     reason: str = ""
 
     def __str__(self) -> str:
-        return f"{self.result['arm']}, seed {self.result['seed']}"
+        parts = [part.removeprefix("epochs-") for part in self.folder.parts if part.startswith("epochs-")]
+        budget = f"{parts[-1]} epochs, " if parts else ""
+        return f"{self.result['arm']}, {budget}seed {self.result['seed']}"
 
     def model_files(self) -> list[Path]:
         """Files from which ``from_pretrained`` loads its model and processor; empty if there is no model."""
@@ -42,7 +44,7 @@ class ChosenRun:
 
 def finished_runs(folder: Path, plan: Plan) -> dict[Path, dict[str, Any]]:
     """Results of a comparison's finished runs by their folders, in the plan's order."""
-    return {run_folder(folder, run["arm"], run["seed"]): run for run in read_runs(folder, plan)}
+    return {folder / run.folder: result for run, result in read_results(folder, plan).runs.items()}
 
 
 def choose_run(

@@ -73,13 +73,14 @@ def prepare_upload(
         ComparisonError: If the folder holds no comparison, or no run of it has finished.
     """
     plan = Plan.read(folder)
-    runs, asked = finished_runs(folder, plan), len(plan.arms) * len(plan.seeds)
+    runs, asked = finished_runs(folder, plan), len(plan.runs())
     if not runs:
         raise ComparisonError(f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}.")
     report, notes = _report(folder), []
     files: dict[str, bytes | Path] = dict(report)
-    if len(runs) < asked:
-        notes.append(f"Unfinished: {len(runs)} of {asked} runs; the card says so.")
+    finished = sum(result["arm"] in plan.arms for result in runs.values())  # tuned variants come after their trials
+    if finished < asked:
+        notes.append(f"Unfinished: {finished} of {asked} runs; the card says so.")
     if repository.repo_type == "dataset":
         for flag, value in (("arm", arm), ("seed", seed), ("dataset_id", dataset_id)):
             if value is not None:
