@@ -1,5 +1,6 @@
 """The command line: ``hf-critmom`` and ``python -m hf_critmom``, one small function per subcommand."""
 
+import dataclasses
 import runpy
 import shlex
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import datasets
+from accelerate import PartialState
 from huggingface_hub.utils import disable_progress_bars
 from rich.console import Console
 from transformers import HfArgumentParser
@@ -18,8 +20,12 @@ from hf_critmom.comparison import (
     ComparisonArguments,
     ComparisonTrainingArguments,
     run_comparison,
+    run_of,
     write_report,
 )
+from hf_critmom.diagnosis.arguments import AttributionArguments
+from hf_critmom.diagnosis.report import write_attribution_report
+from hf_critmom.diagnosis.runner import AttributionRequest, Subject, run_attribution
 from hf_critmom.errors import InputError, reason
 from hf_critmom.hub import REPO_TYPES, Pushed, Repository, Upload, push_comparison
 from hf_critmom.tasks import DataArguments, ModelArguments, task_name, task_spec
@@ -83,11 +89,7 @@ def run(words: list[str]) -> int:
 def compare(words: list[str]) -> int:
     """compare [--task NAME_OR_DATASET] [--arms ...] [...]: compare methods on a task, or continue a comparison"""
     asked = parse_comparison(words)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say is in the error that it raises
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
+    _quieten_libraries()
     folder = run_comparison(asked)
     if asked.training.process_index == 0:
         _print_report(folder)
@@ -126,7 +128,26 @@ def push(words: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "compare": compare, "report": report, "push": push}
+def attribute(words: list[str]) -> int:
+    """attribute CHECKPOINT [CHECKPOINT ...] [--task ...] [...]: find the layers that the remaining mistakes lie in"""
+    asked = parse_attribution(words)
+    _quieten_libraries()
+    folder = run_attribution(asked)
+    if PartialState().is_main_process:
+        console = Console()
+        for shown in write_attribution_report(folder):
+            console.print(shown, highlight=False)
+        console.print(f"Report: {folder / 'README.md'}", highlight=False, soft_wrap=True)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": run,
+    "compare": compare,
+    "report": report,
+    "attribute": attribute,
+    "push": push,
+}
 
 
 def parse_comparison(words: list[str]) -> Comparison:
@@ -154,6 +175,56 @@ def parse_comparison(words: list[str]) -> Comparison:
     if unknown:
         parser.error(f"unknown arguments {shlex.join(unknown)}")
     return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *words]))
+
+
+def parse_attribution(words: list[str]) -> AttributionRequest:
+    """Turns the words of ``attribute`` into arguments.
+
+    Raises:
+        InputError: If a flag's value cannot be used, or a checkpoint is named twice.
+    """
+    parser = _Parser((AttributionArguments, DataArguments), prog=f"{PROGRAM} attribute", allow_abbrev=False)
+    parser.add_argument(
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or name on the Hub"
+    )
+    arguments, data, named, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown arguments {shlex.join(unknown)}")
+    arguments.output_dir = arguments.output_dir or f"attribution-{task_name(data)}"
+    labels = _labels(named.checkpoints)
+    subjects = [_subject(path, label) for path, label in zip(named.checkpoints, labels, strict=True)]
+    if len({subject.label for subject in subjects}) < len(subjects):  # runs of the same name from two comparisons
+        pairs = zip(subjects, labels, strict=True)
+        subjects = [dataclasses.replace(subject, label=label) for subject, label in pairs]
+    return AttributionRequest(subjects, arguments, data, command=shlex.join([PROGRAM, "attribute", *words]))
+
+
+def _labels(paths: list[str]) -> list[str]:
+    """The shortest ends of paths that tell them apart."""
+    parts = [Path(path).absolute().parts if Path(path).exists() else Path(path).parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise InputError(f"A checkpoint is named twice among {shlex.join(paths)}: name each once.")
+    lengths = [1] * len(paths)
+    while len(set(ends := [part[-length:] for part, length in zip(parts, lengths, strict=True)])) < len(ends):
+        lengths = [length + (ends.count(end) > 1) for length, end in zip(lengths, ends, strict=True)]
+    return ["/".join(end) for end in ends]
+
+
+def _subject(path: str, label: str) -> Subject:
+    if (run := run_of(path)) is None:
+        return Subject(path, label)
+    plan, arm, seed = run
+    of_a_step = f", {Path(path).name}" if Path(path).name.startswith("checkpoint-") else ""
+    trained_on = plan.task.get("splits", {}).get("train", {}).get("sha256")
+    return Subject(path, f"{arm}, seed {seed}{of_a_step}", arm, seed, trained_on, plan.command)
+
+
+def _quieten_libraries() -> None:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say is in the error that it raises
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
 
 
 def _print_report(folder: Path) -> None:

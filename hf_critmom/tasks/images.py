@@ -83,6 +83,21 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def evaluated(
+        self,
+        images: np.ndarray | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> "ImageDataset":
+        """The same labels without augmentation; other images, or other statistics to normalise by, if any are given."""
+        return ImageDataset(
+            self.images if images is None else images,
+            self.labels,
+            mean=self.mean if mean is None else mean,
+            std=self.std if std is None else std,
+        )
+
     def set_epoch(self, epoch: int) -> None:
         """Tells the augmentation which epoch it is."""
         self._epoch_and_seed[0] = epoch

@@ -47,6 +47,22 @@ class Task:
     processor: Any
     notes: tuple[str, ...] = field(default=())
 
+    def split(self, name: str) -> ImageDataset:
+        """A split by name.
+
+        Raises:
+            TaskError: If there is none of the name.
+        """
+        splits = self.splits
+        if name not in splits:
+            raise TaskError(f"There is no split {name!r}: choose one of {', '.join(splits)}.")
+        return splits[name]
+
+    @property
+    def splits(self) -> dict[str, ImageDataset]:
+        """The splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
@@ -58,7 +74,6 @@ class Task:
 
     def description(self) -> dict[str, Any]:
         """What identifies the data, as JSON: sizes and a fingerprint of the content of every split."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             "name": self.name,
             "source": self.source,
@@ -69,7 +84,9 @@ class Task:
                 "crop_padding": self.train.augmentation.padding if self.train.augmentation else 0,
                 "random_flip": bool(self.train.augmentation and self.train.augmentation.flip),
             },
-            "splits": {name: {"examples": len(split), "sha256": _fingerprint(split)} for name, split in splits.items()},
+            "splits": {
+                name: {"examples": len(split), "sha256": _fingerprint(split)} for name, split in self.splits.items()
+            },
             "notes": list(self.notes),
         }
 
