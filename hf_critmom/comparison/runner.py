@@ -22,12 +22,10 @@ from hf_critmom.checkpoints import last_whole_checkpoint, remove_checkpoints
 from hf_critmom.comparison.arguments import ComparisonArguments, ComparisonTrainingArguments
 from hf_critmom.comparison.arms import ARMS, Arm, arms_named, read_arms
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.locks import claimed, told_by_main
 from hf_critmom.comparison.plan import (
     Plan,
     Run,
     Trial,
-    recorded_training_arguments,
     settle_plan,
 )
 from hf_critmom.comparison.progress import Progress
@@ -36,6 +34,8 @@ from hf_critmom.comparison.results import RESULT_FILE, read_result, read_results
 from hf_critmom.comparison.schedules import SCHEDULES
 from hf_critmom.errors import reason
 from hf_critmom.files import finite, write_json
+from hf_critmom.locks import claimed, told_by_main
+from hf_critmom.records import recorded_training_arguments
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, check_model, load_task, task_spec
 from hf_critmom.trainer import CritMomTrainer
 from hf_critmom.versions import versions
