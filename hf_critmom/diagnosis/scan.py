@@ -41,8 +41,8 @@ class EpochScan:
 def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
     """Classes every epoch of a training log by its damping regime.
 
-    The paper's pipeline begins so (arXiv 2603.28921); that an epoch's class is the one of most of its logged steps is our
-    own choice.
+    The paper's pipeline begins so (arXiv 2603.28921); that an epoch's class is the one of most of its logged steps is
+    our own choice.
 
     Args:
         log: Records of the Trainer's log; those with ``epoch``, ``learning_rate`` and ``momentum`` are used, as

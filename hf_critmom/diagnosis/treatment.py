@@ -65,7 +65,11 @@ def trained_share(groups: LayerGroups, model: nn.Module, names: Iterable[str]) -
 
 
 def step_times(
-    model: nn.Module, groups: LayerGroups, choices: Mapping[str, Iterable[str]], batch: Mapping[str, Any], steps: int = 10
+    model: nn.Module,
+    groups: LayerGroups,
+    choices: Mapping[str, Iterable[str]],
+    batch: Mapping[str, Any],
+    steps: int = 10,
 ) -> dict[str, float]:
     """Seconds of a forward and backward pass with each of several choices of trained groups, measured side by side.
 

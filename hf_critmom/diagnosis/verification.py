@@ -135,8 +135,8 @@ def changed_items(before: Predictions, after: Predictions) -> list[dict[str, Any
     """Every item whose being right or wrong changed: its place in the data set, label, and predictions.
 
     Returns:
-        Dictionaries with ``index`` (for tokens ``index`` of the text and ``token``), ``label``, ``before``, ``after`` and
-        ``change``, "fixed" or "broken".
+        Dictionaries with ``index`` (for tokens ``index`` of the text and ``token``), ``label``, ``before``, ``after``
+        and ``change``, "fixed" or "broken".
     """
     changed = []
     for change, mask in (("fixed", before.wrong & after.right), ("broken", before.right & after.wrong)):
