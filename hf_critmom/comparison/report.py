@@ -294,8 +294,7 @@ def _card(
     environment = Environment(
         loader=PackageLoader("hf_critmom.comparison"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    # A tuned variant that is the arm itself has no run of its own.
-    own = [run for run in results.runs if not run.arm.endswith(TUNED_SUFFIX)]
+    own = [run for run in results.runs if run.arm in plan.arms]  # tuned variants come after their trials
     loads = [run["load"] for run in runs if run.get("load") is not None]
     return environment.get_template("card.md.jinja").render(
         front_matter=data.to_yaml(),
