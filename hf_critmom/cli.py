@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import datasets
 from huggingface_hub.utils import disable_progress_bars
@@ -20,9 +20,13 @@ from hf_critmom.comparison import (
     run_comparison,
     write_report,
 )
+from hf_critmom.diagnosis.repair import repair_layers
+from hf_critmom.diagnosis.repair_arguments import RepairArguments, RepairTrainingArguments
+from hf_critmom.diagnosis.repair_report import write_report as write_repair_report
+from hf_critmom.diagnosis.scan import logged_training, training_seconds
 from hf_critmom.errors import InputError, reason
 from hf_critmom.hub import REPO_TYPES, Pushed, Repository, Upload, push_comparison
-from hf_critmom.tasks import DataArguments, ModelArguments, task_name, task_spec
+from hf_critmom.tasks import DataArguments, ModelArguments, load_task, task_name, task_spec, trained_model
 
 PROGRAM = "hf-critmom"
 
@@ -83,11 +87,7 @@ def run(words: list[str]) -> int:
 def compare(words: list[str]) -> int:
     """compare [--task NAME_OR_DATASET] [--arms ...] [...]: compare methods on a task, or continue a comparison"""
     asked = parse_comparison(words)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say is in the error that it raises
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
+    _quieten()
     folder = run_comparison(asked)
     if asked.training.process_index == 0:
         _print_report(folder)
@@ -126,7 +126,44 @@ def push(words: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": run, "compare": compare, "report": report, "push": push}
+def repair(words: list[str]) -> int:
+    """repair CHECKPOINT [--task ...] [--groups auto|NAMES] [--controls]: retrain the layers to blame, and verify"""
+    asked, data, training = _parse_repair(words)
+    _quieten()
+    console = Console(stderr=True, highlight=False, quiet=training.process_index != 0)
+    task = load_task(data)
+    checkpoint = Path(asked.checkpoint)
+    if checkpoint.is_dir() and Path(str(training.output_dir)).resolve() == checkpoint.resolve():
+        raise InputError(f"--output_dir {training.output_dir} is the checkpoint itself, which is never overwritten.")
+    found = repair_layers(
+        trained_model(asked.checkpoint, task),
+        args=training,
+        train_dataset=task.train,
+        diagnosis_dataset=task.validation,
+        test_dataset=task.test,
+        settings=asked.settings(),
+        data_collator=task.collator,
+        processing_class=task.processor,
+        callbacks=task.callbacks(),
+        log=logged_training(checkpoint),
+        record={"checkpoint": asked.checkpoint, "task": task.description(), "diagnosis_split": "validation"},
+        command=shlex.join([PROGRAM, "repair", *words]),
+        progress=console.print,
+    )
+    if training.process_index == 0:
+        seconds = training_seconds(checkpoint)
+        Console().print(write_repair_report(found, label_names=task.label_names, training_seconds=seconds))
+        Console().print(f"Repaired model and report: {found.folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": run,
+    "compare": compare,
+    "report": report,
+    "push": push,
+    "repair": repair,
+}
 
 
 def parse_comparison(words: list[str]) -> Comparison:
@@ -143,17 +180,45 @@ def parse_comparison(words: list[str]) -> Comparison:
     data = DataArguments(**vars(known))
     spec = task_spec(data)
     parser.set_defaults(width=spec.width, output_dir=f"comparison-{task_name(data)}", **spec.training_defaults)
+    comparison, data, model, training = _parsed(parser, words)
+    return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *words]))
+
+
+def _parse_repair(words: list[str]) -> tuple[RepairArguments, DataArguments, RepairTrainingArguments]:
+    """Turns the flags of ``repair`` into arguments."""
+    usage = f"{PROGRAM} repair"
+    parser = _Parser((RepairArguments, DataArguments, RepairTrainingArguments), prog=usage, allow_abbrev=False)
+    if not words or words[0].startswith("-"):
+        if any(word in ("-h", "--help") for word in words):
+            parser.print_help()
+            raise SystemExit(0)
+        raise InputError("expected a checkpoint's folder, or its name on the Hub, as the first word: see --help.")
+    checkpoint, rest = words[0], words[1:]
+    name = Path(checkpoint).absolute().name if Path(checkpoint).exists() else checkpoint.rpartition("/")[2]
+    parser.set_defaults(checkpoint=checkpoint, output_dir=f"repair-{name}")
+    asked, data, training = _parsed(parser, rest)
+    return asked, data, training
+
+
+def _parsed(parser: _Parser, words: list[str]) -> tuple[Any, ...]:
     try:
-        comparison, data, model, training, unknown = parser.parse_args_into_dataclasses(
-            words, return_remaining_strings=True
-        )
+        *parsed, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except InputError:
         raise
     except ValueError as error:  # TrainingArguments' own checks
         parser.error(reason(error))
     if unknown:
         parser.error(f"unknown arguments {shlex.join(unknown)}")
-    return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *words]))
+    return tuple(parsed)
+
+
+def _quieten() -> None:
+    """Leaves the terminal to the command's own progress."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say is in the error that it raises
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
 
 
 def _print_report(folder: Path) -> None:

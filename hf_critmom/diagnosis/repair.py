@@ -256,6 +256,7 @@ def repair_layers(
         "layers": {name: len(members) for name, members in work.layers.parameters.items()},
         "weights": _fingerprint(model),
         "seeds": work.seeds,
+        "optimizer": {"optim": str(getattr(args.optim, "value", args.optim)), "optim_args": args.optim_args},
         "training": recorded_training_arguments(args),
         **(record or {}),
     }

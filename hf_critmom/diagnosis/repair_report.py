@@ -1,7 +1,7 @@
 """The report of a repair: tables for the terminal, and a README.md that is a model card."""
 
+import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hf_critmom.diagnosis.repair import CHOSEN, CONTROLS, Repair, Treatment
+from hf_critmom.diagnosis.repair import CHOSEN, CONTROLS, PLAN_FILE, Repair
 from hf_critmom.diagnosis.verification import Verification
 from hf_critmom.files import write_json, written_whole
 from hf_critmom.intervals import Interval
@@ -23,7 +23,6 @@ FIXED, BROKEN, NEUTRAL = "#0072B2", "#D55E00", "0.45"
 def write_report(
     repair: Repair,
     *,
-    plan: dict[str, Any],
     label_names: Sequence[str] = (),
     hub_task: str = "image-classification",
     metric: str = "accuracy",
@@ -33,7 +32,6 @@ def write_report(
 
     Args:
         repair: The repair.
-        plan: Its record, as it stands in ``repair.json``.
         label_names: Names of the classes, by index.
         hub_task: The Hub's name of the task.
         metric: Name of the share of items that are right.
@@ -42,6 +40,7 @@ def write_report(
     Returns:
         The tables, for the terminal.
     """
+    plan = json.loads((repair.folder / PLAN_FILE).read_text(encoding="utf-8"))
     changed = [_named(item, label_names) for item in repair.roles[CHOSEN][0].changed]
     write_json(repair.folder / "changed_examples.json", {"split": "test", "changed": changed})
     (repair.folder / "figures").mkdir(exist_ok=True)
@@ -103,8 +102,8 @@ def outcome(found: Verification) -> str:
         said = "The repair helped" if found.net > 0 else "The repair did harm"
     return (
         f"Of {found.items:,} test items, {found.items - found.right_before:,} were wrong: {found.fixed:,} of them were "
-        f"fixed, and {found.broken:,} that had been right were broken, net {found.net:+,}; accuracy {before:.4f} before, "
-        f"{after:.4f} after. {said} ({found.test}, p = {found.pvalue:.2g})."
+        f"fixed, and {found.broken:,} that had been right were broken, net {found.net:+,}; accuracy {before:.4f} "
+        f"before, {after:.4f} after. {said} ({found.test}, p = {found.pvalue:.2g})."
     )
 
 
@@ -143,7 +142,7 @@ def role_rows(repair: Repair) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 role,
-                groups.pop() if len(groups) == 1 else "another draw for each seed",
+                " / ".join("+".join(one.groups) for one in treatments) if len(groups) > 1 else groups.pop(),
                 _spread([one.fixed for one in found]),
                 _spread([one.broken for one in found]),
                 _spread([one.net for one in found], sign="+"),
@@ -184,7 +183,9 @@ def repair_figure(repair: Repair, label_names: Sequence[str] = ()) -> Figure:
         label_names: Names of the classes, by index.
     """
     classes = repair.verification.classes[:20]
-    heights = [0.6 + 0.42 * len(repair.roles), 0.6 + 0.24 * len(classes)] if classes else [0.6 + 0.42 * len(repair.roles)]
+    heights = (
+        [0.6 + 0.42 * len(repair.roles), 0.6 + 0.24 * len(classes)] if classes else [0.6 + 0.42 * len(repair.roles)]
+    )
     figure = Figure(figsize=(7.2, sum(heights) + 0.6), layout="constrained")
     panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     upper = panels[0]
@@ -243,15 +244,3 @@ def _class_row(change: Any, names: Sequence[str]) -> list[str]:
         f"{change.fixed}",
         f"{change.broken}",
     ]
-
-
-def summary_of(treatments: Sequence[Treatment]) -> str:
-    """Net changes of some treatments, for messages."""
-    return ", ".join(f"{one.verification.net:+d}" for one in treatments)
-
-
-def stored_plan(folder: Path) -> dict[str, Any]:
-    """The record of the repair in a folder."""
-    import json
-
-    return json.loads((folder / "repair.json").read_text(encoding="utf-8"))

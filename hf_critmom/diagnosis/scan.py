@@ -84,13 +84,21 @@ def logged_training(checkpoint: Path) -> list[dict[str, Any]]:
         DiagnosisError: If a file that should hold it cannot be read.
     """
     for name, key in ((TRAINER_STATE_NAME, "log_history"), (RESULT_FILE, "training_log")):
-        file = checkpoint / name
-        if not file.exists():
-            continue
-        try:
-            return [dict(record) for record in json.loads(file.read_text(encoding="utf-8"))[key]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DiagnosisError(
-                f"{file} does not hold a training log ({reason(error)}): restore it, or delete it to go on without."
-            ) from None
+        if (checkpoint / name).exists():
+            return [dict(record) for record in _read(checkpoint / name, key)]
     return []
+
+
+def training_seconds(checkpoint: Path) -> float | None:
+    """What training the network took, where a comparison's result beside the checkpoint says so."""
+    file = checkpoint / RESULT_FILE
+    return float(_read(file, "train_seconds")) if file.exists() else None
+
+
+def _read(file: Path, key: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))[key]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DiagnosisError(
+            f"{file} does not hold a training log ({reason(error)}): restore it, or delete it to go on without."
+        ) from None

@@ -1,7 +1,7 @@
 """Tasks: data and models that comparisons run on."""
 
 from hf_critmom.tasks.arguments import DataArguments, ModelArguments
-from hf_critmom.tasks.models import build_model, check_model
+from hf_critmom.tasks.models import build_model, check_model, trained_model
 from hf_critmom.tasks.registry import TASKS, load_task, task_name, task_spec
 from hf_critmom.tasks.resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_critmom.tasks.task import Task, TaskError
@@ -19,4 +19,5 @@ __all__ = [
     "load_task",
     "task_name",
     "task_spec",
+    "trained_model",
 ]

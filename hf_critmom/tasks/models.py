@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageClassification, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, set_seed
 
 from hf_critmom.errors import reason
 from hf_critmom.tasks.arguments import ModelArguments
@@ -44,6 +44,31 @@ def build_model(task: Task, arguments: ModelArguments, seed: int) -> PreTrainedM
         raise TaskError(str(error)) from None
 
 
+def trained_model(checkpoint: str, task: Task) -> PreTrainedModel:
+    """A model that was trained on a task, as it was saved.
+
+    Raises:
+        TaskError: If it cannot be loaded, has other classes, or does not take the task's images.
+    """
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except Exception as error:
+        raise _not_loaded(checkpoint, error) from error
+    names = tuple(config.id2label[index] for index in sorted(config.id2label))
+    if names != task.label_names:
+        raise TaskError(
+            f"{checkpoint!r} is a checkpoint of another task: it has the classes {_some(names)}, and {task.name} has "
+            f"{_some(task.label_names)}. Give the task that it was trained on."
+        )
+    model = build_model(task, ModelArguments(model_name_or_path=checkpoint), seed=0)
+    check_model(model, task)
+    return model
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
+
+
 def check_model(model: PreTrainedModel, task: Task) -> None:
     """Runs two training images through a model, as the Trainer would, before hours are spent on it.
 
@@ -77,10 +102,14 @@ def _pretrained(task: Task, name_or_path: str) -> PreTrainedModel:
             name_or_path, ignore_mismatched_sizes=True, **_labels(task)
         )
     except Exception as error:  # readers of weights raise errors of their own; the sentence keeps what it was
-        raise TaskError(
-            f"No image classifier could be loaded from {name_or_path!r} ({reason(error)}): expected a folder that "
-            "save_pretrained wrote, or the name of a model on the Hub."
-        ) from error
+        raise _not_loaded(name_or_path, error) from error
+
+
+def _not_loaded(name_or_path: str, error: Exception) -> TaskError:
+    return TaskError(
+        f"No image classifier could be loaded from {name_or_path!r} ({reason(error)}): expected a folder that "
+        "save_pretrained wrote, or the name of a model on the Hub."
+    )
 
 
 def _labels(task: Task) -> dict[str, Any]:
