@@ -8,6 +8,7 @@ import warnings
 
 from hf_critmom.callbacks import DampingCallback
 from hf_critmom.damping import critical_momentum, damping_ratio, damping_regime
+from hf_critmom.diagnosis.repair import RepairSettings, repair_layers
 from hf_critmom.optim import IKFAD, CritMomAdamW, CritMomSGD, RegistrationError, critmom_optimizer, register
 from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
 from hf_critmom.trainer import CritMomTrainer
@@ -22,11 +23,13 @@ __all__ = [
     "CritMomSGD",
     "CritMomTrainer",
     "DampingCallback",
+    "RepairSettings",
     "critical_momentum",
     "critmom_optimizer",
     "damping_ratio",
     "damping_regime",
     "register",
+    "repair_layers",
 ]
 
 try:

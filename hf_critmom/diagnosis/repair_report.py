@@ -193,14 +193,15 @@ def repair_figure(repair: Repair, label_names: Sequence[str] = ()) -> Figure:
         found = [one.verification for one in treatments]
         upper.barh(place, _mean([one.fixed for one in found]), color=FIXED, label="fixed" if place == 0 else None)
         upper.barh(place, -_mean([one.broken for one in found]), color=BROKEN, label="broken" if place == 0 else None)
-        upper.plot([one.net for one in found], [place] * len(found), "o", color="white", markersize=3, zorder=3)
         mean = [_mean([one.net for one in found])]
         upper.plot(mean, [place], "D", color="black", markersize=6, zorder=2, label="net" if place == 0 else None)
+        dots = {"color": "white", "markeredgecolor": "black", "markersize": 3.5, "markeredgewidth": 0.6, "zorder": 3}
+        upper.plot([one.net for one in found], [place] * len(found), "o", **dots)
     upper.axvline(0.0, color=NEUTRAL, linewidth=0.9)
     upper.set_yticks(range(len(repair.roles)), list(repair.roles))
     upper.invert_yaxis()
     upper.set(xlabel="test items", title="Fixed and broken, by what was retrained")
-    upper.legend(frameon=False, ncols=3, fontsize=8, loc="best")
+    figure.legend(frameon=False, ncols=3, fontsize=9, loc="outside lower center")
     if classes:
         lower = panels[1]
         for place, change in enumerate(classes):
