@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import datasets
 from accelerate import PartialState
@@ -24,11 +24,15 @@ from hf_critmom.comparison import (
     write_report,
 )
 from hf_critmom.diagnosis.arguments import AttributionArguments
+from hf_critmom.diagnosis.repair import repair_layers
+from hf_critmom.diagnosis.repair_arguments import RepairArguments, RepairTrainingArguments
+from hf_critmom.diagnosis.repair_report import write_report as write_repair_report
 from hf_critmom.diagnosis.report import write_attribution_report
 from hf_critmom.diagnosis.runner import AttributionRequest, Subject, run_attribution
+from hf_critmom.diagnosis.scan import logged_training, training_seconds
 from hf_critmom.errors import InputError, reason
 from hf_critmom.hub import REPO_TYPES, Pushed, Repository, Upload, push_comparison
-from hf_critmom.tasks import DataArguments, ModelArguments, task_name, task_spec
+from hf_critmom.tasks import DataArguments, ModelArguments, load_checkpoint, load_task, task_name, task_spec
 
 PROGRAM = "hf-critmom"
 
@@ -141,11 +145,45 @@ def attribute(words: list[str]) -> int:
     return 0
 
 
+def repair(words: list[str]) -> int:
+    """repair CHECKPOINT [--task ...] [--groups auto|NAMES] [--controls]: retrain the layers to blame, and verify"""
+    checkpoint, asked, data, training = parse_repair(words)
+    _quieten_libraries()
+    console = Console(stderr=True, highlight=False, quiet=training.process_index != 0)
+    folder = Path(checkpoint)
+    if folder.is_dir() and Path(str(training.output_dir)).resolve() == folder.resolve():
+        raise InputError(f"--output_dir {training.output_dir} is the checkpoint itself, which is never overwritten.")
+    model, task = load_checkpoint(checkpoint, load_task(data))
+    found = repair_layers(
+        model,
+        args=training,
+        train_dataset=task.train,
+        diagnosis_dataset=task.validation,
+        test_dataset=task.test,
+        settings=asked.settings(),
+        data_collator=task.collator,
+        processing_class=task.processor,
+        callbacks=task.callbacks(),
+        log=logged_training(folder),
+        record={"checkpoint": checkpoint, "task": task.description(), "diagnosis_split": "validation"},
+        command=shlex.join([PROGRAM, "repair", *words]),
+        progress=console.print,
+    )
+    if training.process_index == 0:
+        shown = write_repair_report(
+            found, label_names=task.label_names, metric=task.metric, training_seconds=training_seconds(folder)
+        )
+        Console().print(shown)
+        Console().print(f"Repaired model and report: {found.folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "compare": compare,
     "report": report,
     "attribute": attribute,
+    "repair": repair,
     "push": push,
 }
 
@@ -164,17 +202,36 @@ def parse_comparison(words: list[str]) -> Comparison:
     data = DataArguments(**vars(known))
     spec = task_spec(data)
     parser.set_defaults(width=spec.width, output_dir=f"comparison-{task_name(data)}", **spec.training_defaults)
+    comparison, data, model, training = _parsed(parser, words)
+    return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *words]))
+
+
+def parse_repair(words: list[str]) -> tuple[str, RepairArguments, DataArguments, RepairTrainingArguments]:
+    """Turns the words of ``repair`` into the checkpoint and arguments.
+
+    Raises:
+        InputError: If a flag's value cannot be used.
+    """
+    dataclass_types = (RepairArguments, DataArguments, RepairTrainingArguments)
+    parser = _Parser(dataclass_types, prog=f"{PROGRAM} repair", allow_abbrev=False)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint, or its name on the Hub")
+    checkpoint = parser.parse_known_args(words)[0].checkpoint
+    name = Path(checkpoint).absolute().name if Path(checkpoint).exists() else checkpoint.rpartition("/")[2]
+    parser.set_defaults(output_dir=f"repair-{name}")
+    asked, data, training, _ = _parsed(parser, words)
+    return checkpoint, asked, data, training
+
+
+def _parsed(parser: _Parser, words: list[str]) -> tuple[Any, ...]:
     try:
-        comparison, data, model, training, unknown = parser.parse_args_into_dataclasses(
-            words, return_remaining_strings=True
-        )
+        *parsed, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except InputError:
         raise
     except ValueError as error:  # TrainingArguments' own checks
         parser.error(reason(error))
     if unknown:
         parser.error(f"unknown arguments {shlex.join(unknown)}")
-    return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *words]))
+    return tuple(parsed)
 
 
 def parse_attribution(words: list[str]) -> AttributionRequest:
@@ -187,9 +244,7 @@ def parse_attribution(words: list[str]) -> AttributionRequest:
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or name on the Hub"
     )
-    arguments, data, named, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
-    if unknown:
-        parser.error(f"unknown arguments {shlex.join(unknown)}")
+    arguments, data, named = _parsed(parser, words)
     arguments.output_dir = arguments.output_dir or f"attribution-{task_name(data)}"
     labels = _labels(named.checkpoints)
     subjects = [_subject(path, label) for path, label in zip(named.checkpoints, labels, strict=True)]

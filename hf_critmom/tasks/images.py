@@ -1,6 +1,7 @@
 """Labelled images in memory: decoded once, kept as uint8, augmented and normalised a whole batch at a time."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +106,10 @@ class ImageDataset(Dataset):
     def set_seed(self, seed: int) -> None:
         """Replaces the seed of the augmentation's draws by a run's own."""
         self._epoch_and_seed[1] = seed
+
+    def content_keys(self) -> list[bytes]:
+        """A digest of each image as it is before augmentation: equal ones are the same example."""
+        return [hashlib.sha256(image.tobytes()).digest() for image in self.images]
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """A batch: ``pixel_values`` float32 (batch, channels, height, width) and ``labels`` int64 (batch,)."""
