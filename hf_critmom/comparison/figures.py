@@ -172,6 +172,7 @@ def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm) -> None:
     """One ratio: its interval as far as the axis goes, and a point, an arrow where it is only a bound."""
     if found.bound == "unknown":
         words = "neither reached it" if found.both_censored == found.ratio.n else "open: not every seed reached it"
+        words = words if found.ratio.n else "no seed in common"
         axes.text(1.02, at, words, va="center", fontsize=7, color=arm.color)
         return
     low, high = found.ratio.low, found.ratio.high
