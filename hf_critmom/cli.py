@@ -22,7 +22,7 @@ from hf_critmom.comparison import (
 )
 from hf_critmom.errors import InputError, reason
 from hf_critmom.hub import REPO_TYPES, Pushed, Repository, Upload, push_comparison
-from hf_critmom.tasks import DataArguments, ModelArguments, task_name, task_spec
+from hf_critmom.tasks import DataArguments, ModelArguments, flag_defaults, task_name
 
 PROGRAM = "hf-critmom"
 
@@ -138,11 +138,10 @@ def parse_comparison(words: list[str]) -> Comparison:
     dataclass_types = (ComparisonArguments, DataArguments, ModelArguments, ComparisonTrainingArguments)
     # Abbreviated flags would slip past the first, partial parse that finds the task.
     parser = _Parser(dataclass_types, prog=f"{PROGRAM} compare", allow_abbrev=False)
-    chooser = _Parser(DataArguments, prog=f"{PROGRAM} compare", add_help=False, allow_abbrev=False)
-    known, _ = chooser.parse_known_args([word for word in words if word not in ("-h", "--help")])
-    data = DataArguments(**vars(known))
-    spec = task_spec(data)
-    parser.set_defaults(width=spec.width, output_dir=f"comparison-{task_name(data)}", **spec.training_defaults)
+    chooser = _Parser((DataArguments, ModelArguments), prog=f"{PROGRAM} compare", add_help=False, allow_abbrev=False)
+    told = [word for word in words if word not in ("-h", "--help")]
+    data, model, _ = chooser.parse_args_into_dataclasses(told, return_remaining_strings=True)
+    parser.set_defaults(output_dir=f"comparison-{task_name(data)}", **flag_defaults(data, model))
     try:
         comparison, data, model, training, unknown = parser.parse_args_into_dataclasses(
             words, return_remaining_strings=True
