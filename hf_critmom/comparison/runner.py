@@ -227,7 +227,7 @@ def _check_steps(training: TrainingArguments, task: Task) -> None:
     batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
     if batches == 0:
         raise ComparisonError(
-            f"{len(task.train)} training {task.examples} do not fill one batch of {total_batch_size}, and "
+            f"{len(task.train)} training {task.example}s do not fill one batch of {total_batch_size}, and "
             "--dataloader_drop_last drops what is not full: choose a smaller --per_device_train_batch_size."
         )
     steps = math.ceil(batches / training.gradient_accumulation_steps * training.num_train_epochs)
@@ -252,8 +252,8 @@ def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrained
         model.train()(**task.collator(task.train.__getitems__([0])))
     except ValueError as error:
         raise ComparisonError(
-            f"{len(task.train)} training {task.examples} in batches of {size} leave a batch of one, which "
-            f"{type(model).__name__} cannot be trained on ({reason(error)}): choose another "
+            f"{len(task.train)} training {task.example}s in batches of {size} leave a batch of one {task.example}, "
+            f"which {type(model).__name__} cannot be trained on ({reason(error)}): choose another "
             "--per_device_train_batch_size, or drop the last batch with --dataloader_drop_last."
         ) from error
 

@@ -35,7 +35,7 @@ class ImageTask(Task):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-    examples: ClassVar[str] = "images"
+    example: ClassVar[str] = "image"
     # Convolutions on the CPU and in bf16 on a GPU run faster channels-last; other parameters are not affected.
     memory_format: ClassVar[torch.memory_format] = torch.channels_last
 

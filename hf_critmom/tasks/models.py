@@ -157,7 +157,7 @@ def check_model(model: PreTrainedModel, task: Task) -> None:
     if loss is None or not math.isfinite(float(loss)):
         raise TaskError(
             f"{type(model).__name__} returned {'no loss' if loss is None else f'the loss {float(loss)}'} for labelled "
-            f"{task.examples}: expected a model that computes a finite loss from labels, such as those of the Auto "
+            f"{task.example}s: expected a model that computes a finite loss from labels, such as those of the Auto "
             "classes."
         )
 
@@ -200,7 +200,7 @@ def _model_spec(task: Task, arguments: ModelArguments) -> ModelSpec:
     name = fitting[0] if arguments.model is None else arguments.model
     if name not in fitting:
         raise TaskError(
-            f"Unknown model {name!r} for {task.examples}: choose one of {', '.join(fitting)}, or give "
+            f"Unknown model {name!r} for {task.example}s: choose one of {', '.join(fitting)}, or give "
             "--model_name_or_path."
         )
     return MODELS[name]

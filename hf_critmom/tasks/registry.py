@@ -140,7 +140,7 @@ def load_task(asked: DataArguments, model: ModelArguments | None = None) -> Task
     model = model or ModelArguments()
     for kind, flags in _OWN_FLAGS.items():
         if kind is not spec.kind and (strangers := _given(asked, flags) + _given(model, flags)):
-            raise TaskError(f"--{strangers[0]} has no meaning for a task of {spec.kind.examples}: leave it out.")
+            raise TaskError(f"--{strangers[0]} has no meaning for a task of {spec.kind.example}s: leave it out.")
     arguments = _completed(asked, spec)
     metric = asked.metric or spec.kind.metrics[0]
     if metric not in spec.kind.metrics:

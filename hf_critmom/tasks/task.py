@@ -31,8 +31,8 @@ class Task(ABC):
 
     metrics: ClassVar[tuple[str, ...]]
     """Names in `METRICS` of what `compute_metrics` computes; the first is the one that targets usually are of."""
-    examples: ClassVar[str]
-    """What examples are called in messages."""
+    example: ClassVar[str]
+    """What an example is called in messages."""
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
     """Layout in memory of the weights of models that are trained on the task."""
 

@@ -27,7 +27,7 @@ class TextTask(Task):
     """Causal language modelling of blocks of tokens: each token is predicted from those before it in its block."""
 
     metrics: ClassVar[tuple[str, ...]] = ("bits_per_byte", "perplexity", "accuracy")
-    examples: ClassVar[str] = "blocks"
+    example: ClassVar[str] = "block"
 
     train: BlockDataset
     validation: BlockDataset
