@@ -32,7 +32,15 @@ from hf_critmom.diagnosis.runner import AttributionRequest, Subject, run_attribu
 from hf_critmom.diagnosis.scan import logged_training, training_seconds
 from hf_critmom.errors import InputError, reason
 from hf_critmom.hub import REPO_TYPES, Pushed, Repository, Upload, push_comparison
-from hf_critmom.tasks import DataArguments, ModelArguments, load_checkpoint, load_task, task_name, task_spec
+from hf_critmom.tasks import (
+    DataArguments,
+    ImageTask,
+    ModelArguments,
+    flag_defaults,
+    load_checkpoint,
+    load_task_of,
+    task_name,
+)
 
 PROGRAM = "hf-critmom"
 
@@ -153,7 +161,7 @@ def repair(words: list[str]) -> int:
     folder = Path(checkpoint)
     if folder.is_dir() and Path(str(training.output_dir)).resolve() == folder.resolve():
         raise InputError(f"--output_dir {training.output_dir} is the checkpoint itself, which is never overwritten.")
-    model, task = load_checkpoint(checkpoint, load_task(data))
+    model, task = load_checkpoint(checkpoint, load_task_of(checkpoint, data))
     found = repair_layers(
         model,
         args=training,
@@ -171,7 +179,10 @@ def repair(words: list[str]) -> int:
     )
     if training.process_index == 0:
         shown = write_repair_report(
-            found, label_names=task.label_names, metric=task.metric, training_seconds=training_seconds(folder)
+            found,
+            label_names=task.label_names if isinstance(task, ImageTask) else (),
+            hub_task=task.description().get("hub_task", "image-classification"),
+            training_seconds=training_seconds(folder),
         )
         Console().print(shown)
         Console().print(f"Repaired model and report: {found.folder}", highlight=False, soft_wrap=True)
@@ -197,11 +208,10 @@ def parse_comparison(words: list[str]) -> Comparison:
     dataclass_types = (ComparisonArguments, DataArguments, ModelArguments, ComparisonTrainingArguments)
     # Abbreviated flags would slip past the first, partial parse that finds the task.
     parser = _Parser(dataclass_types, prog=f"{PROGRAM} compare", allow_abbrev=False)
-    chooser = _Parser(DataArguments, prog=f"{PROGRAM} compare", add_help=False, allow_abbrev=False)
-    known, _ = chooser.parse_known_args([word for word in words if word not in ("-h", "--help")])
-    data = DataArguments(**vars(known))
-    spec = task_spec(data)
-    parser.set_defaults(width=spec.width, output_dir=f"comparison-{task_name(data)}", **spec.training_defaults)
+    chooser = _Parser((DataArguments, ModelArguments), prog=f"{PROGRAM} compare", add_help=False, allow_abbrev=False)
+    told = [word for word in words if word not in ("-h", "--help")]
+    data, model, _ = chooser.parse_args_into_dataclasses(told, return_remaining_strings=True)
+    parser.set_defaults(output_dir=f"comparison-{task_name(data)}", **flag_defaults(data, model))
     comparison, data, model, training = _parsed(parser, words)
     return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *words]))
 

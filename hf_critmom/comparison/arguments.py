@@ -25,7 +25,7 @@ class ComparisonArguments:
     )
     targets: list[float] | None = field(
         default=None,
-        metadata={"help": "Validation accuracies, in (0, 1], whose first reaching is timed; default: the task's."},
+        metadata={"help": "Values of the validation metric whose first reaching is timed; default: the task's."},
     )
     learning_rate_grid: list[float] | None = field(
         default=None,
@@ -48,9 +48,6 @@ class ComparisonArguments:
                     raise ComparisonError(f"--{flag} takes factors that are finite and {least}, got {factor:g}.")
         if self.num_seeds < 1:
             raise ComparisonError(f"--num_seeds must be at least 1, got {self.num_seeds}.")
-        for target in self.targets or ():
-            if not 0.0 < target <= 1.0:
-                raise ComparisonError(f"--targets are accuracies in (0, 1], got {target:g}: write 90 % as 0.9.")
 
 
 @dataclass
@@ -69,7 +66,7 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
     weight_decay: float = field(
         default=5e-4, metadata={"help": "Weight decay of every arm that does not bring its own."}
     )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When validation accuracy is measured."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When the validation metric is measured."})
     logging_steps: float = field(default=0.01, metadata={"help": "Training log interval; below 1: a share of all."})
     save_strategy: str = field(
         default="no",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from torch.optim import Optimizer
 from torch.utils.data import Subset
@@ -36,7 +35,17 @@ from hf_critmom.errors import reason
 from hf_critmom.files import finite, write_json
 from hf_critmom.locks import claimed, told_by_main
 from hf_critmom.records import recorded_training_arguments
-from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, check_model, load_task, task_spec
+from hf_critmom.tasks import (
+    DataArguments,
+    ModelArguments,
+    Task,
+    build_model,
+    check_model,
+    load_task,
+    model_record,
+    task_spec,
+)
+from hf_critmom.tasks.metrics import METRICS
 from hf_critmom.trainer import CritMomTrainer
 from hf_critmom.versions import versions
 
@@ -70,11 +79,12 @@ def run_comparison(asked: Comparison) -> Path:
     """
     file = asked.comparison.arms_file
     arms = {arm.name: arm for arm in arms_named(asked.comparison.arms, ARMS if file is None else read_arms(Path(file)))}
-    task = load_task(asked.data)
+    task = load_task(asked.data, asked.model)
+    _check_targets(asked, task)
     probe = build_model(task, asked.model, seed=0)
     check_model(probe, task)
     process = PartialState()
-    _check_steps(asked.training, len(task.train))
+    _check_steps(asked.training, task)
     _check_last_batch(asked.training, task, probe)
     for arm in arms.values():
         _check_trainer(asked, arm, task)
@@ -190,15 +200,35 @@ def _settings(training: TrainingArguments, arm: Arm) -> tuple[float, float]:
     return learning_rate, weight_decay
 
 
-def _check_steps(training: TrainingArguments, num_examples: int) -> None:
+def _check_targets(asked: Comparison, task: Task) -> None:
+    """Refuses targets that are no values of the task's metric, and a metric that has no targets."""
+    metric = METRICS[task.metric]
+    for target in asked.comparison.targets or ():
+        if not (math.isfinite(target) and metric.above < target <= metric.at_most):
+            hint = ": write 90 % as 0.9" if metric.at_most == 1.0 else ""
+            raise ComparisonError(f"--targets are {metric.in_words}, got {target:g}{hint}.")
+    if not asked.comparison.targets and task.metric != task.metrics[0]:
+        raise ComparisonError(
+            f"The task has no targets of its own for --metric {task.metric}: give some with --targets."
+        )
+
+
+def _check_steps(training: TrainingArguments, task: Task) -> None:
     """Refuses settings under which a run would take no step, or be over before its first evaluation."""
+    split = training.accelerator_config.split_batches
+    for size in (training.train_batch_size, training.eval_batch_size) if split else ():
+        if size % training.world_size:
+            raise ComparisonError(
+                f"{training.world_size} processes cannot share batches of {size} equally, as split_batches asks: "
+                "choose batch sizes that the number of processes divides."
+            )
     total_batch_size = training.train_batch_size * training.world_size
-    batches = num_examples / total_batch_size
+    batches = len(task.train) / total_batch_size
     batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
     if batches == 0:
         raise ComparisonError(
-            f"{num_examples} training images do not fill one batch of {total_batch_size}, and --dataloader_drop_last "
-            "drops what is not full: choose a smaller --per_device_train_batch_size."
+            f"{len(task.train)} training {task.example}s do not fill one batch of {total_batch_size}, and "
+            "--dataloader_drop_last drops what is not full: choose a smaller --per_device_train_batch_size."
         )
     steps = math.ceil(batches / training.gradient_accumulation_steps * training.num_train_epochs)
     steps = training.max_steps if training.max_steps > 0 else steps
@@ -222,8 +252,8 @@ def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrained
         model.train()(**task.collator(task.train.__getitems__([0])))
     except ValueError as error:
         raise ComparisonError(
-            f"{len(task.train)} training images in batches of {size} leave a batch of one image, which "
-            f"{type(model).__name__} cannot be trained on ({reason(error)}): choose another "
+            f"{len(task.train)} training {task.example}s in batches of {size} leave a batch of one {task.example}, "
+            f"which {type(model).__name__} cannot be trained on ({reason(error)}): choose another "
             "--per_device_train_batch_size, or drop the last batch with --dataloader_drop_last."
         ) from error
 
@@ -239,19 +269,15 @@ def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
 
 def _plan(asked: Comparison, arms: dict[str, Arm], task: Task, num_parameters: int) -> Plan:
     spec = task_spec(asked.data)
-    if asked.model.model_name_or_path is None:
-        model: dict[str, Any] = {"model": asked.model.model, "width": asked.model.width}
-    else:
-        model = {"model_name_or_path": asked.model.model_name_or_path}
     training = recorded_training_arguments(asked.training)
     if len(asked.training.budgets) > 1:
         training["num_train_epochs"] = asked.training.budgets
     return Plan(
         task=task.description(),
-        model={**model, "num_parameters": num_parameters},
+        model={**model_record(task, asked.model), "num_parameters": num_parameters},
         arms={name: arm.record() for name, arm in arms.items()},
         seeds=[asked.training.seed + offset for offset in range(asked.comparison.num_seeds)],
-        targets=sorted(set(asked.comparison.targets or spec.targets)),
+        targets=sorted(set(asked.comparison.targets or spec.targets), reverse=not task.greater_is_better),
         training=training,
         versions=versions(),
         command=asked.command,
@@ -300,8 +326,7 @@ class _ArmTrainer(CritMomTrainer):
 def _trainer(
     asked: Comparison, arm: Arm, task: Task, args: TrainingArguments, callbacks: list[TrainerCallback]
 ) -> CritMomTrainer:
-    # Convolutions on the CPU and in bf16 on a GPU run faster channels-last; other parameters are not affected.
-    model = build_model(task, asked.model, args.seed).to(memory_format=torch.channels_last)
+    model = build_model(task, asked.model, args.seed).to(memory_format=task.memory_format)
     trainer = _ArmTrainer(
         arm,
         args,
@@ -321,7 +346,7 @@ def _trainer(
 def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progress: Progress) -> dict[str, Any]:
     """One run: trains an arm with a seed from where it stopped, tests it once, saves the model."""
     args = _run_arguments(asked.training, arm, run, folder)
-    callbacks = [RunRecorder(), StopWhenDiverged(), progress.callback(run)]
+    callbacks = [RunRecorder(), StopWhenDiverged(), progress.callback(run, task.metric)]
     trainer = _trainer(asked, arm, task, args, callbacks)
     trained = trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     history = trainer.state.log_history
@@ -329,6 +354,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
     # With persistent loader workers, Trainer.evaluate would take the cached loader of the validation split again.
     tested: dict[str, float] = {}
     if run.trial is None:  # a trial chooses, and must not know the test split
+        trainer.compute_metrics = task.compute_test_metrics
         tested = dict(trainer.predict(task.test, metric_key_prefix="test").metrics)
         trainer.log(tested)
         trainer.save_model()
@@ -346,7 +372,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
         "trainer_seconds": trained.metrics["train_runtime"] + tested.get("test_runtime", 0.0),
         "load": recorder.load,
         "evaluations": recorder.evaluations,
-        "test": {name: tested[f"test_{name}"] for name in ("loss", task.metric) if tested},
+        "test": {name: tested[f"test_{name}"] for name in ("loss", *task.metrics) if tested},
         "training_log": [
             {name: value for name, value in record.items() if name != "grad_norm"}
             for record in history
