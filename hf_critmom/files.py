@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, and folders that cannot be written."""
+"""Files that are written whole or not at all, in folders that belong to nobody else or cannot be written."""
 
 import errno
 import json
+import math
 import os
 import tempfile
 import uuid
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from hf_critmom.errors import InputError
 
 
 @contextmanager
@@ -29,6 +32,46 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON whole or not at all."""
     with written_whole(file) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The value with None in the place of numbers that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def claim_folder(folder: Path, kind: str, plan_file: str, error: type[InputError], *, write: bool) -> None:
+    """Makes an output folder, unless others' files are in it; several processes may ask, one writes.
+
+    Args:
+        folder: The folder.
+        kind: What is to be kept there, such as "comparison".
+        plan_file: Name of the file that a folder of this kind holds from the first on.
+        error: What is raised.
+        write: Whether this process is the one that writes.
+
+    Raises:
+        InputError: Of the type given, if it holds other files, or cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise error(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
+    if not write:
+        return
+    try:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        # Hidden ones are locks, and what another launch may just be writing.
+        if plan_file not in names and any(not name.startswith(".") for name in names):
+            raise error(f"{folder} holds files, but no {kind}: choose an empty or new --output_dir.")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise error(
+            f"{folder} cannot be written ({problem.strerror}): choose an --output_dir where you may write."
+        ) from None
 
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)

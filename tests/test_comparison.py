@@ -27,10 +27,11 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
 
 from hf_critmom import critical_momentum, damping_ratio
+from hf_critmom.checkpoints import last_whole_checkpoint
 from hf_critmom.cli import main
 from hf_critmom.comparison import ARMS, Arm, runner
-from hf_critmom.comparison.plan import Run, recorded_training_arguments
-from hf_critmom.comparison.runner import last_whole_checkpoint
+from hf_critmom.comparison.plan import Run
+from hf_critmom.records import recorded_training_arguments
 from hf_critmom.tasks import CifarResNetForImageClassification, Task
 from hf_critmom.tasks.images import ImageDataset
 

@@ -45,7 +45,7 @@ def plan_of(
     )
 
 
-def ended(*values: float, status: str = "finished") -> dict[str, Any]:
+def ended(*values: float | None, status: str = "finished") -> dict[str, Any]:
     return {"status": status, "evaluations": [{"accuracy": value} for value in values]}
 
 
@@ -72,6 +72,9 @@ def test_a_trial_that_diverged_is_never_chosen() -> None:
     plan = plan_of([0.5, 1.0, 2.0], [1.0])
     found = choice_of(plan, ended(0.2), ended(0.1), ended(0.9, status="diverged"))
     assert found is not None and (found.trial, found.trials, found.diverged) == (Trial(0.5, 1.0), 3, 1)
+    infinite = ended(0.1, None)  # as a perplexity that overflows is recorded
+    found = choice_of(plan, ended(0.2), infinite, infinite)
+    assert found is not None and (found.trial, found.diverged) == (Trial(0.5, 1.0), 2)
     nothing = ended(status="diverged")
     assert choice_of(plan, nothing, nothing, nothing) is None
 

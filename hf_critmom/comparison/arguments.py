@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, field
 
-import torch
 from transformers import TrainingArguments
 
+from hf_critmom.arguments import CommandTrainingArguments
 from hf_critmom.comparison.errors import ComparisonError
 
 
@@ -25,7 +25,7 @@ class ComparisonArguments:
     )
     targets: list[float] | None = field(
         default=None,
-        metadata={"help": "Validation accuracies, in (0, 1], whose first reaching is timed; default: the task's."},
+        metadata={"help": "Values of the validation metric whose first reaching is timed; default: the task's."},
     )
     learning_rate_grid: list[float] | None = field(
         default=None,
@@ -48,13 +48,10 @@ class ComparisonArguments:
                     raise ComparisonError(f"--{flag} takes factors that are finite and {least}, got {factor:g}.")
         if self.num_seeds < 1:
             raise ComparisonError(f"--num_seeds must be at least 1, got {self.num_seeds}.")
-        for target in self.targets or ():
-            if not 0.0 < target <= 1.0:
-                raise ComparisonError(f"--targets are accuracies in (0, 1], got {target:g}: write 90 % as 0.9.")
 
 
 @dataclass
-class ComparisonTrainingArguments(TrainingArguments):
+class ComparisonTrainingArguments(CommandTrainingArguments):
     """`TrainingArguments` with the defaults of a comparison; every one is a flag and is recorded with the results."""
 
     output_dir: str | None = field(
@@ -69,27 +66,14 @@ class ComparisonTrainingArguments(TrainingArguments):
     weight_decay: float = field(
         default=5e-4, metadata={"help": "Weight decay of every arm that does not bring its own."}
     )
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size of each process."})
-    per_device_eval_batch_size: int = field(default=500, metadata={"help": "Evaluation batch size of each process."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0: none, it confounds SGD."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When validation accuracy is measured."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When the validation metric is measured."})
     logging_steps: float = field(default=0.01, metadata={"help": "Training log interval; below 1: a share of all."})
     save_strategy: str = field(
         default="no",
         metadata={"help": "When checkpoints are written, from which an interrupted run continues: no, epoch, steps."},
     )
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept while a run is unfinished."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Search for parameters without gradient under several processes."}
-    )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide non-finite losses from the log."})
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0.0):
-            raise ComparisonError(f"--learning_rate must be positive and finite, got {self.learning_rate}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0.0):
-            raise ComparisonError(f"--weight_decay must be finite and not negative, got {self.weight_decay}.")
         default_optim = TrainingArguments.__dataclass_fields__["optim"].default
         if self.optim != default_optim or self.optim_args:
             raise ComparisonError("--optim and --optim_args are decided by each arm of a comparison: use --arms.")
@@ -104,19 +88,6 @@ class ComparisonTrainingArguments(TrainingArguments):
             raise ComparisonError(
                 "--num_train_epochs with several budgets takes each once, and no --max_steps, which would decide alone."
             )
-        for flag in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, flag) < 1:
-                raise ComparisonError(f"--{flag} must be at least 1, got {getattr(self, flag)}.")
-        if self.dataloader_persistent_workers and self.dataloader_num_workers < 1:
-            raise ComparisonError("--dataloader_persistent_workers needs workers: give --dataloader_num_workers, too.")
         if self.eval_strategy in ("no", None):
             raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
-        accelerated = torch.accelerator.is_available()
-        if not accelerated:
-            self.use_cpu = True  # Transformers takes bf16 on a CPU only if told that it is one
         super().__post_init__()
-        if not accelerated:
-            self.dataloader_pin_memory = False
-        self.remove_unused_columns = False  # the data hands out exactly what the model takes
-        self.disable_tqdm = True  # the comparison shows its own progress
-        self.restore_callback_states_from_checkpoint = True

@@ -44,8 +44,8 @@ def metric_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, 
     for target in targets:
         axes.axhline(target, color="0.5", linestyle=":", linewidth=0.9)
         axes.annotate(f"{target:.4g}", (1.005, target), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    title = f"Validation {metric.name}: median and every seed"
-    axes.set(xlabel="epoch", ylabel=f"validation {metric.name}", title=title)
+    title = f"Validation {metric.title}: median and every seed"
+    axes.set(xlabel="epoch", ylabel=f"validation {metric.title}", title=title)
     if not metric.greater_is_better:
         axes.set_yscale("log")
     axes.grid(alpha=0.25)
@@ -116,7 +116,7 @@ def reach_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, t
             curve = reach_curve(times(table, arm.name, metric, target))
             points, share = np.append(curve.times, end), np.append(curve.share, curve.share[-1])
             axes.step(points, share, where="post", **_style(arm, index))
-        axes.set(title=f"{metric.name} {target:.4g}", ylim=(-0.04, 1.04), xlim=(0.0, end))
+        axes.set(title=f"{metric.title} {target:.4g}", ylim=(-0.04, 1.04), xlim=(0.0, end))
         axes.grid(alpha=0.25)
     for index, axes in enumerate(panels):
         axes.set_visible(index < len(targets))
@@ -155,7 +155,7 @@ def speed_figure(
             found = paired_ratio(table, arm.name, baseline, metric, target)
             _draw_ratio(axes, top + index, found, arm)
     axes.axvline(1.0, color="0.4", linewidth=0.9)
-    axes.set(xscale="log", xlim=(1.0 / 3.0, 3.0), ylabel=f"target ({metric.name})")
+    axes.set(xscale="log", xlim=(1.0 / 3.0, 3.0), ylabel=f"target ({metric.title})")
     axes.xaxis.set_major_locator(FixedLocator([1 / 3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

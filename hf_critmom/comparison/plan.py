@@ -1,35 +1,18 @@
 """The plan of a comparison: written before the first run, compared with what is asked for at every later command."""
 
-import importlib.metadata
 import itertools
 import json
-import os
-import platform
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from transformers import TrainingArguments
-
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.locks import locked
 from hf_critmom.errors import reason
-from hf_critmom.files import write_json
+from hf_critmom.files import claim_folder, write_json
+from hf_critmom.locks import locked
+from hf_critmom.records import differences
 
 PLAN_FILE = "comparison.json"
-
-_NOT_RECORDED = {
-    # Where things go, how they are shown and what the plan holds elsewhere.
-    *("output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm", "debug", "push_to_hub"),
-    *("log_level", "log_level_replica", "log_on_each_node", "seed", "data_seed", "do_train", "do_eval", "do_predict"),
-    *("eval_on_start", "skip_memory_metrics", "ignore_data_skip", "restore_callback_states_from_checkpoint"),
-    *("resume_from_checkpoint", "local_rank", "optim", "optim_args", "use_cpu", "remove_unused_columns"),
-    "ddp_find_unused_parameters",
-}
-_NOT_RECORDED_PREFIXES = ("hub_", "logging_", "save_", "dataloader_")
-_RECORDED = {"dataloader_drop_last"}  # despite its prefix
 
 
 @dataclass(frozen=True)
@@ -135,7 +118,7 @@ class Plan:
         for part in fields(self):
             if part.name not in ("versions", "command"):
                 mine, theirs = (_decisive(part.name, getattr(plan, part.name)) for plan in (self, other))
-                found += _differences(part.name, mine, theirs)
+                found += differences(part.name, mine, theirs)
         return found
 
     def write(self, folder: Path) -> None:
@@ -166,34 +149,17 @@ def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
     Raises:
         ComparisonError: If the folder holds a different plan or other files, or cannot be written.
     """
-    if not write:
-        return _stored(plan, folder) or plan
-    if folder.exists() and not folder.is_dir():
-        raise ComparisonError(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
     stored = _stored(plan, folder)
     if stored is not None:
         return stored
-    _refuse_foreign_files(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    claim_folder(folder, "comparison", PLAN_FILE, ComparisonError, write=write)
+    if write:
         with locked(folder, "plan"):  # two launches may begin at the same moment
             stored = _stored(plan, folder)
             if stored is not None:
                 return stored
-            _refuse_foreign_files(folder)
             plan.write(folder)
-    except OSError as error:
-        raise ComparisonError(
-            f"{folder} cannot be written ({error.strerror}): choose an --output_dir where you may write."
-        ) from None
     return plan
-
-
-def _refuse_foreign_files(folder: Path) -> None:
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    # Hidden ones are locks, and what another launch may just be writing.
-    if PLAN_FILE not in names and any(not name.startswith(".") for name in names):
-        raise ComparisonError(f"{folder} holds files, but no comparison: choose an empty or new --output_dir.")
 
 
 def _stored(plan: Plan, folder: Path) -> Plan | None:
@@ -209,66 +175,9 @@ def _stored(plan: Plan, folder: Path) -> Plan | None:
     return stored
 
 
-def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """Training arguments that results depend on and that differ from the defaults of Transformers."""
-    # Constructing arguments settles the device of the whole process anew: it must come out as it was.
-    defaults = TrainingArguments(output_dir="unused", use_cpu=args.use_cpu)
-    recorded: dict[str, Any] = {}
-    for part in fields(TrainingArguments):
-        left_out = part.name in _NOT_RECORDED or part.name.startswith(_NOT_RECORDED_PREFIXES)
-        if left_out and part.name not in _RECORDED:
-            continue
-        value = _plain(getattr(args, part.name))
-        if value != _plain(getattr(defaults, part.name)):
-            recorded[part.name] = value
-    recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return recorded
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that compute, and the machine."""
-    names = ("hf-critmom", "transformers", "accelerate", "torch", "timm", "datasets")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found, "hardware": hardware()}
-
-
-def hardware() -> str:
-    """The processor or accelerator that trains, for cards."""
-    if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = torch.get_num_threads()
-    limited = "" if threads == cores else f", {threads} thread{'s' if threads > 1 else ''} per process"
-    return f"{cores} CPU cores ({_processor()}{limited})"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON would hold it."""
-    value = getattr(value, "value", value)  # enums
-    return json.loads(json.dumps(value, default=str))
-
-
 def _decisive(name: str, value: Any) -> Any:
     """A part of a plan without what only says how arms are shown."""
     if name != "arms":
         return value
     shown = ("help", "color")
     return {arm: {key: item for key, item in record.items() if key not in shown} for arm, record in value.items()}
-
-
-def _differences(name: str, mine: Any, theirs: Any) -> list[str]:
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        keys = list(dict.fromkeys([*mine, *theirs]))
-        return [
-            line for key in keys for line in _differences(f"{name}.{key}", mine.get(key, "-"), theirs.get(key, "-"))
-        ]
-    return [] if _plain(mine) == _plain(theirs) else [f"{name}: {mine} and {theirs}"]

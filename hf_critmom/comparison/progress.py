@@ -8,6 +8,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_critmom.comparison.plan import Run
+from hf_critmom.comparison.statistics import Metric
 
 
 class Progress:
@@ -43,13 +44,14 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def callback(self, run: Run) -> TrainerCallback:
-        """A callback that shows one run's steps."""
-        return _StepsCallback(self, run.title)
+    def callback(self, run: Run, metric: str) -> TrainerCallback:
+        """A callback that shows one run's steps, and a metric of its evaluations."""
+        return _StepsCallback(self, run.title, metric)
 
     def finished(self, run: Run, result: dict[str, Any], *, earlier: bool = False) -> None:
         """Counts a run as finished and says how it ended."""
-        ended = "".join(f"test {name} {value:.4f}, " for name, value in result["test"].items() if name != "loss")
+        tested = {name: value for name, value in result["test"].items() if name != "loss" and value is not None}
+        ended = "".join(f"test {Metric(name).title} {value:.4f}, " for name, value in tested.items())
         ended = ended if result["status"] == "finished" else f"{result['status']}, "
         seconds = f"{result['train_seconds']:.0f} s of training"
         when = " (done before)" if earlier else ""
@@ -83,9 +85,10 @@ class Progress:
 
 
 class _StepsCallback(TrainerCallback):
-    def __init__(self, progress: Progress, description: str) -> None:
+    def __init__(self, progress: Progress, description: str, metric: str) -> None:
         self.progress = progress
         self.description = description
+        self.metric = metric
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.begin(self.description, state.global_step, state.max_steps)
@@ -101,6 +104,6 @@ class _StepsCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if metrics is not None and "eval_accuracy" in metrics:
-            note = f"validation accuracy {metrics['eval_accuracy']:.4f}"
+        if metrics is not None and f"eval_{self.metric}" in metrics:
+            note = f"validation {Metric(self.metric).title} {metrics[f'eval_{self.metric}']:.4f}"
             self.progress.evaluated(self.description, state.epoch or 0.0, note)

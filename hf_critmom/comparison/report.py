@@ -152,7 +152,7 @@ def relative_rows(
 
     A cell holds the ratio of steps with its interval, the ratio of seconds and the p-value of the log-rank test.
     """
-    header = ["arm", *(f"steps to {target:.4g}" for target in targets), f"test {metric.name}, difference"]
+    header = ["arm", *(f"steps to {target:.4g}" for target in targets), f"test {metric.title}, difference"]
     rows = []
     for arm in arms:
         cells = []
@@ -211,7 +211,7 @@ def _metric(plan: Plan) -> Metric:
 
 
 def _for_terminal(plan: Plan, report: BudgetReport) -> list[RenderableType]:
-    header, rows = table_rows(report.summaries, plan.task["metric"])
+    header, rows = table_rows(report.summaries, _metric(plan).title)
     table = Table(
         title=f"{plan.task['name']}: {_training_in_words(plan, report.epochs)}",
         caption="Steps and seconds of training until validation first reached the target: median (range) over seeds. "
@@ -229,8 +229,16 @@ def _training_in_words(plan: Plan, epochs: float | None) -> str:
     training = plan.training
     budget = training.get("num_train_epochs", 3.0) if epochs is None else epochs
     length = f"{training['max_steps']} steps" if training.get("max_steps", -1) > 0 else f"{budget:g} epochs"
-    model = plan.model.get("model_name_or_path") or f"{plan.model['model']} of width {plan.model['width']}"
-    return f"{model}, {length}, learning rate {training['learning_rate']:g}"
+    return f"{_model_in_words(plan)}, {length}, learning rate {training['learning_rate']:g}"
+
+
+def _model_in_words(plan: Plan) -> str:
+    """The checkpoint, or the model with its sizes."""
+    if "model_name_or_path" in plan.model:
+        return plan.model["model_name_or_path"]
+    sizes = {name: size for name, size in plan.model.items() if name not in ("model", "num_parameters")}
+    told = ", ".join(f"{name.removeprefix('num_').replace('_', ' ')} {size}" for name, size in sizes.items())
+    return f"{plan.model['model']} of {told}"
 
 
 def _choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
@@ -268,7 +276,7 @@ def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequen
             metric_name=", ".join(
                 part
                 for part in (
-                    metric.name,
+                    metric.title,
                     summary.arm,
                     report.title,
                     f"mean of {summary.test.n} seed{'s' if summary.test.n > 1 else ''}",
@@ -305,7 +313,7 @@ def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequen
             {
                 "title": report.title,
                 "verdicts": [sentence(one) for one in report.verdicts],
-                "results": _cells(table_rows(report.summaries, metric.name)),
+                "results": _cells(table_rows(report.summaries, metric.title)),
                 "relative": _cells(report.relative),
                 "baseline": report.baseline,
                 "figures": _captions(report, metric),
@@ -343,7 +351,7 @@ def _cells(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[li
 def _captions(report: BudgetReport, metric: Metric) -> list[tuple[str, str]]:
     """File name and description of each figure."""
     captions = {
-        metric.name: f"Validation {metric.name} over epochs, by arm: median and every seed",
+        metric.name: f"Validation {metric.title} over epochs, by arm: median and every seed",
         "damping": "Momentum and damping ratio over steps, by arm",
         "speed": f"Steps to each target relative to {report.baseline}, with 95 % intervals",
         "reach": "Share of seeds that have reached each target, over steps",

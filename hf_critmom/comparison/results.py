@@ -12,13 +12,31 @@ from safetensors import SafetensorError
 
 from hf_critmom.comparison.arms import TUNED_SUFFIX
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.plan import Plan, Run, Trial
+from hf_critmom.comparison.plan import PLAN_FILE, Plan, Run, Trial
 from hf_critmom.comparison.tuning import Choice, choose
 from hf_critmom.errors import reason
 from hf_critmom.files import why_unwritable, written_whole
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.parquet"
+
+
+def run_of(checkpoint: str | Path) -> tuple[Plan, str, int] | None:
+    """The plan, arm and seed of the run that a folder, or a checkpoint in one, belongs to; None if it is of none.
+
+    Where a comparison has several budgets, the arm's name says which one it is.
+
+    Raises:
+        ComparisonError: If the comparison's plan cannot be read.
+    """
+    run = Path(checkpoint).absolute()
+    if run.name.startswith("checkpoint-"):
+        run = run.parent
+    seed = run.name.removeprefix("seed-")
+    for runs in run.parents:
+        if runs.name == "runs" and seed.isdecimal() and (runs.parent / PLAN_FILE).exists():
+            return Plan.read(runs.parent), ", ".join(run.relative_to(runs).parts[:-1]), int(seed)
+    return None
 
 
 def read_runs(folder: Path, runs: Iterable[Run]) -> dict[Run, dict[str, Any]]:

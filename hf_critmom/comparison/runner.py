@@ -3,34 +3,28 @@
 import copy
 import dataclasses
 import gc
-import json
 import math
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from torch.optim import Optimizer
 from torch.utils.data import Subset
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_critmom.checkpoints import last_whole_checkpoint, remove_checkpoints
 from hf_critmom.comparison.arguments import ComparisonArguments, ComparisonTrainingArguments
 from hf_critmom.comparison.arms import ARMS, Arm, arms_named, read_arms
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.locks import claimed, told_by_main
 from hf_critmom.comparison.plan import (
     Plan,
     Run,
     Trial,
-    recorded_training_arguments,
     settle_plan,
-    versions,
 )
 from hf_critmom.comparison.progress import Progress
 from hf_critmom.comparison.recorder import RunRecorder, StopWhenDiverged, has_diverged
@@ -44,9 +38,22 @@ from hf_critmom.comparison.results import (
 )
 from hf_critmom.comparison.schedules import SCHEDULES
 from hf_critmom.errors import reason
-from hf_critmom.files import write_json
-from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, check_model, load_task, task_spec
+from hf_critmom.files import finite, write_json
+from hf_critmom.locks import claimed, told_by_main
+from hf_critmom.records import recorded_training_arguments
+from hf_critmom.tasks import (
+    DataArguments,
+    ModelArguments,
+    Task,
+    build_model,
+    check_model,
+    load_task,
+    model_record,
+    task_spec,
+)
+from hf_critmom.tasks.metrics import METRICS
 from hf_critmom.trainer import CritMomTrainer
+from hf_critmom.versions import versions
 
 
 @dataclass(frozen=True)
@@ -78,22 +85,22 @@ def run_comparison(asked: Comparison) -> Path:
     """
     file = asked.comparison.arms_file
     arms = {arm.name: arm for arm in arms_named(asked.comparison.arms, ARMS if file is None else read_arms(Path(file)))}
-    task = load_task(asked.data)
+    task = load_task(asked.data, asked.model)
+    _check_targets(asked, task)
     probe = build_model(task, asked.model, seed=0)
     check_model(probe, task)
     process = PartialState()
-    _check_steps(asked.training, len(task.train))
+    _check_steps(asked.training, task)
     _check_last_batch(asked.training, task, probe)
     for arm in arms.values():
         _check_trainer(asked, arm, task)
     folder = Path(str(asked.training.output_dir))
-    plan = settle_plan(_plan(asked, arms, task, probe.num_parameters()), folder, write=process.is_main_process)
-    process.wait_for_everyone()
-    del probe
-
-    read_results(folder, plan)  # a corrupt result is better known now than after hours
-    runner = _Runner(asked, task, plan, folder, arms)
     with writing(folder):
+        plan = settle_plan(_plan(asked, arms, task, probe.num_parameters()), folder, write=process.is_main_process)
+        process.wait_for_everyone()
+        del probe
+        read_results(folder, plan)  # a corrupt result is better known now than after hours
+        runner = _Runner(asked, task, plan, folder, arms)
         runner.finish(plan.trials())
         runner.finish([*plan.runs(), *runner.tuned_runs()])
         if process.is_main_process:
@@ -165,7 +172,7 @@ class _Runner:
         if self.process.is_main_process:
             result["wall_seconds"] = time.perf_counter() - began
             write_json(file, result)
-            _remove_checkpoints(file.parent)
+            remove_checkpoints(file.parent)
             write_results(self.folder, self.plan)
         self.process.wait_for_everyone()
 
@@ -191,15 +198,35 @@ def _settings(training: TrainingArguments, arm: Arm) -> tuple[float, float]:
     return learning_rate, weight_decay
 
 
-def _check_steps(training: ComparisonTrainingArguments, num_examples: int) -> None:
+def _check_targets(asked: Comparison, task: Task) -> None:
+    """Refuses targets that are no values of the task's metric, and a metric that has no targets."""
+    metric = METRICS[task.metric]
+    for target in asked.comparison.targets or ():
+        if not (math.isfinite(target) and metric.above < target <= metric.at_most):
+            hint = ": write 90 % as 0.9" if metric.at_most == 1.0 else ""
+            raise ComparisonError(f"--targets are {metric.in_words}, got {target:g}{hint}.")
+    if not asked.comparison.targets and task.metric != task.metrics[0]:
+        raise ComparisonError(
+            f"The task has no targets of its own for --metric {task.metric}: give some with --targets."
+        )
+
+
+def _check_steps(training: ComparisonTrainingArguments, task: Task) -> None:
     """Refuses settings under which a run would take no step, or be over before its first evaluation."""
+    split = training.accelerator_config.split_batches
+    for size in (training.train_batch_size, training.eval_batch_size) if split else ():
+        if size % training.world_size:
+            raise ComparisonError(
+                f"{training.world_size} processes cannot share batches of {size} equally, as split_batches asks: "
+                "choose batch sizes that the number of processes divides."
+            )
     total_batch_size = training.train_batch_size * training.world_size
-    batches = num_examples / total_batch_size
+    batches = len(task.train) / total_batch_size
     batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
     if batches == 0:
         raise ComparisonError(
-            f"{num_examples} training images do not fill one batch of {total_batch_size}, and --dataloader_drop_last "
-            "drops what is not full: choose a smaller --per_device_train_batch_size."
+            f"{len(task.train)} training {task.example}s do not fill one batch of {total_batch_size}, and "
+            "--dataloader_drop_last drops what is not full: choose a smaller --per_device_train_batch_size."
         )
     steps_per_epoch = batches / training.gradient_accumulation_steps
     shortest, steps = (
@@ -233,8 +260,8 @@ def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrained
         model.train()(**task.collator(task.train.__getitems__([0])))
     except ValueError as error:
         raise ComparisonError(
-            f"{len(task.train)} training images in batches of {size} leave a batch of one image, which "
-            f"{type(model).__name__} cannot be trained on ({reason(error)}): choose another "
+            f"{len(task.train)} training {task.example}s in batches of {size} leave a batch of one {task.example}, "
+            f"which {type(model).__name__} cannot be trained on ({reason(error)}): choose another "
             "--per_device_train_batch_size, or drop the last batch with --dataloader_drop_last."
         ) from error
 
@@ -255,19 +282,15 @@ def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
 
 def _plan(asked: Comparison, arms: dict[str, Arm], task: Task, num_parameters: int) -> Plan:
     spec = task_spec(asked.data)
-    if asked.model.model_name_or_path is None:
-        model: dict[str, Any] = {"model": asked.model.model, "width": asked.model.width}
-    else:
-        model = {"model_name_or_path": asked.model.model_name_or_path}
     training = recorded_training_arguments(asked.training)
     if len(asked.training.budgets) > 1:
         training["num_train_epochs"] = asked.training.budgets
     return Plan(
         task=task.description(),
-        model={**model, "num_parameters": num_parameters},
+        model={**model_record(task, asked.model), "num_parameters": num_parameters},
         arms={name: arm.record() for name, arm in arms.items()},
         seeds=[asked.training.seed + offset for offset in range(asked.comparison.num_seeds)],
-        targets=sorted(set(asked.comparison.targets or spec.targets)),
+        targets=sorted(set(asked.comparison.targets or spec.targets), reverse=not task.greater_is_better),
         training=training,
         versions=versions(),
         command=asked.command,
@@ -319,8 +342,7 @@ class _ArmTrainer(CritMomTrainer):
 def _trainer(
     asked: Comparison, arm: Arm, task: Task, args: TrainingArguments, callbacks: list[TrainerCallback]
 ) -> CritMomTrainer:
-    # Convolutions on the CPU and in bf16 on a GPU run faster channels-last; other parameters are not affected.
-    model = build_model(task, asked.model, args.seed).to(memory_format=torch.channels_last)
+    model = build_model(task, asked.model, args.seed).to(memory_format=task.memory_format)
     trainer = _ArmTrainer(
         arm,
         args,
@@ -340,7 +362,7 @@ def _trainer(
 def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progress: Progress) -> dict[str, Any]:
     """One run: trains an arm with a seed from where it stopped, tests it once, saves the model."""
     args = _run_arguments(asked.training, arm, run, folder)
-    callbacks = [RunRecorder(), StopWhenDiverged(), progress.callback(run)]
+    callbacks = [RunRecorder(), StopWhenDiverged(), progress.callback(run, task.metric)]
     trainer = _trainer(asked, arm, task, args, callbacks)
     trained = trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     history = trainer.state.log_history
@@ -348,6 +370,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
     # With persistent loader workers, Trainer.evaluate would take the cached loader of the validation split again.
     tested: dict[str, float] = {}
     if run.trial is None:  # a trial chooses, and must not know the test split
+        trainer.compute_metrics = task.compute_test_metrics
         tested = dict(trainer.predict(task.test, metric_key_prefix="test").metrics)
         trainer.log(tested)
         trainer.save_model()
@@ -365,7 +388,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
         "trainer_seconds": trained.metrics["train_runtime"] + tested.get("test_runtime", 0.0),
         "load": recorder.load,
         "evaluations": recorder.evaluations,
-        "test": {name: tested[f"test_{name}"] for name in ("loss", task.metric) if tested},
+        "test": {name: tested[f"test_{name}"] for name in ("loss", *task.metrics) if tested},
         "training_log": [
             {name: value for name, value in record.items() if name != "grad_norm"}
             for record in history
@@ -375,7 +398,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
     }
     del trainer
     gc.collect()
-    return _finite(result)
+    return finite(result)
 
 
 def _run_arguments(training: TrainingArguments, arm: Arm, run: Run, folder: Path) -> TrainingArguments:
@@ -388,31 +411,3 @@ def _run_arguments(training: TrainingArguments, arm: Arm, run: Run, folder: Path
     if run.epochs is not None:
         args.num_train_epochs = run.epochs
     return args
-
-
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint of a run that was written to its end; half-written ones are removed.
-
-    The Trainer writes ``trainer_state.json`` last, so a checkpoint that has a readable one is whole.
-    """
-    while folder.is_dir() and (checkpoint := get_last_checkpoint(str(folder))) is not None:
-        try:
-            json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            return checkpoint
-        except (FileNotFoundError, json.JSONDecodeError):
-            shutil.rmtree(checkpoint)
-    return None
-
-
-def _remove_checkpoints(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-
-
-def _finite(value: Any) -> Any:
-    """The value with None in the place of numbers that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -23,8 +23,14 @@ class Metric:
     name: str
     greater_is_better: bool = True
 
+    @property
+    def title(self) -> str:
+        """What it is called in text."""
+        return self.name.replace("_", " ")
+
     def reached(self, values: pd.Series, target: float) -> pd.Series:
         """Which values are as good as the target or better."""
+        values = values.astype(float)  # what is not finite is recorded as None, maybe everywhere
         return values >= target if self.greater_is_better else values <= target
 
 

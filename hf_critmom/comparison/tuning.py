@@ -54,7 +54,7 @@ def choose(plan: Plan, trials: Mapping[Run, Mapping[str, Any]]) -> list[Choice]:
             values = {
                 run.trial: float(trials[run]["evaluations"][-1][metric])
                 for run in asked
-                if run.trial is not None and trials[run]["status"] == "finished"
+                if run.trial is not None and _has_value(trials[run], metric)
             }
             if not values:
                 continue
@@ -62,6 +62,11 @@ def choose(plan: Plan, trials: Mapping[Run, Mapping[str, Any]]) -> list[Choice]:
             diverged = len(asked) - len(values)
             choices.append(Choice(arm, epochs, best, values[best], len(asked), diverged, _edges(plan, best)))
     return choices
+
+
+def _has_value(result: Mapping[str, Any], metric: str) -> bool:
+    """Whether a trial ended with a value: a perplexity can be infinite, recorded as None, where the loss is not."""
+    return result["status"] == "finished" and result["evaluations"][-1][metric] is not None
 
 
 def _distance(trial: Trial) -> tuple[bool, float]:

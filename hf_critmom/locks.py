@@ -1,4 +1,4 @@
-"""Claims on runs, so that processes and machines that share a comparison's folder do not run the same one twice."""
+"""Claims on work, so that processes and machines that share a folder do not do the same twice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ LOCKS_FOLDER = ".locks"
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Waits for a lock of a comparison's folder, and holds it."""
+    """Waits for a lock of a folder, and holds it."""
     with _lock(folder, name).acquire():
         yield
 
@@ -26,7 +26,7 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
     Under several processes the main process claims for all of them.
 
     Args:
-        folder: The comparison's folder.
+        folder: The shared folder.
         name: What is claimed.
 
     Yields:

@@ -1,0 +1,35 @@
+"""What computed a result: versions of the libraries, and the machine."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that compute, and the machine."""
+    names = ("hf-critmom", "transformers", "accelerate", "torch", "timm", "datasets")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found, "hardware": hardware()}
+
+
+def hardware() -> str:
+    """The processor or accelerator that trains, for cards."""
+    if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = torch.get_num_threads()
+    limited = "" if threads == cores else f", {threads} thread{'s' if threads > 1 else ''} per process"
+    return f"{cores} CPU cores ({_processor()}{limited})"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
