@@ -68,6 +68,8 @@ def test_a_target_that_is_never_met_is_not_reached() -> None:
 def test_values_that_are_not_numbers_reach_nothing() -> None:
     assert first_step([math.nan, 0.9, math.nan], 0.8) == 20
     assert first_step([math.nan, math.nan], 0.0001) is None
+    nothing = table_of([0.5, 0.5]).assign(accuracy=None)
+    assert first_reaching(nothing[nothing["split"] == "validation"], ACCURACY, 0.0001) is None
 
 
 def test_the_first_hit_does_not_depend_on_the_order_of_rows() -> None:

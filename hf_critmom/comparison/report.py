@@ -24,8 +24,8 @@ from hf_critmom.comparison.figures import (
     speed_figure,
     write_figures,
 )
-from hf_critmom.comparison.plan import Plan
-from hf_critmom.comparison.results import Results, read_results, write_results
+from hf_critmom.comparison.plan import Plan, Trial
+from hf_critmom.comparison.results import Results, read_results, tuned_runs, write_results, writing
 from hf_critmom.comparison.statistics import (
     ArmSummary,
     Metric,
@@ -81,21 +81,22 @@ def write_report(folder: Path) -> RenderableType:
         The tables of results and the verdicts, for the terminal.
 
     Raises:
-        ComparisonError: If the folder holds no comparison, or no run of it has finished.
+        ComparisonError: If the folder holds no comparison or cannot be written, or no run of it has finished.
     """
     plan = Plan.read(folder)
     results = read_results(folder, plan)
     if not results.runs:
         raise ComparisonError(f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}.")
     arms = _arms(plan, results)
-    table = write_results(folder, plan)
     drift = read_drift(folder, plan)
-    reports = [_of_budget(plan, results, table, drift, arms, epochs) for epochs in plan.budgets]
-    reports = [report for report in reports if report.summaries]
-    for report in reports:
-        write_figures(folder, report.figures)
-    with written_whole(folder / "README.md") as partial:
-        partial.write_text(_card(plan, results, table, arms, reports), encoding="utf-8")
+    with writing(folder):
+        table = write_results(folder, plan)
+        reports = [_of_budget(plan, results, table, drift, arms, epochs) for epochs in plan.budgets]
+        reports = [report for report in reports if report.summaries]
+        for report in reports:
+            write_figures(folder, report.figures)
+        with written_whole(folder / "README.md") as partial:
+            partial.write_text(_card(plan, results, arms, reports), encoding="utf-8")
     return Group(*(part for report in reports for part in _for_terminal(plan, report)))
 
 
@@ -172,7 +173,7 @@ def relative_rows(
         for target in targets:
             steps, seconds = (paired_ratio(table, arm, baseline, metric, target, by) for by in ("step", "seconds"))
             if steps.both_censored == steps.ratio.n:
-                cells.append("neither reached it")
+                cells.append("neither reached it" if steps.ratio.n else "no seed in common")
                 continue
             mine, theirs = (times(table, name, metric, target) for name in (arm, baseline))
             cells.append(
@@ -293,9 +294,7 @@ def _choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
     ]
 
 
-def _card(
-    plan: Plan, results: Results, table: pd.DataFrame, arms: Mapping[str, Arm], reports: Sequence[BudgetReport]
-) -> str:
+def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequence[BudgetReport]) -> str:
     metric = _metric(plan)
     runs = list(results.runs.values())
     evaluated = [
@@ -333,7 +332,9 @@ def _card(
     environment = Environment(
         loader=PackageLoader("hf_critmom.comparison"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    own = [run for run in results.runs if run.arm in plan.arms]  # tuned variants come after their trials
+    # A tuned variant that is the arm itself has no run of its own.
+    tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
+    asked = [*plan.runs(), *tuned]
     loads = [run["load"] for run in runs if run.get("load") is not None]
     return environment.get_template("card.md.jinja").render(
         front_matter=data.to_yaml(),
@@ -357,16 +358,21 @@ def _card(
             name: [f"{factor:g}" for factor in plan.tuning.get(name, [])] for name in ("learning_rate", "weight_decay")
         },
         choices=[_choice_row(choice, results, metric.name) for choice in results.choices],
-        finished=len(own),
-        asked=len(plan.runs()),
+        finished=sum(run in results.runs for run in asked),
+        asked=len(asked),
         trials_finished=len(results.trials),
         trials_asked=len(plan.trials()),
         diverged=sum(run["status"] == "diverged" for run in runs),
         hardware=sorted({run["versions"]["hardware"] for run in runs}),
         load=max(loads, default=None),
         versions={name: version for name, version in plan.versions.items() if name != "hardware"},
-        evaluations=int((table["split"] == "validation").sum() / len(runs)),
+        evaluations=_counted([len(run["evaluations"]) for run in runs], "evaluation"),
     )
+
+
+def _counted(counts: Sequence[int], what: str) -> str:
+    few, many = min(counts), max(counts)
+    return f"{many if few == many else f'{few} to {many}'} {what}{'s' if many != 1 else ''}"
 
 
 def _cells(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[list[str]]]:

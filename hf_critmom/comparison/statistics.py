@@ -30,6 +30,7 @@ class Metric:
 
     def reached(self, values: pd.Series, target: float) -> pd.Series:
         """Which values are as good as the target or better."""
+        values = values.astype(float)  # what is not finite is recorded as None, maybe everywhere
         return values >= target if self.greater_is_better else values <= target
 
 
@@ -274,9 +275,7 @@ def logrank(first: Times, second: Times) -> float:
     # Without a time at which runs of both arms were left, and not all of them arrived, the statistic is 0 / 0.
     if not any(mine and theirs and arrived < mine + theirs for mine, theirs, arrived in at_risk):
         return 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):  # where a single run each leaves nothing to vary
-        pvalue = float(stats.logrank(first.censored(), second.censored()).pvalue)
-    return 1.0 if math.isnan(pvalue) else pvalue
+    return float(stats.logrank(first.censored(), second.censored()).pvalue)
 
 
 def paired_ratio(
