@@ -136,8 +136,9 @@ def beside_evaluation(task: Task, trainer: CritMomTrainer, flags: BenchmarkArgum
     split = task.validation if len(task.validation) >= flags.num_examples else task.test
     wrong = predict(trainer.model, trainer.get_eval_dataloader(split)).wrong
     mistakes, rest = np.flatnonzero(wrong), np.flatnonzero(~wrong)
-    mistakes = mistakes[: round(flags.error_rate * min(flags.num_examples, len(split)))]
-    chosen = np.sort(np.concatenate([mistakes, rest[: flags.num_examples - len(mistakes)]]))
+    count = min(flags.num_examples, int(len(rest) / (1.0 - flags.error_rate)))
+    mistakes = mistakes[: int(flags.error_rate * count)]
+    chosen = np.sort(np.concatenate([mistakes, rest[: count - len(mistakes)]]))
     examples = Subset(split, chosen.tolist())
     times: dict[str, list[float]] = {"Trainer.evaluate": [], "attribute_gradients": []}
     for turn in range(flags.rounds + 1):  # the first one is not counted: caches, lazy imports
