@@ -9,6 +9,7 @@ import warnings
 from hf_critmom.callbacks import AttributionCallback, DampingCallback, GradientNormCallback
 from hf_critmom.damping import critical_momentum, damping_ratio, damping_regime
 from hf_critmom.diagnosis import Attribution, attribute_gradients
+from hf_critmom.diagnosis.repair import RepairSettings, repair_layers
 from hf_critmom.optim import IKFAD, CritMomAdamW, CritMomSGD, RegistrationError, critmom_optimizer, register
 from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
 from hf_critmom.trainer import CritMomTrainer
@@ -26,12 +27,14 @@ __all__ = [
     "CritMomTrainer",
     "DampingCallback",
     "GradientNormCallback",
+    "RepairSettings",
     "attribute_gradients",
     "critical_momentum",
     "critmom_optimizer",
     "damping_ratio",
     "damping_regime",
     "register",
+    "repair_layers",
 ]
 
 try:

@@ -1,32 +1,55 @@
-"""Files that are written whole or not at all, in folders that belong to nobody else."""
+"""Files that are written whole or not at all, in folders that belong to nobody else or cannot be written."""
 
+import errno
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hf_critmom.errors import InputError
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON whole or not at all: into a neighbour that then takes the name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """Gives a neighbour to write to, which then takes the name: the file appears whole or not at all."""
+    # Not the process's number: machines that share the folder may have processes of the same number.
+    partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.partial{file.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as written:
+            os.fsync(written.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def claim_folder(folder: Path, kind: str, error: type[InputError], *, write: bool) -> None:
-    """Makes an output folder that does not hold results of its kind yet; several processes may ask, one writes.
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON whole or not at all."""
+    with written_whole(file) as partial:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The value with None in the place of numbers that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def claim_folder(folder: Path, kind: str, plan_file: str, error: type[InputError], *, write: bool) -> None:
+    """Makes an output folder, unless others' files are in it; several processes may ask, one writes.
 
     Args:
         folder: The folder.
         kind: What is to be kept there, such as "comparison".
+        plan_file: Name of the file that a folder of this kind holds from the first on.
         error: What is raised.
         write: Whether this process is the one that writes.
 
@@ -38,7 +61,9 @@ def claim_folder(folder: Path, kind: str, error: type[InputError], *, write: boo
     if not write:
         return
     try:
-        if folder.is_dir() and any(folder.iterdir()):
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        # Hidden ones are locks, and what another launch may just be writing.
+        if plan_file not in names and any(not name.startswith(".") for name in names):
             raise error(f"{folder} holds files, but no {kind}: choose an empty or new --output_dir.")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -47,3 +72,30 @@ def claim_folder(folder: Path, kind: str, error: type[InputError], *, write: boo
         raise error(
             f"{folder} cannot be written ({problem.strerror}): choose an --output_dir where you may write."
         ) from None
+
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def why_unwritable(folder: Path, error: BaseException) -> str:
+    """Why writing to a folder failed, if that is what an error means; empty if it is another error.
+
+    A full disk reaches us as an `OSError` from Python's own writing only: safetensors gives the number within its
+    text, and torch raises a `RuntimeError` about positions in a stream, upon which a file is tried.
+
+    Args:
+        folder: The folder that was written to.
+        error: The error.
+    """
+    for number in _UNWRITABLE:
+        if getattr(error, "errno", None) == number or f"(os error {number})" in str(error):
+            return os.strerror(number)
+    if isinstance(error, RuntimeError):
+        try:
+            with tempfile.TemporaryFile(dir=folder) as tried:
+                tried.write(bytes(2**16))
+                tried.flush()
+                os.fsync(tried.fileno())
+        except OSError as found:
+            return found.strerror or str(found)
+    return ""

@@ -21,7 +21,9 @@ def hardware() -> str:
     if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU cores ({_processor()})"
+    threads = torch.get_num_threads()
+    limited = "" if threads == cores else f", {threads} thread{'s' if threads > 1 else ''} per process"
+    return f"{cores} CPU cores ({_processor()}{limited})"
 
 
 def _processor() -> str:

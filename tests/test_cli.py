@@ -12,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_critmom.cli import COMMANDS, main, parse_comparison
 from hf_critmom.comparison import runner
-from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
-from hf_critmom.tasks.models import MODELS
+from hf_critmom.comparison.arms import ARM_SETS, ARMS
+from hf_critmom.tasks import MODELS, CifarResNetConfig, ImageTask, TextTask
+from hf_critmom.tasks.models import ModelSpec
 
 TINY = (
     *("--width", "2", "--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "16"),
@@ -137,7 +138,7 @@ def test_a_value_of_the_wrong_kind_is_refused(refused: Refused, words: tuple[str
 
 def test_an_unknown_arm_is_answered_with_the_known_ones(refused: Refused) -> None:
     sentence = refused("compare", "--arms", "constant", "critmon", *TINY)
-    assert "'critmon'" in sentence and "constant, critmom, hybrid" in sentence
+    assert "'critmon'" in sentence and all(name in sentence for name in (*ARMS, *ARM_SETS))
 
 
 def test_an_arm_may_be_named_once(refused: Refused) -> None:
@@ -236,10 +237,10 @@ def test_what_the_trainer_refuses_is_refused_before_anything_is_written(
 ) -> None:
     assert "metric_for_best_model" in refused("compare", *TINY, "--save_strategy", "best")
 
-    def trainer_without_its_tracker(**words: Any) -> None:
+    def trainer_without_its_tracker(*words: Any, **named: Any) -> None:
         raise RuntimeError("TrackerCallback requires tracker to be installed.\nRun pip.")
 
-    monkeypatch.setattr(runner, "CritMomTrainer", trainer_without_its_tracker)
+    monkeypatch.setattr(runner, "_ArmTrainer", trainer_without_its_tracker)
     assert "(TrackerCallback requires tracker to be installed)" in refused("compare", *TINY, "--report_to", "all")
 
 
@@ -308,7 +309,10 @@ def test_an_odd_width_is_refused(refused: Refused, width: str) -> None:
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones(refused: Refused) -> None:
-    assert all(name in refused("compare", *TINY, "--model", "vgg") for name in ("'vgg'", *MODELS))
+    for task, kind in (((), ImageTask), (("--task", "text"), TextTask)):
+        sentence = refused("compare", *task, *TINY, "--model", "vgg")
+        assert "'vgg'" in sentence
+        assert all((name in sentence) == (spec.task is kind) for name, spec in MODELS.items())
 
 
 def test_a_model_that_does_not_exist_is_named(refused: Refused, tmp_path: Path) -> None:
@@ -327,13 +331,14 @@ def test_a_model_that_returns_no_loss_is_refused(refused: Refused, monkeypatch: 
         def forward(self, pixel_values: torch.Tensor, labels: Any = None) -> ImageClassifierOutput:
             return ImageClassifierOutput(logits=self.classifier(pixel_values.flatten(1)))
 
-    monkeypatch.setitem(MODELS, "lossless", lambda task, arguments: Lossless())
+    monkeypatch.setitem(MODELS, "lossless", ModelSpec("lossless", ImageTask, lambda *_: Lossless(), {"width": 1}))
     assert "Lossless returned no loss" in refused("compare", *TINY, "--model", "lossless")
 
 
 def test_a_saved_model_for_other_images_is_refused(refused: Refused, tmp_path: Path) -> None:
-    config = CifarResNetConfig(width=2, num_channels=3, num_labels=10)
-    CifarResNetForImageClassification(config).save_pretrained(tmp_path / "saved")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = ViTConfig(**sizes, image_size=16, patch_size=8, num_channels=1, num_labels=10)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "saved")
     assert "(1, 8, 8)" in refused("compare", *TINY, "--model_name_or_path", str(tmp_path / "saved"))
 
 
@@ -443,11 +448,9 @@ def test_a_report_without_finished_runs_says_how_to_go_on(
 def test_a_plan_with_an_arm_of_another_version_is_refused(
     refused: Refused, tmp_path: Path, finished_comparison: dict[str, bytes]
 ) -> None:
-    out = placed(finished_comparison, tmp_path / "out")
-    for file in (out / "comparison.json", out / "runs" / "constant" / "seed-42" / "result.json"):
-        file.write_text(file.read_text().replace('"constant"', '"bygone"'))
-    (out / "runs" / "constant").rename(out / "runs" / "bygone")
-    assert "bygone" in refused("report", "out")
+    plan = placed(finished_comparison, tmp_path / "out") / "comparison.json"
+    plan.write_text(plan.read_text().replace('"optimizer": "sgd"', '"optimizer": "sgd", "quantum": 1', 1))
+    assert "'constant'" in refused("report", "out")
 
 
 # ------------------------------------------------------------------------------------------------ run, and the process

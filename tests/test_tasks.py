@@ -24,6 +24,7 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_critmom.tasks import (
+    MODELS,
     TASKS,
     CifarResNetConfig,
     CifarResNetForImageClassification,
@@ -36,7 +37,9 @@ from hf_critmom.tasks import (
     load_task,
     task_spec,
 )
-from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics, collate_images
+from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics
+from hf_critmom.tasks.metrics import METRICS
+from hf_critmom.tasks.splits import collate_batches
 
 CLASSES = ("cat", "dog", "frog")
 
@@ -444,11 +447,11 @@ def test_a_batch_equals_its_stacked_examples(augmentation: Augmentation | None) 
     indices = [3, 0, 29, 7, 7]
     batch = dataset.__getitems__(indices)
     assert batch["pixel_values"].dtype == torch.float32 and batch["labels"].dtype == torch.int64
-    one_by_one = collate_images([dataset[index] for index in indices])
+    one_by_one = collate_batches([dataset[index] for index in indices])
     assert list(batch) == list(one_by_one)
     for name in batch:
         assert torch.equal(batch[name], one_by_one[name])
-    assert collate_images(batch) is batch
+    assert collate_batches(batch) is batch
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -490,7 +493,7 @@ def test_training_pixels_have_mean_zero_and_deviation_one(digits: Task) -> None:
 
 def test_loader_workers_that_persist_see_each_epoch() -> None:
     dataset = image_dataset(augmentation=Augmentation(3, True, 0))
-    loader = DataLoader(dataset, batch_size=8, num_workers=1, persistent_workers=True, collate_fn=collate_images)
+    loader = DataLoader(dataset, batch_size=8, num_workers=1, persistent_workers=True, collate_fn=collate_batches)
     for epoch in (0, 1, 5):
         dataset.set_epoch(epoch)
         loaded = torch.cat([batch["pixel_values"] for batch in loader])
@@ -764,8 +767,11 @@ def test_the_description_changes_with_a_single_pixel_or_label(digits: Task, spli
 def test_every_entry_of_the_table_names_itself_and_completes_the_flags() -> None:
     for name, spec in TASKS.items():
         assert spec.name == name
-        assert all(0.0 < target <= 1.0 for target in spec.targets)
+        metric = METRICS[spec.kind.metrics[0]]
+        assert all(metric.above < target <= metric.at_most for target in spec.targets)
         assert all(hasattr(DataArguments(), flag) for flag in spec.data_defaults)
+        for model, sizes in spec.model_defaults.items():
+            assert MODELS[model].task is spec.kind and sizes.keys() <= MODELS[model].sizes.keys()
     assert task_spec(DataArguments(task="some/where")) is TASKS["images"]
     assert task_spec(DataArguments(task="cifar10", dataset_name="elsewhere")) is TASKS["images"]
 

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, field
 
-import torch
 from transformers import TrainingArguments
 
+from hf_critmom.arguments import CommandTrainingArguments
 from hf_critmom.comparison.errors import ComparisonError
 
 
@@ -14,74 +14,80 @@ class ComparisonArguments:
     """Flags that say what is compared."""
 
     arms: list[str] = field(
-        default_factory=lambda: ["constant", "critmom", "hybrid"], metadata={"help": "The methods to compare."}
+        default_factory=lambda: ["constant", "matched", "critmom", "hybrid"],
+        metadata={"help": "The methods to compare, or a set of them: paper, fair."},
+    )
+    arms_file: str | None = field(
+        default=None, metadata={"help": "A TOML or JSON file with further arms: a table per arm, see the README."}
     )
     num_seeds: int = field(
         default=3, metadata={"help": "Runs of every arm: --seed, --seed + 1, ... The arms share them in pairs."}
     )
     targets: list[float] | None = field(
         default=None,
-        metadata={"help": "Validation accuracies, in (0, 1], whose first reaching is timed; default: the task's."},
+        metadata={"help": "Values of the validation metric whose first reaching is timed; default: the task's."},
+    )
+    learning_rate_grid: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Tune every arm as well: factors of its own learning rate to try, with one seed that no compared "
+            "run has; the best by validation is then compared beside the untuned arm."
+        },
+    )
+    weight_decay_grid: list[float] | None = field(
+        default=None, metadata={"help": "The same for its own weight decay; with both, every pair is tried."}
     )
 
     def __post_init__(self) -> None:
+        for flag, factors, least in (
+            ("learning_rate_grid", self.learning_rate_grid, "positive"),
+            ("weight_decay_grid", self.weight_decay_grid, "not negative"),
+        ):
+            for factor in factors or ():
+                if not (math.isfinite(factor) and (factor > 0.0 or (factor == 0.0 and least == "not negative"))):
+                    raise ComparisonError(f"--{flag} takes factors that are finite and {least}, got {factor:g}.")
         if self.num_seeds < 1:
             raise ComparisonError(f"--num_seeds must be at least 1, got {self.num_seeds}.")
-        for target in self.targets or ():
-            if not 0.0 < target <= 1.0:
-                raise ComparisonError(f"--targets are accuracies in (0, 1], got {target:g}: write 90 % as 0.9.")
 
 
 @dataclass
-class ComparisonTrainingArguments(TrainingArguments):
+class ComparisonTrainingArguments(CommandTrainingArguments):
     """`TrainingArguments` with the defaults of a comparison; every one is a flag and is recorded with the results."""
 
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the comparison; default: comparison-TASK in the current folder."}
     )
-    learning_rate: float = field(default=0.1, metadata={"help": "Peak learning rate, the same for every arm."})
-    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay, the same for every arm."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size of each process."})
-    per_device_eval_batch_size: int = field(default=500, metadata={"help": "Evaluation batch size of each process."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0: none, it confounds SGD."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When validation accuracy is measured."})
+    num_train_epochs: list[float] = field(
+        default_factory=lambda: [3.0], metadata={"help": "Budget in epochs; several are compared one by one."}
+    )
+    learning_rate: float = field(
+        default=0.1, metadata={"help": "Peak learning rate of every arm that does not bring its own."}
+    )
+    weight_decay: float = field(
+        default=5e-4, metadata={"help": "Weight decay of every arm that does not bring its own."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When the validation metric is measured."})
     logging_steps: float = field(default=0.01, metadata={"help": "Training log interval; below 1: a share of all."})
     save_strategy: str = field(
         default="no",
         metadata={"help": "When checkpoints are written, from which an interrupted run continues: no, epoch, steps."},
     )
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept while a run is unfinished."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Search for parameters without gradient under several processes."}
-    )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide non-finite losses from the log."})
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0.0):
-            raise ComparisonError(f"--learning_rate must be positive and finite, got {self.learning_rate}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0.0):
-            raise ComparisonError(f"--weight_decay must be finite and not negative, got {self.weight_decay}.")
         default_optim = TrainingArguments.__dataclass_fields__["optim"].default
         if self.optim != default_optim or self.optim_args:
             raise ComparisonError("--optim and --optim_args are decided by each arm of a comparison: use --arms.")
         if self.data_seed is not None:
             raise ComparisonError("--data_seed is decided by each run's seed, which orders its data: use --seed.")
-        if self.max_steps <= 0 and not self.num_train_epochs > 0.0:
-            raise ComparisonError(f"--num_train_epochs must be positive, got {self.num_train_epochs:g}.")
-        for flag in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, flag) < 1:
-                raise ComparisonError(f"--{flag} must be at least 1, got {getattr(self, flag)}.")
-        if self.dataloader_persistent_workers and self.dataloader_num_workers < 1:
-            raise ComparisonError("--dataloader_persistent_workers needs workers: give --dataloader_num_workers, too.")
+        asked: list[float] | float = self.num_train_epochs
+        self.budgets = sorted(asked) if isinstance(asked, list) else [asked]
+        self.num_train_epochs = self.budgets[-1]  # type: ignore[assignment]  # a number is what the Trainer reads
+        if self.max_steps <= 0 and not self.budgets[0] > 0.0:
+            raise ComparisonError(f"--num_train_epochs must be positive, got {self.budgets[0]:g}.")
+        if len(set(self.budgets)) < len(self.budgets) or (self.max_steps > 0 and len(self.budgets) > 1):
+            raise ComparisonError(
+                "--num_train_epochs with several budgets takes each once, and no --max_steps, which would decide alone."
+            )
         if self.eval_strategy in ("no", None):
             raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
-        accelerated = torch.accelerator.is_available()
-        if not accelerated:
-            self.use_cpu = True  # Transformers takes bf16 on a CPU only if told that it is one
         super().__post_init__()
-        if not accelerated:
-            self.dataloader_pin_memory = False
-        self.remove_unused_columns = False  # the data hands out exactly what the model takes
-        self.disable_tqdm = True  # the comparison shows its own progress
-        self.restore_callback_states_from_checkpoint = True

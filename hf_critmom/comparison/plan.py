@@ -1,29 +1,66 @@
 """The plan of a comparison: written before the first run, compared with what is asked for at every later command."""
 
+import itertools
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
-
-from hf_critmom.comparison.arms import Arm
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.errors import reason
 from hf_critmom.files import claim_folder, write_json
+from hf_critmom.locks import locked
+from hf_critmom.records import differences
 
 PLAN_FILE = "comparison.json"
 
-_NOT_RECORDED = {
-    # Where things go, how they are shown and what the plan holds elsewhere.
-    *("output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm", "debug", "push_to_hub"),
-    *("log_level", "log_level_replica", "log_on_each_node", "seed", "data_seed", "do_train", "do_eval", "do_predict"),
-    *("eval_on_start", "skip_memory_metrics", "ignore_data_skip", "restore_callback_states_from_checkpoint"),
-    *("resume_from_checkpoint", "local_rank", "optim", "optim_args", "use_cpu", "remove_unused_columns"),
-    "ddp_find_unused_parameters",
-}
-_NOT_RECORDED_PREFIXES = ("hub_", "logging_", "save_", "dataloader_")
-_RECORDED = {"dataloader_drop_last"}  # despite its prefix
+
+@dataclass(frozen=True)
+class Trial:
+    """A point of the tuning grid.
+
+    Attributes:
+        learning_rate: Factor of the arm's own learning rate.
+        weight_decay: Factor of its own weight decay.
+    """
+
+    learning_rate: float = 1.0
+    weight_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a comparison.
+
+    Attributes:
+        arm: The arm's name.
+        seed: Its seed.
+        epochs: Its budget where the comparison has several; None: the one that all runs have.
+        trial: The point of the grid that it tries; None: it is compared, not a trial.
+    """
+
+    arm: str
+    seed: int
+    epochs: float | None = None
+    trial: Trial | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, within the comparison's."""
+        budget = [] if self.epochs is None else [f"epochs-{self.epochs:g}"]
+        if self.trial is None:
+            return Path("runs", self.arm, *budget, f"seed-{self.seed}")
+        point = f"lr-{self.trial.learning_rate:g}-wd-{self.trial.weight_decay:g}"
+        return Path("runs", self.arm, *budget, "tuning", point)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        budget = "" if self.epochs is None else f", {self.epochs:g} epochs"
+        if self.trial is None:
+            return f"{self.arm}{budget}, seed {self.seed}"
+        factors = f"lr x {self.trial.learning_rate:g}, weight decay x {self.trial.weight_decay:g}"
+        return f"{self.arm}{budget}, trial of {factors}"
 
 
 @dataclass(frozen=True)
@@ -33,12 +70,13 @@ class Plan:
     Attributes:
         task: The task's description, with fingerprints of its splits.
         model: The model's flags, and its number of parameters.
-        arms: Every arm's optimizer and options by name.
+        arms: Every arm by name, as `hf_critmom.comparison.arms.Arm.record` gives it.
         seeds: Seeds of the runs of every arm.
         targets: Metric values whose first reaching is timed, judged at every evaluation on the validation split.
         training: Training arguments that differ from the defaults of Transformers, and the total batch size.
         versions: Versions of what computes; a difference is said, not refused.
         command: The command line that made the plan.
+        tuning: The grid: factors of learning rate and weight decay, and the seed of the trials; empty: no tuning.
     """
 
     task: dict[str, Any]
@@ -49,13 +87,38 @@ class Plan:
     training: dict[str, Any]
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
+    tuning: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def budgets(self) -> list[float | None]:
+        """Epochs of the runs where there are several budgets; else only None, for the one of the training arguments."""
+        epochs = self.training.get("num_train_epochs")
+        return list(epochs) if isinstance(epochs, list) else [None]
+
+    def runs(self) -> list["Run"]:
+        """Every run that is compared, in the order in which they are made; tuned variants come after their trials."""
+        return [Run(arm, seed, epochs) for seed in self.seeds for epochs in self.budgets for arm in self.arms]
+
+    def trials(self) -> list["Run"]:
+        """Every run that only chooses learning rate and weight decay."""
+        if not self.tuning:
+            return []
+        grid = itertools.product(self.tuning["learning_rate"], self.tuning["weight_decay"])
+        trials = [Trial(*factors) for factors in grid]
+        return [
+            Run(arm, self.tuning["seed"], epochs, trial)
+            for epochs in self.budgets
+            for arm in self.arms
+            for trial in trials
+        ]
 
     def differences(self, other: "Plan") -> list[str]:
         """What results depend on and the two plans disagree about, as "name: mine, theirs"."""
         found = []
         for part in fields(self):
             if part.name not in ("versions", "command"):
-                found += _differences(part.name, getattr(self, part.name), getattr(other, part.name))
+                mine, theirs = (_decisive(part.name, getattr(plan, part.name)) for plan in (self, other))
+                found += differences(part.name, mine, theirs)
         return found
 
     def write(self, folder: Path) -> None:
@@ -86,51 +149,35 @@ def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
     Raises:
         ComparisonError: If the folder holds a different plan or other files, or cannot be written.
     """
-    if (folder / PLAN_FILE).exists():
-        stored = Plan.read(folder)
-        if different := stored.differences(plan):
-            raise ComparisonError(
-                f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): "
-                "repeat the stored command to continue it, or choose another --output_dir."
-            )
+    stored = _stored(plan, folder)
+    if stored is not None:
         return stored
-    claim_folder(folder, "comparison", ComparisonError, write=write)
+    claim_folder(folder, "comparison", PLAN_FILE, ComparisonError, write=write)
     if write:
-        plan.write(folder)
+        with locked(folder, "plan"):  # two launches may begin at the same moment
+            stored = _stored(plan, folder)
+            if stored is not None:
+                return stored
+            plan.write(folder)
     return plan
 
 
-def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """Training arguments that results depend on and that differ from the defaults of Transformers."""
-    # Constructing arguments settles the device of the whole process anew: it must come out as it was.
-    defaults = TrainingArguments(output_dir="unused", use_cpu=args.use_cpu)
-    recorded: dict[str, Any] = {}
-    for part in fields(TrainingArguments):
-        left_out = part.name in _NOT_RECORDED or part.name.startswith(_NOT_RECORDED_PREFIXES)
-        if left_out and part.name not in _RECORDED:
-            continue
-        value = _plain(getattr(args, part.name))
-        if value != _plain(getattr(defaults, part.name)):
-            recorded[part.name] = value
-    recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return recorded
+def _stored(plan: Plan, folder: Path) -> Plan | None:
+    """The plan that a folder holds; None if it holds none."""
+    if not (folder / PLAN_FILE).exists():
+        return None
+    stored = Plan.read(folder)
+    if different := stored.differences(plan):
+        raise ComparisonError(
+            f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): "
+            "repeat the stored command to continue it, or choose another --output_dir."
+        )
+    return stored
 
 
-def recorded_arm(arm: Arm) -> dict[str, Any]:
-    """What an arm's results depend on."""
-    return {"optimizer": arm.optimizer, "options": dict(arm.options)}
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON would hold it."""
-    value = getattr(value, "value", value)  # enums
-    return json.loads(json.dumps(value, default=str))
-
-
-def _differences(name: str, mine: Any, theirs: Any) -> list[str]:
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        keys = list(dict.fromkeys([*mine, *theirs]))
-        return [
-            line for key in keys for line in _differences(f"{name}.{key}", mine.get(key, "-"), theirs.get(key, "-"))
-        ]
-    return [] if _plain(mine) == _plain(theirs) else [f"{name}: {mine} and {theirs}"]
+def _decisive(name: str, value: Any) -> Any:
+    """A part of a plan without what only says how arms are shown."""
+    if name != "arms":
+        return value
+    shown = ("help", "color")
+    return {arm: {key: item for key, item in record.items() if key not in shown} for arm, record in value.items()}

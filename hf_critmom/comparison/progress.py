@@ -7,6 +7,9 @@ from rich import progress as bars
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_critmom.comparison.plan import Run
+from hf_critmom.comparison.statistics import Metric
+
 
 class Progress:
     """A bar over the runs and one over the steps of the current run, on the main process; a line per finished run.
@@ -29,6 +32,7 @@ class Progress:
             disable=not shown,
         )
         self._runs = self._bars.add_task("runs", total=num_runs, note="")
+        self._waited_for = 0
         self._steps = self._bars.add_task("starting", total=None, note="")
 
     def __enter__(self) -> "Progress":
@@ -40,18 +44,30 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def callback(self, arm: str, seed: int) -> TrainerCallback:
-        """A callback that shows one run's steps."""
-        return _StepsCallback(self, f"{arm}, seed {seed}")
+    def callback(self, run: Run, metric: str) -> TrainerCallback:
+        """A callback that shows one run's steps, and a metric of its evaluations."""
+        return _StepsCallback(self, run.title, metric)
 
-    def finished(self, result: dict[str, Any], *, earlier: bool = False) -> None:
+    def finished(self, run: Run, result: dict[str, Any], *, earlier: bool = False) -> None:
         """Counts a run as finished and says how it ended."""
-        metric, value = next((name, value) for name, value in result["test"].items() if name != "loss")
-        ended = f"test {metric} {value:.4f}" if result["status"] == "finished" else result["status"]
+        tested = {name: value for name, value in result["test"].items() if name != "loss" and value is not None}
+        ended = "".join(f"test {Metric(name).title} {value:.4f}, " for name, value in tested.items())
+        ended = ended if result["status"] == "finished" else f"{result['status']}, "
         seconds = f"{result['train_seconds']:.0f} s of training"
         when = " (done before)" if earlier else ""
-        self.console.print(f"{result['arm']}, seed {result['seed']}: {ended}, {seconds}{when}", highlight=False)
+        self.console.print(f"{run.title}: {ended}{seconds}{when}", highlight=False)
         self._bars.advance(self._runs)
+
+    def waits_for_others(self, number: int) -> None:
+        """Says, once for a number, that the runs that are left are being made elsewhere."""
+        if number != self._waited_for:
+            self.console.print(f"waiting for {number} run{'s' if number > 1 else ''} that others are making")
+            self._waited_for = number
+
+    def took(self, seconds: float, trainer_seconds: float) -> None:
+        """Says how long the runs took, and which share of it the Trainer."""
+        share = trainer_seconds / seconds
+        self.console.print(f"{seconds:.0f} s, {share:.1%} of them in the Trainer", highlight=False)
 
     def begin(self, description: str, step: int, max_steps: int) -> None:
         """Begins to show a run."""
@@ -69,9 +85,10 @@ class Progress:
 
 
 class _StepsCallback(TrainerCallback):
-    def __init__(self, progress: Progress, description: str) -> None:
+    def __init__(self, progress: Progress, description: str, metric: str) -> None:
         self.progress = progress
         self.description = description
+        self.metric = metric
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.begin(self.description, state.global_step, state.max_steps)
@@ -87,6 +104,6 @@ class _StepsCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if metrics is not None and "eval_accuracy" in metrics:
-            note = f"validation accuracy {metrics['eval_accuracy']:.4f}"
+        if metrics is not None and f"eval_{self.metric}" in metrics:
+            note = f"validation {Metric(self.metric).title} {metrics[f'eval_{self.metric}']:.4f}"
             self.progress.evaluated(self.description, state.epoch or 0.0, note)

@@ -1,6 +1,7 @@
 """Callbacks of a run: what is recorded, and when a run is given up."""
 
 import math
+import os
 import time
 from typing import Any
 
@@ -13,7 +14,8 @@ class RunRecorder(TrainerCallback, ExportableState):
     """Records every evaluation with the seconds spent on training until then.
 
     The clock stands still during evaluations and saves, and its state travels with the checkpoints, so a resumed
-    run counts the seconds of its earlier parts too.
+    run counts the seconds of its earlier parts too. With each evaluation the machine's load is noted: seconds measured
+    while others kept it busy say little.
 
     Args:
         seconds: Training seconds of earlier parts of the run.
@@ -22,11 +24,18 @@ class RunRecorder(TrainerCallback, ExportableState):
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.evaluations: list[dict[str, float]] = []
+        self.loads: list[float] = []
         self._running_since: float | None = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"args": {"seconds": self.seconds}, "attributes": {"evaluations": self.evaluations}}
+        attributes = {"evaluations": self.evaluations, "loads": self.loads}
+        return {"args": {"seconds": self.seconds}, "attributes": attributes}
+
+    @property
+    def load(self) -> float | None:
+        """Mean over the evaluations of how many threads wanted to run on the machine in the minute before."""
+        return sum(self.loads) / len(self.loads) if self.loads else None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start()
@@ -63,7 +72,9 @@ class RunRecorder(TrainerCallback, ExportableState):
         }
         if not measured:  # an evaluation on another split, such as the test set's
             return
-        used: dict[str, float] = next((record for record in reversed(state.log_history) if "momentum" in record), {})
+        if hasattr(os, "getloadavg"):
+            self.loads.append(os.getloadavg()[0])
+        used: dict[str, float] = next((record for record in reversed(state.log_history) if "loss" in record), {})
         self.evaluations.append(
             {
                 "step": state.global_step,

@@ -1,26 +1,30 @@
 """Results of a comparison on disk: ``runs/ARM/seed-N/result.json`` and their collection, ``results.parquet``."""
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError
 
+from hf_critmom.comparison.arms import TUNED_SUFFIX
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.plan import PLAN_FILE, Plan
+from hf_critmom.comparison.plan import PLAN_FILE, Plan, Run, Trial
+from hf_critmom.comparison.tuning import Choice, choose
 from hf_critmom.errors import reason
+from hf_critmom.files import why_unwritable, written_whole
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.parquet"
 
 
-def run_folder(folder: Path, arm: str, seed: int) -> Path:
-    """The folder of one run."""
-    return folder / "runs" / arm / f"seed-{seed}"
-
-
 def run_of(checkpoint: str | Path) -> tuple[Plan, str, int] | None:
     """The plan, arm and seed of the run that a folder, or a checkpoint in one, belongs to; None if it is of none.
+
+    Where a comparison has several budgets, the arm's name says which one it is.
 
     Raises:
         ComparisonError: If the comparison's plan cannot be read.
@@ -28,25 +32,21 @@ def run_of(checkpoint: str | Path) -> tuple[Plan, str, int] | None:
     run = Path(checkpoint).absolute()
     if run.name.startswith("checkpoint-"):
         run = run.parent
-    folder, seed = run.parent.parent.parent, run.name.removeprefix("seed-")
-    if run.parent.parent.name != "runs" or not seed.isdecimal() or not (folder / PLAN_FILE).exists():
-        return None
-    return Plan.read(folder), run.parent.name, int(seed)
+    seed = run.name.removeprefix("seed-")
+    for runs in run.parents:
+        if runs.name == "runs" and seed.isdecimal() and (runs.parent / PLAN_FILE).exists():
+            return Plan.read(runs.parent), ", ".join(run.relative_to(runs).parts[:-1]), int(seed)
+    return None
 
 
-def read_runs(folder: Path, plan: Plan) -> list[dict[str, Any]]:
-    """Results of the finished runs of a comparison, arm by arm and seed by seed.
+def read_runs(folder: Path, runs: Iterable[Run]) -> dict[Run, dict[str, Any]]:
+    """Results of those runs that are finished, by run.
 
     Raises:
         ComparisonError: If a result cannot be read.
     """
-    found = []
-    for arm in plan.arms:
-        for seed in plan.seeds:
-            file = run_folder(folder, arm, seed) / RESULT_FILE
-            if file.exists():
-                found.append(read_result(file))
-    return found
+    files = {run: folder / run.folder / RESULT_FILE for run in runs}
+    return {run: read_result(file) for run, file in files.items() if file.exists()}
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -66,16 +66,76 @@ def read_result(file: Path) -> dict[str, Any]:
     return result
 
 
-def results_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says in one sentence that a comparison's folder could not be written.
+
+    Raises:
+        ComparisonError: If it could not.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not (why := why_unwritable(folder, error)):
+            raise
+        raise ComparisonError(
+            f"{folder} cannot be written any more ({why}): make room there, or let it be written, then repeat the "
+            "command; the runs that are finished stay, and are not repeated."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is finished of a comparison.
+
+    Attributes:
+        runs: Results of the compared runs, by run; the tuned variant of an arm, named with `TUNED_SUFFIX`, has the
+            arm's own results where its trials chose the arm's own values.
+        trials: Results of the trials, by run.
+        choices: What the trials chose.
+    """
+
+    runs: dict[Run, dict[str, Any]]
+    trials: dict[Run, dict[str, Any]]
+    choices: list[Choice]
+
+
+def tuned_runs(plan: Plan, choices: list[Choice]) -> dict[Run, Choice]:
+    """The runs of the tuned variants, and what was chosen for them."""
+    return {
+        Run(f"{choice.arm}{TUNED_SUFFIX}", seed, choice.epochs): choice for seed in plan.seeds for choice in choices
+    }
+
+
+def read_results(folder: Path, plan: Plan) -> Results:
+    """Reads what is finished of a comparison.
+
+    Raises:
+        ComparisonError: If a result cannot be read.
+    """
+    runs, trials = read_runs(folder, plan.runs()), read_runs(folder, plan.trials())
+    choices = choose(plan, trials)
+    tuned = tuned_runs(plan, choices)
+    runs |= read_runs(folder, tuned)
+    for run, choice in tuned.items():
+        same = Run(choice.arm, run.seed, run.epochs)
+        if choice.trial == Trial() and same in runs:
+            runs[run] = {**runs[same], "arm": run.arm}
+    return Results(runs, trials, choices)
+
+
+def results_table(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """One row per arm, seed and evaluation.
 
-    Columns: arm, seed, status, split ("validation", and one last row per run for "test"), step, epoch, seconds (of
-    training until then), loss, the metric, and learning rate, momentum and damping ratio as last logged before.
+    Columns: arm, seed, status, budget (epochs asked for), split ("validation", and one last row per run for "test"),
+    step, epoch, seconds (of training until then), loss, the metric, learning rate, momentum and damping ratio as last
+    logged before, and the peak learning rate and weight decay of the run.
     """
     rows = []
     for run in runs:
-        of_run = {"arm": run["arm"], "seed": run["seed"], "status": run["status"]}
-        rows += [{**of_run, "split": "validation", **evaluation} for evaluation in run["evaluations"]]
+        of_run = {"arm": run["arm"], "seed": run["seed"], "status": run["status"], "budget": run.get("budget")}
+        settings = {"peak_learning_rate": run.get("learning_rate"), "weight_decay": run.get("weight_decay")}
+        rows += [{**of_run, "split": "validation", **evaluation, **settings} for evaluation in run["evaluations"]]
         last = run["evaluations"][-1] if run["evaluations"] else {}
         rows.append(
             {
@@ -85,15 +145,15 @@ def results_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
                 "epoch": last.get("epoch"),
                 "seconds": run["train_seconds"],
                 **run["test"],
+                **settings,
             }
         )
     return pd.DataFrame(rows)
 
 
 def write_results(folder: Path, plan: Plan) -> pd.DataFrame:
-    """Collects the finished runs into ``results.parquet``, whole or not at all, and returns them."""
-    table = results_table(read_runs(folder, plan))
-    partial = folder / f".{RESULTS_FILE}.partial"
-    table.to_parquet(partial, index=False)
-    partial.replace(folder / RESULTS_FILE)
+    """Collects the compared runs into ``results.parquet``, whole or not at all, and returns them."""
+    table = results_table(read_results(folder, plan).runs.values())
+    with written_whole(folder / RESULTS_FILE) as partial:
+        table.to_parquet(partial, index=False)
     return table

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader
-from transformers import AutoModelForImageClassification, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_critmom.diagnosis.agreement import Agreement, measure_agreement
 from hf_critmom.diagnosis.arguments import AttributionArguments
@@ -21,7 +21,8 @@ from hf_critmom.diagnosis.groups import layer_groups
 from hf_critmom.diagnosis.history import read_history
 from hf_critmom.diagnosis.study import Study, make_study
 from hf_critmom.files import claim_folder, write_json
-from hf_critmom.tasks import DataArguments, Task, corrupt, load_checkpoint, load_task, parse_corruption
+from hf_critmom.tasks import DataArguments, ImageTask, Task, corrupt, load_checkpoint, load_task_of, parse_corruption
+from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.versions import versions
 
 RESULTS_FILE = "attribution.json"
@@ -111,8 +112,10 @@ def run_attribution(asked: AttributionRequest) -> Path:
     corruption, severities = (None, (0,)) if args.corruption is None else parse_corruption(args.corruption)
     if len(severities) > 1:
         severities = (0, *severities)  # the clean images beside them
-    task = load_task(asked.data)
+    task = load_task_of(asked.subjects[0].path, asked.data)
     task.split(args.split)
+    if args.corruption is not None and not isinstance(task, ImageTask):
+        raise DiagnosisError(f"--corruption {args.corruption} corrupts images, and {task.name} has none: leave it out.")
     digests = _check_checkpoints(asked, task)
     folder = Path(str(args.output_dir))
     settings = _settings(args, task)
@@ -227,16 +230,16 @@ def _study(
     severity: int,
 ) -> Study:
     examples = task.split(args.split).evaluated()
-    if corruption is not None and severity:
+    if corruption is not None and severity and isinstance(examples, ImageDataset):
         examples = examples.evaluated(corrupt(examples.images, corruption, severity, seed=args.seed))
     loader = DataLoader(examples, args.per_device_eval_batch_size, collate_fn=task.collator)
     initial = None
     if args.initial:
         set_seed(subject.seed or 0)
-        initial = AutoModelForImageClassification.from_config(model.config)
+        initial = type(model)(model.config)
 
     def placed(some_model: PreTrainedModel) -> PreTrainedModel:
-        return some_model.to(device=accelerator.device, memory_format=torch.channels_last)
+        return some_model.to(device=accelerator.device, memory_format=task.memory_format)
 
     return make_study(
         placed(model),
@@ -244,7 +247,7 @@ def _study(
         select=args.select,
         initial=None if initial is None else placed(initial),
         groups=args.groups,
-        class_names=task.label_names,
+        class_names=task.label_names if isinstance(task, ImageTask) else (),
         batch_size=args.gradient_batch_size,
         num_top=args.num_top_groups,
         seed=args.seed,
@@ -265,7 +268,7 @@ def _settings(args: AttributionArguments, task: Task) -> dict[str, Any]:
 def _settle(folder: Path, settings: dict[str, Any], digests: dict[str, str], *, write: bool) -> dict[str, Result]:
     """The results by label that the folder holds already, if it was made with these settings and checkpoints."""
     if not (folder / RESULTS_FILE).exists():
-        claim_folder(folder, "attribution", DiagnosisError, write=write)
+        claim_folder(folder, "attribution", RESULTS_FILE, DiagnosisError, write=write)
         return {}
     content, results = read_results(folder)
     different = [name for name in settings if content["settings"].get(name) != settings[name]]

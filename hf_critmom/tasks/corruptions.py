@@ -16,7 +16,7 @@ from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from hf_critmom.tasks.task import TaskError
+from hf_critmom.tasks.errors import TaskError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 

@@ -1,6 +1,7 @@
 """Labelled images in memory: decoded once, kept as uint8, augmented and normalised a whole batch at a time."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from torch.utils.data import Dataset
+
+from hf_critmom.tasks.splits import Split
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,8 @@ class Augmentation:
         return images
 
 
-class ImageDataset(Dataset):
-    """A map-style data set of uint8 images that hands out whole normalised batches.
-
-    The data loader's fetcher calls `__getitems__` once per batch, and `collate_images` passes its result on, so the
-    work per image is a few microseconds.
+class ImageDataset(Split):
+    """Images as uint8 that are handed out in whole normalised batches.
 
     Args:
         images: uint8, (examples, channels, height, width).
@@ -59,6 +58,8 @@ class ImageDataset(Dataset):
         mean: Mean of each channel on the scale 0 to 1.
         std: Standard deviation of each channel on the scale 0 to 1.
         augmentation: Applied to each batch, or None.
+        processor: A checkpoint's image processor, which then resizes and normalises in the place of ``mean`` and
+            ``std``.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class ImageDataset(Dataset):
         mean: Sequence[float],
         std: Sequence[float],
         augmentation: Augmentation | None = None,
+        processor: Any = None,
     ) -> None:
         self.images = np.ascontiguousarray(images)
         self.labels = labels
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.augmentation = augmentation
+        self.processor = processor
         self._shift = torch.tensor(self.mean).mul(255.0).view(1, -1, 1, 1)
         self._scale = torch.tensor(self.std).mul(255.0).reciprocal().view(1, -1, 1, 1)
         seed = augmentation.seed if augmentation is not None else 0
@@ -83,19 +86,27 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def evaluated(
-        self,
-        images: np.ndarray | None = None,
-        *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> "ImageDataset":
-        """The same labels without augmentation; other images, or other statistics to normalise by, if any are given."""
+    def evaluated(self, images: np.ndarray | None = None) -> "ImageDataset":
+        """The same examples without augmentation; with other images, if any are given."""
         return ImageDataset(
             self.images if images is None else images,
             self.labels,
+            mean=self.mean,
+            std=self.std,
+            processor=self.processor,
+        )
+
+    def prepared_by(
+        self, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, processor: Any = None
+    ) -> "ImageDataset":
+        """The same examples, augmented as before, normalised otherwise."""
+        return ImageDataset(
+            self.images,
+            self.labels,
             mean=self.mean if mean is None else mean,
             std=self.std if std is None else std,
+            augmentation=self.augmentation,
+            processor=processor,
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -106,6 +117,17 @@ class ImageDataset(Dataset):
         """Replaces the seed of the augmentation's draws by a run's own."""
         self._epoch_and_seed[1] = seed
 
+    def content_keys(self) -> list[bytes]:
+        """A digest of each image as it is before augmentation: equal ones are the same example."""
+        return [hashlib.sha256(image.tobytes()).digest() for image in self.images]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of images and labels, as hexadecimal digits."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(self.images.tobytes())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """A batch: ``pixel_values`` float32 (batch, channels, height, width) and ``labels`` int64 (batch,)."""
         selected = np.asarray(indices)
@@ -113,21 +135,15 @@ class ImageDataset(Dataset):
         if self.augmentation is not None:
             epoch, seed = self._epoch_and_seed.tolist()
             images = dataclasses.replace(self.augmentation, seed=seed)(images, selected, epoch)
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32)
-        return {
-            "pixel_values": pixels.sub_(self._shift).mul_(self._scale),
-            "labels": torch.from_numpy(self.labels[selected]),
-        }
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        return {"pixel_values": self._prepared(pixels), "labels": torch.from_numpy(self.labels[selected])}
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
-
-
-def collate_images(batch: Any) -> dict[str, torch.Tensor]:
-    """Collator for `ImageDataset`: its batches are batches already."""
-    if isinstance(batch, dict):
-        return batch
-    return {name: torch.stack([example[name] for example in batch]) for name in batch[0]}
+    def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What a model takes: uint8 images, (batch, channels, height, width), as the processor or ``mean`` say."""
+        if self.processor is None:
+            return pixels.to(torch.float32).sub_(self._shift).mul_(self._scale)
+        prepared = self.processor(images=list(pixels), input_data_format="channels_first", return_tensors="pt")
+        return prepared["pixel_values"]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,5 +1,8 @@
 """Metrics that need nothing from the network."""
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -7,6 +10,35 @@ import evaluate
 import numpy as np
 import torch
 from transformers import EvalPrediction
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric that targets can be values of.
+
+    Attributes:
+        name: Its name, without prefix.
+        greater_is_better: Whether targets are reached from below or from above.
+        above: What every target must exceed.
+        at_most: What no target may exceed.
+        in_words: What its values are, for messages.
+    """
+
+    name: str
+    greater_is_better: bool
+    above: float
+    at_most: float
+    in_words: str
+
+
+METRICS: dict[str, MetricSpec] = {
+    spec.name: spec
+    for spec in (
+        MetricSpec("accuracy", True, 0.0, 1.0, "accuracies in (0, 1]"),
+        MetricSpec("bits_per_byte", False, 0.0, math.inf, "bits per byte, above 0"),
+        MetricSpec("perplexity", False, 1.0, math.inf, "perplexities, above 1"),
+    )
+}
 
 
 class Accuracy(evaluate.Metric):
@@ -37,3 +69,48 @@ def predicted_class(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     if isinstance(logits, tuple):
         logits = logits[0]
     return logits.argmax(dim=-1)
+
+
+def token_statistics(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """``preprocess_logits_for_metrics`` of causal language models: what each row adds up to.
+
+    Args:
+        logits: (rows, tokens, vocabulary); those at a token predict the next one.
+        labels: (rows, tokens); -100: not predicted. The first token of a row never is.
+
+    Returns:
+        (rows, 3): sum of the negative log-likelihoods of the predicted tokens in nats, number of those that have the
+        largest logit, and number of them all.
+    """
+    if isinstance(logits, tuple):
+        logits = logits[0]
+    logits, labels = logits[:, :-1].float(), labels[:, 1:]
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    counted = labels != -100
+    right = (logits.argmax(dim=-1) == labels) & counted
+    return torch.stack([losses.sum(dim=1), right.sum(dim=1).float(), counted.sum(dim=1).float()], dim=1)
+
+
+def language_metrics(tokens_per_byte: float) -> Callable[[EvalPrediction], dict[str, float]]:
+    """``compute_metrics`` for logits that `token_statistics` has reduced.
+
+    With the mean negative log-likelihood per predicted token, ``loss``, in nats: ``bits_per_byte`` is
+    ``loss / ln 2 * tokens_per_byte``, which compares models whatever their tokens; ``perplexity`` is ``exp(loss)``, per
+    token; ``accuracy`` is the share of tokens that have the largest logit.
+
+    Args:
+        tokens_per_byte: Tokens of the evaluated text over its bytes of UTF-8.
+    """
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        losses, right, counted = np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0)
+        loss = losses / counted
+        with np.errstate(over="ignore"):  # a diverging model's perplexity is infinite
+            perplexity = np.exp(loss)
+        return {
+            "bits_per_byte": float(loss) / math.log(2.0) * tokens_per_byte,
+            "perplexity": float(perplexity),
+            "accuracy": float(right / counted),
+        }
+
+    return compute

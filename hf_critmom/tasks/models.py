@@ -1,147 +1,155 @@
 """The models that a task can be trained with."""
 
-import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    set_seed,
+)
 
 from hf_critmom.errors import reason
 from hf_critmom.tasks.arguments import ModelArguments
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.image_task import ImageTask
+from hf_critmom.tasks.pretrained import load_pretrained
 from hf_critmom.tasks.resnet import CifarResNetConfig, CifarResNetForImageClassification
-from hf_critmom.tasks.task import Task, TaskError
+from hf_critmom.tasks.task import Task
+from hf_critmom.tasks.text_task import TextTask
 
-NewModel = Callable[[Task, ModelArguments], PreTrainedModel]
+SIZES = ("width", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+"""Flags of `ModelArguments` that size a model."""
 
 
-def _resnet18(task: Task, arguments: ModelArguments) -> PreTrainedModel:
+@dataclass(frozen=True)
+class ModelSpec:
+    """An entry of the table of models.
+
+    Attributes:
+        name: What ``--model`` is called with.
+        task: The kind of task that it is for.
+        build: Makes one with random weights, for a task, in the sizes given.
+        sizes: The flags in `SIZES` that it takes, and what they are where none is given.
+        training_defaults: Values of `TrainingArguments` where no flag was given, over the task's own.
+    """
+
+    name: str
+    task: type[Task]
+    build: Callable[[Any, Mapping[str, int]], PreTrainedModel]
+    sizes: Mapping[str, int]
+    training_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _resnet18(task: ImageTask, sizes: Mapping[str, int]) -> PreTrainedModel:
     channels, height, _ = task.image_shape
-    width = 64 if arguments.width is None else arguments.width
-    config = CifarResNetConfig(width=width, num_channels=channels, image_size=height, **_labels(task))
+    config = CifarResNetConfig(width=sizes["width"], num_channels=channels, image_size=height, **_labels(task))
     return CifarResNetForImageClassification(config)
 
 
-MODELS: dict[str, NewModel] = {"resnet18": _resnet18}
+def _vit(task: ImageTask, sizes: Mapping[str, int]) -> PreTrainedModel:
+    channels, height, width = task.image_shape
+    patch = sizes["patch_size"]
+    if patch < 1 or height % patch or width % patch:
+        raise ValueError(f"Images of {width}x{height} pixels are not made of patches of {patch}: change --patch_size.")
+    config = ViTConfig(
+        **_transformer(sizes),
+        intermediate_size=4 * sizes["hidden_size"],
+        patch_size=patch,
+        image_size=(height, width),
+        num_channels=channels,
+        **_labels(task),
+    )
+    return ViTForImageClassification(config)
+
+
+def _gpt2(task: TextTask, sizes: Mapping[str, int]) -> PreTrainedModel:
+    # Without dropout a run is a function of its data, however many processes share it.
+    return _language_model("gpt2", task, sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+
+
+def _llama(task: TextTask, sizes: Mapping[str, int]) -> PreTrainedModel:
+    # Three matrices instead of two: two thirds of the usual width cost as much (Shazeer, arXiv 2002.05202).
+    intermediate_size = 8 * math.ceil(8 * sizes["hidden_size"] / 3 / 8)
+    return _language_model("llama", task, sizes, intermediate_size=intermediate_size, tie_word_embeddings=True)
+
+
+def _language_model(model_type: str, task: TextTask, sizes: Mapping[str, int], **options: Any) -> PreTrainedModel:
+    special = {name: getattr(task.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = AutoConfig.for_model(
+        model_type,
+        **_transformer(sizes),
+        vocab_size=len(task.tokenizer),
+        max_position_embeddings=task.block_size,
+        use_cache=False,
+        **special,
+        **options,
+    )
+    return _with_counted_loss(AutoModelForCausalLM.from_config(config))
+
+
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec("resnet18", ImageTask, _resnet18, {"width": 64}),
+        ModelSpec(
+            "vit",
+            ImageTask,
+            _vit,
+            {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "patch_size": 4},
+        ),
+        ModelSpec("gpt2", TextTask, _gpt2, {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}),
+        ModelSpec("llama", TextTask, _llama, {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}),
+    )
+}
 
 
 def build_model(task: Task, arguments: ModelArguments, seed: int) -> PreTrainedModel:
     """A model for a task: the weights are a function of the arguments and the seed alone.
 
     Raises:
-        TaskError: If the model is not known, cannot be loaded, or cannot be trained on the task's images.
+        TaskError: If the model is not known, cannot be loaded, or cannot be trained on the task's data.
     """
     set_seed(seed)
     if arguments.model_name_or_path is not None:
-        return _pretrained(task, arguments.model_name_or_path)
-    if arguments.model not in MODELS:
-        raise TaskError(
-            f"Unknown model {arguments.model!r}: choose one of {', '.join(MODELS)}, or give --model_name_or_path."
-        )
+        return _PRETRAINED[type(task)](task, arguments.model_name_or_path)
+    spec = _model_spec(task, arguments)
     try:
-        return MODELS[arguments.model](task, arguments)
+        return spec.build(task, _sizes(spec, arguments))
     except ValueError as error:
         raise TaskError(str(error)) from None
 
 
-def load_checkpoint(name_or_path: str, task: Task) -> tuple[PreTrainedModel, Task]:
-    """A trained checkpoint, and the task with its images normalised as the checkpoint's own processor does.
-
-    Raises:
-        TaskError: If it cannot be loaded, or was made for another task: other classes, or images of another shape.
-    """
-    try:
-        model, info = AutoModelForImageClassification.from_pretrained(name_or_path, output_loading_info=True)
-    except Exception as error:  # readers of weights raise errors of their own; the sentence keeps what it was
-        raise TaskError(
-            f"No image classifier could be loaded from {name_or_path!r} ({reason(error)}): expected a folder that "
-            "save_pretrained wrote, such as a run's of a comparison, or the name of a model on the Hub."
-        ) from error
-    if missing := sorted(info["missing_keys"]):
-        raise TaskError(
-            f"{name_or_path} is no trained image classifier: it has no weights for {_some(tuple(missing))}; name a "
-            "checkpoint that was trained on the task."
-        )
-    _check_classes(model, task, name_or_path)
-    try:
-        processor = AutoImageProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError):  # without one, the task's own statistics are as good as any
-        processor = None
-    _check_image_size(model, processor, task, name_or_path)
-    if processor is not None:
-        task = _normalised_by(processor, task, name_or_path)
-    check_model(model, task)
-    return model, task
-
-
-def _check_classes(model: PreTrainedModel, task: Task, name: str) -> None:
-    theirs = tuple(str(label) for _, label in sorted(model.config.id2label.items()))
-    unnamed = theirs == tuple(f"LABEL_{index}" for index in range(len(theirs)))
-    if len(theirs) != len(task.label_names) or not (unnamed or theirs == task.label_names):
-        raise TaskError(
-            f"{name} is a checkpoint of another task: it tells {_some(theirs)} apart ({len(theirs)} classes), and "
-            f"{task.name} has {_some(task.label_names)} ({len(task.label_names)}); name its task with --task."
-        )
-
-
-def _check_image_size(model: PreTrainedModel, processor: Any, task: Task, name: str) -> None:
-    expected = []
-    configured = getattr(model.config, "image_size", None)
-    if configured is not None:  # one number is the height; where the width must be the same, the model says so itself
-        expected.append((configured, None) if isinstance(configured, int) else tuple(configured))
-    if processor is not None and getattr(processor, "do_resize", False) and getattr(processor, "size", None):
-        expected.append((processor.size.get("height"), processor.size.get("width")))
-    found = task.image_shape[1:]
-    for height, width in expected:
-        if height not in (None, found[0]) or width not in (None, found[1]):
-            raise TaskError(
-                f"{name} is a checkpoint of another task: it takes images of {height}x{width or height} pixels, and "
-                f"those of {task.name} have {found[0]}x{found[1]}; resize them with --image_size, or name its task "
-                "with --task."
-            )
-
-
-def _normalised_by(processor: Any, task: Task, name: str) -> Task:
-    """The task with a processor's statistics in the place of its own."""
-    known = getattr(processor, "data_config", {})  # what timm's processors have instead of attributes
-    mean = getattr(processor, "image_mean", known.get("mean"))
-    std = getattr(processor, "image_std", known.get("std"))
-    if mean is None or std is None or not getattr(processor, "do_normalize", True):
-        mean, std = 0.0, 1.0
-    channels = task.image_shape[0]
-    means, deviations = np.atleast_1d(mean), np.atleast_1d(std)
-    if not {len(means), len(deviations)} <= {1, channels}:
-        raise TaskError(
-            f"{name} is a checkpoint of another task: its processor normalises {len(means)} channels, and images of "
-            f"{task.name} have {channels}; name its task with --task."
-        )
-    mean, std = (np.broadcast_to(values, channels).tolist() for values in (means, deviations))
-    train, validation, test = (split.evaluated(mean=mean, std=std) for split in task.splits.values())
-    return dataclasses.replace(task, train=train, validation=validation, test=test)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+def model_record(task: Task, arguments: ModelArguments) -> dict[str, Any]:
+    """What identifies the model, as JSON: the checkpoint, or the name and the sizes."""
+    if arguments.model_name_or_path is not None:
+        return {"model_name_or_path": arguments.model_name_or_path}
+    spec = _model_spec(task, arguments)
+    return {"model": spec.name, **_sizes(spec, arguments)}
 
 
 def check_model(model: PreTrainedModel, task: Task) -> None:
-    """Runs two training images through a model, as the Trainer would, before hours are spent on it.
+    """Runs two training examples through a model, as the Trainer would, before hours are spent on it.
 
     Raises:
-        TaskError: If the model does not accept the images or returns no finite loss.
+        TaskError: If the model does not accept them or returns no finite loss.
     """
-    batch = task.collator(task.train.__getitems__([0, min(1, len(task.train) - 1)]))
     training = model.training
     model.eval()
     try:
+        batch = task.collator(task.train.__getitems__([0, min(1, len(task.train) - 1)]))
         with torch.no_grad():
             outputs = model(**batch)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise TaskError(
-            f"{type(model).__name__} cannot process images of shape {tuple(batch['pixel_values'].shape[1:])} "
-            f"({reason(error)}): choose a model made for them, or resize with --image_size."
+            f"{type(model).__name__} cannot process {task.inputs_in_words} ({reason(error)}): {task.remedy}."
         ) from error
     finally:
         model.train(training)
@@ -149,23 +157,86 @@ def check_model(model: PreTrainedModel, task: Task) -> None:
     if loss is None or not math.isfinite(float(loss)):
         raise TaskError(
             f"{type(model).__name__} returned {'no loss' if loss is None else f'the loss {float(loss)}'} for labelled "
-            "images: expected a model that computes a finite loss from labels, such as an Auto image classifier."
+            f"{task.example}s: expected a model that computes a finite loss from labels, such as those of the Auto "
+            "classes."
         )
 
 
-def _pretrained(task: Task, name_or_path: str) -> PreTrainedModel:
-    try:
-        return AutoModelForImageClassification.from_pretrained(
-            name_or_path, ignore_mismatched_sizes=True, **_labels(task)
-        )
-    except Exception as error:  # readers of weights raise errors of their own; the sentence keeps what it was
+def _pretrained_classifier(task: ImageTask, name_or_path: str) -> PreTrainedModel:
+    return load_pretrained(
+        AutoModelForImageClassification,
+        name_or_path,
+        "image classifier",
+        ignore_mismatched_sizes=True,
+        **_labels(task),
+    )
+
+
+def _pretrained_language_model(task: TextTask, name_or_path: str) -> PreTrainedModel:
+    model = load_pretrained(AutoModelForCausalLM, name_or_path, "causal language model")
+    embedded, tokens = model.get_input_embeddings().num_embeddings, len(task.tokenizer)
+    if tokens > embedded:
         raise TaskError(
-            f"No image classifier could be loaded from {name_or_path!r} ({reason(error)}): expected a folder that "
-            "save_pretrained wrote, or the name of a model on the Hub."
-        ) from error
+            f"The tokenizer has {tokens:,} tokens and {name_or_path!r} embeds {embedded:,}: give the tokenizer that "
+            "the model was trained with as --tokenizer_name."
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and task.block_size > positions:
+        raise TaskError(
+            f"--block_size {task.block_size} exceeds the {positions:,} positions of {name_or_path!r}: choose a block "
+            "that fits."
+        )
+    return _with_counted_loss(model)
 
 
-def _labels(task: Task) -> dict[str, Any]:
+def _with_counted_loss(model: PreTrainedModel) -> PreTrainedModel:
+    """Tells a language model whose class does not say ForCausalLM, as GPT-2's, what its loss is.
+
+    Transformers falls back on that loss anyway, but the Trainer would then divide each block's sum by a token more than
+    were predicted.
+    """
+    model.loss_type = model.loss_type or "ForCausalLM"
+    return model
+
+
+_PRETRAINED: dict[type[Task], Callable[[Any, str], PreTrainedModel]] = {
+    ImageTask: _pretrained_classifier,
+    TextTask: _pretrained_language_model,
+}
+
+
+def _model_spec(task: Task, arguments: ModelArguments) -> ModelSpec:
+    fitting = [name for name, spec in MODELS.items() if isinstance(task, spec.task)]
+    name = fitting[0] if arguments.model is None else arguments.model
+    if name not in fitting:
+        raise TaskError(
+            f"Unknown model {name!r} for {task.example}s: choose one of {', '.join(fitting)}, or give "
+            "--model_name_or_path."
+        )
+    return MODELS[name]
+
+
+def _sizes(spec: ModelSpec, arguments: ModelArguments) -> dict[str, int]:
+    """The sizes of a model: what was given, else its own."""
+    given = {name: value for name in SIZES if (value := getattr(arguments, name)) is not None}
+    if others := [name for name in given if name not in spec.sizes]:
+        known = ", ".join(f"--{name}" for name in spec.sizes)
+        raise TaskError(f"--{others[0]} has no meaning for {spec.name}, which is sized by {known}: leave it out.")
+    return {**spec.sizes, **given}
+
+
+def _transformer(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes that all transformers have, as configurations name them."""
+    hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+    if min(hidden, heads, sizes["num_hidden_layers"]) < 1 or hidden % heads:
+        raise ValueError(
+            f"A transformer needs at least a layer, and as many heads as divide its width, got --hidden_size {hidden}, "
+            f"--num_attention_heads {heads} and --num_hidden_layers {sizes['num_hidden_layers']}."
+        )
+    return {name: sizes[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+
+
+def _labels(task: ImageTask) -> dict[str, Any]:
     """Classes as configurations hold them."""
     return {
         "num_labels": len(task.label_names),

@@ -1,20 +1,19 @@
 """The table of tasks, and how one is built from flags."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import ViTImageProcessor
-
-from hf_critmom.tasks.arguments import DataArguments
-from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics, collate_images
-from hf_critmom.tasks.metrics import accuracy_of, predicted_class
-from hf_critmom.tasks.sources import LabelledImages, dataset_of, load_digits, load_images
-from hf_critmom.tasks.task import Task, TaskError
+from hf_critmom.tasks.arguments import DataArguments, ModelArguments
+from hf_critmom.tasks.corpora import load_standard_library, load_texts, standard_library
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.image_task import ImageTask, image_task
+from hf_critmom.tasks.models import MODELS
+from hf_critmom.tasks.sources import dataset_of, load_digits, load_images
+from hf_critmom.tasks.task import Task
+from hf_critmom.tasks.text_task import TextTask, text_task
 
 
 @dataclass(frozen=True)
@@ -23,22 +22,40 @@ class TaskSpec:
 
     Attributes:
         name: What ``--task`` is called with.
-        load: Returns the splits that the source has, and the class names.
+        load: Reads what the source has.
+        kind: What kind of task it becomes.
         source: Where the data comes from, for cards; None: what the flags name.
         data_defaults: Values of `DataArguments` where no flag was given.
+        model_defaults: The same of `ModelArguments`, by the name of the model.
         training_defaults: Values of `TrainingArguments` where no flag was given.
         targets: Metric values whose first reaching is timed.
-        width: Width of a ResNet where no flag was given.
     """
 
     name: str
-    load: Callable[[DataArguments], tuple[dict[str, LabelledImages], tuple[str, ...]]]
+    load: Callable[[DataArguments], Any]
+    kind: type[Task] = ImageTask
     source: str | None = None
     data_defaults: Mapping[str, Any] = field(default_factory=dict)
+    model_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training_defaults: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[float, ...] = (0.8, 0.85, 0.9)
-    width: int = 64
 
+
+_TEXT = TaskSpec(
+    "texts",
+    load_texts,
+    TextTask,
+    data_defaults={"train_val_split": 0.1, "block_size": 128, "max_eval_samples": 1000},
+    training_defaults={
+        "eval_strategy": "steps",
+        "eval_steps": 0.05,
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 50,
+        "max_grad_norm": 1.0,
+        "num_train_epochs": 1.0,
+    },
+    targets=(2.5, 2.25, 2.0),
+)
 
 TASKS: dict[str, TaskSpec] = {
     spec.name: spec
@@ -48,9 +65,9 @@ TASKS: dict[str, TaskSpec] = {
             load_digits,
             source="scikit-learn, load_digits (1,797 images of 8x8 pixels)",
             data_defaults={"train_val_split": 0.2, "crop_padding": 1, "random_flip": False},
+            model_defaults={"resnet18": {"width": 16}, "vit": {"patch_size": 2}},
             training_defaults={"num_train_epochs": 15.0, "per_device_train_batch_size": 64},
             targets=(0.9, 0.95, 0.98),
-            width=16,
         ),
         TaskSpec(
             "cifar10",
@@ -64,127 +81,100 @@ TASKS: dict[str, TaskSpec] = {
             data_defaults={"train_val_split": 0.1},
             training_defaults={"num_train_epochs": 30.0},
         ),
+        dataclasses.replace(_TEXT, name="text", load=load_standard_library, source=standard_library()),
+        _TEXT,
     )
+}
+
+_UNNAMED = ("images", "texts")
+_PREPARE: dict[type[Task], Callable[..., Task]] = {ImageTask: image_task, TextTask: text_task}
+_TEXT_FILES = ("train_file", "validation_file", "test_file")
+_IMAGE_FOLDERS = ("train_dir", "validation_dir", "test_dir")
+_OWN_FLAGS: dict[type[Task], tuple[str, ...]] = {
+    ImageTask: (
+        *_IMAGE_FOLDERS,
+        *("image_column_name", "label_column_name", "image_size", "crop_padding", "random_flip"),
+    ),
+    TextTask: (*_TEXT_FILES, "text_column_name", "block_size", "tokenizer_name"),
 }
 
 
 def task_spec(arguments: DataArguments) -> TaskSpec:
-    """The table's entry for ``--task``; folders and names on the Hub are "images"."""
-    if _names_data(arguments):
-        return TASKS["images"]
-    return TASKS.get(arguments.task, TASKS["images"])
-
-
-def _names_data(arguments: DataArguments) -> bool:
-    """Whether a flag other than ``--task`` says where the data is."""
-    flags = ("dataset_name", "train_dir", "validation_dir", "test_dir")
-    return any(getattr(arguments, flag) is not None for flag in flags)
+    """The table's entry for the flags; folders and names on the Hub are "images", or "texts" where flags say so."""
+    texts = arguments.task == "text" or _given(arguments, (*_TEXT_FILES, "text_column_name"))
+    unnamed = TASKS[_UNNAMED[1 if texts else 0]]
+    return unnamed if _names_data(arguments) else TASKS.get(arguments.task, unnamed)
 
 
 def task_name(arguments: DataArguments) -> str:
-    """What the task is called in titles: its name in the table, or the own name of the folder or data set."""
-    if task_spec(arguments).name != "images":
+    """What the task is called in titles: its name in the table, or the own name of the file, folder or data set."""
+    if task_spec(arguments).name not in _UNNAMED:
         return arguments.task
     dataset = Path(dataset_of(arguments))
-    return (dataset.absolute() if dataset.exists() else dataset).name
+    return dataset.stem if dataset.is_file() else (dataset.absolute() if dataset.exists() else dataset).name
 
 
-def load_task(asked: DataArguments) -> Task:
+def flag_defaults(data: DataArguments, model: ModelArguments) -> dict[str, Any]:
+    """What the flags of model and training are where none is given: the task's, and over them the model's own."""
+    spec = task_spec(data)
+    fitting = [name for name, known in MODELS.items() if known.task is spec.kind]
+    name = model.model or fitting[0]
+    if model.model_name_or_path is not None or name not in fitting:
+        return dict(spec.training_defaults)
+    known = MODELS[name]
+    sizes = {**known.sizes, **spec.model_defaults.get(name, {})}
+    return {**sizes, **spec.training_defaults, **known.training_defaults}
+
+
+def load_task(asked: DataArguments, model: ModelArguments | None = None) -> Task:
     """Loads, splits and prepares the data of a task; what ``asked`` leaves open comes from the table.
+
+    Args:
+        asked: The flags of the data.
+        model: Those of the model: a checkpoint decides how images are normalised, and what tokens are.
 
     Raises:
         TaskError: One sentence, if the data cannot be used.
     """
     spec = task_spec(asked)
+    model = model or ModelArguments()
+    for kind, flags in _OWN_FLAGS.items():
+        if kind is not spec.kind and (strangers := _given(asked, flags) + _given(model, flags)):
+            raise TaskError(f"--{strangers[0]} has no meaning for a task of {spec.kind.example}s: leave it out.")
     arguments = _completed(asked, spec)
-    loaded, label_names = spec.load(arguments)
-    splits, notes = _split(loaded, arguments)
-    mean, std = channel_statistics(splits["train"].images)
-    _, height, width = splits["train"].images.shape[1:]
-    crop_padding = min(height, width) // 8 if arguments.crop_padding is None else arguments.crop_padding
-    flip = True if arguments.random_flip is None else arguments.random_flip
-    if not 0 <= crop_padding < min(height, width):
-        raise TaskError(f"--crop_padding must lie between 0 and the image's size {min(height, width)}: {crop_padding}.")
-    augmentation = Augmentation(crop_padding, flip) if crop_padding or flip else None
-
-    def prepared(name: str, augmentation: Augmentation | None = None) -> ImageDataset:
-        return ImageDataset(splits[name].images, splits[name].labels, mean=mean, std=std, augmentation=augmentation)
-
-    return Task(
+    metric = asked.metric or spec.kind.metrics[0]
+    if metric not in spec.kind.metrics:
+        raise TaskError(f"--metric {metric} is not measured on this task: choose {' or '.join(spec.kind.metrics)}.")
+    return _PREPARE[spec.kind](
+        spec.load(arguments),
+        arguments,
+        model,
         name=task_name(asked),
         source=spec.source or _public_name(dataset_of(arguments)),
-        train=prepared("train", augmentation),
-        validation=prepared("validation"),
-        test=prepared("test"),
-        label_names=label_names,
-        metric="accuracy",
-        collator=collate_images,
-        compute_metrics=accuracy_of,
-        preprocess_logits=predicted_class,
-        processor=ViTImageProcessor(
-            size={"height": height, "width": width}, image_mean=list(mean), image_std=list(std)
-        ),
-        notes=notes,
+        metric=metric,
     )
+
+
+def _names_data(arguments: DataArguments) -> bool:
+    """Whether a flag other than ``--task`` says where the data is."""
+    return bool(_given(arguments, ("dataset_name", *_TEXT_FILES, *_IMAGE_FOLDERS)))
+
+
+def _given(arguments: DataArguments | ModelArguments, flags: tuple[str, ...]) -> list[str]:
+    """Those of some flags that were given."""
+    return [flag for flag in flags if getattr(arguments, flag, None) is not None]
 
 
 def _completed(arguments: DataArguments, spec: TaskSpec) -> DataArguments:
     """The arguments with the task's own defaults in the place of those that were left alone."""
     changes = {name: value for name, value in spec.data_defaults.items() if getattr(arguments, name) is None}
-    if spec.name == "images" and not _names_data(arguments):
+    if spec.name in _UNNAMED and not _names_data(arguments):
         changes["dataset_name"] = arguments.task
     return dataclasses.replace(arguments, **changes)
 
 
 def _public_name(dataset: str) -> str:
-    """A folder's own name rather than its path, which says nothing to others."""
-    return f"local folder {Path(dataset).resolve().name}" if Path(dataset).exists() else dataset
-
-
-def _split(
-    loaded: dict[str, LabelledImages], arguments: DataArguments
-) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
-    """Makes the splits that the source lacks from its training data, stratified by class, then cuts to size."""
-    share = arguments.train_val_split or 0.0
-    if not 0.0 < share < 0.5:
-        raise TaskError(f"--train_val_split must lie between 0 and 0.5, got {share:g}.")
-    rng = np.random.default_rng(arguments.split_seed)
-    splits, notes = dict(loaded), []
-    whole = len(loaded["train"])
-    for name in ("test", "validation"):
-        if name not in splits:
-            held_out, kept = _stratified(splits["train"].labels, share * whole / len(splits["train"]), rng)
-            if len(held_out) == 0 or len(kept) == 0:
-                raise TaskError(
-                    f"The training split has too few examples ({whole}) to hold out a share of {share:g} for "
-                    f"{name}: give more data or a larger --train_val_split."
-                )
-            splits[name] = splits["train"].take(held_out)
-            splits["train"] = splits["train"].take(kept)
-            notes.append(
-                f"The {name} split is {len(held_out):,} of the {whole:,} training examples, held out by class "
-                f"(seed {arguments.split_seed})."
-            )
-    limits = {
-        "train": arguments.max_train_samples,
-        "validation": arguments.max_eval_samples,
-        "test": arguments.max_eval_samples,
-    }
-    for number, (name, limit) in enumerate(limits.items()):
-        if limit is not None and limit < 1:
-            flag = "--max_train_samples" if name == "train" else "--max_eval_samples"
-            raise TaskError(f"{flag} must be at least 1, got {limit}.")
-        if limit is not None and limit < len(splits[name]):
-            notes.append(f"Only {limit:,} of {len(splits[name]):,} {name} examples are used.")
-            own_rng = np.random.default_rng([arguments.split_seed, number])  # one split's limit moves no other split
-            splits[name] = splits[name].take(own_rng.permutation(len(splits[name]))[:limit])
-    return splits, tuple(notes)
-
-
-def _stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a random share of every class, and the rest, both in the original order."""
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        held_out[rng.permutation(members)[: math.floor(share * len(members) + 0.5)]] = True
-    return np.flatnonzero(held_out), np.flatnonzero(~held_out)
+    """A folder's or file's own name rather than its path, which says nothing to others."""
+    path = Path(dataset)
+    kind = "file" if path.is_file() else "folder"
+    return f"local {kind} {path.resolve().name}" if path.exists() else dataset

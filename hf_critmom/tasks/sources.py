@@ -1,8 +1,9 @@
 """Where labelled images come from: scikit-learn's digits, and everything that `datasets.load_dataset` reads."""
 
+import collections
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps
 
 from hf_critmom.errors import reason
 from hf_critmom.tasks.arguments import DataArguments
-from hf_critmom.tasks.task import TaskError
+from hf_critmom.tasks.errors import TaskError
 
 _LABEL_TYPES = ("int", "uint", "bool", "string", "large_string")
 """Column types, by their beginnings, whose values can name classes."""
@@ -35,7 +36,22 @@ class LabelledImages:
         return LabelledImages(self.images[indices], self.labels[indices])
 
 
-def load_digits(arguments: DataArguments) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
+@dataclass(frozen=True)
+class Source:
+    """Labelled images as they were found.
+
+    Attributes:
+        splits: What there is of "train", "validation" and "test".
+        label_names: Names of the classes, by index.
+        notes: Sentences on what was converted.
+    """
+
+    splits: dict[str, LabelledImages]
+    label_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def load_digits(arguments: DataArguments) -> Source:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels, as one unsplit set (the package contains them).
 
     Raises:
@@ -48,44 +64,66 @@ def load_digits(arguments: DataArguments) -> tuple[dict[str, LabelledImages], tu
             raise TaskError(f"--{flag} has no meaning for the embedded digits: leave it out, or name another data set.")
     digits = sklearn_digits()
     images = np.round(digits.images * (255.0 / 16.0)).astype(np.uint8)[:, None]
-    return {"train": LabelledImages(images, digits.target.astype(np.int64))}, tuple("0123456789")
+    return Source({"train": LabelledImages(images, digits.target.astype(np.int64))}, tuple("0123456789"))
 
 
-def load_images(arguments: DataArguments) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
-    """Splits of a data set of labelled images, and the names of its classes.
+def load_images(arguments: DataArguments) -> Source:
+    """Reads a data set of labelled images.
 
     Args:
         arguments: ``dataset_name`` (a folder or a name on the Hub) or ``train_dir``, ``validation_dir``, ``test_dir``.
 
-    Returns:
-        What is there of "train", "validation" and "test"; names of the classes by index.
-
     Raises:
         TaskError: If there is no such data set, it has no training split, images or labels, or an image is corrupt.
     """
-    raw = _load_raw(arguments)
-    split_names = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation"}
-    splits = {split_names.get(name, name): split for name, split in raw.items()}
-    if "train" not in splits:
-        raise TaskError(
-            f"Data set {dataset_of(arguments)!r} has no split named train, only {', '.join(raw)}: "
-            "name a data set with one, or use --train_dir."
-        )
+    splits = usual_splits(_load_raw(arguments), dataset_of(arguments), "--train_dir")
     image_column = _column(splits["train"], arguments.image_column_name, "image", ("image", "img"), _is_image)
     label_column = _column(splits["train"], arguments.label_column_name, "label", ("label", "labels"), _is_label)
     label_names, index_of = _label_names(splits["train"], label_column)
-    splits = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
-    decoded = {name: _decode(split, image_column, arguments.image_size, name) for name, split in splits.items()}
+    found: collections.Counter[str] = collections.Counter()
+    decoded = {name: _decode(split, image_column, arguments.image_size, name, found) for name, split in splits.items()}
+    notes = [_CONVERSIONS[kind].format(number) for kind, number in found.items() if kind in _CONVERSIONS]
     if any(images.shape[1] == 3 for images in decoded.values()):
-        decoded = {name: _coloured(images, axis=1) for name, images in decoded.items()}
+        decoded = {name: coloured(images, axis=1) for name, images in decoded.items()}
+        if found[_GREY]:
+            notes.append(f"Grey images, {found[_GREY]:,} of them, were given three equal channels.")
     _check_same_shape(decoded)
     labels = {name: _labels(split, label_column, index_of, len(label_names), name) for name, split in splits.items()}
-    return {name: LabelledImages(images, labels[name]) for name, images in decoded.items()}, label_names
+    images = {name: LabelledImages(images, labels[name]) for name, images in decoded.items()}
+    return Source(images, label_names, tuple(notes))
+
+
+_ALPHA, _DEEP, _GREY = "alpha", "deep", "grey"
+_CONVERSIONS = {
+    _ALPHA: "The alpha channel of {:,} images was dropped: transparent pixels show the colour that they hide.",
+    _DEEP: "Of {:,} images of 16 bits the upper 8 are used.",
+}
 
 
 def dataset_of(arguments: DataArguments) -> str:
-    """What the flags call the data: a name on the Hub, a folder or a task."""
-    return arguments.dataset_name or arguments.train_dir or arguments.task
+    """What the flags call the data: a name on the Hub, a folder, a file or a task."""
+    return arguments.dataset_name or arguments.train_dir or arguments.train_file or arguments.task
+
+
+def usual_splits(raw: Mapping[str, Any], dataset: str, flag: str) -> dict[str, Any]:
+    """What a data set has of "train", "validation" and "test", also where validation goes by another name.
+
+    Args:
+        raw: Its splits by name.
+        dataset: What it is called.
+        flag: The flag that names training data otherwise.
+
+    Raises:
+        TaskError: If it has no training split.
+    """
+    other_names = {"valid": "validation", "val": "validation"}
+    splits = {other_names.get(name, name): split for name, split in raw.items()}
+    if "train" not in splits:
+        raise TaskError(
+            f"Data set {dataset!r} has no split named train, only {', '.join(raw)}: "
+            f"name a data set with one, or use {flag}."
+        )
+    return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
 
 def _load_raw(arguments: DataArguments) -> datasets.DatasetDict:
@@ -179,8 +217,13 @@ def _labels(
     return labels
 
 
-def _decode(split: datasets.Dataset, column: str, image_size: int | None, split_name: str) -> np.ndarray:
-    """All images of a split, uint8 (examples, channels, height, width); one channel if all are grey, else RGB."""
+def _decode(
+    split: datasets.Dataset, column: str, image_size: int | None, split_name: str, found: collections.Counter[str]
+) -> np.ndarray:
+    """All images of a split, uint8 (examples, channels, height, width); one channel if all are grey, else RGB.
+
+    ``found`` counts what kinds of images there were.
+    """
     if len(split) == 0:
         raise TaskError(f"Split {split_name} holds no example: expected labelled images.")
     if image_size is not None and image_size < 1:
@@ -189,7 +232,7 @@ def _decode(split: datasets.Dataset, column: str, image_size: int | None, split_
         encoded = split.cast_column(column, datasets.Image(decode=False))
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise TaskError(f"Column {column!r} does not hold images ({reason(error)}): name the one that does.") from error
-    pictures = _pictures(encoded, column, split_name)
+    pictures = _pictures(encoded, column, split_name, found)
     first = next(pictures)
     width, height = first.size if image_size is None else (image_size, image_size)
     decoded = np.empty((len(split), height, width, len(first.getbands())), dtype=np.uint8)
@@ -203,24 +246,34 @@ def _decode(split: datasets.Dataset, column: str, image_size: int | None, split_
             )
         pixels = np.asarray(image).reshape(height, width, -1)
         if pixels.shape[-1] > decoded.shape[-1]:
-            decoded = _coloured(decoded, axis=-1)
+            decoded = coloured(decoded, axis=-1)
         decoded[index] = pixels  # one grey channel fills all three
     return np.ascontiguousarray(decoded.transpose(0, 3, 1, 2))
 
 
-def _pictures(split: datasets.Dataset, column: str, split_name: str) -> Iterator[Image.Image]:
+def _pictures(
+    split: datasets.Dataset, column: str, split_name: str, found: collections.Counter[str]
+) -> Iterator[Image.Image]:
     """Decodes the images of a split one after the other: upright, and as mode L if they are grey, else RGB."""
     for index, cell in enumerate(split[column]):
         if cell is None:
             raise TaskError(f"Image {index} of split {split_name} is missing: supply it or remove the example.")
         try:
             with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
+                found.update(_kinds(image))
                 picture = _eight_bit(ImageOps.exif_transpose(image))
         except (OSError, SyntaxError, TypeError, ValueError) as error:
             raise TaskError(
                 f"Image {index} of split {split_name} cannot be decoded ({reason(error)}): replace or remove it."
             ) from None
         yield picture
+
+
+def _kinds(image: Image.Image) -> list[str]:
+    """What is particular about an image."""
+    deep = image.mode.startswith("I;16")
+    kinds = {_ALPHA: image.has_transparency_data, _DEEP: deep, _GREY: deep or image.mode in ("1", "L", "LA")}
+    return [kind for kind, holds in kinds.items() if holds]
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -232,7 +285,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
 
 
-def _coloured(images: np.ndarray, axis: int) -> np.ndarray:
+def coloured(images: np.ndarray, axis: int) -> np.ndarray:
     """Images with three channels on an axis: grey ones repeat their only one."""
     return images if images.shape[axis] == 3 else np.repeat(images, 3, axis=axis)
 

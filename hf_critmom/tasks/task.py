@@ -1,53 +1,52 @@
 """What a task is: splits, metric and everything the Trainer needs beside model, arguments and optimizer."""
 
-import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+import torch
+from transformers import EvalPrediction, TrainerCallback
 
-from hf_critmom.errors import InputError
-from hf_critmom.tasks.images import ImageDataset
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.metrics import METRICS
+from hf_critmom.tasks.splits import Split, collate_batches
+
+ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
 
 
-class TaskError(InputError):
-    """Data or a model that cannot be used."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A supervised task with fixed splits.
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A supervised task with fixed splits; every kind of data has a subclass.
 
     Attributes:
         name: For titles and cards.
         source: Where the data came from, for cards: a name on the Hub, "scikit-learn", or a folder's own name.
-        train: Training split, augmented.
+        train: Training split.
         validation: Split on which targets are judged.
         test: Split that is read once, at the end.
-        label_names: Names of the classes, by index.
-        metric: Name of the metric of `compute_metrics`, without prefix; larger is better.
-        collator: Turns what the splits hand out into a batch.
-        compute_metrics: For the Trainer.
-        preprocess_logits: For the Trainer: reduces logits before they are gathered.
+        metric: Name of the metric that targets are values of, without prefix.
         processor: Saved with each model, so that others can prepare their inputs in the same way.
         notes: Sentences about the data that a reader of the results must know, such as how splits were made.
     """
 
+    metrics: ClassVar[tuple[str, ...]]
+    """Names in `METRICS` of what `compute_metrics` computes; the first is the one that targets usually are of."""
+    example: ClassVar[str]
+    """What an example is called in messages."""
+    memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
+    """Layout in memory of the weights of models that are trained on the task."""
+
     name: str
     source: str
-    train: ImageDataset
-    validation: ImageDataset
-    test: ImageDataset
-    label_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
     metric: str
-    collator: Callable[[Any], Any]
-    compute_metrics: Callable[[Any], dict[str, float]]
-    preprocess_logits: Callable[[Any, Any], Any]
     processor: Any
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
-    def split(self, name: str) -> ImageDataset:
+    def split(self, name: str) -> Split:
         """A split by name.
 
         Raises:
@@ -59,56 +58,52 @@ class Task:
         return splits[name]
 
     @property
-    def splits(self) -> dict[str, ImageDataset]:
-        """The splits by name."""
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images."""
-        return self.train.images.shape[1:]
+    def greater_is_better(self) -> bool:
+        """Whether targets are reached from below, as an accuracy's are, or from above, as a loss's."""
+        return METRICS[self.metric].greater_is_better
+
+    @staticmethod
+    def collator(batch: Any) -> dict[str, torch.Tensor]:
+        """Turns what the splits hand out into a batch."""
+        return collate_batches(batch)
+
+    @property
+    @abstractmethod
+    def compute_metrics(self) -> ComputeMetrics:
+        """For the Trainer's evaluations on the validation split."""
+
+    @property
+    def compute_test_metrics(self) -> ComputeMetrics:
+        """The same for the test split."""
+        return self.compute_metrics
+
+    @staticmethod
+    @abstractmethod
+    def preprocess_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+        """For the Trainer: reduces logits before they are gathered."""
+
+    @property
+    @abstractmethod
+    def inputs_in_words(self) -> str:
+        """What a model is given, for messages."""
+
+    @property
+    @abstractmethod
+    def remedy(self) -> str:
+        """What to do where a model cannot take that, for messages."""
 
     def callbacks(self) -> list[TrainerCallback]:
         """Callbacks that training on this task needs."""
-        return [AugmentationCallback()]
+        return []
 
+    @abstractmethod
     def description(self) -> dict[str, Any]:
         """What identifies the data, as JSON: sizes and a fingerprint of the content of every split."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "metric": self.metric,
-            "label_names": list(self.label_names),
-            "image_shape": list(self.image_shape),
-            "augmentation": {
-                "crop_padding": self.train.augmentation.padding if self.train.augmentation else 0,
-                "random_flip": bool(self.train.augmentation and self.train.augmentation.flip),
-            },
-            "splits": {
-                name: {"examples": len(split), "sha256": _fingerprint(split)} for name, split in self.splits.items()
-            },
-            "notes": list(self.notes),
-        }
 
-
-class AugmentationCallback(TrainerCallback):
-    """Tells the training data the run's seed and which epoch begins.
-
-    Accelerate tells the epoch itself, but only where its loader is not sharded over several processes.
-    """
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        loader = kwargs.get("train_dataloader")
-        dataset = getattr(loader, "dataset", None)
-        if isinstance(dataset, ImageDataset):
-            dataset.set_seed(args.seed if args.data_seed is None else args.data_seed)
-            dataset.set_epoch(int(state.epoch or 0))
-
-
-def _fingerprint(split: ImageDataset) -> str:
-    digest = hashlib.sha256(repr(split.images.shape).encode())
-    digest.update(split.images.tobytes())
-    digest.update(split.labels.tobytes())
-    return digest.hexdigest()
+    def _described_splits(self) -> dict[str, Any]:
+        return {name: {"examples": len(split), "sha256": split.fingerprint()} for name, split in self.splits.items()}

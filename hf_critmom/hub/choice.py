@@ -1,0 +1,114 @@
+"""Which of a comparison's runs gives the model that is pushed."""
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.comparison.plan import Plan
+from hf_critmom.comparison.results import RESULT_FILE, read_results
+from hf_critmom.hub.refusals import HubError
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+"""What `save_pretrained` writes of models and processors: no optimizer states, arguments or other pickles."""
+
+_NOT_OF_A_MODEL = (RESULT_FILE, "trainer_state.json", "*_results.json", ".*")
+
+
+@dataclass(frozen=True)
+class ChosenRun:
+    """The run whose model is pushed.
+
+    Attributes:
+        folder: Its folder.
+        result: Its result.
+        reason: Why it was chosen, as a clause.
+    """
+
+    folder: Path
+    result: Mapping[str, Any]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        parts = [part.removeprefix("epochs-") for part in self.folder.parts if part.startswith("epochs-")]
+        budget = f"{parts[-1]} epochs, " if parts else ""
+        return f"{self.result['arm']}, {budget}seed {self.result['seed']}"
+
+    def model_files(self) -> list[Path]:
+        """Files from which ``from_pretrained`` loads its model and processor; empty if there is no model."""
+        files = [path for path in sorted(self.folder.glob("*")) if path.is_file() and _is_of_a_model(path.name)]
+        names = [path.name for path in files]
+        return files if "config.json" in names and fnmatch.filter(names, "*.safetensors") else []
+
+
+def finished_runs(folder: Path, plan: Plan) -> dict[Path, dict[str, Any]]:
+    """Results of a comparison's finished runs by their folders, in the plan's order."""
+    return {folder / run.folder: result for run, result in read_results(folder, plan).runs.items()}
+
+
+def choose_run(
+    plan: Plan, runs: Mapping[Path, Mapping[str, Any]], *, arm: str | None = None, seed: int | None = None
+) -> ChosenRun | None:
+    """The run whose model stands for a comparison: the best on validation of those that the arm and seed leave.
+
+    What counts is the metric of the last evaluation on the validation split; the test split has no part. Of equals the
+    first is taken. A run that diverged is never chosen.
+
+    Args:
+        plan: The comparison's plan.
+        runs: Results by run folder.
+        arm: Only this arm's runs.
+        seed: Only this seed's runs.
+
+    Returns:
+        The run; None if every run diverged and neither arm nor seed was given.
+
+    Raises:
+        HubError: If the arm or seed is not the comparison's, or every run of theirs diverged or is unfinished.
+    """
+    given = {name: value for name, value in (("arm", arm), ("seed", seed)) if value is not None}
+    for name, planned in (("arm", plan.arms), ("seed", plan.seeds)):
+        known = dict.fromkeys([*planned, *(result[name] for result in runs.values())])
+        if name in given and given[name] not in known:
+            raise HubError(
+                f"The comparison has no {name} {given[name]}: choose --{name} among {', '.join(map(str, known))}."
+            )
+    of_them = f" of {' and '.join(f'{name} {value}' for name, value in given.items())}" if given else ""
+    metric, better = plan.task["metric"], 1.0 if plan.task.get("greater_is_better", True) else -1.0
+    values = {
+        run: float(result["evaluations"][-1][metric])
+        for run, result in runs.items()
+        if result["status"] == "finished"
+        and result["evaluations"]
+        and all(result[name] == value for name, value in given.items())
+    }
+    if not values:
+        if given:
+            raise HubError(f"No run{of_them} finished without diverging: choose another with --arm and --seed.")
+        return None
+    best = max(values, key=lambda run: better * values[run])
+    among = "the only finished run" if len(values) == 1 else f"the best of {len(values)} finished runs"
+    return ChosenRun(best, runs[best], f"{among}{of_them} by final validation {metric}, {values[best]:.4f}")
+
+
+def model_of(
+    chosen: ChosenRun | None, runs: Mapping[Path, Mapping[str, Any]], *, explicit: bool
+) -> tuple[list[Path], str]:
+    """Files of the chosen run's model, and why it is this one, or none."""
+    if chosen is None:
+        return [], "every run diverged"
+    if files := chosen.model_files():
+        return files, f"{chosen}, {chosen.reason}"
+    others = [run for other in runs.items() if (run := ChosenRun(*other)).model_files()]
+    remedy = f"--arm and --seed choose another, such as {others[0]}" if others else ""
+    if explicit:
+        raise HubError(f"{chosen.folder} holds no model: {remedy or 'leave --arm and --seed out to push none'}.")
+    return [], f"the weights of {chosen}, {chosen.reason}, were not kept" + (f"; {remedy}" if remedy else "")
+
+
+def _is_of_a_model(name: str) -> bool:
+    wanted, unwanted = (
+        any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for patterns in (MODEL_FILES, _NOT_OF_A_MODEL)
+    )
+    return wanted and not unwanted

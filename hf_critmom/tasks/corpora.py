@@ -1,0 +1,170 @@
+"""Where text comes from: Python's own standard library, files, and everything that `datasets.load_dataset` reads."""
+
+import platform
+import sys
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.packaged_modules.text.text import TextConfig
+
+from hf_critmom.errors import reason
+from hf_critmom.tasks.arguments import DataArguments
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.sources import dataset_of, usual_splits
+
+_TABLE_READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_NOT_IN_CORPUS = {
+    # Not everywhere installed, written by the build, or mostly generated tables that are nearly copies of each other.
+    *("test", "tests", "idle_test", "idlelib", "turtledemo", "lib2to3", "ensurepip", "encodings", "site-packages"),
+    *("pydoc_data", "__pycache__"),
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts as they were found.
+
+    Attributes:
+        splits: Texts of what there is of "train", "validation" and "test", in a fixed order.
+        unit: What a text is, in the plural, for notes.
+    """
+
+    splits: dict[str, list[str]]
+    unit: str = "texts"
+
+
+def load_standard_library(arguments: DataArguments) -> Corpus:
+    """The source of the modules of Python's standard library, as one unsplit set, a text a file, sorted by path.
+
+    Raises:
+        TaskError: If a flag asks for what only data sets that are read from files can do, or Python came without it.
+    """
+    for flag in ("dataset_config_name", "text_column_name"):
+        if getattr(arguments, flag) is not None:
+            raise TaskError(f"--{flag} has no meaning for the standard library: leave it out, or name a data set.")
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    texts = [text for file in _modules(folder) if (text := _source(file)).strip()]
+    if not texts:
+        raise TaskError(
+            f"This Python came without the source of its standard library ({folder}): give text with --train_file."
+        )
+    return Corpus({"train": texts}, "files")
+
+
+def standard_library() -> str:
+    """What the embedded corpus is called in cards."""
+    return f"the standard library of Python {platform.python_version()}"
+
+
+def load_texts(arguments: DataArguments) -> Corpus:
+    """Reads a data set of texts, or files.
+
+    Args:
+        arguments: ``dataset_name`` (a folder or a name on the Hub) or ``train_file``, ``validation_file``,
+            ``test_file``: a text each, or JSON, CSV or Parquet with a text a row.
+
+    Raises:
+        TaskError: If there is no such data set or file, or it has no training split or texts.
+    """
+    files = {
+        name: Path(file)
+        for name, file in (
+            ("train", arguments.train_file),
+            ("validation", arguments.validation_file),
+            ("test", arguments.test_file),
+        )
+        if file is not None
+    }
+    if arguments.dataset_name is not None and files:
+        raise TaskError("Both a data set and text files were given: use --dataset_name or --train_file, not both.")
+    if files and "train" not in files:
+        raise TaskError(
+            f"A file was given for {' and '.join(files)} but none for training: give one with --train_file."
+        )
+    if files:
+        return Corpus({name: _texts_in(file, arguments) for name, file in files.items()})
+    loaded = _loaded(str(arguments.dataset_name), arguments.dataset_config_name)
+    splits = usual_splits(loaded, dataset_of(arguments), "--train_file")
+    return Corpus({name: _column(split, arguments.text_column_name, name) for name, split in splits.items()})
+
+
+def _modules(folder: Path) -> Iterator[Path]:
+    """Files of the standard library that every installation of one version of Python has, sorted."""
+    for name in sorted(sys.stdlib_module_names - _NOT_IN_CORPUS):
+        if (folder / f"{name}.py").is_file():
+            yield folder / f"{name}.py"
+        for file in sorted((folder / name).rglob("*.py"), key=lambda file: file.relative_to(folder).parts):
+            if not _NOT_IN_CORPUS & set(file.relative_to(folder).parts):
+                yield file
+
+
+def _texts_in(file: Path, arguments: DataArguments) -> list[str]:
+    """The texts of a file."""
+    if not file.is_file():
+        raise TaskError(f"There is no file {file}: expected a file of text, or of JSON, CSV or Parquet.")
+    if file.suffix in _TABLE_READERS:
+        try:
+            table = datasets.load_dataset(_TABLE_READERS[file.suffix], data_files=str(file))["train"]
+        except Exception as error:  # its readers raise errors of their own; the sentence keeps what it was
+            raise TaskError(f"{file} cannot be read ({reason(error)}): expected {file.suffix[1:]} rows.") from error
+        return _column(table, arguments.text_column_name, str(file))
+    if arguments.text_column_name is not None:
+        raise TaskError(f"{file} has no columns, so --text_column_name has no meaning: leave it out.")
+    text = _read(file)
+    if not text.strip():
+        raise TaskError(f"{file} is empty: expected text.")
+    return [text]
+
+
+def _source(file: Path) -> str:
+    with tokenize.open(file) as lines:  # in the encoding that it declares
+        return lines.read()
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{file} cannot be read as UTF-8 text ({reason(error)}): convert it first.") from error
+
+
+def _loaded(name: str, config: str | None) -> Any:
+    """A data set; files of plain text in it are a text each, not one for every line."""
+    try:
+        builder = datasets.load_dataset_builder(name, config)
+        options = {"sample_by": "document"} if isinstance(builder.config, TextConfig) else {}
+        return datasets.load_dataset(name, config, **options)
+    except Exception as error:  # load_dataset raises whatever its readers raise; the sentence keeps what it was
+        raise TaskError(
+            f"No texts could be loaded from {name!r} ({reason(error)}): expected a folder that datasets.load_dataset "
+            "reads, or the name of a data set on the Hub."
+        ) from error
+
+
+def _column(split: datasets.Dataset, given: str | None, where: str) -> list[str]:
+    """The texts of a split, from the column given, the one called text, or the only one of strings."""
+    strings = [name for name, feature in split.features.items() if _holds_strings(feature)]
+    if given is not None and given not in strings:
+        raise TaskError(
+            f"Split {where} has no column {given!r} of texts: among {', '.join(split.column_names)}, "
+            f"{', '.join(strings) or 'none'} would do."
+        )
+    column = given or ("text" if "text" in strings else strings[0] if len(strings) == 1 else None)
+    if column is None:
+        raise TaskError(
+            f"Split {where} has {len(strings)} columns of texts among {', '.join(split.column_names)}: name the one "
+            "to learn from with --text_column_name."
+        )
+    texts = [text for text in split[column] if text]
+    if not any(text.strip() for text in texts):
+        raise TaskError(f"Split {where} holds no text in its column {column!r}: expected at least one.")
+    return texts
+
+
+def _holds_strings(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")

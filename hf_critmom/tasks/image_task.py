@@ -1,0 +1,212 @@
+"""Image classification: from labelled images to a task."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    ViTImageProcessor,
+)
+
+from hf_critmom.tasks.arguments import DataArguments, ModelArguments
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics
+from hf_critmom.tasks.metrics import accuracy_of, predicted_class
+from hf_critmom.tasks.pretrained import load_image_processor, load_pretrained
+from hf_critmom.tasks.sources import LabelledImages, Source, coloured
+from hf_critmom.tasks.splits import cut_to_size, held_out_share
+from hf_critmom.tasks.task import ComputeMetrics, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask(Task):
+    """Classification of images of one shape; the training images may be augmented.
+
+    Attributes:
+        label_names: Names of the classes, by index.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    example: ClassVar[str] = "image"
+    # Convolutions on the CPU and in bf16 on a GPU run faster channels-last; other parameters are not affected.
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
+
+    train: ImageDataset
+    validation: ImageDataset
+    test: ImageDataset
+    label_names: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images, before a checkpoint's processor resizes them."""
+        return self.train.images.shape[1:]
+
+    @property
+    def compute_metrics(self) -> ComputeMetrics:
+        """Accuracy."""
+        return accuracy_of
+
+    @staticmethod
+    def preprocess_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Reduces them to the class that is predicted."""
+        return predicted_class(logits, labels)
+
+    @property
+    def inputs_in_words(self) -> str:
+        """The shape of what the models are given."""
+        return f"images of shape {tuple(self.train[0]['pixel_values'].shape)}"
+
+    @property
+    def remedy(self) -> str:
+        """Another model or another size."""
+        return "choose a model made for them, or resize with --image_size"
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """The one that tells the augmentation seed and epoch."""
+        return [AugmentationCallback()]
+
+    def description(self) -> dict[str, Any]:
+        """Classes, shape, augmentation, sizes and fingerprints of the splits; the processor where it is not ours."""
+        augmentation = self.train.augmentation
+        processor = self.train.processor
+        own = {} if processor is None else {"processor": json.loads(processor.to_json_string())}
+        return {
+            "name": self.name,
+            "source": self.source,
+            "metric": self.metric,
+            "label_names": list(self.label_names),
+            "image_shape": list(self.image_shape),
+            "augmentation": {
+                "crop_padding": augmentation.padding if augmentation else 0,
+                "random_flip": bool(augmentation and augmentation.flip),
+            },
+            **own,
+            "splits": self._described_splits(),
+            "notes": list(self.notes),
+        }
+
+
+class AugmentationCallback(TrainerCallback):
+    """Tells the training data the run's seed and which epoch begins.
+
+    Accelerate tells the epoch itself, but only where its loader is not sharded over several processes.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        loader = kwargs.get("train_dataloader")
+        dataset = getattr(loader, "dataset", None)
+        if isinstance(dataset, ImageDataset):
+            dataset.set_seed(args.seed if args.data_seed is None else args.data_seed)
+            dataset.set_epoch(int(state.epoch or 0))
+
+
+def image_task(
+    loaded: Source, arguments: DataArguments, model: ModelArguments, *, name: str, source: str, metric: str
+) -> ImageTask:
+    """Splits and prepares labelled images.
+
+    For a model from scratch images are normalised by the training split's own statistics; for a checkpoint they are
+    resized and normalised by its image processor, and grey ones become coloured where it expects colours.
+
+    Raises:
+        TaskError: If the images cannot be split as asked, or the checkpoint cannot take them.
+    """
+    checkpoint = model.model_name_or_path
+    splits, notes = _split(loaded.splits, arguments)
+    notes = [*loaded.notes, *notes]
+    processor = None
+    if checkpoint is not None:
+        config = load_pretrained(AutoConfig, checkpoint, "image classifier")
+        splits, grey = _in_channels_of(config, checkpoint, splits)
+        notes += grey
+        processor = load_image_processor(checkpoint)
+        if processor is None:
+            notes.append("The model has no image processor: the images are normalised by their own statistics.")
+    mean, std = channel_statistics(splits["train"].images)
+    _, height, width = splits["train"].images.shape[1:]
+    own_processor = ViTImageProcessor(
+        size={"height": height, "width": width}, image_mean=list(mean), image_std=list(std)
+    )
+
+    def prepared(split: str, augmentation: Augmentation | None = None) -> ImageDataset:
+        images, labels = splits[split].images, splits[split].labels
+        return ImageDataset(images, labels, mean=mean, std=std, augmentation=augmentation, processor=processor)
+
+    return ImageTask(
+        name=name,
+        source=source,
+        train=prepared("train", _augmentation(arguments, height, width)),
+        validation=prepared("validation"),
+        test=prepared("test"),
+        label_names=loaded.label_names,
+        metric=metric,
+        processor=processor or own_processor,
+        notes=tuple(notes),
+    )
+
+
+def _augmentation(arguments: DataArguments, height: int, width: int) -> Augmentation | None:
+    crop_padding = min(height, width) // 8 if arguments.crop_padding is None else arguments.crop_padding
+    flip = True if arguments.random_flip is None else arguments.random_flip
+    if not 0 <= crop_padding < min(height, width):
+        raise TaskError(f"--crop_padding must lie between 0 and the image's size {min(height, width)}: {crop_padding}.")
+    return Augmentation(crop_padding, flip) if crop_padding or flip else None
+
+
+def _in_channels_of(
+    config: Any, checkpoint: str, splits: dict[str, LabelledImages]
+) -> tuple[dict[str, LabelledImages], list[str]]:
+    """The images with as many channels as a checkpoint takes, and a note if they had fewer."""
+    found, expected = splits["train"].images.shape[1], getattr(config, "num_channels", None)
+    if expected in (None, found):
+        return splits, []
+    if (found, expected) != (1, 3):
+        raise TaskError(
+            f"{checkpoint!r} takes images of {expected} channel{'s' if expected > 1 else ''} and these have {found}: "
+            "convert the images, or choose another model."
+        )
+    repeated = {name: LabelledImages(coloured(split.images, axis=1), split.labels) for name, split in splits.items()}
+    return repeated, ["The images are grey: each of the model's three channels is given the same."]
+
+
+def _split(loaded: dict[str, LabelledImages], arguments: DataArguments) -> tuple[dict[str, LabelledImages], list[str]]:
+    """Makes the splits that the source lacks from its training data, stratified by class, then cuts to size."""
+    share = held_out_share(arguments)
+    rng = np.random.default_rng(arguments.split_seed)
+    splits, notes = dict(loaded), []
+    whole = len(loaded["train"])
+    for name in ("test", "validation"):
+        if name not in splits:
+            held_out, kept = _stratified(splits["train"].labels, share * whole / len(splits["train"]), rng)
+            if len(held_out) == 0 or len(kept) == 0:
+                raise TaskError(
+                    f"The training split has too few examples ({whole}) to hold out a share of {share:g} for "
+                    f"{name}: give more data or a larger --train_val_split."
+                )
+            splits[name] = splits["train"].take(held_out)
+            splits["train"] = splits["train"].take(kept)
+            notes.append(
+                f"The {name} split is {len(held_out):,} of the {whole:,} training examples, held out by class "
+                f"(seed {arguments.split_seed})."
+            )
+    splits, cut = cut_to_size(splits, arguments)
+    return splits, [*notes, *cut]
+
+
+def _stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of a random share of every class, and the rest, both in the original order."""
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        held_out[rng.permutation(members)[: math.floor(share * len(members) + 0.5)]] = True
+    return np.flatnonzero(held_out), np.flatnonzero(~held_out)

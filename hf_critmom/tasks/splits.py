@@ -1,0 +1,87 @@
+"""Splits: what they have in common, how large they are, and how their batches are handed out."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from hf_critmom.tasks.arguments import DataArguments
+from hf_critmom.tasks.errors import TaskError
+
+
+class Split(Dataset[dict[str, torch.Tensor]]):
+    """A map-style data set that hands out whole batches.
+
+    The data loader's fetcher calls `__getitems__` once per batch, and `collate_batches` passes its result on, so the
+    work per example is a few microseconds.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The batch of the given examples."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def evaluated(self) -> "Split":
+        """The same examples as they are evaluated: without augmentation."""
+        return self
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, as hexadecimal digits."""
+
+
+def collate_batches(batch: Any) -> dict[str, torch.Tensor]:
+    """Collator for a `Split`: its batches are batches already."""
+    if isinstance(batch, dict):
+        return batch
+    return {name: torch.stack([example[name] for example in batch]) for name in batch[0]}
+
+
+def held_out_share(arguments: DataArguments) -> float:
+    """The share of the training data that becomes a split that is not given.
+
+    Raises:
+        TaskError: If it is not possible.
+    """
+    share = arguments.train_val_split or 0.0
+    if not 0.0 < share < 0.5:
+        raise TaskError(f"--train_val_split must lie between 0 and 0.5, got {share:g}.")
+    return share
+
+
+def cut_to_size(splits: dict[str, Any], arguments: DataArguments) -> tuple[dict[str, Any], list[str]]:
+    """Cuts splits to ``max_train_samples`` and ``max_eval_samples`` examples, chosen at random by ``split_seed``.
+
+    Args:
+        splits: Splits by name, train, validation and test, that have a length and ``take(indices)``.
+        arguments: The flags.
+
+    Returns:
+        The splits, and a note for each that was cut.
+
+    Raises:
+        TaskError: If a limit is below 1.
+    """
+    limits = {
+        "train": arguments.max_train_samples,
+        "validation": arguments.max_eval_samples,
+        "test": arguments.max_eval_samples,
+    }
+    notes = []
+    for number, (name, limit) in enumerate(limits.items()):
+        if limit is not None and limit < 1:
+            flag = "--max_train_samples" if name == "train" else "--max_eval_samples"
+            raise TaskError(f"{flag} must be at least 1, got {limit}.")
+        if limit is not None and limit < len(splits[name]):
+            notes.append(f"Only {limit:,} of {len(splits[name]):,} {name} examples are used.")
+            own_rng = np.random.default_rng([arguments.split_seed, number])  # one split's limit moves no other split
+            splits[name] = splits[name].take(own_rng.permutation(len(splits[name]))[:limit])
+    return splits, notes

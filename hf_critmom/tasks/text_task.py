@@ -1,0 +1,201 @@
+"""Causal language modelling: from texts to a task."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
+
+from hf_critmom.tasks.arguments import DataArguments, ModelArguments
+from hf_critmom.tasks.blocks import BlockDataset, blocks_of, tokens_of
+from hf_critmom.tasks.corpora import Corpus
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.metrics import language_metrics, token_statistics
+from hf_critmom.tasks.pretrained import load_pretrained
+from hf_critmom.tasks.splits import cut_to_size, held_out_share
+from hf_critmom.tasks.task import ComputeMetrics, Task
+
+_FEWEST_TEXTS = 20
+"""With fewer texts, none is held out whole: the end of each is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Task):
+    """Causal language modelling of blocks of tokens: each token is predicted from those before it in its block."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("bits_per_byte", "perplexity", "accuracy")
+    example: ClassVar[str] = "block"
+
+    train: BlockDataset
+    validation: BlockDataset
+    test: BlockDataset
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.processor
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self.train.blocks.shape[1]
+
+    @property
+    def compute_metrics(self) -> ComputeMetrics:
+        """Bits per byte, perplexity and accuracy of the predicted tokens."""
+        return language_metrics(self.validation.tokens_per_byte)
+
+    @property
+    def compute_test_metrics(self) -> ComputeMetrics:
+        """The same, for the test text's number of tokens per byte."""
+        return language_metrics(self.test.tokens_per_byte)
+
+    @staticmethod
+    def preprocess_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Reduces them to losses and counts of each block."""
+        return token_statistics(logits, labels)
+
+    @property
+    def inputs_in_words(self) -> str:
+        """The size of the blocks."""
+        return f"blocks of {self.block_size} tokens"
+
+    @property
+    def remedy(self) -> str:
+        """Another model or shorter blocks."""
+        return "choose a causal language model, or a smaller --block_size"
+
+    def description(self) -> dict[str, Any]:
+        """Tokens, sizes and fingerprints of the splits."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "metric": self.metric,
+            "greater_is_better": self.greater_is_better,
+            "hub_task": "text-generation",
+            "tokenizer": type(self.tokenizer).__name__,
+            "vocab_size": len(self.tokenizer),
+            "block_size": self.block_size,
+            "splits": {
+                name: {**described, "tokens": split.num_tokens, "bytes": split.num_bytes}
+                for (name, described), split in zip(
+                    self._described_splits().items(), (self.train, self.validation, self.test), strict=True
+                )
+            },
+            "notes": list(self.notes),
+        }
+
+
+def text_task(
+    loaded: Corpus, arguments: DataArguments, model: ModelArguments, *, name: str, source: str, metric: str
+) -> TextTask:
+    """Splits texts, and cuts their tokens into blocks.
+
+    Raises:
+        TaskError: If the texts cannot be split as asked, or one split does not fill a block.
+    """
+    tokenizer = _tokenizer(model)
+    block_size = int(arguments.block_size or 0)
+    if block_size < 2:
+        raise TaskError(f"--block_size must be at least 2 tokens, got {block_size}: one to predict, and one before it.")
+    texts, notes = _split(loaded, arguments)
+    splits = {split: _blocks(texts[split], tokenizer, block_size, split) for split in ("train", "validation", "test")}
+    splits, cut = cut_to_size(splits, arguments)
+    return TextTask(name=name, source=source, **splits, metric=metric, processor=tokenizer, notes=(*notes, *cut))
+
+
+def _tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
+    """The tokenizer that was asked for, else the checkpoint's, else bytes."""
+    named = model.tokenizer_name or model.model_name_or_path
+    if named is None:
+        return ByT5Tokenizer(extra_ids=0)
+    tokenizer = load_pretrained(AutoTokenizer, named, "tokenizer")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make of a folder that has none
+        raise TaskError(f"{named!r} holds no vocabulary of a tokenizer: name one with --tokenizer_name.")
+    return tokenizer
+
+
+def _blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size: int, split: str) -> BlockDataset:
+    try:
+        num_bytes = sum(len(text.encode()) for text in texts)
+    except UnicodeEncodeError as error:
+        raise TaskError(
+            f"A text of split {split} holds half a surrogate pair at place {error.start}, which is no character: "
+            "repair the text."
+        ) from None
+    tokens = tokens_of(tokenizer, texts)
+    if len(tokens) < block_size:
+        raise TaskError(
+            f"The {split} text has {len(tokens):,} tokens, which do not fill a block of {block_size}: give more text, "
+            "or choose a smaller --block_size."
+        )
+    return BlockDataset(blocks_of(tokens, block_size), num_bytes=num_bytes, num_tokens=len(tokens))
+
+
+def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str]], list[str]]:
+    """Makes the splits that the source lacks from its training texts.
+
+    Whole texts are held out, chosen at random, until they have the share of the bytes that is asked for; where there
+    are few, the end of each text is. Copies of a text are left out first, so that none is on both sides.
+    """
+    share = held_out_share(arguments)
+    splits, unit = dict(loaded.splits), loaded.unit
+    notes: list[str] = []
+    missing = [name for name in ("test", "validation") if name not in splits]
+    for name in ("test", "validation"):
+        _check_unseen(splits, name)
+    if not missing:
+        return splits, notes
+    texts = list(dict.fromkeys(splits["train"]))
+    if len(texts) < len(splits["train"]):
+        notes.append(f"Copies of other {unit} were left out, {len(splits['train']) - len(texts):,} of them.")
+    whole = sum(len(text.encode(errors="replace")) for text in texts)
+    rng = np.random.default_rng(arguments.split_seed)
+    for number, name in enumerate(missing):
+        if len(texts) >= _FEWEST_TEXTS:
+            splits[name], texts = _held_out(texts, share * whole, rng)
+            notes.append(
+                f"The {name} split is {len(splits[name]):,} {unit} of the training data, held out whole "
+                f"(seed {arguments.split_seed})."
+            )
+        else:
+            rest = share / (1.0 - number * share)  # of what an earlier split has left
+            ends = [math.ceil((1.0 - rest) * len(text)) for text in texts]
+            splits[name] = [text[end:] for text, end in zip(texts, ends, strict=True)]
+            texts = [text[:end] for text, end in zip(texts, ends, strict=True)]
+            place = "its end" if number == 0 else "what lies before that"
+            each = "the training text" if len(texts) == 1 else f"each of the {len(texts)} training texts"
+            notes.append(f"The {name} split is a share of {share:g} of {each}: {place}.")
+    splits["train"] = texts
+    return splits, notes
+
+
+def _held_out(texts: list[str], num_bytes: float, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    """Random texts of so many bytes or just above, and the rest, both in the original order."""
+    chosen: set[int] = set()
+    found = 0
+    for index in rng.permutation(len(texts)):
+        if found >= num_bytes:
+            break
+        chosen.add(int(index))
+        found += len(texts[index].encode(errors="replace"))
+    kept = [text for index, text in enumerate(texts) if index not in chosen]
+    return [text for index, text in enumerate(texts) if index in chosen], kept
+
+
+def _check_unseen(splits: dict[str, list[str]], name: str) -> None:
+    """Refuses a held-out split of which some longer text was also given for training."""
+    longer = {text for text in splits["train"] if len(text) >= _LONGER}
+    seen = sum(text in longer for text in splits.get(name, ()))
+    if seen:
+        raise TaskError(
+            f"{seen:,} of the {name} texts {'is' if seen == 1 else 'are'} also in the training split: held-out text "
+            "must not be trained on, so give others, or none to have some held out."
+        )
+
+
+_LONGER = 200
+"""Characters of a text of which two copies are no chance, as they are of a heading or an empty line."""
