@@ -23,6 +23,8 @@ from hf_critmom.comparison import (
     run_of,
     write_report,
 )
+from hf_critmom.comparison.drift import measure_drift
+from hf_critmom.comparison.plan import Plan
 from hf_critmom.diagnosis.arguments import AttributionArguments
 from hf_critmom.diagnosis.repair import repair_layers
 from hf_critmom.diagnosis.repair_arguments import RepairArguments, RepairTrainingArguments
@@ -33,11 +35,13 @@ from hf_critmom.diagnosis.scan import logged_training, training_seconds
 from hf_critmom.errors import InputError, reason
 from hf_critmom.hub import REPO_TYPES, Pushed, Repository, Upload, push_comparison
 from hf_critmom.tasks import (
+    CORRUPTIONS,
     DataArguments,
     ImageTask,
     ModelArguments,
     flag_defaults,
     load_checkpoint,
+    load_task,
     load_task_of,
     task_name,
 )
@@ -113,6 +117,30 @@ def report(words: list[str]) -> int:
     parser = _Parser(prog=f"{PROGRAM} report", description="Rebuild the report of a comparison.")
     parser.add_argument("folder", type=Path, help="folder of the comparison")
     _print_report(parser.parse_args(words).folder)
+    return 0
+
+
+def drift(words: list[str]) -> int:
+    """drift DIR [--corruptions ...] [--max_eval_samples N]: test a comparison's networks on corrupted images"""
+    parser = _Parser(prog=f"{PROGRAM} drift", description="Test a comparison's networks on corrupted images.")
+    parser.add_argument("folder", type=Path, help="folder of the comparison, with its models")
+    parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS))
+    parser.add_argument("--max_eval_samples", type=int, help="test with so many images, drawn at random")
+    parser.add_argument("--task", help="where the data is, if not where the comparison's command says")
+    asked = parser.parse_args(words)
+    of_comparison = parse_comparison(shlex.split(Plan.read(asked.folder).command)[2:])
+    _quieten_libraries()
+    data = of_comparison.data if asked.task is None else dataclasses.replace(of_comparison.data, task=asked.task)
+    console = Console(stderr=True, highlight=False, quiet=not PartialState().is_main_process)
+    measure_drift(
+        asked.folder,
+        load_task(data, of_comparison.model),
+        corruptions=asked.corruptions,
+        max_samples=asked.max_eval_samples,
+        progress=console.print,
+    )
+    if PartialState().is_main_process:
+        _print_report(asked.folder)
     return 0
 
 
@@ -195,6 +223,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "attribute": attribute,
     "repair": repair,
+    "drift": drift,
     "push": push,
 }
 

@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hf_critmom.comparison.arms import TUNED_SUFFIX, Arm, arm_from_record
+from hf_critmom.comparison.drift import CLEAN, drift_differences, read_drift
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.figures import (
     damping_figure,
+    drift_figure,
     metric_figure,
     reach_figure,
     speed_figure,
@@ -52,6 +54,7 @@ class BudgetReport:
         baseline: The arm that the others are related to.
         figures: Its figures by file name.
         relative: Header and rows of the table of arms relative to the baseline.
+        drift: Header and rows of the table of accuracies on corrupted images; no rows if they were not measured.
     """
 
     epochs: float | None
@@ -60,6 +63,7 @@ class BudgetReport:
     baseline: str
     figures: dict[str, Figure]
     relative: tuple[list[str], list[list[str]]]
+    drift: tuple[list[str], list[list[str]]]
 
     @property
     def title(self) -> str:
@@ -84,9 +88,10 @@ def write_report(folder: Path) -> RenderableType:
     if not results.runs:
         raise ComparisonError(f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}.")
     arms = _arms(plan, results)
+    drift = read_drift(folder, plan)
     with writing(folder):
         table = write_results(folder, plan)
-        reports = [_of_budget(plan, results, table, arms, epochs) for epochs in plan.budgets]
+        reports = [_of_budget(plan, results, table, drift, arms, epochs) for epochs in plan.budgets]
         reports = [report for report in reports if report.summaries]
         for report in reports:
             write_figures(folder, report.figures)
@@ -107,20 +112,28 @@ def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
 
 
 def _of_budget(
-    plan: Plan, results: Results, table: pd.DataFrame, arms: Mapping[str, Arm], epochs: float | None
+    plan: Plan,
+    results: Results,
+    table: pd.DataFrame,
+    drift: pd.DataFrame,
+    arms: Mapping[str, Arm],
+    epochs: float | None,
 ) -> BudgetReport:
     metric = _metric(plan)
     rows = table if epochs is None else table[table["budget"] == epochs]
     runs = [result for run, result in results.runs.items() if run.epochs == epochs]
     present = {name: arm for name, arm in arms.items() if (rows["arm"] == name).any()}
     if not present:
-        return BudgetReport(epochs, [], [], "", {}, ([], []))
+        return BudgetReport(epochs, [], [], "", {}, ([], []), ([], []))
     baseline = "constant" if "constant" in present else next(iter(present))
     suffix = "" if epochs is None else f"-{epochs:g}-epochs"
     figures = {
         f"{metric.name}{suffix}.png": metric_figure(rows, present, metric, plan.targets),
         f"damping{suffix}.png": damping_figure(runs, present),
     }
+    of_budget = drift if epochs is None else drift[drift["budget"] == epochs]
+    if (of_budget["corruption"] != CLEAN).any():
+        figures[f"drift{suffix}.png"] = drift_figure(of_budget, present)
     if len(present) > 1:
         figures[f"speed{suffix}.png"] = speed_figure(rows, present, baseline, metric, plan.targets)
     figures[f"reach{suffix}.png"] = reach_figure(rows, present, metric, plan.targets)
@@ -131,6 +144,7 @@ def _of_budget(
         baseline,
         figures,
         relative_rows(rows, [name for name in present if name != baseline], baseline, metric, plan.targets),
+        drift_rows(of_budget, list(present), baseline),
     )
 
 
@@ -166,6 +180,23 @@ def relative_rows(
                 f"{_ratio(steps)}\nseconds {_ratio(seconds, interval=False)}\nlog-rank p {logrank(mine, theirs):.2g}"
             )
         rows.append([arm, *cells, _difference(paired_difference(table, arm, baseline, metric))])
+    return header, rows
+
+
+def drift_rows(drift: pd.DataFrame, arms: Sequence[str], baseline: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of accuracies on clean and corrupted images, means over seeds and severities."""
+    names = [name for name in dict.fromkeys(drift["corruption"]) if name != CLEAN]
+    if not names:
+        return [], []
+    header = ["arm", CLEAN, *(name.replace("_", " ") for name in names), f"corrupted, less {baseline}'s"]
+    means = drift.groupby(["arm", "corruption"])["accuracy"].mean()
+    rows = []
+    for arm in arms:
+        if arm not in means.index.get_level_values("arm"):
+            continue
+        differences = drift_differences(drift, arm, baseline) if arm != baseline else {}
+        less = _difference(differences["corrupted"]) if "corrupted" in differences else "-"
+        rows.append([arm, *(f"{means[arm].get(name, math.nan):.4f}" for name in (CLEAN, *names)), less])
     return header, rows
 
 
@@ -315,6 +346,7 @@ def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequen
                 "verdicts": [sentence(one) for one in report.verdicts],
                 "results": _cells(table_rows(report.summaries, metric.title)),
                 "relative": _cells(report.relative),
+                "drift": report.drift,
                 "baseline": report.baseline,
                 "figures": _captions(report, metric),
             }
@@ -353,6 +385,7 @@ def _captions(report: BudgetReport, metric: Metric) -> list[tuple[str, str]]:
     captions = {
         metric.name: f"Validation {metric.title} over epochs, by arm: median and every seed",
         "damping": "Momentum and damping ratio over steps, by arm",
+        "drift": "Test accuracy on corrupted images against severity, by arm: mean over seeds, and their range",
         "speed": f"Steps to each target relative to {report.baseline}, with 95 % intervals",
         "reach": "Share of seeds that have reached each target, over steps",
     }

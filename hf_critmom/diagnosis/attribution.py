@@ -47,7 +47,8 @@ class GroupGradient:
     Attributes:
         norm: Norm of the mean gradient.
         mean_batch_norm: Mean over the backward passes, weighted by items, of the norm of their mean gradients. Unlike
-            `norm` it grows as the passes get smaller: the noise of single examples is in it.
+            `norm` it grows as the passes get smaller, because the noise of single examples is in it; so it is not the
+            same for another number of processes.
         share: Part of the squared norm of the whole model's mean gradient, from 0 to 1.
         share_interval: Bootstrap interval of the share: what other examples from the same source would give for this
             very model. It says nothing on other training seeds. None: too few items to tell.
@@ -212,18 +213,18 @@ def attribute_gradients(
         raise DiagnosisError(_nothing_chosen(select, total, unit))
     norms, units = sums.group_norms() / sums.items, sums.units(accelerator)
     shares = _shares(norms, list(trainable))
-    intervals, errors = share_intervals(units, sums.sketch.parts, shares, confidence=confidence, seed=seed)
-    batch_norms, weights = sums.batch_norms.tolist(), sums.parameter_norms().tolist()
+    intervals, errors = share_intervals(units, sums.parts, shares, confidence=confidence, seed=seed)
+    weights = sums.parameter_norms()
     found = {}
     for place, (name, members) in enumerate(trainable.items()):
         norm, size = float(norms[place]), sum(parameter.numel() for parameter in members)
         found[name] = GroupGradient(
             norm=norm,
-            mean_batch_norm=batch_norms[place] / sums.items,
+            mean_batch_norm=float(sums.batch_norms[place]) / sums.items,
             share=shares[place],
             share_interval=intervals[place],
             log_odds_error=errors[place],
-            relative_norm=norm / weights[place] if weights[place] > 0.0 else None,
+            relative_norm=float(norm / weights[place]) if weights[place] > 0.0 else None,
             rms=norm / math.sqrt(size),
             parameters=size,
         )
@@ -236,7 +237,7 @@ def attribute_gradients(
         selected=sums.items,
         total=total,
         misclassified=wrong if predicted else None,
-        loss=float(sums.loss) / sums.items,
+        loss=sums.loss / sums.items,
         batches=sums.batches,
         units=len(units),
         confidence=confidence,

@@ -45,7 +45,7 @@ def shares_figure(attributions: Mapping[str, Attribution], *, title: str) -> Fig
     axes.set(xlabel="share of the squared gradient norm", xlim=(0.0, None), title=title)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="x", alpha=0.25)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
 
 

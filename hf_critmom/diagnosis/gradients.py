@@ -1,5 +1,6 @@
 """Gradients of many batches, summed by layer group without changing the model and in memory that does not grow."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,41 +18,8 @@ SKETCH_SIZE = 2048
 MOST_UNITS = 40
 """Units of a resampling: sums over equally many batches each."""
 
-
-class Sketch:
-    """A random linear map of the gradient of each group to few values, which keeps inner products on average.
-
-    Every value is given a random sign and added to one of `SKETCH_SIZE` places in turn: the count sketch of Charikar,
-    Chen and Farach-Colton (2002) with places that are filled evenly. A group that is no larger is kept as it is.
-
-    Args:
-        sizes: Number of values of each group.
-        device: Where the gradients are.
-        seed: Of the signs; the same in every process.
-    """
-
-    def __init__(self, sizes: Sequence[int], device: torch.device, seed: int = 0) -> None:
-        self.widths = [min(size, SKETCH_SIZE) for size in sizes]
-        generator = torch.Generator().manual_seed(seed)
-        self._signs: list[Tensor | None] = []
-        for size in sizes:
-            signs = torch.randint(0, 2, (size,), dtype=torch.int8, generator=generator) if size > SKETCH_SIZE else None
-            self._signs.append(None if signs is None else signs.mul_(2).sub_(1).to(device))
-
-    def __call__(self, group: int, gradient: Tensor) -> Tensor:
-        """The sketch (width,) of a group's gradient, given as one flat tensor."""
-        signs = self._signs[group]
-        if signs is None:
-            return gradient
-        width = self.widths[group]
-        signed = nn.functional.pad(gradient * signs, (0, -len(gradient) % width))
-        return signed.view(-1, width).sum(0)
-
-    @property
-    def parts(self) -> list[slice]:
-        """Where each group's values lie in the sketch of the whole gradient."""
-        ends = np.cumsum(self.widths)
-        return [slice(int(end) - width, int(end)) for end, width in zip(ends, self.widths, strict=True)]
+_PERIOD = 1_048_573
+"""After so many values random signs come again: a prime, so that none of a place of the sketch share theirs."""
 
 
 class GradientSums:
@@ -61,6 +29,10 @@ class GradientSums:
     sketches of at most `MOST_UNITS` units, which are sums over equally many consecutive batches: when there would be
     more, neighbours are joined.
 
+    A sketch is a random linear map to few values, which keeps inner products on average: every value is given a random
+    sign and added to one of `SKETCH_SIZE` places in turn. That is the count sketch of Charikar, Chen and Farach-Colton
+    (2002) with places that are filled evenly. A group that is no larger is kept as it is.
+
     Args:
         groups: Trainable parameters of each group.
     """
@@ -68,14 +40,17 @@ class GradientSums:
     def __init__(self, groups: Mapping[str, Sequence[nn.Parameter]]) -> None:
         self.parameters = [parameter for members in groups.values() for parameter in members]
         self._members = list(_consecutive([len(members) for members in groups.values()]))
+        self._sizes = [sum(parameter.numel() for parameter in members) for members in groups.values()]
+        self.parts = list(_consecutive([min(size, SKETCH_SIZE) for size in self._sizes]))
         self._device = self.parameters[0].device
-        sizes = [sum(parameter.numel() for parameter in members) for members in groups.values()]
-        self.sketch = Sketch(sizes, self._device)
-        self.sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in self.parameters]
+        wide = [torch.promote_types(parameter.dtype, torch.float32) for parameter in self.parameters]
+        self.sums = [torch.zeros_like(p, dtype=dtype) for p, dtype in zip(self.parameters, wide, strict=True)]
+        whole_rows = [-(-size // SKETCH_SIZE) * SKETCH_SIZE for size in self._sizes]
+        self._flat = torch.empty(max(whole_rows), dtype=wide[0], device=self._device)  # one group at a time
         self.items = 0
         self.batches = 0
-        self.batch_norms = torch.zeros(len(sizes), dtype=torch.float64, device=self._device)
-        self.loss = torch.zeros((), dtype=torch.float64, device=self._device)
+        self.batch_norms = np.zeros(len(self._sizes))
+        self.loss = 0.0
         self._units: list[tuple[int, Tensor]] = []
         self._batches_per_unit = 1
         self._batches_in_last = 0
@@ -83,23 +58,43 @@ class GradientSums:
     @torch.no_grad()
     def add(self, gradients: Sequence[Tensor | None], loss: Tensor, items: int) -> None:
         """Adds a batch: gradients (None: zero) and loss, both summed over its items."""
-        squares, sketches = [], []
+        norms, sketches = [], []
         for group, members in enumerate(self._members):
-            flat = [
-                torch.zeros(parameter.numel(), device=self._device) if gradient is None else full(gradient).reshape(-1)
-                for gradient, parameter in zip(gradients[members], self.parameters[members], strict=True)
-            ]
-            joined = torch.cat([part.to(self._device, torch.promote_types(part.dtype, torch.float32)) for part in flat])
-            squares.append(torch.linalg.vector_norm(joined, dtype=torch.float64))
-            sketches.append(self.sketch(group, joined))
-        for total, gradient in zip(self.sums, gradients, strict=True):
-            if gradient is not None:
-                total.add_(gradient)
-        self.batch_norms += torch.stack(squares)
-        self.loss += loss.detach().to(self._device)
+            flat = self._flattened(gradients[members], self.parameters[members])
+            norms.append(torch.linalg.vector_norm(flat))
+            sketches.append(self._sketch(flat, group))
+        present = [(total, part) for total, part in zip(self.sums, gradients, strict=True) if part is not None]
+        for total, part in present:
+            total.add_(part)
+        self.batch_norms += torch.stack(norms).cpu().double().numpy()
+        self.loss += float(loss)
         self.items += items
         self.batches += 1
         self._add_unit(items, torch.cat(sketches))
+
+    def _flattened(self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+        """The gradient of one group in one piece, which the next one overwrites."""
+        start = 0
+        for gradient, parameter in zip(gradients, parameters, strict=True):
+            stop = start + parameter.numel()
+            if gradient is None:
+                self._flat[start:stop].zero_()
+            else:
+                self._flat[start:stop].view(parameter.shape).copy_(full(gradient))
+            start = stop
+        return self._flat[:start]
+
+    def _sketch(self, flat: Tensor, group: int) -> Tensor:
+        size, width = self._sizes[group], SKETCH_SIZE
+        if size <= width:
+            return flat.clone()
+        signs = _signs(flat.device, flat.dtype)
+        for start in range(0, size, _PERIOD):
+            piece = flat[start : start + _PERIOD]
+            piece.mul_(signs[: len(piece)])
+        rows = -(-size // width)
+        self._flat[size : rows * width].zero_()
+        return self._flat[: rows * width].view(rows, width).sum(0)
 
     def _add_unit(self, items: int, vector: Tensor) -> None:
         if self._units and self._batches_in_last < self._batches_per_unit:
@@ -117,7 +112,7 @@ class GradientSums:
         """Items and sketched gradient sum of each unit, of all processes."""
         units = []
         if self._units:
-            vectors = torch.stack([vector for _, vector in self._units]).double().cpu().numpy()
+            vectors = torch.stack([vector for _, vector in self._units]).cpu().double().numpy()
             units = [(items, vector) for (items, _), vector in zip(self._units, vectors, strict=True)]
         if accelerator is not None and accelerator.num_processes > 1 and not is_sharded(self.parameters):
             units = gather_object(units)
@@ -130,10 +125,11 @@ class GradientSums:
         if accelerator is None or accelerator.num_processes == 1 or is_sharded(self.parameters):
             return
         self.sums = [accelerator.reduce(total, reduction="sum") for total in self.sums]
-        self.batch_norms = accelerator.reduce(self.batch_norms, reduction="sum")
-        self.loss = accelerator.reduce(self.loss, reduction="sum")
-        counts = accelerator.reduce(torch.tensor([self.items, self.batches], device=self._device), reduction="sum")
-        self.items, self.batches = counts.tolist()
+        counts = [self.items, self.batches, self.loss, *self.batch_norms]
+        items, batches, self.loss, *batch_norms = accelerator.reduce(
+            torch.tensor(counts, dtype=torch.float64, device=self._device), reduction="sum"
+        ).tolist()
+        self.items, self.batches, self.batch_norms = int(items), int(batches), np.array(batch_norms)
 
     def group_norms(self) -> np.ndarray:
         """Norm of the summed gradient of each group."""
@@ -144,8 +140,15 @@ class GradientSums:
         return self._norms([parameter.detach() for parameter in self.parameters])
 
     def _norms(self, tensors: Sequence[Tensor]) -> np.ndarray:
-        norms = stacked_norms(tensors).double().cpu().numpy()
+        norms = stacked_norms(tensors).cpu().double().numpy()
         return np.array([math.sqrt(math.fsum(norms[members] ** 2)) for members in self._members])
+
+
+@functools.lru_cache(maxsize=4)
+def _signs(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Random signs, the same in every process."""
+    drawn = torch.randint(0, 2, (_PERIOD,), generator=torch.Generator().manual_seed(0))
+    return drawn.mul_(2).sub_(1).to(device, dtype)
 
 
 def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter], *, sharded: bool) -> list[Tensor | None]:
@@ -170,7 +173,8 @@ def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter], *, sharded: b
 def stacked_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Norms of tensors, sharded or not, on the first one's device: one kernel, and nothing is waited for."""
     norms = [full(norm) for norm in torch._foreach_norm(list(tensors))]
-    return torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
+    wide = torch.float64 if any(norm.dtype == torch.float64 for norm in norms) else torch.float32
+    return torch.stack([norm.to(norms[0].device, wide) for norm in norms])
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -250,7 +250,7 @@ def _split(rows: Rows, size: int) -> Iterator[Rows]:
 def _part_of_mask(mask: np.ndarray, batch: Batch) -> Tensor:
     """The rows of a mask over the data set that belong to a batch, in the shape of its labels."""
     shape = batch.labels.shape
-    if mask.ndim != len(shape) or len(mask) < batch.first + batch.valid:
+    if mask.ndim != len(shape) or (batch.valid and len(mask) < batch.first + batch.valid):
         raise DiagnosisError(
             f"A mask of shape {mask.shape} does not fit the data set, whose batches have labels of shape "
             f"{tuple(shape)}: expected one made by predict(model, dataloader) with the same loader."

@@ -364,8 +364,8 @@ class _Work:
             )
         attribution = attribute_gradients(model, loader, groups=self.layers, accelerator=trainer.accelerator)
         correct = None
-        if predictions.right.any():
-            matched = predictions.matched(self.args.seed)
+        matched = predictions.matched(self.args.seed)
+        if matched.any():  # the classes of the errors may have no correctly classified example
             correct = attribute_gradients(
                 model, loader, groups=self.layers, select=matched, accelerator=trainer.accelerator
             )

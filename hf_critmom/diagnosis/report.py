@@ -75,17 +75,17 @@ def study_rows(study: Study, *, brief: bool = False) -> tuple[list[str], list[li
     """Header and rows of the table of one study: a row for each layer group, shares in percent; brief for terminals."""
     diagnosis, named = study.diagnosis, study.attributions
     chosen = study.attribution
-    header = ["group", *(f"{_words(name)} %" for name in named)]
+    header = ["group", *(_words(name) if brief else f"{_words(name)} %" for name in named)]
     if diagnosis.contrast:
         header.append("quotient" if brief else f"{chosen.select} / correct")
-    header += ["relative norm"] if brief else ["relative norm", "parameters"]
+    header += ["rel. norm"] if brief else ["relative norm", "parameters"]
     rows = []
     for name, group in chosen.groups.items():
         row = [f"{name}*" if diagnosis.problem and name in diagnosis.problem else name]
-        row += [_share(found, name, interval=not brief or found is chosen) for found in named.values()]
+        row += [_share(found, name, brief=brief, interval=not brief or found is chosen) for found in named.values()]
         if diagnosis.contrast:
             quotient = diagnosis.contrast[name]
-            row.append(_with_interval(quotient.ratio, quotient.interval, "{:.2f}"))
+            row.append(_with_interval(quotient.ratio, quotient.interval, "{:.2f}", "-" if brief else ", "))
         row.append("-" if group.relative_norm is None else f"{group.relative_norm:.3g}")
         frozen = f" (and {chosen.frozen[name]:,} frozen)" if name in chosen.frozen else ""
         rows.append([*row, f"{group.parameters:,}{frozen}"][: len(header)])
@@ -98,7 +98,7 @@ def study_rows(study: Study, *, brief: bool = False) -> tuple[list[str], list[li
 
 def study_table(label: str, study: Study) -> Table:
     """The table of one study, for the terminal."""
-    return _table(f"{label}: {_what(study)}", *study_rows(study, brief=True))
+    return _table(f"{label}: {_what(study)}; shares in %", *study_rows(study, brief=True))
 
 
 def severity_rows(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
@@ -327,9 +327,11 @@ def _words(name: str) -> str:
     return {"top_loss": "largest loss", "initial": "untrained"}.get(name, name)
 
 
-def _share(attribution: Attribution, name: str, *, interval: bool) -> str:
+def _share(attribution: Attribution, name: str, *, brief: bool, interval: bool) -> str:
     group = attribution.groups[name]
     ends = group.share_interval if interval else None
+    if brief and ends is not None:
+        return f"{100.0 * group.share:.1f} ({100.0 * ends[0]:.0f}-{100.0 * ends[1]:.0f})"
     return _with_interval(100.0 * group.share, ends and (100.0 * ends[0], 100.0 * ends[1]), "{:.1f}")
 
 
@@ -337,8 +339,8 @@ def _mean(mean: Mean) -> str:
     return _with_interval(mean.value, mean.interval, "{:.2f}")
 
 
-def _with_interval(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
+def _with_interval(value: float | None, interval: tuple[float, float] | None, form: str, between: str = ", ") -> str:
     if value is None:
         return "-"
     shown = form.format(value)
-    return shown if interval is None else f"{shown} ({form.format(interval[0])}, {form.format(interval[1])})"
+    return shown if interval is None else f"{shown} ({form.format(interval[0])}{between}{form.format(interval[1])})"

@@ -12,6 +12,7 @@ from torch import nn
 from hf_critmom.diagnosis.attribution import Attribution, attribute_gradients, predict
 from hf_critmom.diagnosis.errors import DiagnosisError
 from hf_critmom.diagnosis.groups import Groups
+from hf_critmom.diagnosis.passes import LARGEST_GRADIENT_BATCH
 from hf_critmom.diagnosis.problems import TOP, Diagnosis, diagnose
 
 MOST_CLASSES = 20
@@ -135,16 +136,17 @@ def make_study(
         # Says that there is nothing to attribute, as it does for everyone who asks for it.
         attribute_gradients(model, dataloader, **options)
 
-    def of(part: np.ndarray, name: str, of_model: nn.Module = model) -> Attribution:
-        found = attribute_gradients(of_model, dataloader, select=part, **options)
+    def of(part: np.ndarray, name: str, of_model: nn.Module = model, **changed: Any) -> Attribution:
+        found = attribute_gradients(of_model, dataloader, select=part, **{**options, **changed})
         return dataclasses.replace(found, select=name, misclassified=int(wrong.sum()))
 
     classes = {}
     if class_names and wrong.ndim == 1:
         counts = np.bincount(predictions.labels[wrong], minlength=len(class_names))
+        large = batch_size or LARGEST_GRADIENT_BATCH  # nobody asks for an interval of each class
         most = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
         classes = {
-            class_names[index]: of(wrong & (predictions.labels == index), "misclassified")
+            class_names[index]: of(wrong & (predictions.labels == index), "misclassified", batch_size=large)
             for index in sorted(most)
             if counts[index]
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.packaged_modules.text.text import TextConfig
 
 from hf_critmom.errors import reason
 from hf_critmom.tasks.arguments import DataArguments
@@ -136,7 +137,7 @@ def _loaded(name: str, config: str | None) -> Any:
     """A data set; files of plain text in it are a text each, not one for every line."""
     try:
         builder = datasets.load_dataset_builder(name, config)
-        options = {"sample_by": "document"} if builder.builder_name == "text" else {}
+        options = {"sample_by": "document"} if isinstance(builder.config, TextConfig) else {}
         return datasets.load_dataset(name, config, **options)
     except Exception as error:  # load_dataset raises whatever its readers raise; the sentence keeps what it was
         raise TaskError(

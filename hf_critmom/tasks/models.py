@@ -92,7 +92,7 @@ def _language_model(model_type: str, task: TextTask, sizes: Mapping[str, int], *
         **special,
         **options,
     )
-    return AutoModelForCausalLM.from_config(config)
+    return _with_counted_loss(AutoModelForCausalLM.from_config(config))
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -186,6 +186,16 @@ def _pretrained_language_model(task: TextTask, name_or_path: str) -> PreTrainedM
             f"--block_size {task.block_size} exceeds the {positions:,} positions of {name_or_path!r}: choose a block "
             "that fits."
         )
+    return _with_counted_loss(model)
+
+
+def _with_counted_loss(model: PreTrainedModel) -> PreTrainedModel:
+    """Tells a language model whose class does not say ForCausalLM, as GPT-2's, what its loss is.
+
+    Transformers falls back on that loss anyway, but the Trainer would then divide each block's sum by a token more than
+    were predicted.
+    """
+    model.loss_type = model.loss_type or "ForCausalLM"
     return model
 
 

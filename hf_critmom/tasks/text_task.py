@@ -110,7 +110,12 @@ def text_task(
 def _tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
     """The tokenizer that was asked for, else the checkpoint's, else bytes."""
     named = model.tokenizer_name or model.model_name_or_path
-    return ByT5Tokenizer(extra_ids=0) if named is None else load_pretrained(AutoTokenizer, named, "tokenizer")
+    if named is None:
+        return ByT5Tokenizer(extra_ids=0)
+    tokenizer = load_pretrained(AutoTokenizer, named, "tokenizer")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make of a folder that has none
+        raise TaskError(f"{named!r} holds no vocabulary of a tokenizer: name one with --tokenizer_name.")
+    return tokenizer
 
 
 def _blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size: int, split: str) -> BlockDataset:

