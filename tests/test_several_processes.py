@@ -11,10 +11,12 @@ from typing import Any
 import distributed_comparisons as programs
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from hf_critmom.cli import main
 
+CONFIGURATIONS = Path(__file__).parents[1] / "scripts" / "accelerate"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 any_comparison = pytest.mark.parametrize("name", programs.COMPARISONS)
 any_run = pytest.mark.parametrize("run", ["text/runs/critmom", "vit/runs/critmom", "vit/runs/critmom_adamw"])
@@ -63,6 +65,15 @@ def numbers(value: Any, path: str = "") -> dict[str, float]:
     else:
         return {path: value} if isinstance(value, (int, float)) else {}
     return {place: number for key, item in parts.items() for place, number in numbers(item, key).items()}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_reads_the_configurations_and_each_says_what_was_tried(file: Path) -> None:
+    found = load_config_from_file(str(file))
+    assert (found.distributed_type == "FSDP") == (file.stem == "fsdp")
+    assert found.mixed_precision == "no"  # precision is a flag of the command, and recorded
+    words = file.read_text()
+    assert "# Tried: " in words and "Not tried: " in words
 
 
 @any_run
