@@ -6,8 +6,10 @@ to the Auto classes.
 
 import warnings
 
-from hf_critmom.callbacks import DampingCallback
+from hf_critmom.callbacks import AttributionCallback, DampingCallback, GradientNormCallback
 from hf_critmom.damping import critical_momentum, damping_ratio, damping_regime
+from hf_critmom.diagnosis import Attribution, attribute_gradients
+from hf_critmom.diagnosis.repair import RepairSettings, repair_layers
 from hf_critmom.optim import IKFAD, CritMomAdamW, CritMomSGD, RegistrationError, critmom_optimizer, register
 from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
 from hf_critmom.trainer import CritMomTrainer
@@ -16,17 +18,23 @@ __version__ = "0.1.0"
 
 __all__ = [
     "IKFAD",
+    "Attribution",
+    "AttributionCallback",
     "CifarResNetConfig",
     "CifarResNetForImageClassification",
     "CritMomAdamW",
     "CritMomSGD",
     "CritMomTrainer",
     "DampingCallback",
+    "GradientNormCallback",
+    "RepairSettings",
+    "attribute_gradients",
     "critical_momentum",
     "critmom_optimizer",
     "damping_ratio",
     "damping_regime",
     "register",
+    "repair_layers",
 ]
 
 try:

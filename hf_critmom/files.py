@@ -1,18 +1,24 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, in folders that belong to nobody else or cannot be written."""
 
+import errno
 import json
 import math
 import os
+import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hf_critmom.errors import InputError
+
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
     """Gives a neighbour to write to, which then takes the name: the file appears whole or not at all."""
-    partial = file.with_name(f".{file.stem}.{os.getpid()}.partial{file.suffix}")
+    # Not the process's number: machines that share the folder may have processes of the same number.
+    partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.partial{file.suffix}")
     try:
         yield partial
         with partial.open("rb+") as written:
@@ -35,3 +41,61 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def claim_folder(folder: Path, kind: str, plan_file: str, error: type[InputError], *, write: bool) -> None:
+    """Makes an output folder, unless others' files are in it; several processes may ask, one writes.
+
+    Args:
+        folder: The folder.
+        kind: What is to be kept there, such as "comparison".
+        plan_file: Name of the file that a folder of this kind holds from the first on.
+        error: What is raised.
+        write: Whether this process is the one that writes.
+
+    Raises:
+        InputError: Of the type given, if it holds other files, or cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise error(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
+    if not write:
+        return
+    try:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        # Hidden ones are locks, and what another launch may just be writing.
+        if plan_file not in names and any(not name.startswith(".") for name in names):
+            raise error(f"{folder} holds files, but no {kind}: choose an empty or new --output_dir.")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise error(
+            f"{folder} cannot be written ({problem.strerror}): choose an --output_dir where you may write."
+        ) from None
+
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def why_unwritable(folder: Path, error: BaseException) -> str:
+    """Why writing to a folder failed, if that is what an error means; empty if it is another error.
+
+    A full disk reaches us as an `OSError` from Python's own writing only: safetensors gives the number within its
+    text, and torch raises a `RuntimeError` about positions in a stream, upon which a file is tried.
+
+    Args:
+        folder: The folder that was written to.
+        error: The error.
+    """
+    for number in _UNWRITABLE:
+        if getattr(error, "errno", None) == number or f"(os error {number})" in str(error):
+            return os.strerror(number)
+    if isinstance(error, RuntimeError):
+        try:
+            with tempfile.TemporaryFile(dir=folder) as tried:
+                tried.write(bytes(2**16))
+                tried.flush()
+                os.fsync(tried.fileno())
+        except OSError as found:
+            return found.strerror or str(found)
+    return ""

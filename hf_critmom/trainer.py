@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from hf_critmom.callbacks import DampingCallback, is_training_record
+from hf_critmom.callbacks import DampingCallback, LoggingCallback, is_training_record
 from hf_critmom.optim import OPTIMIZERS, register
 
 logger = logging.get_logger(__name__)
@@ -21,7 +21,8 @@ class CritMomTrainer(Trainer):
     Transformers, it is ``critmom`` (said once in a warning, and recorded in ``trainer.args``, a copy). An optimizer
     passed as ``optimizers`` or ``optimizer_cls_and_kwargs`` is taken as it is, so that baselines can run through the
     same Trainer. Each training record gains ``momentum``, ``damping_ratio`` and ``damping_regime``, see
-    `DampingCallback`, and the automatic model card names the optimizer that was really used.
+    `DampingCallback`, and the automatic model card names the optimizer that was really used. Callbacks that log by
+    themselves need not be given their trainer: ``CritMomTrainer(..., callbacks=[AttributionCallback()])``.
     """
 
     args: TrainingArguments
@@ -39,6 +40,13 @@ class CritMomTrainer(Trainer):
             )
         self.damping_callback = DampingCallback(self)
         self.add_callback(self.damping_callback)
+
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Adds a callback; one that logs by itself and has no trainer yet is given this one."""
+        super().add_callback(callback)
+        for added in self.callback_handler.callbacks:
+            if isinstance(added, LoggingCallback) and added.trainer is None:
+                added.trainer = self
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs, with the damping state merged into the records of training."""

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -16,6 +17,13 @@ RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 def one_thread():
     """Tiny models gain nothing from threads, and sums keep their order without."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def imported_modules_are_no_garbage():
+    """Every run of the Trainer collects garbage twice; without this most of a tiny run's time goes into that."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from huggingface_hub import ModelCard
+from launches import without_seconds
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
@@ -43,9 +44,6 @@ TINY = (
     *("--max_train_samples", str(TRAIN), "--max_eval_samples", str(EVALUATED), "--use_cpu"),
 )
 WHOLE = (*TINY, "--arms", *ARM_NAMES, "--num_seeds", "2", "--targets", *map(str, TARGETS))
-
-
-MEASURED = ("train_seconds", "trainer_seconds", "wall_seconds", "load")
 
 
 @dataclass
@@ -129,13 +127,6 @@ def refuse_constant(name: str) -> None:
 def read_result(folder: Path, arm: str, seed: int) -> dict[str, Any]:
     file = folder / "runs" / arm / f"seed-{seed}" / "result.json"
     return json.loads(file.read_text(), parse_constant=refuse_constant)
-
-
-def without_seconds(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without what a clock measured."""
-    kept = {name: value for name, value in result.items() if name not in MEASURED}
-    evaluations = [{name: value for name, value in one.items() if name != "seconds"} for one in result["evaluations"]]
-    return {**kept, "evaluations": evaluations}
 
 
 def weights_in(folder: Path, arm: str, seed: int) -> bytes:

@@ -4,6 +4,7 @@ from hf_critmom.comparison.arguments import ComparisonArguments, ComparisonTrain
 from hf_critmom.comparison.arms import ARMS, Arm
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.report import write_report
+from hf_critmom.comparison.results import run_of
 from hf_critmom.comparison.runner import Comparison, run_comparison
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "ComparisonError",
     "ComparisonTrainingArguments",
     "run_comparison",
+    "run_of",
     "write_report",
 ]

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.schedules import SCHEDULES
 from hf_critmom.errors import InputError, reason
+from hf_critmom.optim.damped import CriticallyDamped
 from hf_critmom.optim.factory import OPTIMIZERS, named_optimizer
 
 
@@ -53,11 +54,12 @@ class Arm:
         return named_optimizer(self.optimizer, lr=lr, options=self.options)
 
     def record(self) -> dict[str, Any]:
-        """Everything but the name, as JSON; what is at its default is left out."""
+        """Everything but the name, as JSON; what is at its default is left out, but how it is shown is not."""
         defaults = Arm(self.name, self.optimizer)
         values = {part.name: getattr(self, part.name) for part in dataclasses.fields(self) if part.name != "name"}
         told = {name: value for name, value in values.items() if value != getattr(defaults, name)}
-        return {"optimizer": self.optimizer, **told, "options": dict(self.options)}
+        shown = {"help": self.help, "color": self.color}
+        return {"optimizer": self.optimizer, **told, "options": dict(self.options), **shown}
 
 
 def _schedule_free() -> type[Optimizer]:
@@ -253,18 +255,21 @@ def _arm_from_file(name: str, values: Any, color: str) -> Arm:
         raise ComparisonError("expected a table with at least its optimizer.")
     if unknown := [key for key in values if key not in settable]:
         raise ComparisonError(f"unknown {', '.join(unknown)}: an arm has {', '.join(settable)}.")
+    if json_error := _json_error(values):
+        raise ComparisonError(f"its values must be texts, finite numbers, booleans, lists and tables ({json_error}).")
     if values["optimizer"] not in (*BASELINES, *OPTIMIZERS):
         raise ComparisonError(
             f"unknown optimizer {values['optimizer']!r}: choose among {', '.join((*BASELINES, *OPTIMIZERS))}."
         )
-    if values.get("schedule", "trainer") not in SCHEDULES:
+    if values.get("schedule", "trainer") not in list(SCHEDULES):
         raise ComparisonError(f"unknown schedule {values['schedule']!r}: choose among {', '.join(SCHEDULES)}.")
     for key, least in (("learning_rate", 1e-300), ("weight_decay", 0.0)):
         value = values.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (least <= value < math.inf):
             raise ComparisonError(f"{key} must be a finite number, {'above' if least else 'at least'} 0: {value!r}.")
-    if not isinstance(values.get("options", {}), dict):
-        raise ComparisonError("options must be a table.")
+    options = values.get("options", {})
+    if not isinstance(options, dict) or {"lr", "weight_decay"} & options.keys():
+        raise ComparisonError("options must be a table without lr and weight_decay, which stand beside it.")
     arm = Arm(name, **{"color": color, "help": f"{values['optimizer']}, from a file of arms", **values})
     if not re.fullmatch(r"#[0-9A-Fa-f]{6}", str(arm.color)) or not isinstance(arm.help, str):
         raise ComparisonError(f"color must be like #0072B2, help a text: {arm.color!r}, {arm.help!r}.")
@@ -273,9 +278,24 @@ def _arm_from_file(name: str, values: Any, color: str) -> Arm:
         optimizer = cls([torch.zeros(1, requires_grad=True)], **kwargs)
     except (TypeError, ValueError) as error:
         raise ComparisonError(f"{values['optimizer']} refuses its options ({reason(error)}).") from None
-    if arm.schedule in ("onecycle", "demon", "matched") and "momentum" not in optimizer.param_groups[0]:
-        raise ComparisonError(f"the schedule {arm.schedule} sets a momentum, which {arm.optimizer} does not have.")
+    group, follows = optimizer.param_groups[0], isinstance(optimizer, CriticallyDamped)
+    if arm.schedule in ("demon", "matched") and ("momentum" not in group or follows):
+        raise ComparisonError(
+            f"the schedule {arm.schedule} is one for a momentum that does not follow the learning rate by itself, "
+            f"which {arm.optimizer} does not have."
+        )
+    if arm.schedule == "onecycle" and not {"momentum", "betas"} & group.keys():
+        raise ComparisonError(f"the schedule onecycle cycles a momentum, which {arm.optimizer} does not have.")
     return arm
+
+
+def _json_error(values: Any) -> str:
+    """Why values cannot be kept in a plan; empty if they can."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return reason(error)
+    return ""
 
 
 TUNED_SUFFIX = "_tuned"

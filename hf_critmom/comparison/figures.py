@@ -168,10 +168,50 @@ def speed_figure(
     return figure
 
 
+def drift_figure(drift: pd.DataFrame, arms: Mapping[str, Arm]) -> Figure:
+    """Accuracy on corrupted test images against severity.
+
+    How to read it: one panel per corruption, severity 0 being the clean images; a line is the mean over an arm's seeds,
+    its band reaches from the worst seed to the best. An arm that falls less is more robust; one that only starts higher
+    is not.
+
+    Args:
+        drift: Accuracies, of one budget, see `hf_critmom.comparison.drift.read_drift`.
+        arms: The arms, in order.
+    """
+    names = [name for name in dict.fromkeys(drift["corruption"]) if name != "clean"]
+    columns = min(len(names), 3)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(7.2, 0.8 + 2.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        for index, arm in enumerate(arms.values()):
+            of_arm = drift[(drift["arm"] == arm.name) & drift["corruption"].isin([name, "clean"])]
+            if of_arm.empty:
+                continue
+            accuracy = of_arm.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
+            axes.plot(accuracy.index, accuracy["mean"], **_style(arm, index))
+            axes.fill_between(
+                accuracy.index, accuracy["min"], accuracy["max"], color=arm.color, alpha=0.12, linewidth=0
+            )
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.set_xticks(range(6))
+        axes.grid(alpha=0.25)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    for axes in panels[::columns]:
+        axes.set_ylabel("test accuracy", fontsize=9)
+    figure.supxlabel("severity (0: clean)", fontsize=9)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=min(len(arms), 6), frameon=False, fontsize=9)
+    return figure
+
+
 def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm) -> None:
     """One ratio: its interval as far as the axis goes, and a point, an arrow where it is only a bound."""
     if found.bound == "unknown":
         words = "neither reached it" if found.both_censored == found.ratio.n else "open: not every seed reached it"
+        words = words if found.ratio.n else "no seed in common"
         axes.text(1.02, at, words, va="center", fontsize=7, color=arm.color)
         return
     low, high = found.ratio.low, found.ratio.high

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.errors import reason
-from hf_critmom.files import write_json
+from hf_critmom.files import claim_folder, write_json
 from hf_critmom.locks import locked
 from hf_critmom.records import differences
 
@@ -149,34 +149,17 @@ def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
     Raises:
         ComparisonError: If the folder holds a different plan or other files, or cannot be written.
     """
-    if not write:
-        return _stored(plan, folder) or plan
-    if folder.exists() and not folder.is_dir():
-        raise ComparisonError(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
     stored = _stored(plan, folder)
     if stored is not None:
         return stored
-    _refuse_foreign_files(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    claim_folder(folder, "comparison", PLAN_FILE, ComparisonError, write=write)
+    if write:
         with locked(folder, "plan"):  # two launches may begin at the same moment
             stored = _stored(plan, folder)
             if stored is not None:
                 return stored
-            _refuse_foreign_files(folder)
             plan.write(folder)
-    except OSError as error:
-        raise ComparisonError(
-            f"{folder} cannot be written ({error.strerror}): choose an --output_dir where you may write."
-        ) from None
     return plan
-
-
-def _refuse_foreign_files(folder: Path) -> None:
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    # Hidden ones are locks, and what another launch may just be writing.
-    if PLAN_FILE not in names and any(not name.startswith(".") for name in names):
-        raise ComparisonError(f"{folder} holds files, but no comparison: choose an empty or new --output_dir.")
 
 
 def _stored(plan: Plan, folder: Path) -> Plan | None:

@@ -74,7 +74,7 @@ class RunRecorder(TrainerCallback, ExportableState):
             return
         if hasattr(os, "getloadavg"):
             self.loads.append(os.getloadavg()[0])
-        used: dict[str, float] = next((record for record in reversed(state.log_history) if "momentum" in record), {})
+        used: dict[str, float] = next((record for record in reversed(state.log_history) if "loss" in record), {})
         self.evaluations.append(
             {
                 "step": state.global_step,

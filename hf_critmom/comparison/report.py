@@ -14,16 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from hf_critmom.comparison.arms import TUNED_SUFFIX, Arm, arm_from_record
+from hf_critmom.comparison.drift import CLEAN, drift_differences, read_drift
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.figures import (
     damping_figure,
+    drift_figure,
     metric_figure,
     reach_figure,
     speed_figure,
     write_figures,
 )
-from hf_critmom.comparison.plan import Plan
-from hf_critmom.comparison.results import Results, read_results, write_results
+from hf_critmom.comparison.plan import Plan, Trial
+from hf_critmom.comparison.results import Results, read_results, tuned_runs, write_results, writing
 from hf_critmom.comparison.statistics import (
     ArmSummary,
     Metric,
@@ -52,6 +54,7 @@ class BudgetReport:
         baseline: The arm that the others are related to.
         figures: Its figures by file name.
         relative: Header and rows of the table of arms relative to the baseline.
+        drift: Header and rows of the table of accuracies on corrupted images; no rows if they were not measured.
     """
 
     epochs: float | None
@@ -60,6 +63,7 @@ class BudgetReport:
     baseline: str
     figures: dict[str, Figure]
     relative: tuple[list[str], list[list[str]]]
+    drift: tuple[list[str], list[list[str]]]
 
     @property
     def title(self) -> str:
@@ -77,20 +81,22 @@ def write_report(folder: Path) -> RenderableType:
         The tables of results and the verdicts, for the terminal.
 
     Raises:
-        ComparisonError: If the folder holds no comparison, or no run of it has finished.
+        ComparisonError: If the folder holds no comparison or cannot be written, or no run of it has finished.
     """
     plan = Plan.read(folder)
     results = read_results(folder, plan)
     if not results.runs:
         raise ComparisonError(f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}.")
     arms = _arms(plan, results)
-    table = write_results(folder, plan)
-    reports = [_of_budget(plan, results, table, arms, epochs) for epochs in plan.budgets]
-    reports = [report for report in reports if report.summaries]
-    for report in reports:
-        write_figures(folder, report.figures)
-    with written_whole(folder / "README.md") as partial:
-        partial.write_text(_card(plan, results, table, arms, reports), encoding="utf-8")
+    drift = read_drift(folder, plan)
+    with writing(folder):
+        table = write_results(folder, plan)
+        reports = [_of_budget(plan, results, table, drift, arms, epochs) for epochs in plan.budgets]
+        reports = [report for report in reports if report.summaries]
+        for report in reports:
+            write_figures(folder, report.figures)
+        with written_whole(folder / "README.md") as partial:
+            partial.write_text(_card(plan, results, arms, reports), encoding="utf-8")
     return Group(*(part for report in reports for part in _for_terminal(plan, report)))
 
 
@@ -106,20 +112,28 @@ def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
 
 
 def _of_budget(
-    plan: Plan, results: Results, table: pd.DataFrame, arms: Mapping[str, Arm], epochs: float | None
+    plan: Plan,
+    results: Results,
+    table: pd.DataFrame,
+    drift: pd.DataFrame,
+    arms: Mapping[str, Arm],
+    epochs: float | None,
 ) -> BudgetReport:
     metric = _metric(plan)
     rows = table if epochs is None else table[table["budget"] == epochs]
     runs = [result for run, result in results.runs.items() if run.epochs == epochs]
     present = {name: arm for name, arm in arms.items() if (rows["arm"] == name).any()}
     if not present:
-        return BudgetReport(epochs, [], [], "", {}, ([], []))
+        return BudgetReport(epochs, [], [], "", {}, ([], []), ([], []))
     baseline = "constant" if "constant" in present else next(iter(present))
     suffix = "" if epochs is None else f"-{epochs:g}-epochs"
     figures = {
         f"{metric.name}{suffix}.png": metric_figure(rows, present, metric, plan.targets),
         f"damping{suffix}.png": damping_figure(runs, present),
     }
+    of_budget = drift if epochs is None else drift[drift["budget"] == epochs]
+    if (of_budget["corruption"] != CLEAN).any():
+        figures[f"drift{suffix}.png"] = drift_figure(of_budget, present)
     if len(present) > 1:
         figures[f"speed{suffix}.png"] = speed_figure(rows, present, baseline, metric, plan.targets)
     figures[f"reach{suffix}.png"] = reach_figure(rows, present, metric, plan.targets)
@@ -130,6 +144,7 @@ def _of_budget(
         baseline,
         figures,
         relative_rows(rows, [name for name in present if name != baseline], baseline, metric, plan.targets),
+        drift_rows(of_budget, list(present), baseline),
     )
 
 
@@ -158,13 +173,30 @@ def relative_rows(
         for target in targets:
             steps, seconds = (paired_ratio(table, arm, baseline, metric, target, by) for by in ("step", "seconds"))
             if steps.both_censored == steps.ratio.n:
-                cells.append("neither reached it")
+                cells.append("neither reached it" if steps.ratio.n else "no seed in common")
                 continue
             mine, theirs = (times(table, name, metric, target) for name in (arm, baseline))
             cells.append(
                 f"{_ratio(steps)}\nseconds {_ratio(seconds, interval=False)}\nlog-rank p {logrank(mine, theirs):.2g}"
             )
         rows.append([arm, *cells, _difference(paired_difference(table, arm, baseline, metric))])
+    return header, rows
+
+
+def drift_rows(drift: pd.DataFrame, arms: Sequence[str], baseline: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of accuracies on clean and corrupted images, means over seeds and severities."""
+    names = [name for name in dict.fromkeys(drift["corruption"]) if name != CLEAN]
+    if not names:
+        return [], []
+    header = ["arm", CLEAN, *(name.replace("_", " ") for name in names), f"corrupted, less {baseline}'s"]
+    means = drift.groupby(["arm", "corruption"])["accuracy"].mean()
+    rows = []
+    for arm in arms:
+        if arm not in means.index.get_level_values("arm"):
+            continue
+        differences = drift_differences(drift, arm, baseline) if arm != baseline else {}
+        less = _difference(differences["corrupted"]) if "corrupted" in differences else "-"
+        rows.append([arm, *(f"{means[arm].get(name, math.nan):.4f}" for name in (CLEAN, *names)), less])
     return header, rows
 
 
@@ -262,9 +294,7 @@ def _choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
     ]
 
 
-def _card(
-    plan: Plan, results: Results, table: pd.DataFrame, arms: Mapping[str, Arm], reports: Sequence[BudgetReport]
-) -> str:
+def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequence[BudgetReport]) -> str:
     metric = _metric(plan)
     runs = list(results.runs.values())
     evaluated = [
@@ -302,7 +332,9 @@ def _card(
     environment = Environment(
         loader=PackageLoader("hf_critmom.comparison"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    own = [run for run in results.runs if run.arm in plan.arms]  # tuned variants come after their trials
+    # A tuned variant that is the arm itself has no run of its own.
+    tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
+    asked = [*plan.runs(), *tuned]
     loads = [run["load"] for run in runs if run.get("load") is not None]
     return environment.get_template("card.md.jinja").render(
         front_matter=data.to_yaml(),
@@ -314,6 +346,7 @@ def _card(
                 "verdicts": [sentence(one) for one in report.verdicts],
                 "results": _cells(table_rows(report.summaries, metric.title)),
                 "relative": _cells(report.relative),
+                "drift": report.drift,
                 "baseline": report.baseline,
                 "figures": _captions(report, metric),
             }
@@ -325,16 +358,21 @@ def _card(
             name: [f"{factor:g}" for factor in plan.tuning.get(name, [])] for name in ("learning_rate", "weight_decay")
         },
         choices=[_choice_row(choice, results, metric.name) for choice in results.choices],
-        finished=len(own),
-        asked=len(plan.runs()),
+        finished=sum(run in results.runs for run in asked),
+        asked=len(asked),
         trials_finished=len(results.trials),
         trials_asked=len(plan.trials()),
         diverged=sum(run["status"] == "diverged" for run in runs),
         hardware=sorted({run["versions"]["hardware"] for run in runs}),
         load=max(loads, default=None),
         versions={name: version for name, version in plan.versions.items() if name != "hardware"},
-        evaluations=int((table["split"] == "validation").sum() / len(runs)),
+        evaluations=_counted([len(run["evaluations"]) for run in runs], "evaluation"),
     )
+
+
+def _counted(counts: Sequence[int], what: str) -> str:
+    few, many = min(counts), max(counts)
+    return f"{many if few == many else f'{few} to {many}'} {what}{'s' if many != 1 else ''}"
 
 
 def _cells(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[list[str]]]:
@@ -347,6 +385,7 @@ def _captions(report: BudgetReport, metric: Metric) -> list[tuple[str, str]]:
     captions = {
         metric.name: f"Validation {metric.title} over epochs, by arm: median and every seed",
         "damping": "Momentum and damping ratio over steps, by arm",
+        "drift": "Test accuracy on corrupted images against severity, by arm: mean over seeds, and their range",
         "speed": f"Steps to each target relative to {report.baseline}, with 95 % intervals",
         "reach": "Share of seeds that have reached each target, over steps",
     }

@@ -1,22 +1,42 @@
 """Results of a comparison on disk: ``runs/ARM/seed-N/result.json`` and their collection, ``results.parquet``."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError
 
 from hf_critmom.comparison.arms import TUNED_SUFFIX
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.comparison.plan import Plan, Run, Trial
+from hf_critmom.comparison.plan import PLAN_FILE, Plan, Run, Trial
 from hf_critmom.comparison.tuning import Choice, choose
 from hf_critmom.errors import reason
-from hf_critmom.files import written_whole
+from hf_critmom.files import why_unwritable, written_whole
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.parquet"
+
+
+def run_of(checkpoint: str | Path) -> tuple[Plan, str, int] | None:
+    """The plan, arm and seed of the run that a folder, or a checkpoint in one, belongs to; None if it is of none.
+
+    Where a comparison has several budgets, the arm's name says which one it is.
+
+    Raises:
+        ComparisonError: If the comparison's plan cannot be read.
+    """
+    run = Path(checkpoint).absolute()
+    if run.name.startswith("checkpoint-"):
+        run = run.parent
+    seed = run.name.removeprefix("seed-")
+    for runs in run.parents:
+        if runs.name == "runs" and seed.isdecimal() and (runs.parent / PLAN_FILE).exists():
+            return Plan.read(runs.parent), ", ".join(run.relative_to(runs).parts[:-1]), int(seed)
+    return None
 
 
 def read_runs(folder: Path, runs: Iterable[Run]) -> dict[Run, dict[str, Any]]:
@@ -44,6 +64,24 @@ def read_result(file: Path) -> dict[str, Any]:
             f"{file} is corrupt ({reason(error)}): delete it and repeat the comparison's command."
         ) from None
     return result
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says in one sentence that a comparison's folder could not be written.
+
+    Raises:
+        ComparisonError: If it could not.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not (why := why_unwritable(folder, error)):
+            raise
+        raise ComparisonError(
+            f"{folder} cannot be written any more ({why}): make room there, or let it be written, then repeat the "
+            "command; the runs that are finished stay, and are not repeated."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import errno
 import gc
 import math
 import tempfile
@@ -29,7 +28,14 @@ from hf_critmom.comparison.plan import (
 )
 from hf_critmom.comparison.progress import Progress
 from hf_critmom.comparison.recorder import RunRecorder, StopWhenDiverged, has_diverged
-from hf_critmom.comparison.results import RESULT_FILE, read_result, read_results, tuned_runs, write_results
+from hf_critmom.comparison.results import (
+    RESULT_FILE,
+    read_result,
+    read_results,
+    tuned_runs,
+    write_results,
+    writing,
+)
 from hf_critmom.comparison.schedules import SCHEDULES
 from hf_critmom.errors import reason
 from hf_critmom.files import finite, write_json
@@ -89,24 +95,16 @@ def run_comparison(asked: Comparison) -> Path:
     for arm in arms.values():
         _check_trainer(asked, arm, task)
     folder = Path(str(asked.training.output_dir))
-    plan = settle_plan(_plan(asked, arms, task, probe.num_parameters()), folder, write=process.is_main_process)
-    process.wait_for_everyone()
-    del probe
-
-    read_results(folder, plan)  # a corrupt result is better known now than after hours
-    runner = _Runner(asked, task, plan, folder, arms)
-    try:
+    with writing(folder):
+        plan = settle_plan(_plan(asked, arms, task, probe.num_parameters()), folder, write=process.is_main_process)
+        process.wait_for_everyone()
+        del probe
+        read_results(folder, plan)  # a corrupt result is better known now than after hours
+        runner = _Runner(asked, task, plan, folder, arms)
         runner.finish(plan.trials())
         runner.finish([*plan.runs(), *runner.tuned_runs()])
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        raise ComparisonError(
-            f"{folder} cannot be written any more ({error.strerror}): make room, then repeat the command; "
-            "the runs that are finished stay, and are not repeated."
-        ) from error
-    if process.is_main_process:
-        write_results(folder, plan)
+        if process.is_main_process:
+            write_results(folder, plan)
     process.wait_for_everyone()
     return folder
 
@@ -213,7 +211,7 @@ def _check_targets(asked: Comparison, task: Task) -> None:
         )
 
 
-def _check_steps(training: TrainingArguments, task: Task) -> None:
+def _check_steps(training: ComparisonTrainingArguments, task: Task) -> None:
     """Refuses settings under which a run would take no step, or be over before its first evaluation."""
     split = training.accelerator_config.split_batches
     for size in (training.train_batch_size, training.eval_batch_size) if split else ():
@@ -230,12 +228,22 @@ def _check_steps(training: TrainingArguments, task: Task) -> None:
             f"{len(task.train)} training {task.example}s do not fill one batch of {total_batch_size}, and "
             "--dataloader_drop_last drops what is not full: choose a smaller --per_device_train_batch_size."
         )
-    steps = math.ceil(batches / training.gradient_accumulation_steps * training.num_train_epochs)
-    steps = training.max_steps if training.max_steps > 0 else steps
-    if training.eval_strategy == IntervalStrategy.STEPS and training.eval_steps > steps:
+    steps_per_epoch = batches / training.gradient_accumulation_steps
+    shortest, steps = (
+        training.max_steps if training.max_steps > 0 else math.ceil(steps_per_epoch * epochs)
+        for epochs in (training.budgets[0], training.budgets[-1])
+    )
+    by_steps = training.eval_strategy == IntervalStrategy.STEPS
+    if by_steps and training.eval_steps > steps:
         raise ComparisonError(
             f"A run takes about {steps} steps, so with --eval_steps {training.eval_steps:g} it would never be "
             "evaluated: choose fewer, or a share of all steps below 1."
+        )
+    length = shortest if by_steps else shortest / steps_per_epoch
+    if training.eval_delay > length:
+        raise ComparisonError(
+            f"A run takes about {length:g} {'steps' if by_steps else 'epochs'}, so with --eval_delay "
+            f"{training.eval_delay:g} it would never be evaluated: choose a shorter delay."
         )
 
 
@@ -259,11 +267,16 @@ def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrained
 
 
 def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
-    """Builds a Trainer, so that what it refuses is known before anything is written."""
+    """Builds a Trainer with its schedule, so that what it refuses is known before anything is written."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _trainer(asked, arm, task, _run_arguments(asked.training, arm, Run(arm.name, 0), Path(folder)), [])
-        except (ImportError, RuntimeError, ValueError) as error:
+            args = _run_arguments(asked.training, arm, Run(arm.name, 0), Path(folder))
+            trainer = _trainer(asked, arm, task, args, [])
+            trainer.create_optimizer()
+            trainer.create_scheduler(_STEPS_OF_A_REHEARSAL)
+        except ComparisonError:
+            raise
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise ComparisonError(f"The Trainer refuses these arguments ({reason(error)}): change them.") from error
 
 
@@ -296,11 +309,14 @@ def _tuning(asked: Comparison) -> dict[str, Any]:
     return {**{name: sorted(set(factors or [1.0])) for name, factors in grids.items()}, "seed": seed}
 
 
+_STEPS_OF_A_REHEARSAL = 3
+
+
 def _rehearse(asked: Comparison, arm: Arm, task: Task) -> None:
     """A few steps and an evaluation that are thrown away: the first run must not pay for caches and lazy imports."""
     with tempfile.TemporaryDirectory() as folder:
         args = _run_arguments(asked.training, arm, Run(arm.name, asked.training.seed), Path(folder))
-        args.max_steps, args.report_to, args.push_to_hub = 3, [], False
+        args.max_steps, args.report_to, args.push_to_hub = _STEPS_OF_A_REHEARSAL, [], False
         args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
         trainer = _trainer(asked, arm, task, args, callbacks=[])
         trainer.train()

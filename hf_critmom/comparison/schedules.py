@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
-from transformers import TrainingArguments, get_scheduler
+from transformers import SchedulerType, TrainingArguments, get_scheduler
 
-MATCHED_MOMENTUM = 0.9
+from hf_critmom.comparison.errors import ComparisonError
 
 
-def matched_lr(lr: float, momentum: float = MATCHED_MOMENTUM) -> float:
+def matched_lr(lr: float, momentum: float = 0.9) -> float:
     """The learning rate at which constant momentum takes the mean step of the linear critical rule.
 
     The mean step of a heavy ball is ``lr / (1 - momentum)``; the linear rule's is ``sqrt(lr) / 2``. So the matched
@@ -37,16 +37,28 @@ def trainer_schedule(optimizer: Optimizer, args: TrainingArguments, num_training
     )
 
 
+def _stepwise_schedule(optimizer: Optimizer, args: TrainingArguments, num_training_steps: int) -> Any:
+    """The schedule of ``--lr_scheduler_type`` for those here that run it themselves, without an evaluation's metric."""
+    kind = SchedulerType(args.lr_scheduler_type).value
+    if kind in ("reduce_lr_on_plateau", "greedy"):
+        raise ComparisonError(
+            f"--lr_scheduler_type {kind} follows the evaluations, which the schedules matched and "
+            "demon cannot: choose another, or leave out the arms that have them."
+        )
+    return trainer_schedule(optimizer, args, num_training_steps)
+
+
 class MatchedSchedule:
     """Constant momentum at the learning rate matched, step by step, to a critically damped run's.
 
-    The Trainer's own schedule runs on a shadow optimizer, and every group gets `matched_lr` of what it says.
+    The Trainer's own schedule runs on a shadow optimizer, and every group gets `matched_lr` of what it says, at the
+    group's own momentum.
     """
 
     def __init__(self, optimizer: Optimizer, args: TrainingArguments, num_training_steps: int) -> None:
         self.optimizer = optimizer
         self._shadow = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
-        self._schedule = trainer_schedule(self._shadow, args, num_training_steps)
+        self._schedule = _stepwise_schedule(self._shadow, args, num_training_steps)
         self._apply()
 
     def step(self) -> None:
@@ -70,9 +82,8 @@ class MatchedSchedule:
         self._apply()
 
     def _apply(self) -> None:
-        lr = matched_lr(self._shadow.param_groups[0]["lr"])
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = matched_lr(self._shadow.param_groups[0]["lr"], group["momentum"])
 
 
 class DemonSchedule:
@@ -86,7 +97,7 @@ class DemonSchedule:
         self.initial = [group["momentum"] for group in optimizer.param_groups]
         self.num_training_steps = num_training_steps
         self.steps = 0
-        self._schedule = trainer_schedule(optimizer, args, num_training_steps)
+        self._schedule = _stepwise_schedule(optimizer, args, num_training_steps)
         self._apply()
 
     def step(self) -> None:

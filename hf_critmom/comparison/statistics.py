@@ -30,6 +30,7 @@ class Metric:
 
     def reached(self, values: pd.Series, target: float) -> pd.Series:
         """Which values are as good as the target or better."""
+        values = values.astype(float)  # what is not finite is recorded as None, maybe everywhere
         return values >= target if self.greater_is_better else values <= target
 
 
@@ -143,7 +144,7 @@ class PairedRatio:
     @property
     def bound(self) -> str:
         """What the estimate is: "exact", "at least", "at most" or "unknown"."""
-        if self.both_censored or (self.arm_censored and self.baseline_censored):
+        if not self.ratio.n or self.both_censored or (self.arm_censored and self.baseline_censored):
             return "unknown"
         return "at least" if self.arm_censored else "at most" if self.baseline_censored else "exact"
 
@@ -265,15 +266,16 @@ def reach_curve(observed: Times) -> ReachCurve:
 
 
 def logrank(first: Times, second: Times) -> float:
-    """p-value of the log-rank test that two arms reach the target alike; 1 where neither ever reached it.
+    """p-value of the log-rank test that two arms reach the target alike; 1 where no time tells them apart.
 
     The test does not use the pairing of the seeds, and its distribution is asymptotic: with few seeds it is a guide.
     """
-    if not (first.reached.any() or second.reached.any()):
+    hits = np.concatenate([first.times[first.reached], second.times[second.reached]])
+    at_risk = [(np.sum(first.times >= hit), np.sum(second.times >= hit), np.sum(hits == hit)) for hit in hits]
+    # Without a time at which runs of both arms were left, and not all of them arrived, the statistic is 0 / 0.
+    if not any(mine and theirs and arrived < mine + theirs for mine, theirs, arrived in at_risk):
         return 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):  # where a single run each leaves nothing to vary
-        pvalue = float(stats.logrank(first.censored(), second.censored()).pvalue)
-    return 1.0 if math.isnan(pvalue) else pvalue
+    return float(stats.logrank(first.censored(), second.censored()).pvalue)
 
 
 def paired_ratio(
@@ -317,14 +319,14 @@ def paired_ratio(
     rounding = np.array([(ours.rounding**2 + other.rounding**2) / 12.0 for ours, other in pairs])
     least_std = float(np.sqrt(rounding.mean())) if len(rounding) else 0.0
     of_log = mean_interval(logs, least_std=least_std, confidence=confidence)
-    low, high = math.exp(of_log.low), math.exp(of_log.high) if of_log.high < math.inf else math.inf
+    low, high = _exp(of_log.low), _exp(of_log.high)
     if arm_censored or both_censored:
         high = math.inf
     if baseline_censored or both_censored:
         low = 0.0
     if both_censored == len(pairs):
         of_log = Interval(math.nan, -math.inf, math.inf, len(pairs))
-    ratio = Interval(math.exp(of_log.estimate), low, high, len(pairs))
+    ratio = Interval(_exp(of_log.estimate), low, high, len(pairs))
     return PairedRatio(target, ratio, arm_censored, baseline_censored, both_censored, confidence)
 
 
@@ -356,6 +358,14 @@ def _by_seed(observed: Times) -> dict[int, _Time]:
         seed: _Time(float(time), bool(reached), float(resolution / time) if reached else 0.0)
         for seed, time, reached, resolution in columns
     }
+
+
+def _exp(value: float) -> float:
+    """The exponential, infinite where it exceeds what a float holds."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
 
 
 def _median(values: np.ndarray) -> float:

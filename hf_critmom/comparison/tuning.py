@@ -19,7 +19,8 @@ class Choice:
         value: Validation metric of the last evaluation of its trial.
         trials: Number of trials that the arm had.
         diverged: How many of them diverged.
-        edges: Which of its coordinates lie on an edge of the grid, so that a better value may lie outside.
+        edges: Which of its coordinates lie on an edge of the grid, so that a better value may lie outside; below a
+            weight decay of 0 there is none.
     """
 
     arm: str
@@ -53,21 +54,25 @@ def choose(plan: Plan, trials: Mapping[Run, Mapping[str, Any]]) -> list[Choice]:
             values = {
                 run.trial: float(trials[run]["evaluations"][-1][metric])
                 for run in asked
-                if run.trial is not None and trials[run]["status"] == "finished"
+                if run.trial is not None and _has_value(trials[run], metric)
             }
             if not values:
                 continue
-            best = max(values, key=lambda trial: (better * values[trial], -_distance(trial)))
+            best = min(values, key=lambda trial: (-better * values[trial], _distance(trial)))
             diverged = len(asked) - len(values)
             choices.append(Choice(arm, epochs, best, values[best], len(asked), diverged, _edges(plan, best)))
     return choices
 
 
-def _distance(trial: Trial) -> float:
+def _has_value(result: Mapping[str, Any], metric: str) -> bool:
+    """Whether a trial ended with a value: a perplexity can be infinite, recorded as None, where the loss is not."""
+    return result["status"] == "finished" and result["evaluations"][-1][metric] is not None
+
+
+def _distance(trial: Trial) -> tuple[bool, float]:
     """How far a point lies from the arm's own values, in powers; no weight decay at all lies farthest."""
-    return sum(
-        abs(math.log(factor)) if factor > 0.0 else math.inf for factor in (trial.learning_rate, trial.weight_decay)
-    )
+    factors = [factor for factor in (trial.learning_rate, trial.weight_decay) if factor > 0.0]
+    return trial.weight_decay == 0.0, sum(abs(math.log(factor)) for factor in factors)
 
 
 def _edges(plan: Plan, trial: Trial) -> tuple[str, ...]:
@@ -79,5 +84,5 @@ def _edges(plan: Plan, trial: Trial) -> tuple[str, ...]:
     return tuple(
         name.replace("_", " ")
         for name, factor in coordinates
-        if len(grid[name]) > 1 and factor in (min(grid[name]), max(grid[name]))
+        if len(grid[name]) > 1 and factor > 0.0 and factor in (min(grid[name]), max(grid[name]))
     )

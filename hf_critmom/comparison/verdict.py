@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from hf_critmom.comparison.arms import TUNED_SUFFIX
 from hf_critmom.comparison.statistics import Metric, PairedRatio, paired_ratio
 from hf_critmom.intervals import CONFIDENCE
 
@@ -19,7 +20,7 @@ class Claim:
     Attributes:
         text: What is claimed.
         arm: The arm that should be faster.
-        baselines: Arms that it should be faster than; empty: all others.
+        baselines: Arms that it should be faster than; empty: all others but tuned variants.
         highest_only: Whether only the highest target counts.
         same_learning_rate: Whether the claim is about arms at the same learning rate.
     """
@@ -117,7 +118,9 @@ def _verdict(claim: Claim, table: pd.DataFrame, metric: Metric, targets: Sequenc
     arms = list(dict.fromkeys(table["arm"]))
     if missing := [name for name in claim.baselines if name not in arms]:
         return Verdict(claim, UNTESTED, (), 0, f"it needs the arm {', '.join(missing)}")
-    baselines = claim.baselines or tuple(name for name in arms if name != claim.arm)
+    # A tuned variant may be the very arm, and is no rival of one that is not tuned.
+    rivals = tuple(name for name in arms if name != claim.arm and not name.endswith(TUNED_SUFFIX))
+    baselines = claim.baselines or rivals
     if not baselines:
         return Verdict(claim, UNTESTED, (), 0, "there is no other arm")
     if claim.same_learning_rate and not _same_learning_rate(table, claim.arm, baselines):
@@ -135,7 +138,9 @@ def _verdict(claim: Claim, table: pd.DataFrame, metric: Metric, targets: Sequenc
     seeds = min(finding.steps.ratio.n for finding in findings)
     informative = [finding for finding in findings if finding.steps.both_censored < finding.steps.ratio.n]
     if not informative:
-        return Verdict(claim, UNDECIDED, findings, seeds, "none of the arms reached the target")
+        compared = any(finding.steps.ratio.n for finding in findings)
+        why = "none of the arms reached the target" if compared else "no seed of theirs is finished in common"
+        return Verdict(claim, UNDECIDED, findings, seeds, why)
     statuses = {finding.status for finding in informative}
     if claim.highest_only and len(informative) < len(findings):
         statuses.add(UNDECIDED)
@@ -167,6 +172,8 @@ def sentence(verdict: Verdict) -> str:
 def _figures(finding: Finding) -> str:
     steps, baseline, n = finding.steps, finding.baseline, finding.steps.ratio.n
     to = f"To {steps.target:.4g}"
+    if n == 0:
+        return f"It has no finished seed in common with `{baseline}`."
     if steps.both_censored == n:
         return f"{to} neither it nor `{baseline}` arrived."
     missed = [
@@ -180,7 +187,8 @@ def _figures(finding: Finding) -> str:
     if steps.bound == "unknown":
         return f"{to} it cannot be related to `{baseline}` ({', '.join([*told, finding.status])})."
     bound = "" if steps.bound == "exact" else f"{steps.bound} "
-    details = ", ".join([interval_in_words(steps), *told, finding.status])
+    seeds = f"{n} seed{'s' if n > 1 else ''}"
+    details = ", ".join([interval_in_words(steps), seeds, *told, finding.status])
     return f"{to} it took {bound}{steps.ratio.estimate:.2f} times the steps of `{baseline}` ({details})."
 
 
@@ -196,5 +204,12 @@ def interval_in_words(found: PairedRatio) -> str:
     if low <= 0.0 and math.isinf(high):
         return "no interval"
     if math.isinf(high):
-        return f"{level} from {low:.2f}"
-    return f"{level} {low:.2f} to {high:.2f}"
+        return f"{level} from {_bound(low)}"
+    return f"{level} {_bound(low)} to {_bound(high)}"
+
+
+def _bound(value: float) -> str:
+    """An end of an interval, which does not read 1 unless it is."""
+    if value >= 1000.0:
+        return f"{value:.0e}"
+    return f"{value:.2f}" if abs(value - 1.0) >= 0.005 else f"{value:.4f}"

@@ -1,6 +1,8 @@
 """Tasks: data and models that comparisons run on."""
 
 from hf_critmom.tasks.arguments import DataArguments, ModelArguments
+from hf_critmom.tasks.checkpoints import load_checkpoint, load_task_of
+from hf_critmom.tasks.corruptions import CORRUPTIONS, corrupt, parse_corruption
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.image_task import ImageTask
 from hf_critmom.tasks.models import MODELS, build_model, check_model, model_record
@@ -10,6 +12,7 @@ from hf_critmom.tasks.task import Task
 from hf_critmom.tasks.text_task import TextTask
 
 __all__ = [
+    "CORRUPTIONS",
     "MODELS",
     "TASKS",
     "CifarResNetConfig",
@@ -22,9 +25,13 @@ __all__ = [
     "TextTask",
     "build_model",
     "check_model",
+    "corrupt",
     "flag_defaults",
+    "load_checkpoint",
     "load_task",
+    "load_task_of",
     "model_record",
+    "parse_corruption",
     "task_name",
     "task_spec",
 ]

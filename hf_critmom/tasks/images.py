@@ -86,6 +86,29 @@ class ImageDataset(Split):
     def __len__(self) -> int:
         return len(self.images)
 
+    def evaluated(self, images: np.ndarray | None = None) -> "ImageDataset":
+        """The same examples without augmentation; with other images, if any are given."""
+        return ImageDataset(
+            self.images if images is None else images,
+            self.labels,
+            mean=self.mean,
+            std=self.std,
+            processor=self.processor,
+        )
+
+    def prepared_by(
+        self, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, processor: Any = None
+    ) -> "ImageDataset":
+        """The same examples, augmented as before, normalised otherwise."""
+        return ImageDataset(
+            self.images,
+            self.labels,
+            mean=self.mean if mean is None else mean,
+            std=self.std if std is None else std,
+            augmentation=self.augmentation,
+            processor=processor,
+        )
+
     def set_epoch(self, epoch: int) -> None:
         """Tells the augmentation which epoch it is."""
         self._epoch_and_seed[0] = epoch
@@ -93,6 +116,10 @@ class ImageDataset(Split):
     def set_seed(self, seed: int) -> None:
         """Replaces the seed of the augmentation's draws by a run's own."""
         self._epoch_and_seed[1] = seed
+
+    def content_keys(self) -> list[bytes]:
+        """A digest of each image as it is before augmentation: equal ones are the same example."""
+        return [hashlib.sha256(image.tobytes()).digest() for image in self.images]
 
     def fingerprint(self) -> str:
         """SHA-256 of images and labels, as hexadecimal digits."""

@@ -29,6 +29,10 @@ class Split(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
+    def evaluated(self) -> "Split":
+        """The same examples as they are evaluated: without augmentation."""
+        return self
+
     @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 of the content, as hexadecimal digits."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import EvalPrediction, TrainerCallback
 
+from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.metrics import METRICS
 from hf_critmom.tasks.splits import Split, collate_batches
 
@@ -44,6 +45,17 @@ class Task(ABC):
     metric: str
     processor: Any
     notes: tuple[str, ...] = ()
+
+    def split(self, name: str) -> Split:
+        """A split by name.
+
+        Raises:
+            TaskError: If there is none of the name.
+        """
+        splits = self.splits
+        if name not in splits:
+            raise TaskError(f"There is no split {name!r}: choose one of {', '.join(splits)}.")
+        return splits[name]
 
     @property
     def splits(self) -> dict[str, Split]:

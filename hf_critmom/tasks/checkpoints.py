@@ -1,0 +1,118 @@
+"""Trained checkpoints, and the tasks that they were trained on."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoTokenizer, PreTrainedModel
+
+from hf_critmom.tasks.arguments import DataArguments, ModelArguments
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.image_task import ImageTask
+from hf_critmom.tasks.models import check_model
+from hf_critmom.tasks.pretrained import load_image_processor, load_pretrained
+from hf_critmom.tasks.registry import load_task, task_spec
+from hf_critmom.tasks.task import Task
+from hf_critmom.tasks.text_task import TextTask
+
+
+def load_task_of(checkpoint: str, data: DataArguments) -> Task:
+    """The task that the flags describe, with the tokens of a checkpoint where it is one of text.
+
+    Raises:
+        TaskError: One sentence, if the data cannot be used.
+    """
+    of_text = task_spec(data).kind is TextTask
+    return load_task(data, ModelArguments(model_name_or_path=checkpoint) if of_text else None)
+
+
+def load_checkpoint(name_or_path: str, task: Task) -> tuple[PreTrainedModel, Task]:
+    """A trained checkpoint, and the task with its images prepared as the checkpoint's own processor does.
+
+    Raises:
+        TaskError: If it cannot be loaded, or was made for another task: other classes, images or tokens.
+    """
+    auto, what = (
+        (AutoModelForCausalLM, "causal language model")
+        if isinstance(task, TextTask)
+        else (AutoModelForImageClassification, "image classifier")
+    )
+    model, info = load_pretrained(auto, name_or_path, what, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise TaskError(
+            f"{name_or_path} is no trained {what}: it has no weights for {_some(tuple(missing))}; name a checkpoint "
+            "that was trained on the task."
+        )
+    if isinstance(task, ImageTask):
+        _check_classes(model, task, name_or_path)
+        task = _prepared_for(model, name_or_path, task)
+    elif isinstance(task, TextTask):
+        _check_tokens(model, task, name_or_path)
+    check_model(model, task)
+    return model, task
+
+
+def _check_classes(model: PreTrainedModel, task: ImageTask, name: str) -> None:
+    theirs = tuple(str(label) for _, label in sorted(model.config.id2label.items()))
+    unnamed = theirs == tuple(f"LABEL_{index}" for index in range(len(theirs)))
+    if len(theirs) != len(task.label_names) or not (unnamed or theirs == task.label_names):
+        raise TaskError(
+            f"{name} is a checkpoint of another task: it tells {_some(theirs)} apart ({len(theirs)} classes), and "
+            f"{task.name} has {_some(task.label_names)} ({len(task.label_names)}); name its task with --task."
+        )
+
+
+def _check_tokens(model: PreTrainedModel, task: TextTask, name: str) -> None:
+    theirs = load_pretrained(AutoTokenizer, name, "tokenizer")
+    if theirs.get_vocab() != task.tokenizer.get_vocab():
+        raise TaskError(
+            f"{name} has other tokens ({type(theirs).__name__}, {len(theirs):,} of them) than the text was cut into "
+            f"({type(task.tokenizer).__name__}, {len(task.tokenizer):,}): examine it alone."
+        )
+
+
+def _prepared_for(model: PreTrainedModel, name: str, task: ImageTask) -> ImageTask:
+    """The task with its images as a checkpoint takes them: normalised, and resized where its processor does that."""
+    processor = load_image_processor(name)
+    height, width = task.image_shape[1:]
+    size = dict(getattr(processor, "size", None) or {}) if getattr(processor, "do_resize", False) else {}
+    if size and (size.get("height"), size.get("width")) != (height, width):
+        splits = {split: data.prepared_by(processor=processor) for split, data in _image_splits(task).items()}
+        return dataclasses.replace(task, **splits, processor=processor)
+    configured = getattr(model.config, "image_size", None)
+    if configured is not None:  # one number is the height; where the width must be the same, the model says so itself
+        expected = (configured, None) if isinstance(configured, int) else tuple(configured)
+        if any(theirs not in (None, ours) for theirs, ours in zip(expected, (height, width), strict=True)):
+            raise TaskError(
+                f"{name} is a checkpoint of another task: it takes images of {expected[0]}x{expected[1] or expected[0]}"
+                f" pixels, and those of {task.name} have {height}x{width}; resize them with --image_size, or name its "
+                "task with --task."
+            )
+    return task if processor is None else _normalised_by(processor, task, name)
+
+
+def _normalised_by(processor: Any, task: ImageTask, name: str) -> ImageTask:
+    """The task with a processor's statistics in the place of its own."""
+    known = getattr(processor, "data_config", {})  # what timm's processors have instead of attributes
+    mean = getattr(processor, "image_mean", known.get("mean"))
+    std = getattr(processor, "image_std", known.get("std"))
+    if mean is None or std is None or not getattr(processor, "do_normalize", True):
+        mean, std = 0.0, 1.0
+    channels = task.image_shape[0]
+    means, deviations = np.atleast_1d(mean), np.atleast_1d(std)
+    if not {len(means), len(deviations)} <= {1, channels}:
+        raise TaskError(
+            f"{name} is a checkpoint of another task: its processor normalises {len(means)} channels, and images of "
+            f"{task.name} have {channels}; name its task with --task."
+        )
+    mean, std = (np.broadcast_to(values, channels).tolist() for values in (means, deviations))
+    splits = {split: data.prepared_by(mean=mean, std=std) for split, data in _image_splits(task).items()}
+    return dataclasses.replace(task, **splits, processor=processor)
+
+
+def _image_splits(task: ImageTask) -> dict[str, Any]:
+    return {"train": task.train, "validation": task.validation, "test": task.test}
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
