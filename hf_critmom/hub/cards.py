@@ -15,7 +15,6 @@ from hf_critmom.hub.choice import ChosenRun
 from hf_critmom.hub.refusals import HubError
 from hf_critmom.hub.repository import Repository, is_repo_id
 
-
 _LOADED = {
     "image-classification": {"processor": "AutoImageProcessor", "model": "AutoModelForImageClassification"},
     "text-generation": {"tokenizer": "AutoTokenizer", "model": "AutoModelForCausalLM"},
