@@ -82,6 +82,9 @@ def test_two_processes_give_the_numbers_of_one(shared: Shared, alone: Path, run:
         numbers(json.loads((folder / run / "seed-42" / "result.json").read_text())) for folder in (shared.folder, alone)
     )
     assert len(expected) > 20 and any("test" in place for place in expected)
+    if run.startswith("vit"):  # the last batch of its evaluations is filled up, which the Trainer's loss does not undo
+        for place in [place for place in expected if place.endswith(".loss") and "training_log" not in place]:
+            assert found.pop(place) == pytest.approx(expected.pop(place), rel=0.05)
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
