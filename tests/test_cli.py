@@ -228,6 +228,46 @@ def test_a_run_takes_a_step_and_is_evaluated(refused: Refused) -> None:
     assert "--max_steps" not in sentence
 
 
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_a_run_outlasts_the_delay_of_its_evaluations(refused: Refused, strategy: str) -> None:
+    delayed = ("--eval_strategy", strategy, "--eval_steps", "1", "--eval_delay", "2")
+    sentence = refused("compare", *TINY, *delayed)
+    assert "--eval_delay 2" in sentence and f"about 1 {strategy.rstrip('s')}s" in sentence
+    budgets = ("--num_train_epochs", "1", "3")  # the longer one alone would be evaluated
+    assert "--eval_delay 2" in refused("compare", *TINY, *budgets, *delayed)
+
+
+@pytest.mark.parametrize("epochs", [("1", "1"), ("0", "2"), ("2", "-1")])
+def test_each_budget_is_positive_and_given_once(refused: Refused, epochs: tuple[str, str]) -> None:
+    assert "--num_train_epochs" in refused("compare", *TINY, "--num_train_epochs", *epochs)
+
+
+def test_steps_cannot_decide_beside_several_budgets(refused: Refused) -> None:
+    assert "--max_steps" in refused("compare", *TINY, "--num_train_epochs", "1", "2", "--max_steps", "3")
+
+
+@pytest.mark.parametrize(
+    ("kind", "arms", "said"),
+    [
+        ("cosine_with_min_lr", ("constant",), "min_lr"),
+        ("warmup_stable_decay", ("critmom",), "num_decay_steps"),
+        ("reduce_lr_on_plateau", ("constant", "matched"), "--lr_scheduler_type reduce_lr_on_plateau"),
+        ("greedy", ("demon",), "--lr_scheduler_type greedy"),
+    ],
+)
+def test_a_schedule_that_an_arm_cannot_follow_is_refused_before_anything_is_written(
+    refused: Refused, kind: str, arms: tuple[str, ...], said: str
+) -> None:
+    assert said in refused("compare", *TINY, "--lr_scheduler_type", kind, "--arms", *arms)
+
+
+def test_a_file_of_arms_that_cannot_be_used_is_named(refused: Refused, tmp_path: Path) -> None:
+    assert "nothing.toml" in refused("compare", *TINY, "--arms_file", "nothing.toml")
+    (tmp_path / "arms.toml").write_text('[odd]\noptimizer = "lion"\n')
+    sentence = refused("compare", *TINY, "--arms_file", "arms.toml", "--arms", "constant")
+    assert "'odd'" in sentence and "arms.toml" in sentence
+
+
 def test_workers_that_persist_must_exist(refused: Refused) -> None:
     assert "--dataloader_num_workers" in refused("compare", *TINY, "--dataloader_persistent_workers", "true")
 

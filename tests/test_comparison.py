@@ -428,6 +428,138 @@ def test_a_report_of_an_unfinished_comparison_says_so(finished: Finished, again:
     assert "**Unfinished: 5 of 6 runs.**" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_result_says_what_a_run_was_asked_to_do_and_how_long_it_took(finished: Finished) -> None:
+    for result in finished.results():
+        assert (result["budget"], result["learning_rate"], result["weight_decay"]) == (EPOCHS, 0.1, 5e-4)
+        assert 0.0 < result["train_seconds"] < result["trainer_seconds"] < result["wall_seconds"]
+    table = pd.read_parquet(finished.folder / "results.parquet")
+    assert set(table["budget"]) == {EPOCHS} and set(table["peak_learning_rate"]) == {0.1}
+
+
+def test_the_report_gives_a_verdict_on_every_claim_about_its_arms(finished: Finished) -> None:
+    text = (finished.folder / "README.md").read_text()
+    verdict = text.partition("## Verdict\n")[2].partition("## ")[0]
+    claims = [line for line in verdict.splitlines() if line.startswith("* ")]
+    assert [claim.partition(":")[0] for claim in claims] == [
+        "* `critmom` is faster than constant momentum at the same learning rate",
+        "* `critmom` is faster than its matched control",
+        "* `hybrid` is the first to reach the high target",
+    ]
+    assert "**undecided with 2 seeds**. To 0.05 " in claims[0]  # two tiny runs decide nothing
+    assert "**not tested** (it needs the arm matched)." in claims[1]
+    assert "critmom is faster than its matched control: not tested" in finished.printed
+
+
+COMMITTED = sorted(path.parent for path in Path(__file__).parent.parent.glob("model_cards/*/comparison.json"))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=[folder.name for folder in COMMITTED])
+def test_the_comparisons_of_the_repository_can_still_be_reported(folder: Path, again: Any, tmp_path: Path) -> None:
+    """Also those whose plans know neither colours nor tuning, and whose results no budget and learning rate."""
+    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("README.md", "figures", "*.parquet"))
+    printed, _ = again("report", str(tmp_path / "out"))
+    plan = json.loads((folder / "comparison.json").read_text())
+    assert all(arm in printed for arm in plan["arms"])
+    mine, theirs = (pd.read_parquet(one / "results.parquet") for one in (tmp_path / "out", folder))
+    kept = [column for column in theirs.columns if column in mine.columns]
+    assert {"arm", "seed", "split", "step", "seconds", plan["task"]["metric"]} <= set(kept)
+    tables = (table[kept].sort_values(["arm", "seed", "step", "split"], ignore_index=True) for table in (mine, theirs))
+    pd.testing.assert_frame_equal(*tables, check_dtype=False)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert len(card.data.eval_results) >= 1 and "## Verdict" in card.text and plan["command"] in card.text
+
+
+# ------------------------------------------------------------------------------------------- budgets, arms from a file
+
+
+@pytest.fixture(scope="module")
+def budgets(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder, witness = tmp_path_factory.mktemp("budgets") / "out", Witness()
+    words = (*TINY, "--num_train_epochs", "2", "1", "--arms", "critmom", "ikfad", "--num_seeds", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        printed = printed_by(("compare", *words, "--targets", "0.05", "--output_dir", str(folder)), patch)
+    return Finished(folder, printed, witness)
+
+
+def of_budget(folder: Path, arm: str, epochs: int) -> dict[str, Any]:
+    return json.loads((folder / "runs" / arm / f"epochs-{epochs}" / "seed-42" / "result.json").read_text())
+
+
+def test_every_budget_has_runs_of_its_own(budgets: Finished) -> None:
+    files = budgets.folder.glob("runs/**/result.json")
+    assert {str(file.parent.relative_to(budgets.folder)) for file in files} == {
+        f"runs/{arm}/epochs-{epochs}/seed-42" for arm in ("critmom", "ikfad") for epochs in (1, 2)
+    }
+    plan = json.loads((budgets.folder / "comparison.json").read_text())
+    assert plan["training"]["num_train_epochs"] == [1.0, 2.0]
+    table = pd.read_parquet(budgets.folder / "results.parquet")
+    assert table.groupby("budget").size().to_dict() == {1.0: 2 * (1 + 1), 2.0: 2 * (2 + 1)}
+    for arm in ("critmom", "ikfad"):
+        for epochs in (1, 2):
+            result = of_budget(budgets.folder, arm, epochs)
+            assert (result["budget"], result["steps"]) == (epochs, epochs * TRAIN // BATCH)
+
+
+def test_each_budget_has_a_schedule_of_its_own(budgets: Finished) -> None:
+    """The learning rate decays to 0 over either: a short budget is not the beginning of a long one."""
+    for epochs in (1, 2):
+        steps = epochs * TRAIN // BATCH
+        rates = [record["learning_rate"] for record in of_budget(budgets.folder, "critmom", epochs)["training_log"]]
+        assert rates == pytest.approx([0.05 * (1.0 + math.cos(math.pi * step / steps)) for step in range(steps)])
+
+
+def test_a_run_of_several_budgets_is_that_of_a_comparison_with_one(budgets: Finished, finished: Finished) -> None:
+    several, alone = of_budget(budgets.folder, "critmom", EPOCHS), finished.result("critmom", 42)
+    assert without_seconds(several) == without_seconds(alone)
+
+
+def test_the_learning_rate_is_recorded_where_there_is_no_momentum(budgets: Finished) -> None:
+    table = pd.read_parquet(budgets.folder / "results.parquet")
+    validation = table[table["split"] == "validation"]
+    assert (validation["learning_rate"] > 0.0).all()
+    assert validation[validation["arm"] == "ikfad"]["momentum"].isna().all()
+
+
+def test_the_report_has_a_section_for_every_budget(budgets: Finished) -> None:
+    text = (budgets.folder / "README.md").read_text()
+    for epochs in (1, 2):
+        assert f"## Verdict, {epochs} epochs" in text and f"## Results, {epochs} epochs" in text
+        assert f"resnet18 of width 2, {epochs} epochs, learning rate 0.1" in budgets.printed
+        for name in ("accuracy", "damping", "reach", "speed"):
+            assert f"(figures/{name}-{epochs}-epochs.png)" in text
+            assert (budgets.folder / "figures" / f"{name}-{epochs}-epochs.png").exists()
+    assert "1 to 2 evaluations per run" in text and "The answer holds for these budgets and" in text
+    names = [result.metric_name for result in ModelCard.load(budgets.folder / "README.md").data.eval_results]
+    assert [name.split(", ")[1:3] for name in names] == [
+        [arm, f"{epochs} epochs"] for epochs in (1, 2) for arm in ("critmom", "ikfad")
+    ]
+
+
+def test_arms_of_a_file_are_compared_and_recorded(finished: Finished, again: Any, tmp_path: Path) -> None:
+    file, folder = tmp_path / "arms.toml", tmp_path / "out"
+    heavy = '[heavy]\noptimizer = "sgd"\noptions = { momentum = 0.95 }\nlearning_rate = 0.05\nweight_decay = 0.001\n'
+    file.write_text(heavy + 'help = "SGD, heavier"\ncolor = "#123456"\n')
+    given = (*TINY, "--arms", "constant", "heavy", "--arms_file", str(file), "--num_seeds", "1", "--targets", "0.05")
+    printed, _ = again("compare", *given, "--output_dir", str(folder))
+    assert "heavy" in printed
+    result = read_result(folder, "heavy", 42)
+    assert (result["learning_rate"], result["weight_decay"]) == (0.05, 0.001)
+    assert {record["momentum"] for record in result["training_log"]} == {0.95}
+    assert result["training_log"][0]["learning_rate"] == 0.05
+    assert without_seconds(read_result(folder, "constant", 42)) == without_seconds(finished.result("constant", 42))
+    assert (
+        "`heavy`: SGD, heavier; its own learning rate 0.05, its own weight decay 0.001."
+        in (folder / "README.md").read_text()
+    )
+    file.unlink()  # the plan holds everything
+    again("report", str(folder))
+    file.write_text(heavy + 'help = "in other words"\n')
+    _, repeated = again("compare", *given, "--output_dir", str(folder))
+    assert repeated.runs == {}
+    file.write_text(heavy.replace("0.95", "0.8"))
+    assert main(("compare", *given, "--output_dir", str(folder))) == 2
+
+
 # --------------------------------------------------------------------------------------------- repeat, continue, resume
 
 

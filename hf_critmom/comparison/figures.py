@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFormatter
 
 from hf_critmom.comparison.arms import Arm
 from hf_critmom.comparison.statistics import Metric, PairedRatio, paired_ratio, reach_curve, times
@@ -50,7 +50,7 @@ def metric_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, 
         axes.set_yscale("log")
     axes.grid(alpha=0.25)
     if not validation.empty:
-        axes.legend(loc="lower right" if metric.greater_is_better else "upper right", frameon=False, fontsize=9)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -79,6 +79,8 @@ def damping_figure(runs: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm]) -
         lower.plot([record["step"] for record in damped], [record["damping_ratio"] for record in damped], **style)
     upper.set(ylabel="momentum", title="What the optimizers used")
     lower.set(xlabel="step", ylabel="damping ratio (curvature 1)", yscale="log")
+    lower.yaxis.set_major_formatter(LogFormatter())
+    lower.yaxis.set_minor_formatter(LogFormatter())
     if ratios:
         low, high = min(min(ratios), 0.5) / 1.5, max(max(ratios), 2.0) * 1.5
         lower.set_ylim(low, high)
@@ -106,7 +108,7 @@ def reach_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, t
     """
     columns = min(len(targets), 2)
     rows = math.ceil(len(targets) / columns)
-    figure = Figure(figsize=(7.2, 0.7 + 2.3 * rows), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.5 + 0.2 * math.ceil(len(arms) / 4) + 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     end = float(table.loc[table["split"] == "test", "step"].max())
     for axes, target in zip(panels, targets, strict=False):
@@ -134,7 +136,7 @@ def speed_figure(
     """Steps to each target relative to the baseline's, with the paired intervals.
 
     How to read it: a point left of 1 took fewer steps than the baseline; an interval that crosses 1 leaves the question
-    open. An arrow is a bound: on its side a run did not reach the target.
+    open. An arrow is a bound: on its side a run did not reach the target. A hollow point lies beyond the axis.
 
     Args:
         table: The results table, of one budget.
@@ -146,17 +148,23 @@ def speed_figure(
     others = [arm for arm in arms.values() if arm.name != baseline and (table["arm"] == arm.name).any()]
     figure = Figure(figsize=(7.2, 1.6 + 0.25 * (len(others) + 1) * len(targets)), layout="constrained")
     axes = figure.add_subplot()
+    found = {
+        (target, arm.name): paired_ratio(table, arm.name, baseline, metric, target)
+        for target in targets
+        for arm in others
+    }
+    estimates = [one.ratio.estimate for one in found.values() if one.bound != "unknown"]
+    end = min(max([3.0, *(1.1 * max(estimate, 1.0 / estimate) for estimate in estimates)]), 12.0)
     ticks, labels = [], []
     for group, target in enumerate(targets):
         top = group * (len(others) + 1.0)
         ticks.append(top + (len(others) - 1) / 2.0)
         labels.append(f"{target:.4g}")
         for index, arm in enumerate(others):
-            found = paired_ratio(table, arm.name, baseline, metric, target)
-            _draw_ratio(axes, top + index, found, arm)
+            _draw_ratio(axes, top + index, found[target, arm.name], arm, end)
     axes.axvline(1.0, color="0.4", linewidth=0.9)
-    axes.set(xscale="log", xlim=(1.0 / 3.0, 3.0), ylabel=f"target ({metric.title})")
-    axes.xaxis.set_major_locator(FixedLocator([1 / 3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0]))
+    axes.set(xscale="log", xlim=(1.0 / end, end), ylabel=f"target ({metric.title})")
+    axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 1 / 3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"steps relative to {baseline} (left of 1: faster)")
@@ -207,8 +215,16 @@ def drift_figure(drift: pd.DataFrame, arms: Mapping[str, Arm]) -> Figure:
     return figure
 
 
-def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm) -> None:
-    """One ratio: its interval as far as the axis goes, and a point, an arrow where it is only a bound."""
+def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm, end: float) -> None:
+    """One ratio: its interval as far as the axis goes, and a point, an arrow where it is only a bound.
+
+    Args:
+        axes: Where it is drawn.
+        at: How far down.
+        found: The ratio.
+        arm: Whose it is.
+        end: The end of the axis, which begins at its reciprocal.
+    """
     if found.bound == "unknown":
         words = "neither reached it" if found.both_censored == found.ratio.n else "open: not every seed reached it"
         words = words if found.ratio.n else "no seed in common"
@@ -216,10 +232,12 @@ def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm) -> None:
         return
     low, high = found.ratio.low, found.ratio.high
     if low > 0.0 or high < math.inf:
-        axes.plot([max(low, 0.1), min(high, 10.0)], [at, at], color=arm.color, linewidth=1.6, linestyle=_dash(arm))
+        ends = [min(max(side, 1.0 / end), end) for side in (low, high)]
+        axes.plot(ends, [at, at], color=arm.color, linewidth=1.6, linestyle=_dash(arm))
     marker = {"exact": "o", "at least": ">", "at most": "<"}[found.bound]
-    place = min(max(found.ratio.estimate, 0.34), 2.95)
-    axes.plot([place], [at], color=arm.color, marker=marker, markersize=5, linestyle="none")
+    place = min(max(found.ratio.estimate, 1.02 / end), 0.98 * end)
+    inside = "full" if place == found.ratio.estimate else "none"
+    axes.plot([place], [at], color=arm.color, marker=marker, markersize=5, fillstyle=inside, linestyle="none")
 
 
 def _dash(arm: Arm) -> str:
