@@ -20,6 +20,17 @@ MEASURED = ("seconds", "train_seconds", "trainer_seconds", "wall_seconds", "load
 """What a result holds that a clock has measured."""
 
 
+def has_saved(run: Path) -> bool:
+    """Whether a run's folder holds a checkpoint that was written to its end."""
+    for state in run.glob("checkpoint-*/trainer_state.json"):
+        try:
+            json.loads(state.read_text())
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
 def launch(
     *words: str,
     said: Path,

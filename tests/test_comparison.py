@@ -22,7 +22,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from huggingface_hub import ModelCard
-from launches import without_seconds
+from launches import has_saved, without_seconds
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
@@ -632,7 +632,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], P
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 300.0
-        while not list(folder.glob("runs/critmom/seed-42/checkpoint-*/trainer_state.json")):
+        while not has_saved(folder / "runs" / "critmom" / "seed-42"):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from launches import NOT_PERMITTED, launch, launch_on_a_small_disk, outcome, status_of, wait_until
+from launches import NOT_PERMITTED, has_saved, launch, launch_on_a_small_disk, outcome, status_of, wait_until
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_critmom.cli import main
@@ -78,7 +78,7 @@ def test_a_launch_that_is_killed_leaves_its_run_to_one_that_waits(tmp_path: Path
     folder, first, second = tmp_path / "out", tmp_path / "first", tmp_path / "second"
     holds = launch(*command, "--output_dir", str(folder), said=first)
     assert holds.pid is not None
-    wait_until(lambda: list(folder.glob("runs/hybrid/seed-42/checkpoint-*/trainer_state.json")), holds)
+    wait_until(lambda: has_saved(folder / "runs" / "hybrid" / "seed-42"), holds)
     os.kill(holds.pid, signal.SIGSTOP)  # it makes the run, and takes its time
     waits = launch(*command, "--output_dir", str(folder), said=second)
     wait_until(lambda: second.exists() and "waiting for 1 run that others are making" in second.read_text(), waits)

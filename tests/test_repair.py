@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launches import has_saved
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
@@ -388,7 +389,7 @@ def test_a_repair_that_was_killed_ends_as_if_it_had_not_been(checkpoint: Path, t
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 300.0
-        while not list((tmp_path / "killed").glob("runs/*/seed-42/checkpoint-*/trainer_state.json")):
+        while not has_saved(tmp_path / "killed" / "runs" / "layer4+fc" / "seed-42"):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
