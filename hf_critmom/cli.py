@@ -1,6 +1,7 @@
 """The command line: ``hf-critmom`` and ``python -m hf_critmom``, one small function per subcommand."""
 
 import dataclasses
+import os
 import runpy
 import shlex
 import sys
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[command](rest)
     except InputError as error:
-        print(f"{PROGRAM} {command}: error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes on a machine one says it
+            print(f"{PROGRAM} {command}: error: {error}", file=sys.stderr)
         return 2
 
 

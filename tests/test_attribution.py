@@ -237,7 +237,7 @@ def test_the_items_of_a_language_model_are_its_tokens(language_model, select, ba
     loader = DataLoader(rows, batch_size, collate_fn=padded)
     attribution = attribute_gradients(language_model, loader, select=select)
     assert (attribution.unit, attribution.selected, attribution.total) == ("tokens", len(losses), total)
-    assert attribution.loss == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert attribution.loss == pytest.approx(losses.mean().item(), rel=1e-5)
     assert_is(attribution, naive_norms(language_model, losses.mean()), rel=1e-3)
 
 

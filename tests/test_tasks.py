@@ -1,7 +1,9 @@
 """Claims about tasks: the CIFAR ResNet, augmentation, batches of images, where data comes from and how it is split."""
 
 import io
+import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from hf_critmom.cli import parse_comparison
+from hf_critmom.records import recorded_training_arguments
 from hf_critmom.tasks import (
     MODELS,
     TASKS,
@@ -35,6 +39,7 @@ from hf_critmom.tasks import (
     build_model,
     check_model,
     load_task,
+    model_record,
     task_spec,
 )
 from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics
@@ -42,6 +47,7 @@ from hf_critmom.tasks.metrics import METRICS
 from hf_critmom.tasks.splits import collate_batches
 
 CLASSES = ("cat", "dog", "frog")
+CARDS = Path(__file__).parents[1] / "model_cards"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -594,6 +600,7 @@ def test_transparency_is_dropped(tmp_path: Path) -> None:
     task = load_task(DataArguments(task=str(write_folder(tmp_path, images, labels_in_turn(30)))))
     assert task.image_shape == (3, 8, 8)
     assert contents(task.train) <= {image[:3].tobytes() for image in images}
+    assert task.notes[0].startswith("The alpha channel of 30 images was dropped")
 
 
 @pytest.mark.parametrize("grey_at", [0, 17, 29])
@@ -604,6 +611,7 @@ def test_a_grey_image_among_coloured_ones_does_not_take_their_colours(tmp_path: 
     assert task.image_shape == (3, 8, 8)
     everything = contents(task.train) | contents(task.validation) | contents(task.test)
     assert everything == {np.broadcast_to(image, (3, 8, 8)).tobytes() for image in pictures}
+    assert task.notes[0] == "Grey images, 1 of them, were given three equal channels."
 
 
 def test_a_grey_test_split_joins_a_coloured_training_split(tmp_path: Path) -> None:
@@ -622,6 +630,7 @@ def test_sixteen_bit_images_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert task.image_shape == (1, 8, 8)
     everything = contents(task.train) | contents(task.validation) | contents(task.test)
     assert everything == {(image >> 8).astype(np.uint8).tobytes() for image in deep}
+    assert task.notes[0] == "Of 30 images of 16 bits the upper 8 are used."
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
@@ -762,6 +771,19 @@ def test_the_description_changes_with_a_single_pixel_or_label(digits: Task, spli
     for change in (change_pixel, change_label):
         changed = described(change)
         assert {name for name in original if changed[name] != original[name]} == {split}
+
+
+def test_the_plan_of_a_stored_comparison_is_still_what_its_command_asks_for() -> None:
+    """A comparison that an earlier version began goes on: nothing in what is recorded of a task may change."""
+    stored = json.loads((CARDS / "digits-resnet18-w16" / "comparison.json").read_text())
+    asked = parse_comparison(shlex.split(stored["command"])[2:])
+    task = load_task(asked.data, asked.model)
+    model = build_model(task, asked.model, asked.training.seed)
+    assert json.dumps(task.description()) == json.dumps(stored["task"])
+    recorded = {**model_record(task, asked.model), "num_parameters": model.num_parameters()}
+    assert json.dumps(recorded) == json.dumps(stored["model"])
+    assert recorded_training_arguments(asked.training) == stored["training"]
+    assert list(task_spec(asked.data).targets) == stored["targets"]
 
 
 def test_every_entry_of_the_table_names_itself_and_completes_the_flags() -> None:

@@ -180,7 +180,7 @@ def test_the_standard_library_is_a_corpus_that_needs_no_file(library: TextTask) 
 
 
 def test_held_out_modules_are_whole_and_never_trained_on(library: TextTask) -> None:
-    whole = text_task_of(task="text", max_eval_samples=10**9)
+    whole = text_task_of(task="text", max_train_samples=10**9, max_eval_samples=10**9)
     trained_on = text_of(whole.train)
     assert "class ArgumentParser" in trained_on + text_of(whole.validation) + text_of(whole.test)
     for split in (whole.validation, whole.test):

@@ -31,6 +31,9 @@ LARGEST_GRADIENT_BATCH = 32
 FEWEST_GRADIENT_BATCHES = 16
 """Where there are few chosen rows, they are still spread over so many backward passes."""
 
+CPU_ROWS = 64
+"""Rows that are predicted at once on a CPU: what a network makes of more of them does not stay in its caches."""
+
 _WAITING_BATCHES = 8
 """So many backward passes' rows are waited for, before it is clear that the rows are not few."""
 
@@ -167,9 +170,16 @@ class GradientPass:
 
     def _items(self, batch: Batch) -> Items:
         """Predictions of a batch, counted."""
-        with torch.no_grad():
-            _, outputs = self.compute_loss(self.model, dict(batch.inputs))
-            items = items_of(self.model, outputs, batch.labels)
+        rows = len(batch.labels)
+        size = CPU_ROWS if self.device.type == "cpu" else rows
+        whole = Rows(batch.inputs, rows, torch.empty(rows))
+        parts = []
+        for start in range(0, rows, size):
+            inputs = whole.take(slice(start, start + size)).inputs
+            with torch.no_grad():
+                _, outputs = self.compute_loss(self.model, dict(inputs))
+                parts.append(items_of(self.model, outputs, inputs[self.label_name]))
+        items = Items.joined(parts)
         self._total += items.counted[: batch.valid].sum()
         self._wrong += items.wrong[: batch.valid].sum()
         return items

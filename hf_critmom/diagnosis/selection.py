@@ -78,6 +78,14 @@ class Items:
         """Items whose prediction is their label."""
         return self.counted & (self.predicted == self.labels)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Items"]) -> "Items":
+        """The items of several parts of a batch, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*((part.labels, part.predicted, part.counted, part.logits) for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
     def row_losses(self) -> Tensor:
         """Cross-entropy of each row, the mean over its items, (rows,); minus infinity for rows without any."""
         labels = self.labels.masked_fill(~self.counted, IGNORED).flatten()

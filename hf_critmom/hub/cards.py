@@ -15,6 +15,12 @@ from hf_critmom.hub.choice import ChosenRun
 from hf_critmom.hub.refusals import HubError
 from hf_critmom.hub.repository import Repository, is_repo_id
 
+_LOADED = {
+    "image-classification": {"processor": "AutoImageProcessor", "model": "AutoModelForImageClassification"},
+    "text-generation": {"tokenizer": "AutoTokenizer", "model": "AutoModelForCausalLM"},
+}
+"""What a repository's model is loaded with, by its task on the Hub."""
+
 
 def model_card(card: str, repository: Repository, run: Mapping[str, Any] | None, metric: str, why: str) -> str:
     """The report as the card of a model repository; without a model it promises none."""
@@ -22,7 +28,10 @@ def model_card(card: str, repository: Repository, run: Mapping[str, Any] | None,
     if run is None:
         for promise in ("library_name", "pipeline_tag"):
             pushed.data.pop(promise)
-    pushed.text = _with_section(pushed.text, "model.md.jinja", repository, run=run, metric=metric, why=why)
+    loaded = _LOADED.get(str(pushed.data.get("pipeline_tag")))
+    pushed.text = _with_section(
+        pushed.text, "model.md.jinja", repository, run=run, metric=metric, why=why, loaded=loaded
+    )
     return str(pushed)
 
 

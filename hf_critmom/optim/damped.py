@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from hf_critmom.damping import critical_momentum, rule_named
@@ -82,8 +83,11 @@ def group_momentum(group: Mapping[str, Any]) -> float:
 def warn_of_clamp(group: Mapping[str, Any], consequence: str) -> None:
     """Warns that a group's learning rate leaves no positive critical momentum.
 
-    The text does not depend on the learning rate, so Python shows it once for a place in a program.
+    The text does not depend on the learning rate, so Python shows it once for a place in a program; of several
+    processes that train together only the first says it.
     """
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+        return
     limit = rule_named(group["rule"]).frequency(0.0) ** 2 / group["curvature"]
     warnings.warn(
         f"The learning rate is {limit:g} or more, from where on the {group['rule']} rule has no positive momentum at "

@@ -86,7 +86,7 @@ def _language_model(model_type: str, task: TextTask, sizes: Mapping[str, int], *
     config = AutoConfig.for_model(
         model_type,
         **_transformer(sizes),
-        vocab_size=len(task.tokenizer),
+        vocab_size=task.vocab_size,
         max_position_embeddings=task.block_size,
         use_cache=False,
         **special,
@@ -174,7 +174,7 @@ def _pretrained_classifier(task: ImageTask, name_or_path: str) -> PreTrainedMode
 
 def _pretrained_language_model(task: TextTask, name_or_path: str) -> PreTrainedModel:
     model = load_pretrained(AutoModelForCausalLM, name_or_path, "causal language model")
-    embedded, tokens = model.get_input_embeddings().num_embeddings, len(task.tokenizer)
+    embedded, tokens = model.get_input_embeddings().num_embeddings, task.vocab_size
     if tokens > embedded:
         raise TaskError(
             f"The tokenizer has {tokens:,} tokens and {name_or_path!r} embeds {embedded:,}: give the tokenizer that "

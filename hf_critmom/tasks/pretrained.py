@@ -39,9 +39,16 @@ def load_image_processor(name_or_path: str) -> Any:
     try:
         return AutoImageProcessor.from_pretrained(name_or_path)
     except Exception as error:  # it raises whatever the values in its file raise
-        if not get_image_processor_config(name_or_path):
+        if not _has_image_processor(name_or_path):
             return None
         raise TaskError(
             f"The image processor of {name_or_path!r} cannot be used ({reason(error)}): repair its "
             "preprocessor_config.json, or remove it to normalise by the data's own statistics."
         ) from error
+
+
+def _has_image_processor(name_or_path: str) -> bool:
+    try:
+        return bool(get_image_processor_config(name_or_path))
+    except OSError:  # its file holds no JSON
+        return True

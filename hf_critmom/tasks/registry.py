@@ -41,20 +41,23 @@ class TaskSpec:
     targets: tuple[float, ...] = (0.8, 0.85, 0.9)
 
 
-_TEXT = TaskSpec(
+# Found by trials of 300 steps on Shakespeare's works, one seed: with warm-up and clipping, constant momentum and
+# critmom end within 0.02 bits per byte of their best at the learning rate of 0.1 that every comparison has.
+_TEXTS = TaskSpec(
     "texts",
     load_texts,
     TextTask,
-    data_defaults={"train_val_split": 0.1, "block_size": 128, "max_eval_samples": 1000},
+    data_defaults={"train_val_split": 0.1, "block_size": 128},
     training_defaults={
+        "num_train_epochs": 1.0,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 16,
+        "warmup_steps": 0.1,
+        "max_grad_norm": 1.0,
         "eval_strategy": "steps",
         "eval_steps": 0.05,
-        "per_device_train_batch_size": 32,
-        "per_device_eval_batch_size": 50,
-        "max_grad_norm": 1.0,
-        "num_train_epochs": 1.0,
     },
-    targets=(2.5, 2.25, 2.0),
+    targets=(3.5, 3.0, 2.5),
 )
 
 TASKS: dict[str, TaskSpec] = {
@@ -81,8 +84,14 @@ TASKS: dict[str, TaskSpec] = {
             data_defaults={"train_val_split": 0.1},
             training_defaults={"num_train_epochs": 30.0},
         ),
-        dataclasses.replace(_TEXT, name="text", load=load_standard_library, source=standard_library()),
-        _TEXT,
+        _TEXTS,
+        dataclasses.replace(
+            _TEXTS,
+            name="text",
+            load=load_standard_library,
+            source=standard_library(),
+            data_defaults={**_TEXTS.data_defaults, "max_train_samples": 10_000, "max_eval_samples": 300},
+        ),
     )
 }
 
@@ -102,7 +111,7 @@ _OWN_FLAGS: dict[type[Task], tuple[str, ...]] = {
 def task_spec(arguments: DataArguments) -> TaskSpec:
     """The table's entry for the flags; folders and names on the Hub are "images", or "texts" where flags say so."""
     texts = arguments.task == "text" or _given(arguments, (*_TEXT_FILES, "text_column_name"))
-    unnamed = TASKS[_UNNAMED[1 if texts else 0]]
+    unnamed = TASKS["texts" if texts else "images"]
     return unnamed if _names_data(arguments) else TASKS.get(arguments.task, unnamed)
 
 

@@ -39,6 +39,12 @@ class TextTask(Task):
         return self.processor
 
     @property
+    def vocab_size(self) -> int:
+        """How many tokens a model must be able to embed."""
+        largest = max(int(split.blocks.max()) for split in (self.train, self.validation, self.test))
+        return max(len(self.tokenizer), largest + 1)
+
+    @property
     def block_size(self) -> int:
         """Tokens of a block."""
         return self.train.blocks.shape[1]
@@ -77,7 +83,7 @@ class TextTask(Task):
             "greater_is_better": self.greater_is_better,
             "hub_task": "text-generation",
             "tokenizer": type(self.tokenizer).__name__,
-            "vocab_size": len(self.tokenizer),
+            "vocab_size": self.vocab_size,
             "block_size": self.block_size,
             "splits": {
                 name: {**described, "tokens": split.num_tokens, "bytes": split.num_bytes}
