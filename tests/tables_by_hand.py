@@ -13,7 +13,7 @@ Epochs = list[int | None]
 
 
 def run_of(
-    accuracies: list[float], *, arm: str = "constant", seed: int = 0, test: float = 0.5, status: str = "finished"
+    accuracies: list[float], *, arm: str = "constant", seed: int = 0, test: float | None = 0.5, status: str = "finished"
 ) -> dict[str, Any]:
     """A result as result.json holds it: one evaluation an epoch, two seconds an epoch."""
     return {

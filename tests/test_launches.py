@@ -20,7 +20,7 @@ from launches import NOT_PERMITTED, has_saved, launch, launch_on_a_small_disk, o
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_critmom.cli import main
-from hf_critmom.comparison import ComparisonError
+from hf_critmom.comparison import ComparisonError, runner
 from hf_critmom.comparison.plan import Plan, settle_plan
 
 TINY = (
@@ -88,6 +88,34 @@ def test_a_launch_that_is_killed_leaves_its_run_to_one_that_waits(tmp_path: Path
     assert main((*command, "--output_dir", str(tmp_path / "undisturbed"))) == 0
     assert outcome(folder) == outcome(tmp_path / "undisturbed")
     assert not leftovers(folder)
+
+
+def test_behind_whichever_step_a_run_is_killed_it_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps an epoch, and the end within the second one: evaluations and last step must not be lost or doubled.
+
+    Every checkpoint is kept, and what came after it taken away, as if the run had been killed just behind it.
+    """
+    monkeypatch.setattr(runner, "remove_checkpoints", lambda folder: None)
+    command = ("compare", *TINY, "--per_device_train_batch_size", "48", "--num_train_epochs", "1.5", "--arms", "hybrid")
+    command += ("--num_seeds", "1", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9")
+    whole = tmp_path / "whole"
+    assert main((*command, "--output_dir", str(whole))) == 0
+    run = Path("runs", "hybrid", "seed-42")
+    steps = [evaluation["step"] for evaluation in json.loads((whole / run / "result.json").read_text())["evaluations"]]
+    assert steps == [3, 5]
+    for last in range(1, 6):
+        folder = tmp_path / f"killed-behind-{last}"
+        shutil.copytree(whole, folder)
+        (folder / run / "result.json").unlink()
+        for later in range(last + 1, 6):
+            shutil.rmtree(folder / run / f"checkpoint-{later}")
+        assert main((*command, "--output_dir", str(folder))) == 0
+        mine, theirs = (
+            {name: value for name, value in outcome(one).items() if "checkpoint" not in name} for one in (folder, whole)
+        )
+        assert mine == theirs, last
 
 
 def plan_of(targets: list[float]) -> Plan:

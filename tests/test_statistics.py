@@ -146,6 +146,12 @@ def test_means_and_sample_deviations_equal_numpys(tests: list[float]) -> None:
     assert summary.test_std == pytest.approx(np.std(tests, ddof=1), abs=1e-12)
 
 
+def test_a_test_value_that_is_not_finite_is_left_out_of_the_mean_and_of_its_n() -> None:
+    runs = [run_of([0.5], seed=seed, test=test) for seed, test in enumerate([0.5, None, 0.7])]
+    found = summarise(results_table(runs), ["constant"], ACCURACY, [])[0].test
+    assert (found.estimate, found.n) == (pytest.approx(0.6), 2)
+
+
 def test_one_seed_has_no_spread() -> None:
     summary = summarise(results_table([run_of([0.5], test=0.7)]), ["constant"], ACCURACY, [])[0]
     assert summary.test.estimate == 0.7 and math.isnan(summary.test_std)

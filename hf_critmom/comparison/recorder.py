@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import IntervalStrategy
 
 
 class RunRecorder(TrainerCallback, ExportableState):
@@ -95,6 +96,25 @@ class RunRecorder(TrainerCallback, ExportableState):
                 torch.cuda.synchronize()
             self.seconds += time.perf_counter() - self._running_since
             self._running_since = None
+
+
+class SaveBehindEvaluation(TrainerCallback):
+    """Puts a checkpoint that is due at the last step of an epoch off until the epoch has been evaluated.
+
+    A run that continued from between the two would begin the next epoch and lack the evaluation.
+    """
+
+    def __init__(self) -> None:
+        self._due = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        last = float(state.epoch or 0.0).is_integer() or state.global_step >= state.max_steps
+        if control.should_save and last and args.eval_strategy == IntervalStrategy.EPOCH:
+            control.should_save, self._due = False, True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._due:
+            control.should_save, self._due = True, False
 
 
 class StopWhenDiverged(TrainerCallback):

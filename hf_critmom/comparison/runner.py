@@ -27,7 +27,7 @@ from hf_critmom.comparison.plan import (
     settle_plan,
 )
 from hf_critmom.comparison.progress import Progress
-from hf_critmom.comparison.recorder import RunRecorder, StopWhenDiverged, has_diverged
+from hf_critmom.comparison.recorder import RunRecorder, SaveBehindEvaluation, StopWhenDiverged, has_diverged
 from hf_critmom.comparison.results import (
     RESULT_FILE,
     read_result,
@@ -338,6 +338,11 @@ class _ArmTrainer(CritMomTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A run that ends within an epoch and was interrupted behind its last step would take another one.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
 
 def _trainer(
     asked: Comparison, arm: Arm, task: Task, args: TrainingArguments, callbacks: list[TrainerCallback]
@@ -362,7 +367,7 @@ def _trainer(
 def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progress: Progress) -> dict[str, Any]:
     """One run: trains an arm with a seed from where it stopped, tests it once, saves the model."""
     args = _run_arguments(asked.training, arm, run, folder)
-    callbacks = [RunRecorder(), StopWhenDiverged(), progress.callback(run, task.metric)]
+    callbacks = [SaveBehindEvaluation(), RunRecorder(), StopWhenDiverged(), progress.callback(run, task.metric)]
     trainer = _trainer(asked, arm, task, args, callbacks)
     trained = trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     history = trainer.state.log_history

@@ -204,7 +204,7 @@ def summarise(table: pd.DataFrame, arms: Sequence[str], metric: Metric, targets:
         if test.empty:
             continue
         finished = test[test["status"] != "diverged"]
-        values = finished[metric.name].to_numpy(dtype=float)
+        values = finished[metric.name].astype(float).dropna().to_numpy()
         summaries.append(
             ArmSummary(
                 arm=arm,
