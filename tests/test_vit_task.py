@@ -13,6 +13,8 @@ from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -165,6 +167,24 @@ def test_pixels_are_what_the_checkpoints_processor_makes_of_the_pictures(tmp_pat
     assert task.image_shape == (3, 8, 8) and task.notes[0].startswith("The test split")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_classifier_of_timm_brings_its_own_transforms(tmp_path: Path, channels: int) -> None:
+    size, mean = [channels, 16, 16], [0.25] * channels
+    settings = {"input_size": size, "mean": mean, "std": [0.5] * channels, "interpolation": "bicubic", "crop_pct": 1.0}
+    options = {"architecture": "test_resnet", "model_args": {"in_chans": channels}, "num_classes": 10}
+    config = TimmWrapperConfig.from_dict({**options, "pretrained_cfg": settings})
+    TimmWrapperForImageClassification(config).save_pretrained(tmp_path)
+    model = ModelArguments(model_name_or_path=str(tmp_path))
+    task = image_task_of(model)
+    pixels = task.test.__getitems__(range(5))["pixel_values"]
+    assert pixels.shape == (5, channels, 16, 16)
+    pictures = [Image.fromarray(image[0]).resize((16, 16), Image.Resampling.BICUBIC) for image in task.test.images[:5]]
+    expected = (np.stack([np.asarray(picture) for picture in pictures])[:, None] / 255.0 - 0.25) / 0.5
+    np.testing.assert_allclose(pixels.numpy(), np.repeat(expected, channels, axis=1), atol=1e-5)
+    assert task.description()["processor"]["image_processor_type"] == "TimmWrapperImageProcessor"
+    check_model(build_model(task, model, seed=0), task)
+
+
 def test_the_saved_processor_is_the_checkpoints(tmp_path: Path) -> None:
     model = ModelArguments(model_name_or_path=saved_vit(tmp_path / "saved", processor_of()))
     task = image_task_of(model)
@@ -181,7 +201,8 @@ def test_augmentation_comes_before_the_processor(tmp_path: Path) -> None:
     model = ModelArguments(model_name_or_path=saved_vit(tmp_path / "saved", processor_of()))
     augmented, plain = image_task_of(model), image_task_of(model, crop_padding=0)
     batch = augmented.train.augmentation(plain.train.images[:5], np.arange(5), 0)  # type: ignore[misc]
-    expected = augmented.processor(images=list(torch.from_numpy(batch)), return_tensors="pt")["pixel_values"]
+    pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in batch]
+    expected = augmented.processor(images=pictures, return_tensors="pt")["pixel_values"]
     assert torch.equal(augmented.train.__getitems__(range(5))["pixel_values"], expected)
 
 

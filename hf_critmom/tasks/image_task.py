@@ -167,7 +167,8 @@ def _in_channels_of(
     config: Any, checkpoint: str, splits: dict[str, LabelledImages]
 ) -> tuple[dict[str, LabelledImages], list[str]]:
     """The images with as many channels as a checkpoint takes, and a note if they had fewer."""
-    found, expected = splits["train"].images.shape[1], getattr(config, "num_channels", None)
+    of_timm = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", [None])
+    found, expected = splits["train"].images.shape[1], getattr(config, "num_channels", of_timm[0])
     if expected in (None, found):
         return splits, []
     if (found, expected) != (1, 3):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
 
 from hf_critmom.tasks.splits import Split
 
@@ -135,15 +136,16 @@ class ImageDataset(Split):
         if self.augmentation is not None:
             epoch, seed = self._epoch_and_seed.tolist()
             images = dataclasses.replace(self.augmentation, seed=seed)(images, selected, epoch)
-        pixels = torch.from_numpy(np.ascontiguousarray(images))
-        return {"pixel_values": self._prepared(pixels), "labels": torch.from_numpy(self.labels[selected])}
+        return {"pixel_values": self._prepared(images), "labels": torch.from_numpy(self.labels[selected])}
 
-    def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _prepared(self, images: np.ndarray) -> torch.Tensor:
         """What a model takes: uint8 images, (batch, channels, height, width), as the processor or ``mean`` say."""
         if self.processor is None:
-            return pixels.to(torch.float32).sub_(self._shift).mul_(self._scale)
-        prepared = self.processor(images=list(pixels), input_data_format="channels_first", return_tensors="pt")
-        return prepared["pixel_values"]
+            pixels = torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32)
+            return pixels.sub_(self._shift).mul_(self._scale)
+        # Pictures are what every processor takes, those of timm included.
+        pictures = [Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)) for image in images]
+        return self.processor(images=pictures, return_tensors="pt")["pixel_values"]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
