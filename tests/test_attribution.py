@@ -440,26 +440,26 @@ def test_a_sketch_keeps_inner_products(rank_one):
 
 
 def test_sketched_groups_have_nearly_the_intervals_of_whole_ones(model, loader, monkeypatch):
-    exact = attribute_gradients(model, loader)
+    exact = attribute_gradients(model, loader, batch_size=6)
     assert max(group.parameters for group in exact.groups.values()) > 4096
     for size in (1024, 4096):
         monkeypatch.setattr(gradients_module, "SKETCH_SIZE", size)
-        sketched = attribute_gradients(model, loader)
+        sketched = attribute_gradients(model, loader, batch_size=6)
         for name, group in sketched.groups.items():
             assert group.norm == pytest.approx(exact.groups[name].norm, rel=1e-6)  # itself it is exact
             assert group.log_odds_error == pytest.approx(exact.groups[name].log_odds_error, rel=0.35)
 
 
 def test_intervals_are_seeded_and_lie_around_the_share(model, loader):
-    first, second = (attribute_gradients(model, loader, seed=5) for _ in range(2))
+    first, second = (attribute_gradients(model, loader, seed=5, batch_size=6) for _ in range(2))
     assert first == second
-    other = attribute_gradients(model, loader, seed=6)
+    other = attribute_gradients(model, loader, seed=6, batch_size=6)
     assert other != first
     for name, group in first.groups.items():
         low, high = group.share_interval
         assert 0.0 <= low < high <= 1.0
         assert low == pytest.approx(other.groups[name].share_interval[0], abs=0.05)
-    wide, narrow = (attribute_gradients(model, loader, confidence=level) for level in (0.99, 0.8))
+    wide, narrow = (attribute_gradients(model, loader, confidence=level, batch_size=6) for level in (0.99, 0.8))
     for name in first.groups:
         low, high = narrow.groups[name].share_interval
         assert wide.groups[name].share_interval[0] < low < high < wide.groups[name].share_interval[1]
@@ -472,6 +472,18 @@ def test_too_few_examples_have_no_interval(model, loader):
         attribution = attribute_gradients(model, loader, select=mask)
         assert (attribution.selected, attribution.units) == (count, count)
         assert all((group.share_interval is not None) == known for group in attribution.groups.values())
+
+
+def test_few_examples_are_spread_over_passes_as_far_as_that_is_cheap(model, task):
+    whole = task.train.evaluated()
+    for rows, passes in ((100, 1), (300, 2), (1000, 7)):
+        examples = torch.utils.data.Subset(whole, range(rows))
+        loader = DataLoader(examples, 500, collate_fn=task.collator)
+        wrong = predict(model, loader).wrong & (np.arange(rows) >= rows - 20)
+        count = int(wrong.sum())
+        assert attribute_gradients(model, loader, select=wrong).batches == math.ceil(count / math.ceil(count / 16))
+        few = attribute_gradients(model, loader, select="top_loss", num_top_rows=20)
+        assert few.batches == math.ceil(20 / math.ceil(20 / passes))
 
 
 def test_intervals_cover_the_share_of_the_population():

@@ -178,7 +178,9 @@ def attribute_gradients(
         select: A name in `SELECTIONS`; or a mask in the order of the data set, (examples,) or (texts, tokens), see
             `predict`. For language models the items are tokens.
         num_top_rows: How many rows "top_loss" takes; default: as many as the loader's batches hold.
-        batch_size: Rows of a backward pass; default: 32, or a sixteenth of the chosen rows where these are few.
+        batch_size: Rows of a backward pass; default: 32, or fewer where few are chosen, so that there are sixteen
+            passes. But no more than one for 128 rows that had to be predicted: of less than 640, a name chooses too few
+            for an interval, and takes an explicit batch size, or the mask of `predict`, to have one.
         compute_loss: Loss and outputs from model and batch, in the place of the model's own.
         accelerator: With it the loader must be one that it prepared; sums are then taken over all its processes, and
             each of them returns the same. Without it the result is of this process alone.

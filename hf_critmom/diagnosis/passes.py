@@ -29,7 +29,11 @@ LARGEST_GRADIENT_BATCH = 32
 """Rows of a backward pass, unless told otherwise: several smaller batches tell a spread, one large batch does not."""
 
 FEWEST_GRADIENT_BATCHES = 16
-"""Where there are few chosen rows, they are still spread over so many backward passes."""
+"""Where there are few chosen rows, they are still spread over so many backward passes, for an interval."""
+
+PREDICTED_ROWS_PER_BATCH = 128
+"""But where rows have to be predicted first, over no more than one for so many of them: a pass of few rows costs many
+times what it costs to predict these."""
 
 CPU_ROWS = 64
 """Rows that are predicted at once on a CPU: what a network makes of more of them does not stay in its caches."""
@@ -73,6 +77,7 @@ class GradientPass:
         self._wrong = torch.zeros_like(self._total)
         self._tokens = False
         self._rows_of_a_batch = 0
+        self._predicted_rows = 0
         self._spare: Rows | None = None
 
     def run(self, dataloader: Any, select: str | np.ndarray, num_top_rows: int | None, batch_size: int | None) -> None:
@@ -171,6 +176,7 @@ class GradientPass:
     def _items(self, batch: Batch) -> Items:
         """Predictions of a batch, counted."""
         rows = len(batch.labels)
+        self._predicted_rows += rows
         size = CPU_ROWS if self.device.type == "cpu" else rows
         whole = Rows(batch.inputs, rows, torch.empty(rows))
         parts = []
@@ -214,7 +220,10 @@ class GradientPass:
             joined = Rows.joined(waiting)
             size = min(LARGEST_GRADIENT_BATCH, self._rows_of_a_batch)
             if not begun:
-                size = min(size, math.ceil(joined.count / FEWEST_GRADIENT_BATCHES))
+                wanted = FEWEST_GRADIENT_BATCHES
+                if self._predicted_rows:
+                    wanted = min(wanted, max(self._predicted_rows // PREDICTED_ROWS_PER_BATCH, 1))
+                size = min(size, math.ceil(joined.count / wanted))
             yield from _split(joined, batch_size or size)
 
 
