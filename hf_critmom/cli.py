@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import datasets
-import torch
 from accelerate import PartialState
 from huggingface_hub.utils import disable_progress_bars
 from rich.console import Console
@@ -76,14 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: error: unknown command {command!r}: choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     try:
-        status = COMMANDS[command](rest)
+        return COMMANDS[command](rest)
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes on a machine one says it
             print(f"{PROGRAM} {command}: error: {error}", file=sys.stderr)
         return 2
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # at exit its threads may be torn down too early, which aborts
-    return status
 
 
 def run(words: list[str]) -> int:
