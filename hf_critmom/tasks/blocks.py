@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,10 @@ class BlockDataset(Split):
         digest = hashlib.sha256(repr(self.blocks.shape).encode())
         digest.update(self.blocks.astype("<i4").tobytes())
         return digest.hexdigest()
+
+    def description(self) -> dict[str, Any]:
+        """Size and fingerprint, and the size of the whole text that blocks were chosen from."""
+        return {**super().description(), "tokens": self.num_tokens, "bytes": self.num_bytes}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """A batch: ``input_ids`` and ``labels``, the same int64 (batch, block size); the model shifts the labels."""

@@ -89,7 +89,7 @@ class ImageTask(Task):
                 "random_flip": bool(augmentation and augmentation.flip),
             },
             **own,
-            "splits": self._described_splits(),
+            "splits": {name: split.description() for name, split in self.splits.items()},
             "notes": list(self.notes),
         }
 

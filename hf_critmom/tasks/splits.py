@@ -37,6 +37,10 @@ class Split(Dataset[dict[str, torch.Tensor]]):
     def fingerprint(self) -> str:
         """SHA-256 of the content, as hexadecimal digits."""
 
+    def description(self) -> dict[str, Any]:
+        """What identifies it, as JSON."""
+        return {"examples": len(self), "sha256": self.fingerprint()}
+
 
 def collate_batches(batch: Any) -> dict[str, torch.Tensor]:
     """Collator for a `Split`: its batches are batches already."""

@@ -104,6 +104,3 @@ class Task(ABC):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """What identifies the data, as JSON: sizes and a fingerprint of the content of every split."""
-
-    def _described_splits(self) -> dict[str, Any]:
-        return {name: {"examples": len(split), "sha256": split.fingerprint()} for name, split in self.splits.items()}

@@ -85,12 +85,7 @@ class TextTask(Task):
             "tokenizer": type(self.tokenizer).__name__,
             "vocab_size": self.vocab_size,
             "block_size": self.block_size,
-            "splits": {
-                name: {**described, "tokens": split.num_tokens, "bytes": split.num_bytes}
-                for (name, described), split in zip(
-                    self._described_splits().items(), (self.train, self.validation, self.test), strict=True
-                )
-            },
+            "splits": {name: split.description() for name, split in self.splits.items()},
             "notes": list(self.notes),
         }
 
@@ -160,8 +155,9 @@ def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str
         notes.append(f"Copies of other {unit} were left out, {len(splits['train']) - len(texts):,} of them.")
     whole = sum(len(text.encode(errors="replace")) for text in texts)
     rng = np.random.default_rng(arguments.split_seed)
+    many = len(texts) >= _FEWEST_TEXTS
     for number, name in enumerate(missing):
-        if len(texts) >= _FEWEST_TEXTS:
+        if many:
             splits[name], texts = _held_out(texts, share * whole, rng)
             notes.append(
                 f"The {name} split is {len(splits[name]):,} {unit} of the training data, held out whole "
