@@ -54,6 +54,11 @@ class CritMomTrainer(Trainer):
             logs.update(self.damping_callback.metrics())
         super().log(logs, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A run that ends within an epoch and was interrupted behind its last step would take another one.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the automatic card, naming the optimizer that trained rather than the one of ``args.optim``."""
         super().create_model_card(*args, **kwargs)

@@ -292,6 +292,17 @@ def test_a_run_resumed_in_the_middle_ends_the_same_to_the_bit(make_trainer, tmp_
     assert records[0] == records[1]
 
 
+def test_a_run_that_was_interrupted_behind_its_last_step_takes_no_further_one(make_trainer, tmp_path):
+    fields = {"optim": "critmom", "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    assert len(DATA) // 2 > 3  # it ends within an epoch
+    straight = make_trainer(CritMomTrainer, **fields)
+    straight.train()
+    resumed = make_trainer(CritMomTrainer, "resumed", **fields)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert resumed.state.global_step == 3
+    assert same(weights(resumed), weights(straight))
+
+
 def two_groups(model, **second):
     params = list(model.parameters())
     return [{"params": params[:3]}, {"params": params[3:], **second}]

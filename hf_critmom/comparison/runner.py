@@ -338,11 +338,6 @@ class _ArmTrainer(CritMomTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # A run that ends within an epoch and was interrupted behind its last step would take another one.
-        if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
-
 
 def _trainer(
     asked: Comparison, arm: Arm, task: Task, args: TrainingArguments, callbacks: list[TrainerCallback]

@@ -61,6 +61,11 @@ class RepairTrainingArguments(CommandTrainingArguments):
     def __post_init__(self) -> None:
         if self.data_seed is not None:
             raise DiagnosisError("--data_seed is decided by each treatment's seed, which orders its data: use --seed.")
+        if self.eval_strategy != "no":
+            raise DiagnosisError(
+                f"--eval_strategy {getattr(self.eval_strategy, 'value', self.eval_strategy)}: a treatment is verified "
+                "once, on the test split at its end, so leave it at no."
+            )
         if self.max_steps <= 0 and not self.num_train_epochs > 0.0:
             raise DiagnosisError(f"--num_train_epochs must be positive, got {self.num_train_epochs:g}.")
         super().__post_init__()
