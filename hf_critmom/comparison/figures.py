@@ -48,6 +48,8 @@ def metric_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, 
     axes.set(xlabel="epoch", ylabel=f"validation {metric.title}", title=title)
     if not metric.greater_is_better:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
     axes.grid(alpha=0.25)
     if not validation.empty:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)

@@ -259,7 +259,8 @@ def _for_terminal(plan: Plan, report: BudgetReport) -> list[RenderableType]:
 def _training_in_words(plan: Plan, epochs: float | None) -> str:
     training = plan.training
     budget = training.get("num_train_epochs", 3.0) if epochs is None else epochs
-    length = f"{training['max_steps']} steps" if training.get("max_steps", -1) > 0 else f"{budget:g} epochs"
+    epochs_in_words = f"{budget:g} epoch{'' if budget == 1 else 's'}"
+    length = f"{training['max_steps']} steps" if training.get("max_steps", -1) > 0 else epochs_in_words
     return f"{_model_in_words(plan)}, {length}, learning rate {training['learning_rate']:g}"
 
 
