@@ -13,7 +13,16 @@ from tables_by_hand import ACCURACY, Epochs, compared, reaching_at, run_of
 from hf_critmom.comparison import verdict as room
 from hf_critmom.comparison.results import results_table
 from hf_critmom.comparison.statistics import Metric
-from hf_critmom.comparison.verdict import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED, UNTESTED, Verdict, sentence
+from hf_critmom.comparison.verdict import (
+    CLAIMS,
+    CONTRADICTED,
+    SUPPORTED,
+    UNDECIDED,
+    UNTESTED,
+    Verdict,
+    ending,
+    sentence,
+)
 
 SAME_RATE, MATCHED, TUNED, FIRST, ADAMW, ADAMW_TUNED = (claim.text for claim in CLAIMS)
 
@@ -47,6 +56,26 @@ def to_two_targets(**arms: list[tuple[int | None, int | None]]) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------------------------ each kind
+
+
+def test_how_an_arm_ended_stands_beside_how_fast_it_was() -> None:
+    """Paired differences of -0.03, -0.02 and -0.04: their mean, and 4.3027 times 0.01 / sqrt(3) around it."""
+    curve = [0.1, 0.9]
+    runs = [run_of(curve, arm="critmom", seed=seed, test=test) for seed, test in enumerate([0.50, 0.52, 0.51])]
+    runs += [run_of(curve, arm="constant", seed=seed, test=test) for seed, test in enumerate([0.53, 0.54, 0.55])]
+    found = verdict_on(SAME_RATE, results_table(runs))
+    assert ending(found, ACCURACY) == (
+        "Test accuracy minus that of `constant`: -0.0300 (-0.0548 to -0.0052), 95 % interval, 3 seeds."
+    )
+    assert ending(found, Metric("accuracy", greater_is_better=False)).endswith("3 seeds, less is better.")
+    alone = verdict_on(SAME_RATE, results_table([runs[0], runs[3]]))
+    assert ending(alone, ACCURACY) == "Test accuracy minus that of `constant`: -0.0300, 1 seed."
+
+
+def test_of_claims_that_were_not_tested_and_of_those_about_all_arms_no_ending_is_told() -> None:
+    table = compared(critmom=[3], hybrid=[3])
+    for claim in (SAME_RATE, FIRST):
+        assert ending(verdict_on(claim, table), ACCURACY) == ""
 
 
 def test_a_claim_is_supported_where_the_whole_interval_is_below_1() -> None:

@@ -38,9 +38,15 @@ from hf_critmom.comparison.statistics import (
     times,
 )
 from hf_critmom.comparison.tuning import Choice
-from hf_critmom.comparison.verdict import Verdict, interval_in_words, sentence, verdicts
+from hf_critmom.comparison.verdict import (
+    Verdict,
+    difference_in_words,
+    ending,
+    interval_in_words,
+    sentence,
+    verdicts,
+)
 from hf_critmom.files import written_whole
-from hf_critmom.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def relative_rows(
             cells.append(
                 f"{_ratio(steps)}\nseconds {_ratio(seconds, interval=False)}\nlog-rank p {logrank(mine, theirs):.2g}"
             )
-        rows.append([arm, *cells, _difference(paired_difference(table, arm, baseline, metric))])
+        rows.append([arm, *cells, difference_in_words(paired_difference(table, arm, baseline, metric))])
     return header, rows
 
 
@@ -195,7 +201,7 @@ def drift_rows(drift: pd.DataFrame, arms: Sequence[str], baseline: str) -> tuple
         if arm not in means.index.get_level_values("arm"):
             continue
         differences = drift_differences(drift, arm, baseline) if arm != baseline else {}
-        less = _difference(differences["corrupted"]) if "corrupted" in differences else "-"
+        less = difference_in_words(differences["corrupted"]) if "corrupted" in differences else "-"
         rows.append([arm, *(f"{means[arm].get(name, math.nan):.4f}" for name in (CLEAN, *names)), less])
     return header, rows
 
@@ -228,13 +234,6 @@ def _ratio(found: PairedRatio, *, interval: bool = True) -> str:
     sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[found.bound]
     text = f"{sign}{found.ratio.estimate:.2f}"
     return f"{text} ({interval_in_words(found)})" if interval else text
-
-
-def _difference(found: Interval) -> str:
-    if math.isnan(found.estimate):
-        return "-"
-    text = f"{found.estimate:+.4f}"
-    return text if found.n < 2 else f"{text} ({found.low:+.4f} to {found.high:+.4f})"
 
 
 def _metric(plan: Plan) -> Metric:
@@ -344,7 +343,7 @@ def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequen
         reports=[
             {
                 "title": report.title,
-                "verdicts": [sentence(one) for one in report.verdicts],
+                "verdicts": [f"{sentence(one)} {ending(one, metric)}".rstrip() for one in report.verdicts],
                 "results": _cells(table_rows(report.summaries, metric.title)),
                 "relative": _cells(report.relative),
                 "drift": report.drift,

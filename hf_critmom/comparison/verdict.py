@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from hf_critmom.comparison.arms import TUNED_SUFFIX
-from hf_critmom.comparison.statistics import Metric, PairedRatio, paired_ratio
-from hf_critmom.intervals import CONFIDENCE
+from hf_critmom.comparison.statistics import Metric, PairedRatio, paired_difference, paired_ratio
+from hf_critmom.intervals import CONFIDENCE, Interval
 
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTED = "supported", "contradicted", "undecided", "not tested"
 
@@ -79,6 +79,7 @@ class Verdict:
         findings: What it rests on, one per target and baseline.
         seeds: Number of paired seeds, the least over the findings.
         reason: Why the claim was not tested or nothing could be found; empty otherwise.
+        endings: Differences of the test metric from the claim's baselines, which the status does not rest on.
     """
 
     claim: Claim
@@ -86,6 +87,7 @@ class Verdict:
     findings: tuple[Finding, ...]
     seeds: int
     reason: str = ""
+    endings: tuple[tuple[str, Interval], ...] = ()
 
     @property
     def headline(self) -> str:
@@ -110,7 +112,8 @@ def verdicts(table: pd.DataFrame, metric: Metric, targets: Sequence[float]) -> l
     found = []
     for claim in CLAIMS:
         if (table["arm"] == claim.arm).any():
-            found.append(_verdict(claim, table, metric, targets))
+            ends = tuple((name, paired_difference(table, claim.arm, name, metric)) for name in claim.baselines)
+            found.append(replace(_verdict(claim, table, metric, targets), endings=ends))
     return found
 
 
@@ -192,6 +195,25 @@ def _figures(finding: Finding) -> str:
     return f"{to} it took {bound}{steps.ratio.estimate:.2f} times the steps of `{baseline}` ({details})."
 
 
+def ending(verdict: Verdict, metric: Metric) -> str:
+    """How the arm of a claim ended beside its baselines, in a sentence: faster to a target is not better at the end.
+
+    Empty where the claim was not tested, is about all other arms, or no seed was tested in common.
+    """
+    if verdict.status == UNTESTED:
+        return ""
+    told = []
+    for baseline, difference in verdict.endings:
+        if difference.n:
+            level = f"{100 * CONFIDENCE:.3g} % interval, " if difference.n > 1 else ""
+            better = "" if metric.greater_is_better else ", less is better"
+            told.append(
+                f"Test {metric.title} minus that of `{baseline}`: {difference_in_words(difference)}, {level}"
+                f"{difference.n} seed{'s' if difference.n > 1 else ''}{better}."
+            )
+    return " ".join(told)
+
+
 def _capital(text: str) -> str:
     first, rest = text.split(" ", 1)
     return f"`{first.rstrip(',')}`{',' if first.endswith(',') else ''} {rest}"
@@ -213,3 +235,11 @@ def _bound(value: float) -> str:
     if value >= 1000.0:
         return f"{value:.0e}"
     return f"{value:.2f}" if abs(value - 1.0) >= 0.005 else f"{value:.4f}"
+
+
+def difference_in_words(found: Interval) -> str:
+    """A difference with its interval, if it has one."""
+    if math.isnan(found.estimate):
+        return "-"
+    text = f"{found.estimate:+.4f}"
+    return text if found.n < 2 else f"{text} ({found.low:+.4f} to {found.high:+.4f})"
