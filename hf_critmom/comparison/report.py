@@ -74,7 +74,7 @@ class BudgetReport:
     @property
     def title(self) -> str:
         """What it is called where there are several budgets."""
-        return "" if self.epochs is None else f"{self.epochs:g} epochs"
+        return "" if self.epochs is None else _epochs(self.epochs)
 
 
 def write_report(folder: Path) -> RenderableType:
@@ -255,11 +255,14 @@ def _for_terminal(plan: Plan, report: BudgetReport) -> list[RenderableType]:
     return [table, *found]
 
 
+def _epochs(budget: float) -> str:
+    return f"{budget:g} epoch{'' if budget == 1 else 's'}"
+
+
 def _training_in_words(plan: Plan, epochs: float | None) -> str:
     training = plan.training
     budget = training.get("num_train_epochs", 3.0) if epochs is None else epochs
-    epochs_in_words = f"{budget:g} epoch{'' if budget == 1 else 's'}"
-    length = f"{training['max_steps']} steps" if training.get("max_steps", -1) > 0 else epochs_in_words
+    length = f"{training['max_steps']} steps" if training.get("max_steps", -1) > 0 else _epochs(budget)
     return f"{_model_in_words(plan)}, {length}, learning rate {training['learning_rate']:g}"
 
 
