@@ -80,7 +80,11 @@ def test_what_was_measured_is_not_measured_again_and_more_can_be_added(
 
 def test_the_report_tells_of_it(measured: Path) -> None:
     text = (measured / "README.md").read_text()
-    assert "CIFAR-10-C-style subset" in text and "corrupted, less constant's" in text
+    examples = drift_of(measured, "constant", 42)["examples"]
+    assert (
+        f"On {examples} corrupted test images (a CIFAR-10-C-style subset" in text
+        and "corrupted, less constant's" in text
+    )
     assert Image.open(measured / "figures" / "drift.png").format == "PNG"
     for arm in ("constant", "critmom"):
         accuracies = [drift_of(measured, arm, seed)["accuracy"] for seed in (42, 43)]

@@ -92,17 +92,19 @@ def measure_drift(
 
 
 def read_drift(folder: Path, plan: Plan) -> pd.DataFrame:
-    """Accuracies on corrupted test images: columns arm, seed, budget, corruption, severity (0: clean), accuracy."""
+    """Accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean)."""
     rows = []
     for run, result in read_results(folder, plan).runs.items():
         file = folder / run.folder / DRIFT_FILE
         if not file.exists():
             continue
-        for corruption, accuracies in json.loads(file.read_text(encoding="utf-8"))["accuracy"].items():
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        for corruption, accuracies in stored["accuracy"].items():
             severities = (0,) if corruption == CLEAN else SEVERITIES
             for severity, accuracy in zip(severities, accuracies, strict=True):
-                rows.append((result["arm"], result["seed"], run.epochs, corruption, severity, accuracy))
-    return pd.DataFrame(rows, columns=["arm", "seed", "budget", "corruption", "severity", "accuracy"])
+                row = (result["arm"], result["seed"], run.epochs, corruption, severity, accuracy, stored["examples"])
+                rows.append(row)
+    return pd.DataFrame(rows, columns=["arm", "seed", "budget", "corruption", "severity", "accuracy", "examples"])
 
 
 def drift_differences(drift: pd.DataFrame, arm: str, baseline: str) -> Mapping[str, Interval]:

@@ -61,6 +61,7 @@ class BudgetReport:
         figures: Its figures by file name.
         relative: Header and rows of the table of arms relative to the baseline.
         drift: Header and rows of the table of accuracies on corrupted images; no rows if they were not measured.
+        drift_examples: Of how many images.
     """
 
     epochs: float | None
@@ -70,6 +71,7 @@ class BudgetReport:
     figures: dict[str, Figure]
     relative: tuple[list[str], list[list[str]]]
     drift: tuple[list[str], list[list[str]]]
+    drift_examples: int = 0
 
     @property
     def title(self) -> str:
@@ -151,6 +153,7 @@ def _of_budget(
         figures,
         relative_rows(rows, [name for name in present if name != baseline], baseline, metric, plan.targets),
         drift_rows(of_budget, list(present), baseline),
+        0 if of_budget.empty else int(of_budget["examples"].max()),
     )
 
 
@@ -350,6 +353,7 @@ def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequen
                 "results": _cells(table_rows(report.summaries, metric.title)),
                 "relative": _cells(report.relative),
                 "drift": report.drift,
+                "drift_examples": f"{report.drift_examples:,}",
                 "baseline": report.baseline,
                 "figures": _captions(report, metric),
             }
