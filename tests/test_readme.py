@@ -2,12 +2,15 @@
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from hf_critmom.cli import parse_comparison
 from hf_critmom.optim.factory import OPTIMIZERS
 from hf_critmom.optim.options import OPTIONS
+from hf_critmom.tasks.models import MODELS, SIZES
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -34,3 +37,21 @@ def test_a_constructor_has_the_defaults_of_the_table(name: str) -> None:
     parameters = inspect.signature(OPTIMIZERS[name].cls).parameters
     for option in OPTIMIZERS[name].options:
         assert parameters[option].default == OPTIONS[option].default
+
+
+COMPARISONS = [words for row in table("task") for words in re.findall(r"`hf-critmom compare([^`]*)`", row[2])]
+
+
+@pytest.mark.parametrize("words", COMPARISONS)
+def test_the_commands_of_the_table_of_tasks_can_be_pasted(words: str) -> None:
+    """Their flags are flags, and a transformer's heads divide its width."""
+    asked = parse_comparison([*shlex.split(words), "--use_cpu"])
+    name = asked.model.model or ("gpt2" if asked.data.task == "text" else "resnet18")
+    given = {size: value for size in SIZES if (value := getattr(asked.model, size)) is not None}
+    sizes = {**MODELS[name].sizes, **given}
+    assert sizes.keys() == MODELS[name].sizes.keys()
+    assert sizes.get("hidden_size", 1) % sizes.get("num_attention_heads", 1) == 0
+
+
+def test_every_task_of_the_table_has_a_command() -> None:
+    assert len(COMPARISONS) >= len(table("task"))
