@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -10,7 +9,6 @@ import pickle
 import re
 import shutil
 import stat
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +18,9 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from script_modules import load_script
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch_cifar10.py"
-spec = importlib.util.spec_from_file_location("fetch_cifar10", SCRIPT)
-assert spec is not None and spec.loader is not None
-fetch: Any = importlib.util.module_from_spec(spec)
-sys.modules["fetch_cifar10"] = fetch  # dataclasses look their module up there
-spec.loader.exec_module(fetch)
+fetch = load_script("fetch_cifar10")
 
 PER_BATCH = 10
 COUNTS = {"train": 5 * PER_BATCH, "test": PER_BATCH}

