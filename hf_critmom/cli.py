@@ -33,7 +33,7 @@ from hf_critmom.diagnosis.repair_report import write_report as write_repair_repo
 from hf_critmom.diagnosis.report import write_attribution_report
 from hf_critmom.diagnosis.runner import AttributionRequest, Subject, run_attribution
 from hf_critmom.diagnosis.scan import logged_training, training_seconds
-from hf_critmom.errors import InputError, reason
+from hf_critmom.errors import InputError, root_message
 from hf_critmom.hub import REPO_TYPES, Pushed, Repository, Upload, push_comparison
 from hf_critmom.tasks import (
     CORRUPTIONS,
@@ -269,7 +269,7 @@ def _parsed(parser: _Parser, words: list[str]) -> tuple[Any, ...]:
     except InputError:
         raise
     except ValueError as error:  # TrainingArguments' own checks
-        parser.error(reason(error))
+        parser.error(root_message(error))
     if unknown:
         parser.error(f"unknown arguments {shlex.join(unknown)}")
     return tuple(parsed)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.schedules import SCHEDULES
-from hf_critmom.errors import InputError, reason
+from hf_critmom.errors import InputError, root_message
 from hf_critmom.optim.damped import CriticallyDamped
 from hf_critmom.optim.factory import OPTIMIZERS, named_optimizer
 
@@ -214,7 +214,8 @@ def read_arms(file: Path) -> dict[str, Arm]:
         content = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError) as error:
         raise ComparisonError(
-            f"--arms_file {file} cannot be read ({reason(error)}): expected a TOML or JSON file with a table per arm."
+            f"--arms_file {file} cannot be read ({root_message(error)}): expected a TOML or JSON file "
+            "with a table per arm."
         ) from None
     if not isinstance(content, dict) or not content:
         raise ComparisonError(f"--arms_file {file} holds no arms: expected a table per arm, such as [slow] in TOML.")
@@ -241,7 +242,7 @@ def arm_from_record(name: str, record: Mapping[str, Any]) -> Arm:
     try:
         return Arm(name, **{**shown, **record})
     except TypeError as error:
-        raise ComparisonError(f"The plan's arm {name!r} is not one of this version ({reason(error)}).") from None
+        raise ComparisonError(f"The plan's arm {name!r} is not one of this version ({root_message(error)}).") from None
 
 
 def _arm_from_file(name: str, values: Any, color: str) -> Arm:
@@ -277,7 +278,7 @@ def _arm_from_file(name: str, values: Any, color: str) -> Arm:
         cls, kwargs = arm.optimizer_cls_and_kwargs(0.1)
         optimizer = cls([torch.zeros(1, requires_grad=True)], **kwargs)
     except (TypeError, ValueError) as error:
-        raise ComparisonError(f"{values['optimizer']} refuses its options ({reason(error)}).") from None
+        raise ComparisonError(f"{values['optimizer']} refuses its options ({root_message(error)}).") from None
     group, follows = optimizer.param_groups[0], isinstance(optimizer, CriticallyDamped)
     if arm.schedule in ("demon", "matched") and ("momentum" not in group or follows):
         raise ComparisonError(
@@ -294,7 +295,7 @@ def _json_error(values: Any) -> str:
     try:
         json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
-        return reason(error)
+        return root_message(error)
     return ""
 
 

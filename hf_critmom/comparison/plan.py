@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.comparison.errors import ComparisonError
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.files import claim_folder, write_json
 from hf_critmom.locks import locked
 from hf_critmom.records import differences
@@ -139,7 +139,8 @@ class Plan:
             raise ComparisonError(f"{folder} holds no comparison: expected a folder with a {PLAN_FILE}.") from None
         except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
             raise ComparisonError(
-                f"{folder / PLAN_FILE} is not the plan of a comparison ({reason(error)}): choose another --output_dir."
+                f"{folder / PLAN_FILE} is not the plan of a comparison ({root_message(error)}): choose "
+                "another --output_dir."
             ) from None
 
 

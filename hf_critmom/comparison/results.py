@@ -14,7 +14,7 @@ from hf_critmom.comparison.arms import TUNED_SUFFIX
 from hf_critmom.comparison.errors import ComparisonError
 from hf_critmom.comparison.plan import PLAN_FILE, Plan, Run, Trial
 from hf_critmom.comparison.tuning import Choice, choose
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.files import why_unwritable, written_whole
 
 RESULT_FILE = "result.json"
@@ -61,7 +61,7 @@ def read_result(file: Path) -> dict[str, Any]:
             raise ValueError("it does not hold what a run records")
     except ValueError as error:  # what JSON and text decoding raise
         raise ComparisonError(
-            f"{file} is corrupt ({reason(error)}): delete it and repeat the comparison's command."
+            f"{file} is corrupt ({root_message(error)}): delete it and repeat the comparison's command."
         ) from None
     return result
 

@@ -37,7 +37,7 @@ from hf_critmom.comparison.results import (
     writing,
 )
 from hf_critmom.comparison.schedules import SCHEDULES
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.files import finite, write_json
 from hf_critmom.locks import claimed, told_by_main
 from hf_critmom.records import recorded_training_arguments
@@ -261,7 +261,7 @@ def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrained
     except ValueError as error:
         raise ComparisonError(
             f"{len(task.train)} training {task.example}s in batches of {size} leave a batch of one {task.example}, "
-            f"which {type(model).__name__} cannot be trained on ({reason(error)}): choose another "
+            f"which {type(model).__name__} cannot be trained on ({root_message(error)}): choose another "
             "--per_device_train_batch_size, or drop the last batch with --dataloader_drop_last."
         ) from error
 
@@ -277,7 +277,9 @@ def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
         except ComparisonError:
             raise
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            raise ComparisonError(f"The Trainer refuses these arguments ({reason(error)}): change them.") from error
+            raise ComparisonError(
+                f"The Trainer refuses these arguments ({root_message(error)}): change them."
+            ) from error
 
 
 def _plan(asked: Comparison, arms: dict[str, Arm], task: Task, num_parameters: int) -> Plan:

@@ -36,7 +36,7 @@ from hf_critmom.diagnosis.selection import (
     items_of,
     model_loss,
 )
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.files import write_json
 
 
@@ -130,7 +130,7 @@ class Attribution:
                 groups[name] = GroupGradient(**{**group, "share_interval": interval and (interval[0], interval[1])})
             return cls(**{**content, "groups": groups})
         except (AttributeError, KeyError, TypeError) as error:
-            raise DiagnosisError(f"This is not a stored attribution ({reason(error)}): make it anew.") from None
+            raise DiagnosisError(f"This is not a stored attribution ({root_message(error)}): make it anew.") from None
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON, whole or not at all."""
@@ -146,7 +146,7 @@ class Attribution:
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise DiagnosisError(f"No attribution could be read from {path} ({reason(error)}).") from None
+            raise DiagnosisError(f"No attribution could be read from {path} ({root_message(error)}).") from None
 
 
 def attribute_gradients(

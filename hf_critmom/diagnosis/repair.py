@@ -29,7 +29,7 @@ from hf_critmom.diagnosis.scan import EpochScan, scan
 from hf_critmom.diagnosis.selection import Predictions
 from hf_critmom.diagnosis.treatment import only_trained, step_times, trained_share
 from hf_critmom.diagnosis.verification import Verification, changed_items, verify
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.files import claim_folder, finite, write_json
 from hf_critmom.intervals import Interval, mean_interval
 from hf_critmom.locks import claimed
@@ -528,7 +528,7 @@ def _settle(plan: dict[str, Any], folder: Path, command: str) -> None:
             stored = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DiagnosisError(
-                f"{file} is not the plan of a repair ({reason(error)}): choose another --output_dir."
+                f"{file} is not the plan of a repair ({root_message(error)}): choose another --output_dir."
             ) from None
         told = {name: value for name, value in stored.items() if name not in ("versions", "command")}
         if different := differences("repair", told, plan):

@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_critmom.damping import damping_ratio, damping_regime
 from hf_critmom.diagnosis.errors import DiagnosisError
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 
 RESULT_FILE = "result.json"
 
@@ -100,5 +100,5 @@ def _read(file: Path, key: str) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))[key]
     except (KeyError, TypeError, ValueError) as error:
         raise DiagnosisError(
-            f"{file} does not hold a training log ({reason(error)}): restore it, or delete it to go on without."
+            f"{file} does not hold a training log ({root_message(error)}): restore it, or delete it to go on without."
         ) from None

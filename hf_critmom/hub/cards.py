@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hf_critmom.comparison.plan import Plan
 from hf_critmom.comparison.results import RESULT_FILE, RESULTS_FILE
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.hub.choice import ChosenRun
 from hf_critmom.hub.refusals import HubError
 from hf_critmom.hub.repository import Repository, is_repo_id
@@ -92,4 +92,6 @@ def check_card(card: str, repository: Repository) -> None:
     try:
         (DatasetCard if repository.repo_type == "dataset" else ModelCard)(card)
     except ValueError as error:
-        raise HubError(f"The card would not be valid ({reason(error)}): please report what was compared.") from error
+        raise HubError(
+            f"The card would not be valid ({root_message(error)}): please report what was compared."
+        ) from error

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OIDCError, Revisio
 from transformers.utils import logging
 
 from hf_critmom.comparison.plan import Plan
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.hub.refusals import TRANSIENT, HubError, in_words, said_by
 from hf_critmom.hub.repository import REPO_TYPES, Repository, is_repo_id
 from hf_critmom.hub.upload import Upload, prepare_upload
@@ -102,7 +102,9 @@ def sign_in(token: str | None = None) -> Hub:
     try:
         found = (token or get_token() or "").strip()
     except OIDCError as error:
-        raise HubError(f"No token was exchanged ({reason(error)}): unset HF_OIDC_RESOURCE or give --token.") from error
+        raise HubError(
+            f"No token was exchanged ({root_message(error)}): unset HF_OIDC_RESOURCE or give --token."
+        ) from error
     version = importlib.metadata.version("hf-critmom")
     api = HfApi(token=found, library_name="hf-critmom", library_version=version)
     if not found:

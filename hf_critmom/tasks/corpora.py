@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from datasets.packaged_modules.text.text import TextConfig
 
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.tasks.arguments import DataArguments
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.sources import dataset_of, usual_splits
@@ -111,7 +111,9 @@ def _texts_in(file: Path, arguments: DataArguments) -> list[str]:
         try:
             table = datasets.load_dataset(_TABLE_READERS[file.suffix], data_files=str(file))["train"]
         except Exception as error:  # its readers raise errors of their own; the sentence keeps what it was
-            raise TaskError(f"{file} cannot be read ({reason(error)}): expected {file.suffix[1:]} rows.") from error
+            raise TaskError(
+                f"{file} cannot be read ({root_message(error)}): expected {file.suffix[1:]} rows."
+            ) from error
         return _column(table, arguments.text_column_name, str(file))
     if arguments.text_column_name is not None:
         raise TaskError(f"{file} has no columns, so --text_column_name has no meaning: leave it out.")
@@ -130,7 +132,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{file} cannot be read as UTF-8 text ({reason(error)}): convert it first.") from error
+        raise TaskError(f"{file} cannot be read as UTF-8 text ({root_message(error)}): convert it first.") from error
 
 
 def _loaded(name: str, config: str | None) -> Any:
@@ -141,8 +143,8 @@ def _loaded(name: str, config: str | None) -> Any:
         return datasets.load_dataset(name, config, **options)
     except Exception as error:  # load_dataset raises whatever its readers raise; the sentence keeps what it was
         raise TaskError(
-            f"No texts could be loaded from {name!r} ({reason(error)}): expected a folder that datasets.load_dataset "
-            "reads, or the name of a data set on the Hub."
+            f"No texts could be loaded from {name!r} ({root_message(error)}): expected a folder that "
+            "datasets.load_dataset reads, or the name of a data set on the Hub."
         ) from error
 
 

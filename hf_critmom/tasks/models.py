@@ -16,7 +16,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.tasks.arguments import ModelArguments
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.image_task import ImageTask
@@ -149,7 +149,7 @@ def check_model(model: PreTrainedModel, task: Task) -> None:
             outputs = model(**batch)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise TaskError(
-            f"{type(model).__name__} cannot process {task.inputs_in_words} ({reason(error)}): {task.remedy}."
+            f"{type(model).__name__} cannot process {task.inputs_in_words} ({root_message(error)}): {task.remedy}."
         ) from error
     finally:
         model.train(training)

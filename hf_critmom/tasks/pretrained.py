@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoImageProcessor
 from transformers.models.auto.image_processing_auto import get_image_processor_config
 
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.tasks.errors import TaskError
 
 
@@ -25,7 +25,7 @@ def load_pretrained(auto: Any, name_or_path: str, what: str, **options: Any) -> 
         return auto.from_pretrained(name_or_path, **options)
     except Exception as error:  # readers of weights raise errors of their own; the sentence keeps what it was
         raise TaskError(
-            f"No {what} could be loaded from {name_or_path!r} ({reason(error)}): expected a folder that "
+            f"No {what} could be loaded from {name_or_path!r} ({root_message(error)}): expected a folder that "
             "save_pretrained wrote, or the name of a model on the Hub."
         ) from error
 
@@ -42,7 +42,7 @@ def load_image_processor(name_or_path: str) -> Any:
         if not _has_image_processor(name_or_path):
             return None
         raise TaskError(
-            f"The image processor of {name_or_path!r} cannot be used ({reason(error)}): repair its "
+            f"The image processor of {name_or_path!r} cannot be used ({root_message(error)}): repair its "
             "preprocessor_config.json, or remove it to normalise by the data's own statistics."
         ) from error
 

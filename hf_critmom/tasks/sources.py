@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from hf_critmom.errors import reason
+from hf_critmom.errors import root_message
 from hf_critmom.tasks.arguments import DataArguments
 from hf_critmom.tasks.errors import TaskError
 
@@ -153,8 +153,8 @@ def _load_raw(arguments: DataArguments) -> datasets.DatasetDict:
             loaded = datasets.load_dataset(str(arguments.dataset_name), arguments.dataset_config_name)
     except Exception as error:  # load_dataset raises whatever its readers raise; the sentence keeps what it was
         raise TaskError(
-            f"No labelled images could be loaded from {dataset_of(arguments)!r} ({reason(error)}): expected a known "
-            "task, a folder that datasets.load_dataset reads, or the name of a data set on the Hub."
+            f"No labelled images could be loaded from {dataset_of(arguments)!r} ({root_message(error)}): expected a "
+            "known task, a folder that datasets.load_dataset reads, or the name of a data set on the Hub."
         ) from error
     return loaded
 
@@ -231,7 +231,9 @@ def _decode(
     try:
         encoded = split.cast_column(column, datasets.Image(decode=False))
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise TaskError(f"Column {column!r} does not hold images ({reason(error)}): name the one that does.") from error
+        raise TaskError(
+            f"Column {column!r} does not hold images ({root_message(error)}): name the one that does."
+        ) from error
     pictures = _pictures(encoded, column, split_name, found)
     first = next(pictures)
     width, height = first.size if image_size is None else (image_size, image_size)
@@ -264,7 +266,7 @@ def _pictures(
                 picture = _eight_bit(ImageOps.exif_transpose(image))
         except (OSError, SyntaxError, TypeError, ValueError) as error:
             raise TaskError(
-                f"Image {index} of split {split_name} cannot be decoded ({reason(error)}): replace or remove it."
+                f"Image {index} of split {split_name} cannot be decoded ({root_message(error)}): replace or remove it."
             ) from None
         yield picture
 
