@@ -6,13 +6,13 @@ to the Auto classes.
 
 import warnings
 
-from hf_critmom.callbacks import AttributionCallback, DampingCallback, GradientNormCallback
+from hf_critmom.attribution import Attribution, attribute_gradients
 from hf_critmom.damping import critical_momentum, damping_ratio, damping_regime
-from hf_critmom.diagnosis import Attribution, attribute_gradients
-from hf_critmom.diagnosis.repair import RepairSettings, repair_layers
+from hf_critmom.experiments.repair.runner import RepairSettings, repair_layers
 from hf_critmom.optim import IKFAD, CritMomAdamW, CritMomSGD, RegistrationError, critmom_optimizer, register
 from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
-from hf_critmom.trainer import CritMomTrainer
+from hf_critmom.training.callbacks import AttributionCallback, DampingCallback, GradientNormCallback
+from hf_critmom.training.trainer import CritMomTrainer
 
 __version__ = "0.1.0"
 

@@ -2,12 +2,11 @@
 
 import sys
 
-import torch
-
-from hf_critmom.cli import main
+from hf_critmom.commands import main
 
 if __name__ == "__main__":
     status = main()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # at exit its threads may be torn down too early, which aborts
     sys.exit(status)

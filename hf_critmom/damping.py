@@ -9,7 +9,7 @@ Adam, ``m <- mu m + (1 - mu) g``.
 
 The `linear` rule, ``mu = 1 - 2 sqrt(alpha)``, is the one of I. Pasichnyk, "Beta-Scheduling: Momentum from
 Critical Damping" (arXiv 2603.28921). The other rules and the inverse of each are our own derivations, checked
-numerically in ``tests/test_damping.py``.
+numerically in ``tests/optim/test_damping.py``.
 """
 
 import math

@@ -27,7 +27,7 @@ from transformers import HfArgumentParser, PreTrainedModel, PrinterCallback, Tra
 from transformers.utils import logging as transformers_logging
 
 from hf_critmom import CritMomTrainer, GradientNormCallback, attribute_gradients
-from hf_critmom.diagnosis import predict
+from hf_critmom.attribution import predict
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, load_task
 from hf_critmom.tasks.images import ImageDataset
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_critmom.cli import parse_comparison
+from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.optim.factory import OPTIMIZERS
 from hf_critmom.optim.options import OPTIONS
 from hf_critmom.tasks.models import MODELS, SIZES
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def table(header: str) -> list[list[str]]:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResultEntry, HfApi, ModelCard
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hf_critmom.comparison.plan import Plan
-from hf_critmom.comparison.results import RESULT_FILE, RESULTS_FILE
 from hf_critmom.errors import root_message
+from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.results import RESULT_FILE, RESULTS_FILE
 from hf_critmom.hub.choice import ChosenRun
 from hf_critmom.hub.refusals import HubError
 from hf_critmom.hub.repository import Repository, is_repo_id
+from hf_critmom.reporting.templates import render
 
 _LOADED = {
     "image-classification": {"processor": "AutoImageProcessor", "model": "AutoModelForImageClassification"},
@@ -30,7 +30,7 @@ def model_card(card: str, repository: Repository, run: Mapping[str, Any] | None,
             pushed.data.pop(promise)
     loaded = _LOADED.get(str(pushed.data.get("pipeline_tag")))
     pushed.text = _with_section(
-        pushed.text, "model.md.jinja", repository, run=run, metric=metric, why=why, loaded=loaded
+        pushed.text, "pushed_model.md", repository, run=run, metric=metric, why=why, loaded=loaded
     )
     return str(pushed)
 
@@ -45,15 +45,12 @@ def dataset_card(card: str, repository: Repository) -> str:
         task_categories=[report.data.get("pipeline_tag")],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": RESULTS_FILE}]}],
     )
-    return f"---\n{data.to_yaml()}\n---\n{_with_section(report.text, 'dataset.md.jinja', repository)}"
+    return f"---\n{data.to_yaml()}\n---\n{_with_section(report.text, 'pushed_dataset.md', repository)}"
 
 
 def _with_section(text: str, template: str, repository: Repository, **values: Any) -> str:
     """A card's text with a section from a template before its first one."""
-    environment = Environment(
-        loader=PackageLoader("hf_critmom.hub"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    section = environment.get_template(template).render(repository=repository, **values)
+    section = render(template, repository=repository, **values)
     heading = re.search(r"^## ", text, re.MULTILINE)
     position = heading.start() if heading else len(text)
     return f"{text[:position]}{section.strip()}\n\n{text[position:]}"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_critmom.comparison.plan import Plan
-from hf_critmom.comparison.results import RESULT_FILE, read_results
+from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.results import RESULT_FILE, read_results
 from hf_critmom.hub.refusals import HubError
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")

@@ -12,8 +12,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OIDCError, RevisionNotFoundError
 from transformers.utils import logging
 
-from hf_critmom.comparison.plan import Plan
 from hf_critmom.errors import root_message
+from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.hub.refusals import TRANSIENT, HubError, in_words, said_by
 from hf_critmom.hub.repository import REPO_TYPES, Repository, is_repo_id
 from hf_critmom.hub.upload import Upload, prepare_upload

@@ -8,9 +8,9 @@ from pathlib import Path
 from huggingface_hub import eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
-from hf_critmom.comparison import ComparisonError, write_report
-from hf_critmom.comparison.plan import PLAN_FILE, Plan
-from hf_critmom.comparison.results import RESULT_FILE
+from hf_critmom.experiments.comparison import ComparisonError, write_report
+from hf_critmom.experiments.comparison.plan import PLAN_FILE, Plan
+from hf_critmom.experiments.comparison.results import RESULT_FILE
 from hf_critmom.hub.cards import check_card, dataset_card, evaluation, model_card
 from hf_critmom.hub.choice import choose_run, finished_runs, model_of
 from hf_critmom.hub.refusals import HubError

@@ -1,0 +1,284 @@
+"""One pass over a data loader: predicts, chooses rows, and passes only these forward and backward again."""
+
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.gradients import GradientSums, gradients_of, is_sharded
+from hf_critmom.attribution.predictions import (
+    Batch,
+    ComputeLoss,
+    Items,
+    Rows,
+    batches,
+    chosen_rows,
+    counted_items,
+    items_of,
+)
+
+LARGEST_GRADIENT_BATCH = 32
+"""Rows of a backward pass, unless told otherwise: several smaller batches tell a spread, one large batch does not."""
+
+FEWEST_GRADIENT_BATCHES = 16
+"""Where there are few chosen rows, they are still spread over so many backward passes, for an interval."""
+
+PREDICTED_ROWS_PER_BATCH = 128
+"""But where rows have to be predicted first, over no more than one for so many of them: a pass of few rows costs many
+times what it costs to predict these."""
+
+CPU_ROWS = 64
+"""Rows that are predicted at once on a CPU: what a network makes of more of them does not stay in its caches."""
+
+_WAITING_BATCHES = 8
+"""So many backward passes' rows are waited for, before it is clear that the rows are not few."""
+
+
+class GradientPass:
+    """Adds up gradients of the chosen rows of a data loader.
+
+    Args:
+        model: In evaluation mode.
+        sums: What the gradients are added to.
+        compute_loss: Loss and outputs from model and batch.
+        accelerator: The one that prepared the loader, or None for this process alone.
+        label_name: The batches' labels.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sums: GradientSums,
+        compute_loss: ComputeLoss,
+        accelerator: Accelerator | None,
+        label_name: str,
+    ) -> None:
+        self.model = model
+        self.sums = sums
+        self.compute_loss = compute_loss
+        self.accelerator = accelerator
+        self.label_name = label_name
+        self.device = device_of(model)
+        self.sharded = is_sharded(sums.parameters)
+        if self.sharded and accelerator is None:
+            raise DiagnosisError(
+                f"The parameters of {type(model).__name__} are sharded over processes: pass the accelerator, and call "
+                "this in every process."
+            )
+        self._total = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._wrong = torch.zeros_like(self._total)
+        self._tokens = False
+        self._rows_of_a_batch = 0
+        self._predicted_rows = 0
+        self._spare: Rows | None = None
+
+    def run(self, dataloader: Any, select: str | np.ndarray, num_top_rows: int | None, batch_size: int | None) -> None:
+        """Passes over the loader once; arguments as of `attribute_gradients`."""
+        if isinstance(select, str) and select == "top_loss":
+            chosen = self._of_largest_loss(dataloader, num_top_rows)
+        else:
+            chosen = self._masked(dataloader, select)
+        if not self.sharded:
+            for rows in self._joined(chosen, batch_size):
+                self._add(rows)
+            return
+        for found in chosen:  # collective: every process passes at the same places, if need be without weight
+            if self._in_all(found is not None):
+                self._add(found or self._without_weight())
+
+    def counts(self) -> tuple[int, int, str]:
+        """Items in all and wrong ones, of all processes, and what they are."""
+        counts = torch.stack([self._total, self._wrong, torch.full_like(self._total, self._tokens)])
+        if self.accelerator is not None:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        total, wrong, tokens = counts.tolist()
+        return total, wrong, "tokens" if tokens else "examples"
+
+    # ------------------------------------------------------------------------------------------------------- gradients
+
+    def _add(self, rows: Rows) -> None:
+        items = int(rows.items.sum())
+        if torch.is_autocast_enabled(self.device.type):
+            torch.clear_autocast_cache()  # it holds weights that were cast where no gradients were wanted
+        with torch.enable_grad():
+            loss, _ = self.compute_loss(self.model, dict(rows.inputs))
+            if not loss.requires_grad:
+                raise DiagnosisError(
+                    f"The loss of {type(self.model).__name__} does not depend on its trainable parameters: there is no "
+                    "gradient to attribute."
+                )
+            summed = loss.to(torch.promote_types(loss.dtype, torch.float32)) * items
+            gradients = gradients_of(summed, self.sums.parameters, sharded=self.sharded)
+        summed = summed.detach()
+        if self.sharded and self.accelerator is not None:  # these gradients are means over the processes
+            gradients = [None if part is None else part * self.accelerator.num_processes for part in gradients]
+            items = self._in_all(items)
+            summed = self.accelerator.reduce(summed, reduction="sum")
+        self.sums.add(gradients, summed, items)
+
+    def _in_all(self, number: int) -> int:
+        """The sum of a number over the processes."""
+        if self.accelerator is None:
+            return int(number)
+        return int(self.accelerator.reduce(torch.tensor(int(number), device=self.device), reduction="sum"))
+
+    def _without_weight(self) -> Rows:
+        if self._spare is None:
+            raise DiagnosisError("A process got no batch at all: give each of them one, with fewer rows in a batch.")
+        return self._spare
+
+    # ---------------------------------------------------------------------------------------------------------- choice
+
+    def _masked(self, dataloader: Any, select: str | np.ndarray) -> Iterator[Rows | None]:
+        for batch in self._batches(dataloader):
+            if isinstance(select, str) and select != "all":
+                items = self._items(batch)
+                yield chosen_rows(batch, items.wrong if select == "misclassified" else items.right, self.label_name)
+                continue
+            counted = counted_items(self.model, batch.labels)
+            self._total += counted[: batch.valid].sum()
+            mask = counted if isinstance(select, str) else counted & _part_of_mask(select, batch)
+            yield chosen_rows(batch, mask, self.label_name)
+
+    def _of_largest_loss(self, dataloader: Any, num_rows: int | None) -> Iterator[Rows | None]:
+        kept: list[tuple[float, Rows]] = []
+        for batch in self._batches(dataloader):
+            num_rows = num_rows or len(batch.labels)
+            items = self._items(batch)
+            rows = chosen_rows(batch, items.counted, self.label_name)
+            if rows is None:
+                continue
+            losses = items.row_losses()[: batch.valid]
+            losses = losses[losses > -math.inf]  # the others are not among the rows
+            largest = losses.topk(min(num_rows, rows.count))
+            bound = kept[-1][0] if len(kept) == num_rows else -math.inf
+            for loss, place in zip(*(values.tolist() for values in largest), strict=True):
+                if loss > bound:
+                    kept.append((loss, rows.take([place])))
+            kept = sorted(kept, key=lambda pair: -pair[0])[:num_rows]
+        places = len(kept)
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            everywhere = sorted(gather_object([loss for loss, _ in kept]), reverse=True)
+            bound = everywhere[: num_rows or 0][-1] if everywhere else math.inf
+            kept = [pair for pair in kept if pair[0] >= bound]
+            places = max(gather_object([len(kept)]))
+        yield from (rows for _, rows in kept)
+        yield from [None] * (places - len(kept))
+
+    def _items(self, batch: Batch) -> Items:
+        """Predictions of a batch, counted."""
+        rows = len(batch.labels)
+        self._predicted_rows += rows
+        size = CPU_ROWS if self.device.type == "cpu" else rows
+        whole = Rows(batch.inputs, rows, torch.empty(rows))
+        parts = []
+        for start in range(0, rows, size):
+            inputs = whole.take(slice(start, start + size)).inputs
+            with torch.no_grad():
+                _, outputs = self.compute_loss(self.model, dict(inputs))
+                parts.append(items_of(self.model, outputs, inputs[self.label_name]))
+        items = Items.joined(parts)
+        self._total += items.counted[: batch.valid].sum()
+        self._wrong += items.wrong[: batch.valid].sum()
+        return items
+
+    def _batches(self, dataloader: Any) -> Iterator[Batch]:
+        for batch in batches(dataloader, self.device, self.accelerator, self.label_name):
+            rows = len(batch.labels)
+            self._tokens = batch.labels.ndim > 1 and not batch.labels.is_floating_point()
+            self._rows_of_a_batch = max(self._rows_of_a_batch, rows)
+            if self.sharded:
+                self._spare = Rows(batch.inputs, rows, torch.zeros(rows, dtype=torch.int64)).take([0])
+            yield batch
+
+    def _joined(self, chosen: Iterator[Rows | None], batch_size: int | None) -> Iterator[Rows]:
+        """Chosen rows in batches for the backward pass, holding back no more than fill a few of these."""
+        waiting: list[Rows] = []
+        begun = False
+        for rows in chosen:
+            if rows is None:
+                continue
+            size = batch_size or min(LARGEST_GRADIENT_BATCH, self._rows_of_a_batch)
+            if waiting and not rows.fits(waiting[0]):
+                yield from _split(Rows.joined(waiting), size)
+                waiting, begun = [], True
+            waiting.append(rows)
+            count = sum(part.count for part in waiting)
+            if count >= max(self._rows_of_a_batch, size * _WAITING_BATCHES):
+                joined, whole = Rows.joined(waiting), count - count % size
+                yield from _split(joined.take(slice(whole)), size)
+                waiting, begun = [joined.take(slice(whole, None))] if whole < count else [], True
+        if waiting:
+            joined = Rows.joined(waiting)
+            size = min(LARGEST_GRADIENT_BATCH, self._rows_of_a_batch)
+            if not begun:
+                wanted = FEWEST_GRADIENT_BATCHES
+                if self._predicted_rows:
+                    wanted = min(wanted, max(self._predicted_rows // PREDICTED_ROWS_PER_BATCH, 1))
+                size = min(size, math.ceil(joined.count / wanted))
+            yield from _split(joined, batch_size or size)
+
+
+@contextmanager
+def undisturbed(model: nn.Module, dataloader: Any) -> Iterator[None]:
+    """Evaluation mode within; afterwards the modes of all modules and all random number generators are as before.
+
+    Passing through a data loader draws from torch's generator, which training would notice.
+    """
+    modes = {module: module.training for module in model.modules()}
+    device = device_of(model)
+    owners = (dataloader, getattr(dataloader, "sampler", None))
+    generators = {generator for owner in owners if (generator := getattr(owner, "generator", None)) is not None}
+    states = {generator: generator.get_state() for generator in generators}
+    iteration = getattr(dataloader, "iteration", None)  # Accelerate's loaders count their epochs
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(modes[model])
+            for module, training in modes.items():
+                module.training = training
+            for generator, state in states.items():
+                generator.set_state(state)
+            if iteration is not None:
+                dataloader.iteration = iteration
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's inputs belong."""
+    return next(model.parameters()).device
+
+
+def _split(rows: Rows, size: int) -> Iterator[Rows]:
+    for start in range(0, rows.count, size):
+        yield rows.take(slice(start, start + size))
+
+
+def _part_of_mask(mask: np.ndarray, batch: Batch) -> Tensor:
+    """The rows of a mask over the data set that belong to a batch, in the shape of its labels."""
+    shape = batch.labels.shape
+    if mask.ndim != len(shape) or (batch.valid and len(mask) < batch.first + batch.valid):
+        raise DiagnosisError(
+            f"A mask of shape {mask.shape} does not fit the data set, whose batches have labels of shape "
+            f"{tuple(shape)}: expected one made by predict(model, dataloader) with the same loader."
+        )
+    part = np.zeros(shape, dtype=bool)
+    rows = mask[batch.first : batch.first + batch.valid]
+    if mask.ndim == 1:
+        part[: batch.valid] = rows
+    else:
+        width = min(rows.shape[1], shape[1])
+        part[: batch.valid, :width] = rows[:, :width]
+    return torch.from_numpy(part).to(batch.labels.device)

@@ -1,0 +1,307 @@
+"""Which items a gradient is taken of: predictions, selections, and batches made of the selected rows only.
+
+An item is what is predicted: an example of a classifier, or a labelled token of a language model. A row is what a batch
+is made of: an example, or a sequence. A row is selected if any of its items is, and the labels of its other tokens are
+set to -100, which the losses of Transformers and torch leave out.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from hf_critmom.attribution.errors import DiagnosisError
+
+IGNORED = -100
+"""The label that losses leave out."""
+
+ComputeLoss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, Any]]
+"""Loss (a mean over items) and outputs of a model on a batch with labels."""
+
+SELECTIONS: dict[str, str] = {
+    "misclassified": "items whose prediction is not their label",
+    "correct": "items whose prediction is their label",
+    "all": "all items",
+    "top_loss": "the rows of largest loss",
+}
+
+
+def model_loss(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+    """The loss that a model computes from labels, with its outputs.
+
+    Raises:
+        DiagnosisError: If it computes none.
+    """
+    outputs = model(**inputs)
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else None
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise DiagnosisError(
+            f"{type(model).__name__} returned no loss for labelled examples: expected a model that computes one from "
+            "labels, as the Auto classes with a head do, or pass compute_loss."
+        )
+    return loss, outputs
+
+
+# ---------------------------------------------------------------------------------------------------------- predictions
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a model says of the items of a batch; tensors of shape (rows,), or (rows, tokens) for tokens.
+
+    Attributes:
+        labels: Class indices.
+        predicted: Class indices of the largest logits, at the places of their labels.
+        counted: Which of them are items at all: tokens without a label, and the first token of a text that a model
+            predicts from left to right, are not.
+        logits: (rows, classes) or (rows, tokens, classes), at the places of their labels.
+    """
+
+    labels: Tensor
+    predicted: Tensor
+    counted: Tensor
+    logits: Tensor
+
+    @property
+    def wrong(self) -> Tensor:
+        """Items whose prediction is not their label."""
+        return self.counted & (self.predicted != self.labels)
+
+    @property
+    def right(self) -> Tensor:
+        """Items whose prediction is their label."""
+        return self.counted & (self.predicted == self.labels)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Items"]) -> "Items":
+        """The items of several parts of a batch, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*((part.labels, part.predicted, part.counted, part.logits) for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+    def row_losses(self) -> Tensor:
+        """Cross-entropy of each row, the mean over its items, (rows,); minus infinity for rows without any."""
+        labels = self.labels.masked_fill(~self.counted, IGNORED).flatten()
+        each = nn.functional.cross_entropy(self.logits.flatten(0, -2).float(), labels, reduction="none")
+        counts = self.counted.view(len(self.labels), -1).sum(1)
+        return torch.where(counts > 0, each.view(len(self.labels), -1).sum(1) / counts.clamp(min=1), -torch.inf)
+
+
+def counted_items(model: nn.Module, labels: Tensor) -> Tensor:
+    """Which labels the loss of a model counts, as a mask of their shape."""
+    counted = labels != IGNORED
+    if labels.ndim == 2 and predicts_next_token(model):
+        counted[:, 0] = False
+    return counted
+
+
+def items_of(model: nn.Module, outputs: Any, labels: Tensor) -> Items:
+    """Compares a model's outputs with labels.
+
+    Raises:
+        DiagnosisError: If the outputs are not logits of classes for labels that are class indices.
+    """
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs[1] if len(outputs) > 1 else None
+    indices = labels.ndim in (1, 2) and not labels.is_floating_point()
+    shifted = labels.ndim == 2 and predicts_next_token(model)
+    if not isinstance(logits, Tensor) or not indices or logits.shape[:-1] != labels.shape:
+        found = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
+        raise DiagnosisError(
+            f"{type(model).__name__} cannot be right or wrong: it has {found} for labels of shape "
+            f"{tuple(labels.shape)} and type {str(labels.dtype).removeprefix('torch.')}, where logits of classes and "
+            "their indices, for examples or tokens, were expected; select all works without."
+        )
+    if shifted:  # at the place of each token, what was said before it; nothing was said before the first
+        logits = logits.roll(1, dims=1)
+    return Items(labels, logits.argmax(-1), counted_items(model, labels), logits)
+
+
+def predicts_next_token(model: nn.Module) -> bool:
+    """Whether a model predicts each token from the ones before it, and so shifts the labels itself."""
+    inner: Any = getattr(model, "_orig_mod", model)  # torch.compile
+    if hasattr(inner, "get_base_model"):  # PEFT
+        inner = inner.get_base_model()
+    name = type(inner).__name__
+    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or name.endswith("ForCausalLM")
+
+
+# -------------------------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of a loader on the model's device.
+
+    Attributes:
+        inputs: What the model is called with.
+        labels: The labels among them.
+        valid: How many of its first rows are real: Accelerate fills up the last batch of each process.
+        first: Index of its first row in the order of the whole data set.
+    """
+
+    inputs: dict[str, Any]
+    labels: Tensor
+    valid: int
+    first: int
+
+
+def batches(
+    dataloader: Any, device: torch.device, accelerator: Accelerator | None, label_name: str = "labels"
+) -> Iterator[Batch]:
+    """The batches of a loader, of this process; with an accelerator the loader is one that it prepared.
+
+    Raises:
+        DiagnosisError: If a batch is not a mapping with labels.
+    """
+    processes, process = (accelerator.num_processes, accelerator.process_index) if accelerator is not None else (1, 0)
+    before = 0
+    for inputs in dataloader:
+        if not isinstance(inputs, Mapping) or not isinstance(inputs.get(label_name), Tensor):
+            found = f"one with {', '.join(map(str, inputs))}" if isinstance(inputs, Mapping) else type(inputs).__name__
+            raise DiagnosisError(
+                f"A batch must be a mapping that holds {label_name}, got {found}: without labels nothing can be wrong."
+            )
+        inputs = dict(send_to_device(dict(inputs), device))
+        rows = len(inputs[label_name])
+        valid = rows
+        if processes > 1 and getattr(dataloader, "end_of_dataloader", False) and dataloader.remainder > 0:
+            valid = min(max(dataloader.remainder - process * rows, 0), rows)
+        yield Batch(inputs, inputs[label_name], valid, before + process * rows)
+        before += processes * rows
+
+
+@dataclass
+class Rows:
+    """Selected rows.
+
+    Attributes:
+        inputs: What the model is called with.
+        count: Number of rows.
+        items: Number of selected items in each row, (rows,).
+    """
+
+    inputs: dict[str, Any]
+    count: int
+    items: Tensor
+
+    def take(self, places: Any) -> "Rows":
+        """Some of the rows, by a slice, a mask or indices."""
+        items = self.items[places]
+        inputs = {
+            name: value[places] if _is_batched(value, self.count) else value for name, value in self.inputs.items()
+        }
+        return Rows(inputs, len(items), items)
+
+    def fits(self, other: "Rows") -> bool:
+        """Whether the two can be in one batch: texts of other lengths cannot."""
+        if self.inputs.keys() != other.inputs.keys():
+            return False
+        for name, mine in self.inputs.items():
+            theirs = other.inputs[name]
+            if _is_batched(mine, self.count) and _is_batched(theirs, other.count):
+                if mine.shape[1:] != theirs.shape[1:] or mine.dtype != theirs.dtype:
+                    return False
+            elif isinstance(mine, Tensor) or isinstance(theirs, Tensor) or mine != theirs:
+                return False
+        return True
+
+    @staticmethod
+    def joined(parts: Sequence["Rows"]) -> "Rows":
+        """One batch of rows that fit."""
+        first = parts[0]
+        inputs = {
+            name: torch.cat([part.inputs[name] for part in parts]) if _is_batched(value, first.count) else value
+            for name, value in first.inputs.items()
+        }
+        return Rows(inputs, sum(part.count for part in parts), torch.cat([part.items for part in parts]))
+
+
+def chosen_rows(batch: Batch, mask: Tensor, label_name: str = "labels") -> Rows | None:
+    """The rows of a batch that hold an item of a mask (of the shape of its labels), other tokens' labels left out."""
+    mask = mask.clone()
+    mask[batch.valid :] = False
+    items = mask.view(len(mask), -1).sum(1)
+    if not bool(items.any()):
+        return None
+    inputs = batch.inputs
+    if mask.ndim > 1:
+        inputs = {**inputs, label_name: batch.labels.masked_fill(~mask, IGNORED)}
+    return Rows(inputs, len(mask), items).take(items > 0)
+
+
+def _is_batched(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
+
+
+# ------------------------------------------------------------------------------------ all predictions, and what matches
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a whole data set in its order, (examples,), or (texts, tokens) filled up with -100.
+
+    Attributes:
+        labels: Class indices; -100: not an item.
+        predicted: Class indices.
+    """
+
+    labels: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def counted(self) -> np.ndarray:
+        return self.labels != IGNORED
+
+    @property
+    def wrong(self) -> np.ndarray:
+        return self.counted & (self.predicted != self.labels)
+
+    @property
+    def right(self) -> np.ndarray:
+        return self.counted & (self.predicted == self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the items that are right."""
+        return float(self.right.sum() / self.counted.sum())
+
+    def matched(self, seed: int = 0) -> np.ndarray:
+        """A mask of correctly predicted items, of every class as many as are wrong, drawn at random.
+
+        Where a class has fewer right items than wrong ones, all of them are taken.
+        """
+        rng = np.random.default_rng(seed)
+        chosen = np.zeros(self.labels.size, dtype=bool)
+        labels, wrong, right = self.labels.ravel(), self.wrong.ravel(), self.right.ravel()
+        order = np.argsort(labels, kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+            candidates = members[right[members]]
+            chosen[rng.permutation(candidates)[: int(wrong[members].sum())]] = True
+        return chosen.reshape(self.labels.shape)
+
+
+def gathered(parts: Sequence[tuple[Any, np.ndarray, np.ndarray]], accelerator: Accelerator | None) -> Predictions:
+    """Puts predictions of batches, each with the index of its first row, into the order of the data set."""
+    parts = list(parts)
+    if accelerator is not None and accelerator.num_processes > 1:
+        parts = gather_object(parts)
+    parts = sorted((part for part in parts if len(part[1])), key=lambda part: part[0])
+    width = max((part[1].shape[1] for part in parts if part[1].ndim == 2), default=0)
+
+    def filled(values: np.ndarray) -> np.ndarray:
+        if values.ndim == 1:
+            return values
+        return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=IGNORED)
+
+    if not parts:
+        empty = np.zeros(0, dtype=np.int64)
+        return Predictions(empty, empty)
+    labels, predicted = (np.concatenate([filled(part[place]) for part in parts]) for place in (1, 2))
+    return Predictions(labels, predicted)

@@ -1,0 +1,41 @@
+"""``hf-critmom compare``: compare methods on a task, or continue a comparison."""
+
+import shlex
+
+from hf_critmom.commands import PROGRAM
+from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries
+from hf_critmom.commands.report import print_report
+from hf_critmom.experiments.comparison import (
+    Comparison,
+    ComparisonArguments,
+    ComparisonTrainingArguments,
+    run_comparison,
+)
+from hf_critmom.tasks import DataArguments, ModelArguments, flag_defaults, task_name
+
+
+def main(argv: list[str]) -> int:
+    """Runs what is not yet finished of a comparison, and prints its report."""
+    request = parse_comparison(argv)
+    quieten_libraries()
+    folder = run_comparison(request)
+    if request.training.process_index == 0:
+        print_report(folder)
+    return 0
+
+
+def parse_comparison(argv: list[str]) -> Comparison:
+    """Turns the flags of ``compare`` into arguments; what no flag says comes from the task's own defaults.
+
+    Raises:
+        InputError: If a flag's value cannot be used.
+    """
+    dataclass_types = (ComparisonArguments, DataArguments, ModelArguments, ComparisonTrainingArguments)
+    # Abbreviated flags would slip past the first, partial parse that finds the task.
+    parser = dataclass_parser("compare", dataclass_types)
+    task_parser = dataclass_parser("compare", (DataArguments, ModelArguments), add_help=False)
+    flags = [arg for arg in argv if arg not in ("-h", "--help")]
+    data, model, _ = task_parser.parse_args_into_dataclasses(flags, return_remaining_strings=True)
+    parser.set_defaults(output_dir=f"comparison-{task_name(data)}", **flag_defaults(data, model))
+    comparison, data, model, training = parse_dataclasses(parser, argv)
+    return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *argv]))

@@ -1,0 +1,20 @@
+"""Comparisons of methods on a task: arms, runner, statistics, figures and report."""
+
+from hf_critmom.experiments.comparison.arguments import ComparisonArguments, ComparisonTrainingArguments
+from hf_critmom.experiments.comparison.arms import ARMS, Arm
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.report import write_report
+from hf_critmom.experiments.comparison.results import run_of
+from hf_critmom.experiments.comparison.runner import Comparison, run_comparison
+
+__all__ = [
+    "ARMS",
+    "Arm",
+    "Comparison",
+    "ComparisonArguments",
+    "ComparisonError",
+    "ComparisonTrainingArguments",
+    "run_comparison",
+    "run_of",
+    "write_report",
+]

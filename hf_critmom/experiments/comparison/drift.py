@@ -1,0 +1,167 @@
+"""Drift: how the networks that a comparison trained do on corrupted test images."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.reporting.intervals import Interval, mean_interval
+from hf_critmom.storage.files import write_json
+from hf_critmom.tasks import CORRUPTIONS, ImageTask, Task, corrupt, load_checkpoint
+from hf_critmom.tasks.corruptions import SEVERITIES
+from hf_critmom.tasks.images import ImageDataset
+
+DRIFT_FILE = "drift.json"
+CLEAN = "clean"
+
+_SEED = 0  # of the noise: the same corrupted images for every network
+
+
+def measure_drift(
+    folder: Path,
+    task: Task,
+    *,
+    corruptions: Sequence[str] = tuple(CORRUPTIONS),
+    max_samples: int | None = None,
+    batch_size: int = 500,
+    progress: Callable[[str], None] = lambda message: None,
+) -> None:
+    """Tests every finished run's network on corrupted test images, and keeps the accuracies beside its result.
+
+    The corruptions are a CIFAR-10-C-style subset, see `hf_critmom.tasks.corruptions`; all networks see the same images.
+    What was measured before is not repeated.
+
+    Args:
+        folder: A comparison's folder whose runs still have their models.
+        task: The task that it was made with.
+        corruptions: Names in `CORRUPTIONS`.
+        max_samples: Test with so many images, drawn at random; None: with all.
+        batch_size: Images of a forward pass.
+        progress: Told of each corruption that is finished.
+
+    Raises:
+        ComparisonError: If the task is not the comparison's or not one of images, no run has a model, or an earlier
+            measurement used other images.
+        TaskError: If a corruption is not known, or a model cannot be loaded.
+    """
+    plan = Plan.read(folder)
+    if not isinstance(task, ImageTask):
+        raise ComparisonError(f"Only images can be corrupted, and {task.name} has none.")
+    stored = plan.task["splits"]["test"]["sha256"]
+    if task.test.fingerprint() != stored:
+        raise ComparisonError(
+            f"The test images of {task.name} are not those of the comparison in {folder}: give the data's flags as in "
+            f"its command, {plan.command}."
+        )
+    examples = _sample(task.test, max_samples)
+    process = PartialState()
+    runs = [run for run, result in read_results(folder, plan).runs.items() if result["status"] == "finished"]
+    runs = [run for run in runs if (folder / run.folder / "config.json").exists()]
+    if not runs:
+        raise ComparisonError(f"No run of the comparison in {folder} has kept its model: drift is measured on models.")
+    runs = runs[process.process_index :: process.num_processes]
+    found = {run: _read(folder / run.folder / DRIFT_FILE, len(examples)) for run in runs}
+    networks = {run: load_checkpoint(str(folder / run.folder), task) for run in runs}
+    for name in (CLEAN, *corruptions):
+        missing = [run for run in runs if name not in found[run]]
+        if not missing:
+            continue
+        accuracies: dict[Run, list[float]] = {run: [] for run in missing}
+        for severity in (0,) if name == CLEAN else SEVERITIES:
+            images = examples.images if name == CLEAN else corrupt(examples.images, name, severity, seed=_SEED)
+            for run in missing:
+                model, own_task = networks[run]
+                assert isinstance(own_task, ImageTask)  # as the task is
+                seen = _sample(own_task.test, max_samples).evaluated(images)
+                accuracies[run].append(_accuracy(model.to(process.device), seen, own_task, batch_size))
+        for run in missing:
+            found[run][name] = accuracies[run]
+            write_json(folder / run.folder / DRIFT_FILE, {"examples": len(examples), "accuracy": found[run]})
+        progress(name)
+    process.wait_for_everyone()
+
+
+def read_drift(folder: Path, plan: Plan) -> pd.DataFrame:
+    """Accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean)."""
+    rows = []
+    for run, result in read_results(folder, plan).runs.items():
+        file = folder / run.folder / DRIFT_FILE
+        if not file.exists():
+            continue
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        for corruption, accuracies in stored["accuracy"].items():
+            severities = (0,) if corruption == CLEAN else SEVERITIES
+            for severity, accuracy in zip(severities, accuracies, strict=True):
+                row = (result["arm"], result["seed"], run.epochs, corruption, severity, accuracy, stored["examples"])
+                rows.append(row)
+    return pd.DataFrame(rows, columns=["arm", "seed", "budget", "corruption", "severity", "accuracy", "examples"])
+
+
+def drift_differences(drift: pd.DataFrame, arm: str, baseline: str) -> Mapping[str, Interval]:
+    """Difference of accuracy between an arm and a baseline over paired seeds, on clean and on corrupted images.
+
+    Args:
+        drift: Accuracies, of one budget.
+        arm: The arm's name.
+        baseline: The baseline's name.
+
+    Returns:
+        Intervals by "clean" and "corrupted", the mean over all corruptions and severities.
+    """
+    kinds = drift.assign(kind=np.where(drift["corruption"] == CLEAN, CLEAN, "corrupted"))
+    means = kinds.groupby(["kind", "arm", "seed"])["accuracy"].mean()
+    found = {}
+    for kind in (CLEAN, "corrupted"):
+        of_kind = means.get(kind)
+        if of_kind is None or not {arm, baseline} <= set(of_kind.index.get_level_values("arm")):
+            continue
+        found[kind] = mean_interval((of_kind[arm] - of_kind[baseline]).dropna().to_numpy(dtype=float))
+    return found
+
+
+def _sample(examples: ImageDataset, max_samples: int | None) -> ImageDataset:
+    if max_samples is None or max_samples >= len(examples):
+        return examples
+    if max_samples < 1:
+        raise ComparisonError(f"--max_eval_samples must be at least 1, got {max_samples}.")
+    chosen = np.sort(np.random.default_rng(_SEED).permutation(len(examples))[:max_samples])
+    return ImageDataset(
+        examples.images[chosen],
+        examples.labels[chosen],
+        mean=examples.mean,
+        std=examples.std,
+        processor=examples.processor,
+    )
+
+
+def _read(file: Path, examples: int) -> dict[str, list[float]]:
+    if not file.exists():
+        return {}
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    if stored["examples"] != examples:
+        raise ComparisonError(
+            f"{file} was measured on {stored['examples']:,} images, and this asks for {examples:,}: repeat its "
+            "command, or delete it."
+        )
+    return dict(stored["accuracy"])
+
+
+@torch.no_grad()
+def _accuracy(model: PreTrainedModel, examples: ImageDataset, task: Any, batch_size: int) -> float:
+    model.eval()
+    right = 0
+    for batch in DataLoader(examples, batch_size, collate_fn=task.collator):
+        labels = batch.pop("labels")
+        predicted = model(**{name: value.to(model.device) for name, value in batch.items()}).logits.argmax(-1)
+        right += int((predicted.cpu() == labels).sum())
+    return right / len(examples)

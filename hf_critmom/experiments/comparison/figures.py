@@ -1,0 +1,265 @@
+"""Figures of a comparison. Every function draws one and returns it; `write_figures` stores them all."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFormatter
+
+from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.statistics import Metric, PairedRatio, paired_ratio, reach_curve, times
+from hf_critmom.storage.files import written_whole
+
+FIGURES_FOLDER = "figures"
+
+
+def metric_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, targets: Sequence[float]) -> Figure:
+    """Validation metric over epochs.
+
+    How to read it: a thin line is one seed, a thick one the median over the seeds of its arm; the dotted lines are the
+    targets. An arm that crosses a target further left reached it in fewer epochs.
+
+    Args:
+        table: The results table, of one budget.
+        arms: The arms, in order.
+        metric: The metric.
+        targets: Values whose first reaching is timed.
+    """
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    validation = table[(table["split"] == "validation") & np.isfinite(table[metric.name].astype(float))]
+    for index, arm in enumerate(arms.values()):
+        rows = validation[validation["arm"] == arm.name]
+        if rows.empty:
+            continue
+        for _, run in rows.groupby("seed"):
+            axes.plot(run["epoch"], run[metric.name], color=arm.color, alpha=0.3, linewidth=0.7)
+        median = rows.groupby("epoch")[metric.name].median()
+        axes.plot(median.index, median.values, **_style(arm, index))
+    for target in targets:
+        axes.axhline(target, color="0.5", linestyle=":", linewidth=0.9)
+        axes.annotate(f"{target:.4g}", (1.005, target), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    title = f"Validation {metric.title}: median and every seed"
+    axes.set(xlabel="epoch", ylabel=f"validation {metric.title}", title=title)
+    if not metric.greater_is_better:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
+    axes.grid(alpha=0.25)
+    if not validation.empty:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def damping_figure(runs: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm]) -> Figure:
+    """Momentum and damping ratio over the optimizer's steps, of each arm's first seed (the schedule has no others).
+
+    How to read it: above, the momentum that each step used. Below, its damping ratio on a curvature of 1: the shaded
+    part under 1 is underdamped (overshoots), the part over 1 overdamped (creeps), the line between them critical.
+
+    Args:
+        runs: Results of the runs.
+        arms: The arms, in order.
+    """
+    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    ratios: list[float] = []
+    for index, arm in enumerate(arms.values()):
+        log: list[dict[str, float]] = next((run["training_log"] for run in runs if run["arm"] == arm.name), [])
+        logged = [record for record in log if "momentum" in record]
+        if not logged:
+            continue
+        style = _style(arm, index)
+        upper.plot([record["step"] for record in logged], [record["momentum"] for record in logged], **style)
+        damped = [record for record in logged if "damping_ratio" in record]
+        ratios += [record["damping_ratio"] for record in damped]
+        lower.plot([record["step"] for record in damped], [record["damping_ratio"] for record in damped], **style)
+    upper.set(ylabel="momentum", title="What the optimizers used")
+    lower.set(xlabel="step", ylabel="damping ratio (curvature 1)", yscale="log")
+    lower.yaxis.set_major_formatter(LogFormatter())
+    lower.yaxis.set_minor_formatter(LogFormatter())
+    if ratios:
+        low, high = min(min(ratios), 0.5) / 1.5, max(max(ratios), 2.0) * 1.5
+        lower.set_ylim(low, high)
+        lower.axhspan(low, 1.0, color="0.92", zorder=0)
+        lower.axhline(1.0, color="0.4", linewidth=0.9, zorder=1)
+        lower.text(0.01, 0.03, "underdamped", transform=lower.transAxes, fontsize=8, color="0.3")
+        lower.text(0.01, 0.92, "overdamped", transform=lower.transAxes, fontsize=8, color="0.3")
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def reach_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, targets: Sequence[float]) -> Figure:
+    """Share of runs that have reached each target, over steps: Kaplan-Meier curves.
+
+    How to read it: one panel per target. A curve that rises further left reached it sooner; one that ends below 1 did
+    not reach it with all of its seeds.
+
+    Args:
+        table: The results table, of one budget.
+        arms: The arms, in order.
+        metric: The metric.
+        targets: Values whose first reaching is timed.
+    """
+    columns = min(len(targets), 2)
+    rows = math.ceil(len(targets) / columns)
+    figure = Figure(figsize=(7.2, 0.5 + 0.2 * math.ceil(len(arms) / 4) + 2.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    end = float(table.loc[table["split"] == "test", "step"].max())
+    for axes, target in zip(panels, targets, strict=False):
+        for index, arm in enumerate(arms.values()):
+            if not (table["arm"] == arm.name).any():
+                continue
+            curve = reach_curve(times(table, arm.name, metric, target))
+            points, share = np.append(curve.times, end), np.append(curve.share, curve.share[-1])
+            axes.step(points, share, where="post", **_style(arm, index))
+        axes.set(title=f"{metric.title} {target:.4g}", ylim=(-0.04, 1.04), xlim=(0.0, end))
+        axes.grid(alpha=0.25)
+    for index, axes in enumerate(panels):
+        axes.set_visible(index < len(targets))
+        if index + columns >= len(targets):  # nothing visible below it
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("step")
+    figure.supylabel("share of seeds that reached it", fontsize=10)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def speed_figure(
+    table: pd.DataFrame, arms: Mapping[str, Arm], baseline: str, metric: Metric, targets: Sequence[float]
+) -> Figure:
+    """Steps to each target relative to the baseline's, with the paired intervals.
+
+    How to read it: a point left of 1 took fewer steps than the baseline; an interval that crosses 1 leaves the question
+    open. An arrow is a bound: on its side a run did not reach the target. A hollow point lies beyond the axis.
+
+    Args:
+        table: The results table, of one budget.
+        arms: The arms, in order.
+        baseline: Name of the arm that the others are related to.
+        metric: The metric.
+        targets: Values whose first reaching is timed.
+    """
+    others = [arm for arm in arms.values() if arm.name != baseline and (table["arm"] == arm.name).any()]
+    figure = Figure(figsize=(7.2, 1.6 + 0.25 * (len(others) + 1) * len(targets)), layout="constrained")
+    axes = figure.add_subplot()
+    found = {
+        (target, arm.name): paired_ratio(table, arm.name, baseline, metric, target)
+        for target in targets
+        for arm in others
+    }
+    estimates = [one.ratio.estimate for one in found.values() if one.bound != "unknown"]
+    end = min(max([3.0, *(1.1 * max(estimate, 1.0 / estimate) for estimate in estimates)]), 12.0)
+    ticks, labels = [], []
+    for group, target in enumerate(targets):
+        top = group * (len(others) + 1.0)
+        ticks.append(top + (len(others) - 1) / 2.0)
+        labels.append(f"{target:.4g}")
+        for index, arm in enumerate(others):
+            _draw_ratio(axes, top + index, found[target, arm.name], arm, end)
+    axes.axvline(1.0, color="0.4", linewidth=0.9)
+    axes.set(xscale="log", xlim=(1.0 / end, end), ylabel=f"target ({metric.title})")
+    axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 1 / 3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"steps relative to {baseline} (left of 1: faster)")
+    axes.set_yticks(ticks, labels)
+    axes.set_ylim(len(targets) * (len(others) + 1.0) - 1.3, -0.7)
+    axes.grid(alpha=0.25, axis="x")
+    handles = [axes.plot([], [], color=arm.color, marker="o", linestyle=_dash(arm))[0] for arm in others]
+    figure.legend(handles, [arm.name for arm in others], loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def drift_figure(drift: pd.DataFrame, arms: Mapping[str, Arm]) -> Figure:
+    """Accuracy on corrupted test images against severity.
+
+    How to read it: one panel per corruption, severity 0 being the clean images; a line is the mean over an arm's seeds,
+    its band reaches from the worst seed to the best. An arm that falls less is more robust; one that only starts higher
+    is not.
+
+    Args:
+        drift: Accuracies, of one budget, see `hf_critmom.experiments.comparison.drift.read_drift`.
+        arms: The arms, in order.
+    """
+    names = [name for name in dict.fromkeys(drift["corruption"]) if name != "clean"]
+    columns = min(len(names), 3)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(7.2, 0.8 + 2.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        for index, arm in enumerate(arms.values()):
+            of_arm = drift[(drift["arm"] == arm.name) & drift["corruption"].isin([name, "clean"])]
+            if of_arm.empty:
+                continue
+            accuracy = of_arm.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
+            axes.plot(accuracy.index, accuracy["mean"], **_style(arm, index))
+            axes.fill_between(
+                accuracy.index, accuracy["min"], accuracy["max"], color=arm.color, alpha=0.12, linewidth=0
+            )
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.set_xticks(range(6))
+        axes.grid(alpha=0.25)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    for axes in panels[::columns]:
+        axes.set_ylabel("test accuracy", fontsize=9)
+    figure.supxlabel("severity (0: clean)", fontsize=9)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=min(len(arms), 6), frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm, end: float) -> None:
+    """One ratio: its interval as far as the axis goes, and a point, an arrow where it is only a bound.
+
+    Args:
+        axes: Where it is drawn.
+        at: How far down.
+        found: The ratio.
+        arm: Whose it is.
+        end: The end of the axis, which begins at its reciprocal.
+    """
+    if found.bound == "unknown":
+        words = "neither reached it" if found.both_censored == found.ratio.n else "open: not every seed reached it"
+        words = words if found.ratio.n else "no seed in common"
+        axes.text(1.02, at, words, va="center", fontsize=7, color=arm.color)
+        return
+    low, high = found.ratio.low, found.ratio.high
+    if low > 0.0 or high < math.inf:
+        ends = [min(max(side, 1.0 / end), end) for side in (low, high)]
+        axes.plot(ends, [at, at], color=arm.color, linewidth=1.6, linestyle=_dash(arm))
+    marker = {"exact": "o", "at least": ">", "at most": "<"}[found.bound]
+    place = min(max(found.ratio.estimate, 1.02 / end), 0.98 * end)
+    inside = "full" if place == found.ratio.estimate else "none"
+    axes.plot([place], [at], color=arm.color, marker=marker, markersize=5, fillstyle=inside, linestyle="none")
+
+
+def _dash(arm: Arm) -> str:
+    return "-" if arm.base is None else "--"
+
+
+def _style(arm: Arm, index: int) -> dict[str, Any]:
+    """How an arm's curve is drawn: later arms are thinner and dashed, so that one beneath shows where they coincide."""
+    dashes = ("-", "--", ":", "-.")
+    return {
+        "color": arm.color,
+        "linestyle": dashes[index % len(dashes)],
+        "linewidth": max(2.8 - 0.3 * index, 1.4),
+        "label": arm.name,
+    }
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Writes figures into the comparison's folder for them, by file name, as PNG, each whole or not at all."""
+    (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        with written_whole(folder / FIGURES_FOLDER / name) as partial:
+            figure.savefig(partial, dpi=120)

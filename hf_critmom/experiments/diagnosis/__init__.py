@@ -1,0 +1,1 @@
+"""Diagnosis: the ``attribute`` command, a study of checkpoints with controls."""

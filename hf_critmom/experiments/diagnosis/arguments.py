@@ -1,0 +1,56 @@
+"""Flags of the ``attribute`` command, beside those of the data."""
+
+from dataclasses import dataclass, field
+
+from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.predictions import SELECTIONS
+from hf_critmom.attribution.problems import TOP
+
+
+@dataclass
+class AttributionArguments:
+    """Flags that say what is attributed, and how."""
+
+    split: str = field(
+        default="validation", metadata={"help": "Split of the data: validation, test or train (not augmented)."}
+    )
+    select: str = field(
+        default="misclassified",
+        metadata={"help": f"Examples whose gradient is taken: {', '.join(SELECTIONS)}."},
+    )
+    groups: list[str] | None = field(
+        default=None,
+        metadata={"help": "Layer groups as regular expressions or NAME=EXPRESSION; default: found by themselves."},
+    )
+    num_top_groups: int = field(default=TOP, metadata={"help": "How many groups of largest share are compared."})
+    corruption: str | None = field(
+        default=None,
+        metadata={
+            "help": "Corrupt the images first, NAME:SEVERITY, a CIFAR-10-C-style subset; without a severity all five "
+            "are compared with the clean images."
+        },
+    )
+    initial: bool = field(
+        default=True, metadata={"help": "Compare with the same network before training, on the same examples."}
+    )
+    seed: int = field(
+        default=0, metadata={"help": "Of the correctly classified examples that are drawn, noise and resampling."}
+    )
+    per_device_eval_batch_size: int = field(default=500, metadata={"help": "Batch size of predictions."})
+    gradient_batch_size: int | None = field(
+        default=None, metadata={"help": "Batch size of backward passes; default: 32, fewer for few examples."}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the results; default: attribution-TASK in the current folder."}
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is an accelerator."})
+
+    def __post_init__(self) -> None:
+        for flag in ("num_top_groups", "per_device_eval_batch_size", "gradient_batch_size"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise DiagnosisError(f"--{flag} must be at least 1, got {value}.")
+        if self.seed < 0:
+            raise DiagnosisError(f"--seed must not be negative, got {self.seed}.")
+        if self.select not in SELECTIONS:
+            raise DiagnosisError(f"Unknown --select {self.select!r}: choose one of {', '.join(SELECTIONS)}.")

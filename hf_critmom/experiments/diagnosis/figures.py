@@ -1,0 +1,103 @@
+"""Figures of attributions. Every function draws one and returns it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hf_critmom.attribution.attribution import Attribution
+
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # colour-blind safe: Okabe and Ito (2008)
+_MARKERS = ("o", "s", "^", "D")
+_COLOR_MAP = "cividis"  # even in lightness, and the same to the colour-blind (Nunez et al., 2018)
+
+
+def shares_figure(attributions: Mapping[str, Attribution], *, title: str) -> Figure:
+    """Share of each layer group in several attributions.
+
+    How to read it: a point is the part of the squared gradient norm that lies in the group, a line its bootstrap
+    interval (not centred: the noise of finitely many examples is taken off). Only where misclassified examples lie
+    apart from the correct ones have mistakes to do with it.
+    """
+    first = next(iter(attributions.values()))
+    names = list(first.groups)
+    figure = Figure(figsize=(7.2, max(2.6, 0.42 * len(names) + 1.3)), layout="constrained")
+    axes = figure.add_subplot()
+    rows = np.arange(len(names))
+    step = 0.5 / max(len(attributions), 2)
+    for index, (label, attribution) in enumerate(attributions.items()):
+        place = rows + step * (index - (len(attributions) - 1) / 2.0)
+        style: dict[str, Any] = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
+        axes.plot(
+            [attribution.groups[name].share for name in names], place, linestyle="", label=label, clip_on=False, **style
+        )
+        for row, name in zip(place, names, strict=True):
+            if (interval := attribution.groups[name].share_interval) is not None:
+                axes.plot(interval, (row, row), color=style["color"], linewidth=1.4)
+    axes.axvline(1.0 / len(names), color="0.5", linestyle=":", linewidth=0.9)
+    axes.annotate(" equal part", (1.0 / len(names), 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="0.3")
+    axes.set_yticks(rows, names)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the squared gradient norm", xlim=(0.0, None), title=title)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.grid(axis="x", alpha=0.25)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def heat_map(
+    columns: Sequence[str],
+    shares: Sequence[Mapping[str, float]],
+    *,
+    title: str,
+    label: str,
+    top: Sequence[Collection[str]],
+    problem: Sequence[Collection[str]] = (),
+) -> Figure:
+    """Shares of the layer groups, one column for each class, epoch, severity or run.
+
+    How to read it: each column adds up to 100 %. Framed cells are the column's groups of largest share; a star marks a
+    problem group, whose share is larger among misclassified examples than among correctly classified ones.
+
+    Args:
+        columns: What the columns are called.
+        shares: Share of each group, by column.
+        title: Of the figure.
+        label: Of the columns' axis.
+        top: Groups that are framed, by column.
+        problem: Groups that are starred, by column; empty: nowhere.
+    """
+    names = list(shares[0])
+    values = np.array([[column[name] for column in shares] for name in names])
+    width = max(7.2, 0.5 * len(columns) + 1.8)
+    figure = Figure(figsize=(width, max(2.8, 0.38 * len(names) + 1.7)), layout="constrained")
+    axes = figure.add_subplot()
+    scale = Normalize(0.0, max(float(values.max()), 1e-9))
+    colors = mpl.colormaps[_COLOR_MAP]
+    drawn = axes.imshow(values, cmap=colors, norm=scale, aspect="auto")
+    for row, column in np.ndindex(*values.shape):
+        name, shade = names[row], colors(scale(values[row, column]))
+        dark = 0.2126 * shade[0] + 0.7152 * shade[1] + 0.0722 * shade[2] < 0.5
+        star = "*" if problem and name in problem[column] else ""
+        axes.text(
+            column,
+            row,
+            f"{values[row, column] * 100.0:.0f}{star}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "black",
+        )
+        if name in top[column]:
+            axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor="#D55E00", lw=1.6))
+    tilted = max(map(len, columns)) * len(columns) > 70
+    axes.set_xticks(range(len(columns)), columns, rotation=35 if tilted else 0, ha="right" if tilted else "center")
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(labelsize=8)
+    axes.set(title=title, xlabel=label)
+    figure.colorbar(drawn, ax=axes, label="share of the squared gradient norm", format="{x:.0%}", pad=0.02)
+    return figure

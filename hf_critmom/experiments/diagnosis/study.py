@@ -1,0 +1,159 @@
+"""A study: attributions of one model on one set of examples, with the controls that tell a finding from an artefact."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+
+from hf_critmom.attribution.attribution import Attribution, attribute_gradients, predict
+from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.groups import Groups
+from hf_critmom.attribution.passes import LARGEST_GRADIENT_BATCH
+from hf_critmom.attribution.problems import TOP, Diagnosis, diagnose
+
+MOST_CLASSES = 20
+"""Classes that are attributed one by one: those with the most mistakes."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found for one model on one set of examples.
+
+    Attributes:
+        attribution: Of the chosen examples.
+        correct: Of correctly classified ones, as many of each class as are misclassified; None if none was chosen.
+        initial: Of the misclassified examples in the untrained network; None without one.
+        classes: Of the misclassified examples of each class.
+        corruption: Name of the corruption of the images, or None.
+        severity: Its severity; 0 for clean images.
+        num_top: Number of groups that are called the top.
+    """
+
+    attribution: Attribution
+    correct: Attribution | None = None
+    initial: Attribution | None = None
+    classes: Mapping[str, Attribution] = dataclasses.field(default_factory=dict)
+    corruption: str | None = None
+    severity: int = 0
+    num_top: int = TOP
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """The problem groups."""
+        return diagnose(self.attribution, correct=self.correct, initial=self.initial, num_top=self.num_top)
+
+    @property
+    def attributions(self) -> dict[str, Attribution]:
+        """The attributions by what they are of: the chosen examples, and the controls that were made."""
+        controls = {"correct": self.correct, "initial": self.initial}
+        made = {name: control for name, control in controls.items() if control is not None}
+        return {self.attribution.select: self.attribution, **made}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        optional = {"correct": self.correct, "initial": self.initial}
+        return {
+            "corruption": self.corruption,
+            "severity": self.severity,
+            "num_top": self.num_top,
+            "attribution": self.attribution.to_dict(),
+            **{name: attribution and attribution.to_dict() for name, attribution in optional.items()},
+            "classes": {name: attribution.to_dict() for name, attribution in self.classes.items()},
+            "diagnosis": self.diagnosis.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Study":
+        """The inverse of `to_dict`.
+
+        Raises:
+            DiagnosisError: If it is not one.
+        """
+        try:
+            return cls(
+                attribution=Attribution.from_dict(content["attribution"]),
+                correct=content["correct"] and Attribution.from_dict(content["correct"]),
+                initial=content["initial"] and Attribution.from_dict(content["initial"]),
+                classes={name: Attribution.from_dict(found) for name, found in content["classes"].items()},
+                corruption=content["corruption"],
+                severity=content["severity"],
+                num_top=content["num_top"],
+            )
+        except (AttributeError, KeyError, TypeError):
+            raise DiagnosisError("This is not a stored study: make it anew.") from None
+
+
+def make_study(
+    model: nn.Module,
+    dataloader: Any,
+    *,
+    select: str = "misclassified",
+    initial: nn.Module | None = None,
+    groups: Groups = None,
+    class_names: Sequence[str] = (),
+    batch_size: int | None = None,
+    num_top: int = TOP,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    corruption: str | None = None,
+    severity: int = 0,
+) -> Study:
+    """Attributes the gradient on chosen examples; for misclassified ones, with controls and class by class.
+
+    Args:
+        model: The trained model.
+        dataloader: Its examples, always in the same order.
+        select: See `attribute_gradients`; all but "misclassified" come without controls.
+        initial: The model as it was before training.
+        groups: See `layer_groups`.
+        class_names: Names of the classes by index; empty: nothing is done class by class.
+        batch_size: See `attribute_gradients`.
+        num_top: Number of groups that are called the top.
+        seed: Of the draw of correctly classified examples, and of the resampling.
+        accelerator: See `attribute_gradients`.
+        corruption: Recorded with the result.
+        severity: Recorded with the result.
+
+    Raises:
+        DiagnosisError: As `attribute_gradients`.
+    """
+    options: dict[str, Any] = {
+        "groups": groups,
+        "batch_size": batch_size,
+        "accelerator": accelerator,
+        "seed": seed,
+    }
+    described: dict[str, Any] = {"corruption": corruption, "severity": severity, "num_top": num_top}
+    if select != "misclassified":
+        return Study(attribute_gradients(model, dataloader, select=select, **options), **described)
+    predictions = predict(model, dataloader, accelerator=accelerator)
+    wrong, matched = predictions.wrong, predictions.matched(seed)
+    if not wrong.any():
+        # Says that there is nothing to attribute, as it does for everyone who asks for it.
+        attribute_gradients(model, dataloader, **options)
+
+    def of(part: np.ndarray, name: str, of_model: nn.Module = model, **changed: Any) -> Attribution:
+        found = attribute_gradients(of_model, dataloader, select=part, **{**options, **changed})
+        return dataclasses.replace(found, select=name, misclassified=int(wrong.sum()))
+
+    classes = {}
+    if class_names and wrong.ndim == 1:
+        counts = np.bincount(predictions.labels[wrong], minlength=len(class_names))
+        large = batch_size or LARGEST_GRADIENT_BATCH  # nobody asks for an interval of each class
+        most = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
+        classes = {
+            class_names[index]: of(wrong & (predictions.labels == index), "misclassified", batch_size=large)
+            for index in sorted(most)
+            if counts[index]
+        }
+    return Study(
+        attribution=of(wrong, "misclassified"),
+        correct=of(matched, "correct") if matched.any() else None,
+        initial=None if initial is None else of(wrong, "misclassified", initial),
+        classes=classes,
+        **described,
+    )

@@ -1,0 +1,1 @@
+"""Repair: scan, localise, diagnose, treat and verify, with controls."""

@@ -1,0 +1,71 @@
+"""Flags of the ``repair`` command, beside those of the data."""
+
+from dataclasses import dataclass, field
+
+from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.experiments.repair.runner import CONTROLS, SELECTIONS, RepairSettings
+from hf_critmom.training.arguments import CommandTrainingArguments
+
+
+@dataclass
+class RepairArguments:
+    """Flags that say what is repaired, and how the groups are chosen."""
+
+    groups: list[str] = field(
+        default_factory=lambda: ["auto"],
+        metadata={"help": "Layer groups to retrain; auto: those that the diagnosis names."},
+    )
+    select: str = field(
+        default="gradient",
+        metadata={"help": "How auto chooses: " + "; ".join(f"{name}: {text}" for name, text in SELECTIONS.items())},
+    )
+    num_groups: int | None = field(
+        default=None, metadata={"help": "How many groups auto chooses; default: by its rule."}
+    )
+    controls: bool = field(
+        default=False, metadata={"help": f"Treat the controls as well, at the same budget: {', '.join(CONTROLS)}."}
+    )
+    num_seeds: int = field(
+        default=1, metadata={"help": "Repeat every treatment: --seed, --seed + 1, ...; they order the training data."}
+    )
+
+    def settings(self) -> RepairSettings:
+        """As `repair_layers` takes them.
+
+        Raises:
+            DiagnosisError: If they cannot be used.
+        """
+        if "auto" in self.groups and len(self.groups) > 1:
+            raise DiagnosisError(f"--groups is either auto or names of layer groups, got {' '.join(self.groups)}.")
+        groups = "auto" if self.groups == ["auto"] else self.groups
+        return RepairSettings(groups, self.select, self.num_groups, None, self.controls, self.num_seeds)
+
+
+@dataclass
+class RepairTrainingArguments(CommandTrainingArguments):
+    """`TrainingArguments` with the defaults of a treatment; every one is a flag and is recorded with the results."""
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the repaired model; default: repair-CHECKPOINT here."}
+    )
+    optim: str = field(default="critmom", metadata={"help": "Optimizer of the treatment."})
+    learning_rate: float = field(default=0.01, metadata={"help": "Peak learning rate of the treatment."})
+    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of the treatment."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Budget of each treatment in epochs."})
+    logging_steps: float = field(default=0.05, metadata={"help": "Training log interval; below 1: a share of all."})
+    save_strategy: str = field(
+        default="no",
+        metadata={"help": "When checkpoints are written, from which a treatment continues: no, epoch, steps."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.data_seed is not None:
+            raise DiagnosisError("--data_seed is decided by each treatment's seed, which orders its data: use --seed.")
+        if self.eval_strategy != "no":
+            raise DiagnosisError(
+                f"--eval_strategy {getattr(self.eval_strategy, 'value', self.eval_strategy)}: a treatment is verified "
+                "once, on the test split at its end, so leave it at no."
+            )
+        if self.max_steps <= 0 and not self.num_train_epochs > 0.0:
+            raise DiagnosisError(f"--num_train_epochs must be positive, got {self.num_train_epochs:g}.")
+        super().__post_init__()

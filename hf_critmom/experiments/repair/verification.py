@@ -1,0 +1,152 @@
+"""Verification of a repair: what became of every example that neither diagnosis nor treatment saw."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """What became of one class.
+
+    Attributes:
+        label: The class index.
+        items: Number of its items.
+        right_before: How many were right before.
+        fixed: How many became right.
+        broken: How many became wrong.
+    """
+
+    label: int
+    items: int
+    right_before: int
+    fixed: int
+    broken: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Predictions after a repair beside those before it.
+
+    Attributes:
+        items: Number of examples, or of tokens of a language model.
+        right_before: How many were right before.
+        fixed: How many were wrong before and are right now.
+        broken: How many were right before and are wrong now.
+        pvalue: Of the test that fixing and breaking were equally likely, see `test`.
+        test: "McNemar's exact test" for examples; for tokens, which are not independent within a text, "paired t test
+            over texts" of their accuracies.
+        classes: What became of each class; empty for tokens.
+    """
+
+    items: int
+    right_before: int
+    fixed: int
+    broken: int
+    pvalue: float
+    test: str
+    classes: tuple[ClassChange, ...] = ()
+
+    @property
+    def net(self) -> int:
+        """Fixed less broken."""
+        return self.fixed - self.broken
+
+    @property
+    def accuracy_before(self) -> float:
+        """Share that was right before."""
+        return self.right_before / self.items
+
+    @property
+    def accuracy_after(self) -> float:
+        """Share that is right now."""
+        return (self.right_before + self.net) / self.items
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "classes": [asdict(change) for change in self.classes]}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Verification":
+        """The inverse of `to_dict`."""
+        return cls(**{**content, "classes": tuple(ClassChange(**change) for change in content["classes"])})
+
+
+def mcnemar(fixed: int, broken: int) -> float:
+    """p-value of McNemar's exact test: among the changed ones, each was as likely to be fixed as to be broken.
+
+    Source: McNemar (1947), Psychometrika 12:153; in its exact form the binomial test of the discordant pairs.
+    """
+    changed = fixed + broken
+    return float(stats.binomtest(fixed, changed, 0.5).pvalue) if changed else 1.0
+
+
+def verify(before: Predictions, after: Predictions) -> Verification:
+    """Compares predictions of the same items before and after.
+
+    Args:
+        before: Predictions of the untreated model.
+        after: Predictions of the treated one.
+
+    Raises:
+        DiagnosisError: If they are not of the same items.
+    """
+    if before.labels.shape != after.labels.shape or not np.array_equal(before.labels, after.labels):
+        raise DiagnosisError(
+            f"Predictions before and after are not of the same items (labels of shape {before.labels.shape} and "
+            f"{after.labels.shape}): predict one data set in one order."
+        )
+    fixed, broken = before.wrong & after.right, before.right & after.wrong
+    labels, counted = before.labels, before.counted
+    if labels.ndim == 2:
+        texts = counted.any(axis=1)
+        totals = counted[texts].sum(axis=1)
+        changes = (fixed[texts].sum(axis=1) - broken[texts].sum(axis=1)) / totals
+        varied = len(changes) > 1 and np.ptp(changes) > 0.0
+        pvalue, test = float(stats.ttest_1samp(changes, 0.0).pvalue) if varied else 1.0, "paired t test over texts"
+        classes: tuple[ClassChange, ...] = ()
+    else:
+        pvalue, test = mcnemar(int(fixed.sum()), int(broken.sum())), "McNemar's exact test"
+        classes = tuple(
+            ClassChange(
+                int(label),
+                *(int(mask[labels == label].sum()) for mask in (counted, before.right, fixed, broken)),
+            )
+            for label in np.unique(labels[counted])
+        )
+    return Verification(
+        items=int(counted.sum()),
+        right_before=int(before.right.sum()),
+        fixed=int(fixed.sum()),
+        broken=int(broken.sum()),
+        pvalue=pvalue,
+        test=test,
+        classes=classes,
+    )
+
+
+def changed_items(before: Predictions, after: Predictions) -> list[dict[str, Any]]:
+    """Every item whose being right or wrong changed: its place in the data set, label, and predictions.
+
+    Returns:
+        Dictionaries with ``index`` (for tokens ``index`` of the text and ``token``), ``label``, ``before``, ``after``
+        and ``change``, "fixed" or "broken".
+    """
+    changed = []
+    for change, mask in (("fixed", before.wrong & after.right), ("broken", before.right & after.wrong)):
+        for place in np.argwhere(mask):
+            at: Sequence[int] = tuple(int(index) for index in place)
+            where = dict(zip(("index", "token"), at, strict=False))
+            values = {
+                "label": int(before.labels[at]),
+                "before": int(before.predicted[at]),
+                "after": int(after.predicted[at]),
+            }
+            changed.append({**where, **values, "change": change})
+    return sorted(changed, key=lambda item: (item["index"], item.get("token", 0)))

@@ -1,0 +1,1 @@
+"""How results are shown: tables, figures, cards, pages, and intervals with their words."""

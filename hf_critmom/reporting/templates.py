@@ -1,0 +1,24 @@
+"""The one Jinja environment in which every card and report is rendered."""
+
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@cache
+def environment() -> Environment:
+    """The environment; a template that names an undefined variable is an error."""
+    return Environment(
+        loader=PackageLoader("hf_critmom.reporting"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def render(template: str, **context: Any) -> str:
+    """Renders a template of ``reporting/templates``.
+
+    Args:
+        template: File name without ``.jinja``, such as ``comparison.md``.
+        context: Variables of the template.
+    """
+    return environment().get_template(f"{template}.jinja").render(**context)

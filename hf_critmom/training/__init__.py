@@ -1,0 +1,1 @@
+"""The Trainer with critically damped momentum, its arguments and its callbacks."""

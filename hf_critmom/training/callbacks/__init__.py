@@ -1,0 +1,15 @@
+"""Callbacks that report the damping state of a training run, and which layers its mistakes and gradients lie in."""
+
+from hf_critmom.training.callbacks.attribution import AttributionCallback
+from hf_critmom.training.callbacks.damping import REGIME_CODES, DampingCallback
+from hf_critmom.training.callbacks.gradient_norms import GradientNormCallback
+from hf_critmom.training.callbacks.logged import LoggingCallback, is_training_record
+
+__all__ = [
+    "REGIME_CODES",
+    "AttributionCallback",
+    "DampingCallback",
+    "GradientNormCallback",
+    "LoggingCallback",
+    "is_training_record",
+]

@@ -1,0 +1,93 @@
+"""Logs the damping state of a training run: momentum, damping ratio and regime."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from hf_critmom.damping import damping_ratio, damping_regime
+from hf_critmom.training.callbacks.logged import LoggingCallback, is_training_record
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+logger = logging.get_logger(__name__)
+
+REGIME_CODES = {"underdamped": -1.0, "critical": 0.0, "overdamped": 1.0}
+"""Regimes as the numbers that trackers can plot."""
+
+
+class DampingCallback(LoggingCallback):
+    """Logs momentum, damping ratio and regime of each logging step, of the values the optimizer really used.
+
+    Keys are ``momentum``, ``damping_ratio`` and ``damping_regime`` (-1 underdamped, 0 critical, 1 overdamped), of the
+    first param group; a group that differs from it adds its own with ``_group_1`` and so on behind. The ratio is left
+    out at learning rate 0, where it is infinite. Momentum is ``momentum`` of SGD-like and the first beta of Adam-like
+    optimizers; others log nothing, and say so once.
+
+    `CritMomTrainer` has one built in and merges its values into the record of the loss.
+    """
+
+    def __init__(self, trainer: "Trainer | None" = None) -> None:
+        super().__init__(trainer)
+        self._used: list[tuple[float, float, str, float]] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self._used = []
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The scheduler has not stepped yet: the groups still hold what this step was made with.
+        optimizer = kwargs.get("optimizer")
+        if optimizer is None or getattr(optimizer, "step_was_skipped", False):
+            return
+        self._used = [used for group in optimizer.param_groups if (used := _used_by(group)) is not None]
+        if not self._used:
+            logger.warning_once(
+                f"{type(getattr(optimizer, 'optimizer', optimizer)).__name__} has no momentum in its param groups: "
+                "the damping state is not logged."
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.trainer is None or logs is None or not is_training_record(logs) or "momentum" in logs:
+            return
+        if metrics := self.metrics():
+            self.trainer.log(metrics)
+
+    def metrics(self) -> dict[str, float]:
+        """The damping state of the last optimizer step, as plain floats; empty before the first."""
+        metrics: dict[str, float] = {}
+        for index, used in enumerate(self._used):
+            if index > 0 and used == self._used[0]:
+                continue
+            suffix = f"_group_{index}" if index else ""
+            lr, momentum, rule, curvature = used
+            metrics[f"momentum{suffix}"] = momentum
+            if lr > 0.0:
+                metrics[f"damping_ratio{suffix}"] = damping_ratio(momentum, lr, rule=rule, curvature=curvature)
+            regime = damping_regime(momentum, lr, rule=rule, curvature=curvature)
+            metrics[f"damping_regime{suffix}"] = REGIME_CODES[regime]
+        return metrics
+
+
+def _used_by(group: Mapping[str, Any]) -> tuple[float, float, str, float] | None:
+    """Learning rate, momentum, rule and curvature of a param group; None if it has no momentum."""
+    if "momentum" in group:
+        momentum = group["momentum"]
+    elif "betas" in group:
+        momentum = group["betas"][0]
+    else:
+        return None
+    return float(group["lr"]), float(momentum), group.get("rule", "linear"), group.get("curvature", 1.0)

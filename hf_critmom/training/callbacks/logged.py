@@ -1,0 +1,50 @@
+"""The base of callbacks that log by themselves, and what they ask of a trainer and its log."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+logger = logging.get_logger(__name__)
+
+
+class LoggingCallback(TrainerCallback):
+    """A callback that logs by itself, for which it needs its trainer.
+
+    Trackers receive only what goes through `Trainer.log`, which callbacks are not given:
+
+        trainer.add_callback(DampingCallback(trainer))
+
+    `CritMomTrainer` gives itself to those that were made without one.
+    """
+
+    def __init__(self, trainer: "Trainer | None" = None) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer is None:
+            name = type(self).__name__
+            logger.warning(
+                f"{name} was constructed without a trainer, so it cannot log: use "
+                f"trainer.add_callback({name}(trainer)), or CritMomTrainer."
+            )
+
+
+def gradient_obstacle(trainer: "Trainer") -> str | None:
+    """Why a trainer's gradients cannot be had, if so."""
+    if trainer.is_deepspeed_enabled:
+        return "DeepSpeed keeps gradients to itself"
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        return "FSDP1 flattens parameters, so that layers have no gradients of their own; FSDP2 does not"
+    return None
+
+
+def is_training_record(logs: Mapping[str, Any]) -> bool:
+    """Whether a log record is the Trainer's own of a logging step (not an evaluation, summary or other record)."""
+    return "loss" in logs

@@ -1,0 +1,528 @@
+"""Claims about the command line: what cannot be used is answered with one sentence, and nothing on disk is lost."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from hf_critmom.commands import COMMANDS, main
+from hf_critmom.commands.compare import parse_comparison
+from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison.arms import ARM_SETS, ARMS
+from hf_critmom.tasks import MODELS, CifarResNetConfig, ImageTask, TextTask
+from hf_critmom.tasks.models import ModelSpec
+
+TINY = (
+    *("--width", "2", "--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "16"),
+    "--use_cpu",
+)
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "datasets-cache" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def status_of(words: tuple[str, ...]) -> int:
+    """The exit status that a shell would see."""
+    try:
+        return main(words)
+    except SystemExit as leave:
+        assert leave.code is None or isinstance(leave.code, int), leave.code
+        return leave.code or 0
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must fail with one sentence and without a trace on disk; returns the sentence."""
+
+    def run(*words: str) -> str:
+        before = files_below(tmp_path)
+        capfd.readouterr()
+        status = status_of(words)
+        shown = capfd.readouterr()
+        assert status != 0
+        assert files_below(tmp_path) == before
+        assert shown.out == ""
+        assert the_sentence(shown.err).startswith(("hf-critmom: error: ", f"hf-critmom {words[0]}: error: "))
+        return shown.err
+
+    return run
+
+
+def the_sentence(stderr: str) -> str:
+    """What stands on standard error, if it is one sentence."""
+    assert "Traceback" not in stderr
+    lines = [line for line in re.split(r"[\n\r]", stderr) if line.strip()]
+    assert len(lines) == 1, stderr
+    assert lines[0].endswith("."), stderr
+    return lines[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- usage
+
+
+@pytest.mark.parametrize("words", [("--help",), ("-h",), *((command, "--help") for command in COMMANDS)])
+def test_help_exits_with_0_and_says_something(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(words) == 0
+    shown = capsys.readouterr()
+    assert "hf-critmom" in shown.out + shown.err and "Traceback" not in shown.err
+
+
+def test_the_programs_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(("--help",)) == 0
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^  hf-critmom {command}\b", shown, flags=re.MULTILINE) for command in COMMANDS)
+
+
+def test_the_help_of_compare_names_our_flags_and_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(("compare", "--help")) == 0
+    shown = capsys.readouterr().out
+    for flag in ("--task", "--arms", "--num_seeds", "--targets", "--output_dir", "--train_dir", "--learning_rate"):
+        assert flag in shown
+
+
+def test_without_words_the_usage_is_shown_and_the_status_is_not_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(()) != 0
+    assert "usage: hf-critmom COMMAND" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_answered_with_the_known_ones(refused: Refused) -> None:
+    sentence = refused("comprae")
+    assert "'comprae'" in sentence and all(command in sentence for command in COMMANDS)
+
+
+@pytest.mark.parametrize("words", [("--num_sedes", "3"), ("--width", "2", "stray"), ("--wid", "2")])
+def test_unknown_words_are_named(refused: Refused, words: tuple[str, ...]) -> None:
+    sentence = refused("compare", *words)
+    assert next(word for word in words if word in ("--num_sedes", "stray", "--wid")) in sentence
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--num_seeds", "three"),
+        ("--learning_rate", "fast"),
+        ("--learning_rate",),
+        ("--max_train_samples", "1.5"),
+        ("--train_val_split", "half"),
+        ("--lr_scheduler_type", "cosinus"),
+        ("--eval_strategy", "never"),
+        ("--targets", "90%"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(refused: Refused, words: tuple[str, ...]) -> None:
+    sentence = refused("compare", *words)
+    assert words[-1] in sentence
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+
+def test_an_unknown_arm_is_answered_with_the_known_ones(refused: Refused) -> None:
+    sentence = refused("compare", "--arms", "constant", "critmon", *TINY)
+    assert "'critmon'" in sentence and all(name in sentence for name in (*ARMS, *ARM_SETS))
+
+
+def test_an_arm_may_be_named_once(refused: Refused) -> None:
+    assert "constant critmom constant" in refused("compare", "--arms", "constant", "critmom", "constant", *TINY)
+
+
+@pytest.mark.parametrize("rate", ["0", "-0.1", "nan", "inf"])
+def test_a_learning_rate_must_be_positive_and_finite(refused: Refused, rate: str) -> None:
+    sentence = refused("compare", "--learning_rate", rate, *TINY)
+    assert "--learning_rate must be positive and finite" in sentence and str(float(rate)) in sentence
+
+
+@pytest.mark.parametrize("target", ["0", "1.5", "-1", "nan", "90"])
+def test_targets_are_accuracies_above_0_and_up_to_1(refused: Refused, target: str) -> None:
+    sentence = refused("compare", "--targets", "0.5", target, *TINY)
+    assert "--targets" in sentence and target in sentence
+
+
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_there_must_be_a_seed(refused: Refused, count: str) -> None:
+    assert f"--num_seeds must be at least 1, got {count}" in refused("compare", "--num_seeds", count, *TINY)
+
+
+@pytest.mark.parametrize("flag", [("--optim", "critmom"), ("--optim", "sgd"), ("--optim_args", "momentum=0.9")])
+def test_the_optimizer_is_decided_by_the_arm(refused: Refused, flag: tuple[str, str]) -> None:
+    assert "--arms" in refused("compare", *flag, *TINY)
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "comparison-digits"),
+        (["--task", "data/cifar10"], "comparison-cifar10"),
+        (["--task", "data/cifar10/"], "comparison-cifar10"),
+        (["--dataset_name", "uoft-cs/cifar10"], "comparison-cifar10"),
+        (["--train_dir", "photos/pets"], "comparison-pets"),
+        (["--output_dir", "mine"], "mine"),
+    ],
+)
+def test_the_comparison_is_kept_under_the_name_of_its_data(words: list[str], folder: str) -> None:
+    assert parse_comparison(words).training.output_dir == folder
+
+
+def test_the_tasks_own_settings_hold_where_no_flag_was_given() -> None:
+    alone, told = parse_comparison([]), parse_comparison(["--num_train_epochs", "3", "--width", "4"])
+    assert (alone.training.num_train_epochs, alone.model.width) == (15.0, 16)
+    assert (told.training.num_train_epochs, told.model.width) == (3.0, 4)
+    elsewhere = parse_comparison(["--task", "some/folder"])
+    assert (elsewhere.training.num_train_epochs, elsewhere.model.width) == (30.0, 64)
+
+
+def test_the_order_of_the_data_is_decided_by_the_seed(refused: Refused) -> None:
+    assert "--seed" in refused("compare", "--data_seed", "7", *TINY)
+
+
+def test_a_comparison_needs_evaluations(refused: Refused) -> None:
+    assert "--eval_strategy" in refused("compare", "--eval_strategy", "no", *TINY)
+
+
+def test_a_negative_weight_decay_is_refused(refused: Refused) -> None:
+    assert "--weight_decay" in refused("compare", "--weight_decay", "-0.1", *TINY)
+
+
+@pytest.mark.parametrize("length", [("--num_train_epochs", "0"), ("--num_train_epochs", "-1")])
+def test_a_comparison_trains(refused: Refused, length: tuple[str, str]) -> None:
+    assert "--num_train_epochs" in refused("compare", *TINY, *length)
+
+
+@pytest.mark.parametrize("flag", ["--per_device_train_batch_size", "--per_device_eval_batch_size"])
+def test_a_batch_holds_at_least_one_image(refused: Refused, flag: str) -> None:
+    assert flag in refused("compare", flag, "0", *TINY)
+
+
+@pytest.mark.parametrize("batch", [("32", "33"), ("1", "8")])
+def test_a_batch_that_batch_norm_cannot_train_on_is_refused_before_training(
+    refused: Refused, batch: tuple[str, str]
+) -> None:
+    flags = ("--per_device_train_batch_size", batch[0], "--max_train_samples", batch[1])
+    sentence = refused("compare", *TINY, *flags)
+    assert "a batch of one image" in sentence and "--per_device_train_batch_size" in sentence
+
+
+def test_a_run_takes_a_step_and_is_evaluated(refused: Refused) -> None:
+    assert "--dataloader_drop_last" in refused("compare", *TINY, "--dataloader_drop_last", "true")
+    sentence = refused("compare", *TINY, "--eval_strategy", "steps", "--eval_steps", "10")
+    assert "about 1 steps" in sentence and "--eval_steps 10" in sentence
+    assert "--max_steps" not in sentence
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_a_run_outlasts_the_delay_of_its_evaluations(refused: Refused, strategy: str) -> None:
+    delayed = ("--eval_strategy", strategy, "--eval_steps", "1", "--eval_delay", "2")
+    sentence = refused("compare", *TINY, *delayed)
+    assert "--eval_delay 2" in sentence and f"about 1 {strategy.rstrip('s')}s" in sentence
+    budgets = ("--num_train_epochs", "1", "3")  # the longer one alone would be evaluated
+    assert "--eval_delay 2" in refused("compare", *TINY, *budgets, *delayed)
+
+
+@pytest.mark.parametrize("epochs", [("1", "1"), ("0", "2"), ("2", "-1")])
+def test_each_budget_is_positive_and_given_once(refused: Refused, epochs: tuple[str, str]) -> None:
+    assert "--num_train_epochs" in refused("compare", *TINY, "--num_train_epochs", *epochs)
+
+
+def test_steps_cannot_decide_beside_several_budgets(refused: Refused) -> None:
+    assert "--max_steps" in refused("compare", *TINY, "--num_train_epochs", "1", "2", "--max_steps", "3")
+
+
+@pytest.mark.parametrize(
+    ("kind", "arms", "said"),
+    [
+        ("cosine_with_min_lr", ("constant",), "min_lr"),
+        ("warmup_stable_decay", ("critmom",), "num_decay_steps"),
+        ("reduce_lr_on_plateau", ("constant", "matched"), "--lr_scheduler_type reduce_lr_on_plateau"),
+        ("greedy", ("demon",), "--lr_scheduler_type greedy"),
+    ],
+)
+def test_a_schedule_that_an_arm_cannot_follow_is_refused_before_anything_is_written(
+    refused: Refused, kind: str, arms: tuple[str, ...], said: str
+) -> None:
+    assert said in refused("compare", *TINY, "--lr_scheduler_type", kind, "--arms", *arms)
+
+
+def test_a_file_of_arms_that_cannot_be_used_is_named(refused: Refused, tmp_path: Path) -> None:
+    assert "nothing.toml" in refused("compare", *TINY, "--arms_file", "nothing.toml")
+    (tmp_path / "arms.toml").write_text('[odd]\noptimizer = "lion"\n')
+    sentence = refused("compare", *TINY, "--arms_file", "arms.toml", "--arms", "constant")
+    assert "'odd'" in sentence and "arms.toml" in sentence
+
+
+def test_workers_that_persist_must_exist(refused: Refused) -> None:
+    assert "--dataloader_num_workers" in refused("compare", *TINY, "--dataloader_persistent_workers", "true")
+
+
+def test_what_the_trainer_refuses_is_refused_before_anything_is_written(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "metric_for_best_model" in refused("compare", *TINY, "--save_strategy", "best")
+
+    def trainer_without_its_tracker(*words: Any, **named: Any) -> None:
+        raise RuntimeError("TrackerCallback requires tracker to be installed.\nRun pip.")
+
+    monkeypatch.setattr(runner, "_ArmTrainer", trainer_without_its_tracker)
+    assert "(TrackerCallback requires tracker to be installed)" in refused("compare", *TINY, "--report_to", "all")
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def labelled_pictures(count: int = 30) -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def cifar_like(folder: Path) -> Path:
+    """A folder of Parquet laid out like the one of scripts/fetch_cifar10.py; returns the training file."""
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    columns = {"img": labelled_pictures(), "label": [0, 1] * 15}
+    file = folder / "data" / "train-00000-of-00001.parquet"
+    file.parent.mkdir(parents=True)
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(file)
+    return file
+
+
+@pytest.mark.parametrize("flag", ["--task", "--dataset_name", "--train_dir"])
+def test_a_missing_folder_is_named(refused: Refused, tmp_path: Path, flag: str) -> None:
+    assert str(tmp_path / "nothing") in refused("compare", flag, str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("content", [{}, {"notes.txt": b"no pictures"}, {"program.xyz": b"\x00"}])
+def test_a_folder_that_is_no_data_set_is_named(refused: Refused, tmp_path: Path, content: dict[str, bytes]) -> None:
+    (tmp_path / "stuff").mkdir()
+    for name, written in content.items():
+        (tmp_path / "stuff" / name).write_bytes(written)
+    sentence = refused("compare", "--task", str(tmp_path / "stuff"))
+    assert "stuff" in sentence or "text" in sentence
+
+
+def test_a_data_set_without_labels_is_refused(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for index, image in enumerate(labelled_pictures(4)):
+        image.save(tmp_path / "pictures" / f"{index}.png")
+    assert "--label_column_name" in refused("compare", "--task", "pictures")
+    assert "--label_column_name" in refused("compare", "--train_dir", "pictures")
+
+
+@pytest.mark.parametrize("left", [0.5, 0.0])
+def test_a_truncated_parquet_file_is_refused(refused: Refused, tmp_path: Path, left: float) -> None:
+    file = cifar_like(tmp_path / "cifar10")
+    file.write_bytes(file.read_bytes()[: int(left * file.stat().st_size)])
+    sentence = refused("compare", "--task", "cifar10-like", "--dataset_name", "cifar10")
+    assert "'cifar10'" in sentence and "Parquet" in sentence
+
+
+def test_a_corrupt_image_is_named(refused: Refused, tmp_path: Path) -> None:
+    for index, image in enumerate(labelled_pictures()):
+        (tmp_path / "pets" / str(index % 2)).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "pets" / str(index % 2) / f"{index}.png")
+    (tmp_path / "pets" / "1" / "7.png").write_bytes(b"")
+    assert "cannot be decoded" in refused("compare", "--train_dir", "pets")
+
+
+# -------------------------------------------------------------------------------------------------------------- model
+
+
+@pytest.mark.parametrize("width", ["0", "1", "3", "-4"])
+def test_an_odd_width_is_refused(refused: Refused, width: str) -> None:
+    assert f"even number of channels, got {width}" in refused("compare", *TINY, "--width", width)
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones(refused: Refused) -> None:
+    for task, kind in (((), ImageTask), (("--task", "text"), TextTask)):
+        sentence = refused("compare", *task, *TINY, "--model", "vgg")
+        assert "'vgg'" in sentence
+        assert all((name in sentence) == (spec.task is kind) for name, spec in MODELS.items())
+
+
+def test_a_model_that_does_not_exist_is_named(refused: Refused, tmp_path: Path) -> None:
+    missing = str(tmp_path / "no-model")
+    assert missing in refused("compare", *TINY, "--model_name_or_path", missing)
+
+
+def test_a_model_that_returns_no_loss_is_refused(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lossless(PreTrainedModel):
+        config_class = CifarResNetConfig
+
+        def __init__(self) -> None:
+            super().__init__(CifarResNetConfig(num_labels=10))
+            self.classifier = nn.Linear(64, 10)
+
+        def forward(self, pixel_values: torch.Tensor, labels: Any = None) -> ImageClassifierOutput:
+            return ImageClassifierOutput(logits=self.classifier(pixel_values.flatten(1)))
+
+    monkeypatch.setitem(MODELS, "lossless", ModelSpec("lossless", ImageTask, lambda *_: Lossless(), {"width": 1}))
+    assert "Lossless returned no loss" in refused("compare", *TINY, "--model", "lossless")
+
+
+def test_a_saved_model_for_other_images_is_refused(refused: Refused, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = ViTConfig(**sizes, image_size=16, patch_size=8, num_channels=1, num_labels=10)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "saved")
+    assert "(1, 8, 8)" in refused("compare", *TINY, "--model_name_or_path", str(tmp_path / "saved"))
+
+
+# ------------------------------------------------------------------------------------------------------- output folder
+
+
+@pytest.fixture(scope="module")
+def finished_comparison(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a finished comparison made in a folder called ``out``."""
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    assert main(("compare", "--arms", "constant", "--num_seeds", "1", "--output_dir", str(folder), *TINY)) == 0
+    return files_below(folder)
+
+
+def placed(files: dict[str, bytes], folder: Path) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "differing"),
+    [
+        (("--learning_rate", "0.05"), ("training.learning_rate: 0.1 and 0.05",)),
+        (("--num_seeds", "2"), ("seeds: [42] and [42, 43]",)),
+        (("--seed", "7"), ("seeds: [42] and [7]",)),
+        (("--targets", "0.5"), ("targets: [0.9, 0.95, 0.98] and [0.5]",)),
+        (("--arms", "constant", "critmom"), ("arms.critmom",)),
+        (("--width", "4"), ("model.width: 2 and 4", "model.num_parameters")),
+        (("--max_train_samples", "40"), ("task.splits.train.examples: 32 and 40",)),
+        (("--crop_padding", "2"), ("task.augmentation.crop_padding: 1 and 2",)),
+        (("--split_seed", "5"), ("task.splits.test.sha256",)),
+        (
+            ("--per_device_train_batch_size", "16", "--dataloader_drop_last", "true"),
+            ("training.dataloader_drop_last", "training.total_train_batch_size: 64 and 16"),
+        ),
+        (("--warmup_steps", "3"), ("training.warmup_steps",)),
+    ],
+)
+def test_a_different_plan_is_refused_with_what_differs(
+    refused: Refused,
+    tmp_path: Path,
+    finished_comparison: dict[str, bytes],
+    words: tuple[str, ...],
+    differing: tuple[str, ...],
+) -> None:
+    placed(finished_comparison, tmp_path / "out")
+    given = ("--arms", "constant", "--num_seeds", "1", "--output_dir", "out", *TINY)
+    sentence = refused("compare", *given, *words)
+    assert "different plan" in sentence
+    assert all(difference in sentence for difference in differing), sentence
+    changed_names = {difference.partition(":")[0] for difference in sentence.partition("(")[2].split("; ")}
+    assert not changed_names & {"versions", "command"}
+
+
+def test_a_folder_with_foreign_files_is_refused(refused: Refused, tmp_path: Path) -> None:
+    placed({"thesis.tex": b"years of work", "runs/old/result.json": b"{}"}, tmp_path / "out")
+    assert "out holds files, but no comparison" in refused("compare", "--output_dir", "out", *TINY)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'{"task": 1}', b"\xff\xfe"])
+def test_a_corrupt_plan_is_refused(refused: Refused, tmp_path: Path, content: bytes) -> None:
+    placed({"comparison.json": content}, tmp_path / "out")
+    assert "comparison.json" in refused("compare", "--output_dir", "out", *TINY)
+    assert "comparison.json" in refused("report", "out")
+
+
+def test_a_corrupt_result_is_named(refused: Refused, tmp_path: Path, finished_comparison: dict[str, bytes]) -> None:
+    out = placed(finished_comparison, tmp_path / "out")
+    (out / "runs" / "constant" / "seed-42" / "result.json").write_text('{"arm": "cons')
+    assert "result.json is corrupt" in refused("report", "out")
+    given = ("--arms", "constant", "--num_seeds", "1", "--output_dir", "out", *TINY)
+    assert "result.json is corrupt" in refused("compare", *given)
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder in ("file/below", "/proc/nothing"):
+        assert f"{folder} cannot be written" in refused("compare", "--output_dir", folder, *TINY)
+    assert "file is a file" in refused("compare", "--output_dir", "file", *TINY)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot be written" in refused("compare", "--output_dir", "locked/out", *TINY)
+
+
+@pytest.mark.parametrize("words", [("nothing",), ("file",), ("empty",), (), ("empty", "more"), ("--colour",)])
+def test_a_report_needs_the_folder_of_a_comparison(refused: Refused, tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "empty").mkdir()
+    sentence = refused("report", *words)
+    if len(words) == 1 and not words[0].startswith("-"):
+        assert f"{words[0]} holds no comparison" in sentence
+
+
+def test_a_report_without_finished_runs_says_how_to_go_on(
+    refused: Refused, tmp_path: Path, finished_comparison: dict[str, bytes]
+) -> None:
+    placed({"comparison.json": finished_comparison["comparison.json"]}, tmp_path / "out")
+    sentence = refused("report", "out")
+    assert "No run of the comparison in out has finished" in sentence and "hf-critmom compare --arms" in sentence
+
+
+def test_a_plan_with_an_arm_of_another_version_is_refused(
+    refused: Refused, tmp_path: Path, finished_comparison: dict[str, bytes]
+) -> None:
+    plan = placed(finished_comparison, tmp_path / "out") / "comparison.json"
+    plan.write_text(plan.read_text().replace('"optimizer": "sgd"', '"optimizer": "sgd", "quantum": 1', 1))
+    assert "'constant'" in refused("report", "out")
+
+
+# ------------------------------------------------------------------------------------------------ run, and the process
+
+
+@pytest.mark.parametrize("words", [("missing.py",), ("missing.py", "--flag")])
+def test_a_missing_script_is_named(refused: Refused, words: tuple[str, ...]) -> None:
+    assert "missing.py" in refused("run", *words)
+
+
+def test_the_process_answers_as_the_function_does(run_python: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    done = run_python("-m", "hf_critmom", "compare", "--output_dir", "out", *TINY)
+    assert done.returncode == 2 and done.stdout == ""
+    assert the_sentence(done.stderr).startswith("hf-critmom compare: error: out holds files, but no comparison")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_the_process_answers_a_truncated_data_set_with_one_sentence(run_python: Any, tmp_path: Path) -> None:
+    file = cifar_like(tmp_path / "cifar10")
+    file.write_bytes(file.read_bytes()[:-100])
+    done = run_python("-m", "hf_critmom", "compare", "--task", "./cifar10")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "./cifar10" in the_sentence(done.stderr)
+
+
+def test_errors_of_the_program_itself_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*words: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("hf_critmom.commands.compare.run_comparison", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(("compare", *TINY))

@@ -1,0 +1,155 @@
+"""Claims about ``hf-critmom run``: somebody else's script runs as under plain python, with the names registered."""
+
+import json
+import sys
+
+import pytest
+
+from hf_critmom.commands import main
+
+# Not a word of hf_critmom: what a script sees under `run` is compared with what it sees under plain python.
+LOOK_AROUND = """
+import json, os, sys
+
+import neighbour
+
+seen = {
+    "arguments": sys.argv[1:],
+    "program": os.path.abspath(sys.argv[0]),
+    "name": __name__,
+    "file": __file__,
+    "path": sys.path[0],
+    "neighbour": neighbour.__file__,
+    "folder": os.getcwd(),
+    "is main": sys.modules["__main__"].__dict__ is globals(),
+    "docstring": __doc__,
+}
+names = []
+if "critmom" in sys.argv:
+    from transformers import HfArgumentParser, Trainer, TrainingArguments
+    (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(["--output_dir=.", *sys.argv[-2:]])
+    names = [args.optim.value, Trainer.get_optimizer_cls_and_kwargs(args)[0].__name__]
+print(json.dumps([seen, names]))
+print("a word to the wise", file=sys.stderr)
+sys.exit(7)
+"""
+
+ARGUMENTS = ["--help", "-m", "run", "two words", "", "--dir=ü", "-h", "compare", "--", "*"]
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A script in a folder with another module, beside the working folder."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    (folder / "neighbour.py").write_text("")
+    path = folder / "look_around.py"
+    path.write_text(LOOK_AROUND)
+    return path.relative_to(tmp_path)
+
+
+def seen_by(finished):
+    assert finished.returncode == 7, finished.stderr
+    assert "a word to the wise" in finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_a_script_sees_what_it_sees_under_plain_python_and_knows_the_names(script, run_python):
+    plain, _ = seen_by(run_python(str(script), *ARGUMENTS, "--optim", "sgd"))
+    ours, names = seen_by(run_python("-m", "hf_critmom", "run", str(script), *ARGUMENTS, "--optim", "critmom"))
+    assert plain["arguments"][:-2] == ARGUMENTS
+    assert ours["arguments"][-2:] == ["--optim", "critmom"]
+    del plain["arguments"][-1], ours["arguments"][-1]
+    assert ours == plain
+    assert names == ["critmom", "CritMomSGD"]
+
+
+def test_a_module_sees_what_it_sees_under_plain_python(script, run_python, tmp_path):
+    (tmp_path / "neighbour.py").write_text("")
+    plain, _ = seen_by(run_python("-m", "scripts.look_around", *ARGUMENTS))
+    ours, _ = seen_by(run_python("-m", "hf_critmom", "run", "-m", "scripts.look_around", *ARGUMENTS))
+    assert ours["arguments"] == ARGUMENTS
+    assert ours == plain
+
+
+def test_an_uncaught_exception_ends_in_the_scripts_own_traceback(run_python, tmp_path):
+    (tmp_path / "fails.py").write_text("def train():\n    raise ValueError('no convergence')\n\n\ntrain()\n")
+    finished = run_python("-m", "hf_critmom", "run", "fails.py")
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    last_lines = finished.stderr.splitlines()
+    assert last_lines[-1] == "ValueError: no convergence"
+    assert any("fails.py" in line and "in train" in line for line in last_lines)
+    assert "Traceback (most recent call last)" in finished.stderr
+
+
+@pytest.mark.parametrize("words", [["no/such script.py"], ["no/such script.py", "--optim", "critmom"]])
+def test_a_missing_script_is_named_in_one_sentence(words, capsys):
+    assert main(["run", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (sentence,) = said.err.splitlines()
+    assert "no/such script.py" in sentence and "script" in sentence
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 2), (["-m"], 2), (["--fast", "train.py"], 2), (["--help"], 0)])
+def test_without_a_script_the_usage_is_shown(words, status, capsys):
+    assert main(["run", *words]) == status
+    said = capsys.readouterr()
+    assert "run SCRIPT" in said.out + said.err
+
+
+# One script for one process and for several; dropout is off, so that processes differ in their data alone.
+TRAIN = """
+import json
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, HfArgumentParser, Trainer, TrainingArguments, set_seed
+
+(args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
+set_seed(0)
+config = GPT2Config(
+    vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+)
+rows = torch.randint(0, 16, (16, 8), generator=torch.Generator().manual_seed(0))
+trainer = Trainer(GPT2LMHeadModel(config), args, train_dataset=[{"input_ids": row, "labels": row} for row in rows])
+trainer.train()
+optimizer = trainer.optimizer.optimizer
+result = {
+    "world": args.world_size,
+    "optimizer": type(optimizer).__name__,
+    "momentum": optimizer.param_groups[0]["momentum"],
+    "weights": torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()]).tolist(),
+}
+name = f"{args.world_size}-{args.process_index}.json"
+Path(args.output_dir, name).write_text(json.dumps(result))
+"""
+
+TRAIN_WORDS = [
+    *["--use_cpu", "--optim", "critmom", "--learning_rate", "0.04", "--lr_scheduler_type", "constant"],
+    *["--max_steps", "4", "--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true"],
+]
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, run_python, monkeypatch):
+    script, output = tmp_path / "train.py", tmp_path / "run"
+    output.mkdir()
+    script.write_text(TRAIN)
+    words = [str(script), "--output_dir", str(output), *TRAIN_WORDS, "--per_device_train_batch_size"]
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    finished = run_python(*torchrun, "-m", "hf_critmom", "run", *words, "2")
+    assert finished.returncode == 0, finished.stderr
+
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["run", *words, "4"]) == 0
+
+    alone, first, second = (json.loads((output / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert (alone["world"], first["world"], second["world"]) == (1, 2, 2)
+    for result in (alone, first, second):
+        assert result["optimizer"] == "CritMomSGD"
+        assert result["momentum"] == pytest.approx(0.6, rel=1e-12)
+    assert first["weights"] == second["weights"]
+    assert first["weights"] == pytest.approx(alone["weights"], abs=1e-5)

@@ -1,0 +1,815 @@
+"""Claims about comparisons, made with real ones: tiny networks on the embedded digits, through the command line."""
+
+import io
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import PartialState
+from helpers.launches import has_saved, without_seconds
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
+
+from hf_critmom import critical_momentum, damping_ratio
+from hf_critmom.commands import main
+from hf_critmom.experiments.comparison import ARMS, Arm, runner
+from hf_critmom.experiments.comparison.plan import Run
+from hf_critmom.storage.checkpoints import last_whole_checkpoint
+from hf_critmom.storage.records import recorded_training_arguments
+from hf_critmom.tasks import CifarResNetForImageClassification, Task
+from hf_critmom.tasks.images import ImageDataset
+
+ARM_NAMES, SEEDS, TARGETS = ("constant", "critmom", "hybrid"), (42, 43), (0.05, 0.999)
+TRAIN, EVALUATED, BATCH, EPOCHS = 128, 64, 64, 2
+STEPS = EPOCHS * TRAIN // BATCH
+TINY = (
+    *("--width", "2", "--per_device_train_batch_size", str(BATCH), "--num_train_epochs", str(EPOCHS)),
+    *("--max_train_samples", str(TRAIN), "--max_eval_samples", str(EVALUATED), "--use_cpu"),
+)
+WHOLE = (*TINY, "--arms", *ARM_NAMES, "--num_seeds", "2", "--targets", *map(str, TARGETS))
+
+
+@dataclass
+class Witnessed:
+    """What one run was seen to do."""
+
+    plan_was_written: bool
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    indices: dict[str, list[list[int]]] = field(default_factory=lambda: {"train": [], "validation": [], "test": []})
+    batches: list[dict[str, torch.Tensor]] = field(default_factory=list)
+
+
+@dataclass
+class Witness:
+    """Watches comparisons from inside: every model that is built and every batch that is handed out."""
+
+    runs: dict[tuple[str, int], Witnessed] = field(default_factory=dict)
+    outside_of_runs: list[str] = field(default_factory=list)
+    task: Task | None = None
+    _current: Witnessed | None = None
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        run, build, load, hand_out = runner._run, runner.build_model, runner.load_task, ImageDataset.__getitems__
+
+        def watched_run(asked: Any, arm: Arm, planned: Run, task: Task, folder: Path, progress: Any) -> Any:
+            self._current = Witnessed((folder.parents[2] / "comparison.json").exists())
+            self.runs[arm.name, planned.seed] = self._current
+            try:
+                return run(asked, arm, planned, task, folder, progress)
+            finally:
+                self._current = None
+
+        def watched_build(*words: Any, **options: Any) -> Any:
+            model = build(*words, **options)
+            if self._current is not None:
+                self._current.weights = {name: value.clone() for name, value in model.state_dict().items()}
+            return model
+
+        def watched_load(*words: Any) -> Task:
+            self.task = load(*words)
+            return self.task
+
+        def watched_hand_out(dataset: ImageDataset, indices: Any) -> dict[str, torch.Tensor]:
+            batch = hand_out(dataset, indices)
+            assert self.task is not None
+            splits = {"train": self.task.train, "validation": self.task.validation, "test": self.task.test}
+            name = next(name for name, split in splits.items() if split is dataset)
+            if self._current is None:
+                self.outside_of_runs.append(name)
+            else:
+                self._current.indices[name].append(list(indices))
+                if name == "train":
+                    self._current.batches.append({key: value.clone() for key, value in batch.items()})
+            return batch
+
+        patch.setattr(runner, "_run", watched_run)
+        patch.setattr(runner, "build_model", watched_build)
+        patch.setattr(runner, "load_task", watched_load)
+        patch.setattr(ImageDataset, "__getitems__", watched_hand_out)
+
+
+@dataclass
+class Finished:
+    """A finished comparison: its folder, what it printed and what was seen of it."""
+
+    folder: Path
+    printed: str
+    witness: Witness
+
+    def result(self, arm: str, seed: int) -> dict[str, Any]:
+        return read_result(self.folder, arm, seed)
+
+    def results(self) -> list[dict[str, Any]]:
+        return [self.result(arm, seed) for arm in ARM_NAMES for seed in SEEDS]
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def read_result(folder: Path, arm: str, seed: int) -> dict[str, Any]:
+    file = folder / "runs" / arm / f"seed-{seed}" / "result.json"
+    return json.loads(file.read_text(), parse_constant=refuse_constant)
+
+
+def weights_in(folder: Path, arm: str, seed: int) -> bytes:
+    return (folder / "runs" / arm / f"seed-{seed}" / "model.safetensors").read_bytes()
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return list(itertools.chain.from_iterable(batches))
+
+
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder, witness = tmp_path_factory.mktemp("comparison") / "out", Witness()
+    with pytest.MonkeyPatch.context() as patch:
+        witness.watch(patch)
+        printed = printed_by(("compare", *WHOLE, "--output_dir", str(folder)), patch)
+    return Finished(folder, printed, witness)
+
+
+def printed_by(words: tuple[str, ...], patch: pytest.MonkeyPatch) -> str:
+    """Runs a command that must succeed; returns what it printed on a wide terminal."""
+    out = io.StringIO()
+    patch.setenv("COLUMNS", "200")
+    patch.setattr(sys, "stdout", out)
+    assert main(words) == 0
+    return out.getvalue()
+
+
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Repeats a command under a new witness; returns what was printed and the witness."""
+
+    def run(*words: str) -> tuple[str, Witness]:
+        witness = Witness()
+        with monkeypatch.context() as patch:
+            witness.watch(patch)
+            return printed_by(words, patch), witness
+
+    yield run
+
+
+# ------------------------------------------------------------------------------------------------------- what it leaves
+
+
+def test_the_folder_is_laid_out_as_promised(finished: Finished) -> None:
+    assert {path.name for path in finished.folder.iterdir()} == {
+        *("comparison.json", "runs", "results.parquet", "README.md", "figures", ".locks")
+    }
+    assert {path.name for path in (finished.folder / "runs").iterdir()} == set(ARM_NAMES)
+    for arm in ARM_NAMES:
+        assert {path.name for path in (finished.folder / "runs" / arm).iterdir()} == {f"seed-{seed}" for seed in SEEDS}
+        for seed in SEEDS:
+            names = {path.name for path in (finished.folder / "runs" / arm / f"seed-{seed}").iterdir()}
+            assert {"result.json", "config.json", "model.safetensors", "preprocessor_config.json"} <= names
+    figures = list((finished.folder / "figures").iterdir())
+    assert figures and all(Image.open(figure).format == "PNG" for figure in figures)
+
+
+def test_the_printed_table_names_every_arm_and_target(finished: Finished) -> None:
+    for words in (*ARM_NAMES, *(f"to {target:g}" for target in TARGETS), "test accuracy", "README.md"):
+        assert words in finished.printed
+
+
+def test_the_plan_stands_before_the_first_run_and_says_what_was_asked(finished: Finished) -> None:
+    assert all(seen.plan_was_written for seen in finished.witness.runs.values())
+    plan = json.loads((finished.folder / "comparison.json").read_text(), parse_constant=refuse_constant)
+    assert (plan["seeds"], plan["targets"], list(plan["arms"])) == (list(SEEDS), list(TARGETS), list(ARM_NAMES))
+    constant = {name: value for name, value in plan["arms"]["constant"].items() if name not in ("help", "color")}
+    assert constant == {"optimizer": "sgd", "options": {"momentum": 0.9}}
+    assert plan["training"]["num_train_epochs"] == EPOCHS and plan["training"]["learning_rate"] == 0.1
+    assert plan["task"]["splits"]["train"]["examples"] == TRAIN
+    assert {"hf-critmom", "torch", "transformers", "hardware"} <= set(plan["versions"])
+    assert plan["command"].startswith("hf-critmom compare --width 2")
+
+
+@pytest.mark.parametrize("use_cpu", [False, True])
+def test_writing_the_plan_leaves_the_device_that_was_chosen(use_cpu: bool) -> None:
+    args = TrainingArguments("unused", use_cpu=use_cpu)
+    chosen = PartialState().device
+    assert recorded_training_arguments(args).keys() == {"total_train_batch_size"}
+    assert PartialState().device == chosen
+    assert PartialState()._cpu == use_cpu
+
+
+def test_each_arm_is_run_once_with_each_seed(finished: Finished) -> None:
+    assert sorted(finished.witness.runs) == sorted((arm, seed) for arm in ARM_NAMES for seed in SEEDS)
+    for result in finished.results():
+        assert result["status"] == "finished" and result["steps"] == STEPS
+        assert [evaluation["step"] for evaluation in result["evaluations"]] == [2, 4]
+        assert [evaluation["epoch"] for evaluation in result["evaluations"]] == [1.0, 2.0]
+
+
+def test_seconds_only_grow(finished: Finished) -> None:
+    for result in finished.results():
+        seconds = [0.0, *(evaluation["seconds"] for evaluation in result["evaluations"]), result["train_seconds"]]
+        assert seconds == sorted(seconds) and seconds[1] > 0.0
+
+
+# ------------------------------------------------------------------------------------------------------- paired seeds
+
+
+def test_with_one_seed_every_arm_starts_from_the_same_weights(finished: Finished) -> None:
+    for seed in SEEDS:
+        first, *others = (finished.witness.runs[arm, seed].weights for arm in ARM_NAMES)
+        assert first and all(same_weights(first, other) for other in others)
+
+
+def test_with_one_seed_every_arm_sees_the_same_images_in_the_same_order(finished: Finished) -> None:
+    for seed in SEEDS:
+        first, *others = (finished.witness.runs[arm, seed] for arm in ARM_NAMES)
+        assert len(first.batches) == STEPS
+        for other in others:
+            assert other.indices == first.indices
+            for mine, theirs in zip(first.batches, other.batches, strict=True):
+                assert torch.equal(mine["pixel_values"], theirs["pixel_values"])
+                assert torch.equal(mine["labels"], theirs["labels"])
+
+
+def test_another_seed_starts_from_other_weights_and_another_order(finished: Finished) -> None:
+    first, second = (finished.witness.runs["critmom", seed] for seed in SEEDS)
+    assert not torch.equal(first.weights["resnet.conv1.weight"], second.weights["resnet.conv1.weight"])
+    assert first.indices["train"] != second.indices["train"]
+
+
+def test_each_epoch_shows_every_training_image_once_in_a_new_order(finished: Finished) -> None:
+    for seen in finished.witness.runs.values():
+        epochs = [flat(seen.indices["train"][2 * epoch : 2 * epoch + 2]) for epoch in range(EPOCHS)]
+        assert all(sorted(epoch) == list(range(TRAIN)) for epoch in epochs)
+        assert epochs[0] != epochs[1]
+
+
+def test_an_image_is_augmented_anew_in_each_epoch(finished: Finished) -> None:
+    seen = finished.witness.runs["constant", SEEDS[0]]
+    shown: dict[int, list[torch.Tensor]] = {}
+    for indices, batch in zip(seen.indices["train"], seen.batches, strict=True):
+        for index, pixels in zip(indices, batch["pixel_values"], strict=True):
+            shown.setdefault(index, []).append(pixels)
+    changed = [not torch.equal(first, second) for first, second in shown.values()]
+    assert np.mean(changed) > 0.7  # by chance 8 of 9 positions of the crop differ
+
+
+def test_another_seed_augments_the_same_image_differently(finished: Finished) -> None:
+    shown = []
+    for seed in SEEDS:
+        seen = finished.witness.runs["constant", seed]
+        pixels = torch.cat([batch["pixel_values"] for batch in seen.batches[:2]])
+        shown.append(dict(zip(flat(seen.indices["train"][:2]), pixels, strict=True)))
+    changed = [not torch.equal(shown[0][index], shown[1][index]) for index in shown[0]]
+    assert np.mean(changed) > 0.7
+
+
+def test_the_test_split_is_read_exactly_once_a_run(finished: Finished) -> None:
+    for seen in finished.witness.runs.values():
+        assert sorted(flat(seen.indices["test"])) == list(range(EVALUATED))
+        assert sorted(flat(seen.indices["validation"])) == sorted(EPOCHS * list(range(EVALUATED)))
+    assert "test" not in finished.witness.outside_of_runs
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.mark.parametrize("arm", ARM_NAMES)
+def test_a_run_trains_like_the_reference_twin(finished: Finished, arm: str) -> None:
+    """The twin is a plain loop of heavy-ball steps, written out, over the batches that the run was seen to take."""
+    seen = finished.witness.runs[arm, SEEDS[0]]
+    folder = finished.folder / "runs" / arm / f"seed-{SEEDS[0]}"
+    model = CifarResNetForImageClassification.from_pretrained(folder)
+    model.load_state_dict(seen.weights)
+    model.to(memory_format=torch.channels_last).train()  # as the run has it, so that convolutions round alike
+    decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
+    velocities = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    for step, batch in enumerate(seen.batches):
+        lr = 0.1 * 0.5 * (1.0 + math.cos(math.pi * step / STEPS))
+        momentum = {"constant": 0.9, "critmom": 1 - 2 * lr**0.5, "hybrid": min(1 - 2 * lr**0.5, 0.9)}[arm]
+        model.zero_grad()
+        model(**batch).loss.backward()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                gradient = parameter.grad + (5e-4 * parameter if name in decayed else 0.0)
+                velocities[name] = momentum * velocities[name] + gradient
+                parameter -= lr * velocities[name]
+    found, expected = load_file(folder / "model.safetensors"), model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: name + text)
+
+
+def test_momentum_is_logged_as_the_step_used_it(finished: Finished) -> None:
+    rules = {
+        "constant": lambda lr: 0.9,
+        "critmom": critical_momentum,
+        "hybrid": lambda lr: min(critical_momentum(lr), 0.9),
+    }
+    for result in finished.results():
+        log = result["training_log"]
+        assert [record["step"] for record in log] == [1, 2, 3, 4]
+        for record in [*log, *result["evaluations"]]:
+            lr = 0.1 * 0.5 * (1.0 + math.cos(math.pi * (record["step"] - 1) / STEPS))
+            assert record["learning_rate"] == pytest.approx(lr, rel=1e-12)
+            assert record["momentum"] == rules[result["arm"]](record["learning_rate"])
+            ratio = damping_ratio(record["momentum"], record["learning_rate"])
+            assert record["damping_ratio"] == pytest.approx(ratio, rel=1e-12)
+
+
+def test_the_saved_model_is_the_one_that_was_tested(finished: Finished) -> None:
+    task = finished.witness.task
+    assert task is not None
+    for arm in ARM_NAMES:
+        folder = finished.folder / "runs" / arm / f"seed-{SEEDS[0]}"
+        model = AutoModelForImageClassification.from_pretrained(folder).eval()
+        assert type(model) is CifarResNetForImageClassification
+        assert model.config.id2label == dict(enumerate("0123456789"))
+        processor = AutoImageProcessor.from_pretrained(folder)
+        result = finished.result(arm, SEEDS[0])
+        for split, recorded in ((task.test, result["test"]), (task.validation, result["evaluations"][-1])):
+            pictures = [Image.fromarray(image[0]) for image in split.images]
+            with torch.no_grad():
+                outputs = model(**processor(images=pictures, return_tensors="pt"), labels=torch.tensor(split.labels))
+            accuracy = float((outputs.logits.argmax(-1).numpy() == split.labels).mean())
+            assert recorded["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+            assert recorded["loss"] == pytest.approx(float(outputs.loss), rel=1e-4)
+
+
+def test_the_momentum_of_each_model_stands_in_its_card(finished: Finished) -> None:
+    for arm, optimizer in (("constant", "SGD("), ("critmom", "CritMomSGD("), ("hybrid", "CritMomSGD(")):
+        card = (finished.folder / "runs" / arm / f"seed-{SEEDS[0]}" / "README.md").read_text()
+        line = next(line for line in card.splitlines() if line.startswith("- optimizer:"))
+        assert line.startswith(f"- optimizer: {optimizer}"), line
+        assert ("momentum=0.9" in line) == (arm == "constant") and ("hold=0.9" in line) == (arm == "hybrid"), line
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+def test_the_results_are_one_table(finished: Finished) -> None:
+    table = pd.read_parquet(finished.folder / "results.parquet")
+    assert len(table) == len(ARM_NAMES) * len(SEEDS) * (EPOCHS + 1)
+    for result in finished.results():
+        rows = table[(table["arm"] == result["arm"]) & (table["seed"] == result["seed"])]
+        tested = rows[rows["split"] == "test"].iloc[0]
+        assert (tested["accuracy"], tested["step"]) == (result["test"]["accuracy"], STEPS)
+        validation = rows[rows["split"] == "validation"]
+        for name in ("step", "epoch", "seconds", "loss", "accuracy", "learning_rate", "momentum"):
+            assert validation[name].tolist() == [evaluation[name] for evaluation in result["evaluations"]]
+
+
+def test_the_report_is_a_model_card_whose_values_come_from_the_results(finished: Finished) -> None:
+    card = ModelCard.load(finished.folder / "README.md")
+    table = pd.read_parquet(finished.folder / "results.parquet")
+    means = table[table["split"] == "test"].groupby("arm")["accuracy"].mean()
+    assert card.data.pipeline_tag == "image-classification" and card.data.library_name == "transformers"
+    results = card.data.eval_results
+    assert len(results) == len(ARM_NAMES)
+    for arm, result in zip(ARM_NAMES, results, strict=True):
+        assert arm in result.metric_name and result.metric_type == "accuracy" and result.dataset_split == "test"
+        assert result.metric_value == pytest.approx(means[arm], abs=1e-6)
+        assert f"{means[arm]:.4f}" in card.text
+
+
+def test_the_report_says_what_was_done(finished: Finished) -> None:
+    text = (finished.folder / "README.md").read_text()
+    plan = json.loads((finished.folder / "comparison.json").read_text())
+    for words in (*ARM_NAMES, "128 train, 64 validation, 64 test", "seeds (42, 43)", "learning_rate=0.1", "CPU"):
+        assert words in text
+    assert plan["command"] in text and "Unfinished" not in text
+    assert all(note in text for note in plan["task"]["notes"])
+    for figure in (finished.folder / "figures").iterdir():
+        assert f"(figures/{figure.name})" in text
+
+
+def test_a_report_is_rebuilt_from_the_results_alone(finished: Finished, again: Any, tmp_path: Path) -> None:
+    for file in ("comparison.json", *(f"runs/{arm}/seed-{seed}/result.json" for arm in ARM_NAMES for seed in SEEDS)):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(finished.folder / file, tmp_path / file)
+    printed, witness = again("report", str(tmp_path))
+    assert printed.replace(str(tmp_path), str(finished.folder)) == finished.printed
+    assert witness.runs == {} and witness.outside_of_runs == []
+    for name in (
+        "README.md",
+        "results.parquet",
+        *(f"figures/{file.name}" for file in finished.folder.glob("figures/*")),
+    ):
+        assert (tmp_path / name).read_bytes() == (finished.folder / name).read_bytes()
+
+
+def test_a_report_of_an_unfinished_comparison_says_so(finished: Finished, again: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "out")
+    (tmp_path / "out" / "runs" / "hybrid" / "seed-43" / "result.json").unlink()
+    again("report", str(tmp_path / "out"))
+    assert "**Unfinished: 5 of 6 runs.**" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_result_says_what_a_run_was_asked_to_do_and_how_long_it_took(finished: Finished) -> None:
+    for result in finished.results():
+        assert (result["budget"], result["learning_rate"], result["weight_decay"]) == (EPOCHS, 0.1, 5e-4)
+        assert 0.0 < result["train_seconds"] < result["trainer_seconds"] < result["wall_seconds"]
+    table = pd.read_parquet(finished.folder / "results.parquet")
+    assert set(table["budget"]) == {EPOCHS} and set(table["peak_learning_rate"]) == {0.1}
+
+
+def test_the_report_gives_a_verdict_on_every_claim_about_its_arms(finished: Finished) -> None:
+    text = (finished.folder / "README.md").read_text()
+    verdict = text.partition("## Verdict\n")[2].partition("## ")[0]
+    claims = [line for line in verdict.splitlines() if line.startswith("* ")]
+    assert [claim.partition(":")[0] for claim in claims] == [
+        "* `critmom` is faster than constant momentum at the same learning rate",
+        "* `critmom` is faster than its matched control",
+        "* `hybrid` is the first to reach the high target",
+    ]
+    assert "**undecided with 2 seeds**. To 0.05 " in claims[0]  # two tiny runs decide nothing
+    assert "**not tested** (it needs the arm matched)." in claims[1]
+    assert "critmom is faster than its matched control: not tested" in finished.printed
+
+
+COMMITTED = sorted(path.parent for path in Path(__file__).parents[3].glob("model_cards/*/comparison.json"))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=[folder.name for folder in COMMITTED])
+def test_the_comparisons_of_the_repository_can_still_be_reported(folder: Path, again: Any, tmp_path: Path) -> None:
+    """Also those whose plans know neither colours nor tuning, and whose results no budget and learning rate."""
+    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("README.md", "figures", "*.parquet"))
+    printed, _ = again("report", str(tmp_path / "out"))
+    plan = json.loads((folder / "comparison.json").read_text())
+    assert all(arm in printed for arm in plan["arms"])
+    mine, theirs = (pd.read_parquet(one / "results.parquet") for one in (tmp_path / "out", folder))
+    kept = [column for column in theirs.columns if column in mine.columns]
+    assert {"arm", "seed", "split", "step", "seconds", plan["task"]["metric"]} <= set(kept)
+    tables = (table[kept].sort_values(["arm", "seed", "step", "split"], ignore_index=True) for table in (mine, theirs))
+    pd.testing.assert_frame_equal(*tables, check_dtype=False)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert len(card.data.eval_results) >= 1 and "## Verdict" in card.text and plan["command"] in card.text
+
+
+# ------------------------------------------------------------------------------------------- budgets, arms from a file
+
+
+@pytest.fixture(scope="module")
+def budgets(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder, witness = tmp_path_factory.mktemp("budgets") / "out", Witness()
+    words = (*TINY, "--num_train_epochs", "2", "1", "--arms", "critmom", "ikfad", "--num_seeds", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        printed = printed_by(("compare", *words, "--targets", "0.05", "--output_dir", str(folder)), patch)
+    return Finished(folder, printed, witness)
+
+
+def of_budget(folder: Path, arm: str, epochs: int) -> dict[str, Any]:
+    return json.loads((folder / "runs" / arm / f"epochs-{epochs}" / "seed-42" / "result.json").read_text())
+
+
+def test_every_budget_has_runs_of_its_own(budgets: Finished) -> None:
+    files = budgets.folder.glob("runs/**/result.json")
+    assert {str(file.parent.relative_to(budgets.folder)) for file in files} == {
+        f"runs/{arm}/epochs-{epochs}/seed-42" for arm in ("critmom", "ikfad") for epochs in (1, 2)
+    }
+    plan = json.loads((budgets.folder / "comparison.json").read_text())
+    assert plan["training"]["num_train_epochs"] == [1.0, 2.0]
+    table = pd.read_parquet(budgets.folder / "results.parquet")
+    assert table.groupby("budget").size().to_dict() == {1.0: 2 * (1 + 1), 2.0: 2 * (2 + 1)}
+    for arm in ("critmom", "ikfad"):
+        for epochs in (1, 2):
+            result = of_budget(budgets.folder, arm, epochs)
+            assert (result["budget"], result["steps"]) == (epochs, epochs * TRAIN // BATCH)
+
+
+def test_each_budget_has_a_schedule_of_its_own(budgets: Finished) -> None:
+    """The learning rate decays to 0 over either: a short budget is not the beginning of a long one."""
+    for epochs in (1, 2):
+        steps = epochs * TRAIN // BATCH
+        rates = [record["learning_rate"] for record in of_budget(budgets.folder, "critmom", epochs)["training_log"]]
+        assert rates == pytest.approx([0.05 * (1.0 + math.cos(math.pi * step / steps)) for step in range(steps)])
+
+
+def test_a_run_of_several_budgets_is_that_of_a_comparison_with_one(budgets: Finished, finished: Finished) -> None:
+    several, alone = of_budget(budgets.folder, "critmom", EPOCHS), finished.result("critmom", 42)
+    assert without_seconds(several) == without_seconds(alone)
+
+
+def test_the_learning_rate_is_recorded_where_there_is_no_momentum(budgets: Finished) -> None:
+    table = pd.read_parquet(budgets.folder / "results.parquet")
+    validation = table[table["split"] == "validation"]
+    assert (validation["learning_rate"] > 0.0).all()
+    assert validation[validation["arm"] == "ikfad"]["momentum"].isna().all()
+
+
+def test_the_report_has_a_section_for_every_budget(budgets: Finished) -> None:
+    text = (budgets.folder / "README.md").read_text()
+    in_words = {1: "1 epoch", 2: "2 epochs"}
+    for epochs, told in in_words.items():
+        assert f"## Verdict, {told}\n" in text and f"## Results, {told}\n" in text
+        assert f"resnet18 of width 2, {told}, learning rate 0.1" in budgets.printed
+        for name in ("accuracy", "damping", "reach", "speed"):
+            assert f"(figures/{name}-{epochs}-epochs.png)" in text
+            assert (budgets.folder / "figures" / f"{name}-{epochs}-epochs.png").exists()
+    assert "1 to 2 evaluations per run" in text and "The answer holds for these budgets and" in text
+    names = [result.metric_name for result in ModelCard.load(budgets.folder / "README.md").data.eval_results]
+    assert [name.split(", ")[1:3] for name in names] == [
+        [arm, told] for told in in_words.values() for arm in ("critmom", "ikfad")
+    ]
+
+
+def test_arms_of_a_file_are_compared_and_recorded(finished: Finished, again: Any, tmp_path: Path) -> None:
+    file, folder = tmp_path / "arms.toml", tmp_path / "out"
+    heavy = '[heavy]\noptimizer = "sgd"\noptions = { momentum = 0.95 }\nlearning_rate = 0.05\nweight_decay = 0.001\n'
+    file.write_text(heavy + 'help = "SGD, heavier"\ncolor = "#123456"\n')
+    given = (*TINY, "--arms", "constant", "heavy", "--arms_file", str(file), "--num_seeds", "1", "--targets", "0.05")
+    printed, _ = again("compare", *given, "--output_dir", str(folder))
+    assert "heavy" in printed
+    result = read_result(folder, "heavy", 42)
+    assert (result["learning_rate"], result["weight_decay"]) == (0.05, 0.001)
+    assert {record["momentum"] for record in result["training_log"]} == {0.95}
+    assert result["training_log"][0]["learning_rate"] == 0.05
+    assert without_seconds(read_result(folder, "constant", 42)) == without_seconds(finished.result("constant", 42))
+    assert (
+        "`heavy`: SGD, heavier; its own learning rate 0.05, its own weight decay 0.001."
+        in (folder / "README.md").read_text()
+    )
+    file.unlink()  # the plan holds everything
+    again("report", str(folder))
+    file.write_text(heavy + 'help = "in other words"\n')
+    _, repeated = again("compare", *given, "--output_dir", str(folder))
+    assert repeated.runs == {}
+    file.write_text(heavy.replace("0.95", "0.8"))
+    assert main(("compare", *given, "--output_dir", str(folder))) == 2
+
+
+# --------------------------------------------------------------------------------------------- repeat, continue, resume
+
+
+def test_the_same_command_again_repeats_nothing(finished: Finished, again: Any) -> None:
+    before = snapshot(finished.folder / "runs") | snapshot(finished.folder / "figures")
+    plan = (finished.folder / "comparison.json").stat().st_mtime_ns
+    printed, witness = again("compare", *WHOLE, "--output_dir", str(finished.folder))
+    assert printed == finished.printed
+    assert witness.runs == {} and witness.outside_of_runs == ["train"]  # the model is checked on two images
+    after = snapshot(finished.folder / "runs") | snapshot(finished.folder / "figures")
+    assert {name: content for name, (content, _) in after.items()} == {
+        name: content for name, (content, _) in before.items()
+    }
+    runs = snapshot(finished.folder / "runs")
+    assert all(runs[name][1] == before[name][1] for name in runs)
+    assert (finished.folder / "comparison.json").stat().st_mtime_ns == plan
+
+
+def test_a_run_that_is_missing_is_made_up_bit_for_bit(finished: Finished, again: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "out")
+    (tmp_path / "out" / "runs" / "critmom" / "seed-43" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "out" / "runs" / "hybrid" / "seed-42")
+    _, witness = again("compare", *WHOLE, "--output_dir", str(tmp_path / "out"))
+    assert sorted(witness.runs) == [("critmom", 43), ("hybrid", 42)]
+    for arm in ARM_NAMES:
+        for seed in SEEDS:
+            made_up = read_result(tmp_path / "out", arm, seed)
+            assert without_seconds(made_up) == without_seconds(finished.result(arm, seed))
+            assert weights_in(tmp_path / "out", arm, seed) == weights_in(finished.folder, arm, seed)
+
+
+def test_a_run_does_not_depend_on_what_ran_before_it(finished: Finished, again: Any, tmp_path: Path) -> None:
+    given = ("--arms", "hybrid", "--num_seeds", "1", "--seed", "43", "--targets", "0.5")
+    again("compare", *TINY, *given, "--output_dir", str(tmp_path))
+    assert without_seconds(read_result(tmp_path, "hybrid", 43)) == without_seconds(finished.result("hybrid", 43))
+
+
+def test_loader_workers_change_nothing(
+    finished: Finished, again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Loaders that die as cyclic garbage, as the Trainer's do, wait so long for their persistent workers.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2, raising=False)
+    shutil.copytree(finished.folder, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "runs" / "critmom" / "seed-42")
+    workers = ("--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true")
+    again("compare", *WHOLE, *workers, "--output_dir", str(tmp_path / "out"))
+    made_up = read_result(tmp_path / "out", "critmom", 42)
+    assert without_seconds(made_up) == without_seconds(finished.result("critmom", 42))
+
+
+def test_half_written_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    assert last_whole_checkpoint(tmp_path) is None
+    assert last_whole_checkpoint(tmp_path / "nothing") is None
+    for step, state in ((10, '{"global_step": 10}'), (20, '{"global_step": 20}'), (30, '{"glob'), (40, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"weights")
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-20"]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
+    """A command, and the folder of it that was killed when its second run had written a checkpoint."""
+    folder = tmp_path_factory.mktemp("killed") / "out"
+    command = ("compare", *TINY, "--num_train_epochs", "40", "--arms", "constant", "critmom", "--num_seeds", "1")
+    words = [sys.executable, "-m", "hf_critmom", *command, "--save_strategy", "epoch", "--output_dir", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300.0
+        while not has_saved(folder / "runs" / "critmom" / "seed-42"):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    return command, folder
+
+
+def test_a_killed_comparison_ends_as_if_it_had_not_been(
+    killed: tuple[tuple[str, ...], Path], again: Any, tmp_path: Path
+) -> None:
+    command, folder = killed
+    run = folder / "runs" / "critmom" / "seed-42"
+    assert not (run / "result.json").exists()
+    whole = last_whole_checkpoint(run)
+    assert whole is not None
+    steps_done = json.loads((Path(whole) / "trainer_state.json").read_text())["global_step"]
+    assert 0 < steps_done < 80
+    shutil.copytree(whole, run / "checkpoint-79")
+    (run / "checkpoint-79" / "trainer_state.json").unlink()  # as if killed while it was being written
+    constant = snapshot(folder / "runs" / "constant")
+
+    _, continued = again(*command, "--save_strategy", "epoch", "--output_dir", str(folder))
+    assert snapshot(folder / "runs" / "constant") == constant
+    assert list(continued.runs) == [("critmom", 42)]
+    again(*command, "--output_dir", str(tmp_path))  # undisturbed, and without checkpoints
+    for arm in ("constant", "critmom"):
+        expected = read_result(tmp_path, arm, 42)
+        assert len(expected["evaluations"]) == 40
+        assert without_seconds(read_result(folder, arm, 42)) == without_seconds(expected)
+        assert weights_in(folder, arm, 42) == weights_in(tmp_path, arm, 42)
+    seen = continued.runs["critmom", 42]
+    assert len(seen.batches) == 80 - steps_done  # it went on from the checkpoint
+    seconds = [evaluation["seconds"] for evaluation in read_result(folder, "critmom", 42)["evaluations"]]
+    assert seconds == sorted(seconds) and seconds[0] > 0.0
+    assert not list(folder.glob("runs/*/*/checkpoint-*"))
+
+
+def test_a_run_interrupted_within_an_epoch_goes_on_from_its_last_checkpoint(
+    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--num_train_epochs", "4", "--arms", "hybrid", "--num_seeds", "1", "--targets", "0.05")
+    saving = ("--save_strategy", "steps", "--save_steps", "3")
+    again("compare", *TINY, *given, "--output_dir", str(tmp_path / "undisturbed"))
+    run, hand_out, fetched = runner._run, ImageDataset.__getitems__, []
+
+    def interrupted(dataset: ImageDataset, indices: Any) -> dict[str, torch.Tensor]:
+        if dataset.augmentation is not None:
+            fetched.append(indices)
+        if len(fetched) == 6:
+            raise KeyboardInterrupt
+        return hand_out(dataset, indices)
+
+    def run_interrupted(*words: Any) -> Any:
+        monkeypatch.setattr(ImageDataset, "__getitems__", interrupted)
+        return run(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_run", run_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(("compare", *TINY, *given, *saving, "--output_dir", str(tmp_path / "out")))
+    monkeypatch.setattr(ImageDataset, "__getitems__", hand_out)
+    checkpoints = [path.name for path in (tmp_path / "out" / "runs" / "hybrid" / "seed-42").glob("checkpoint-*")]
+    assert checkpoints == ["checkpoint-3"]  # the middle of the second epoch
+
+    _, continued = again("compare", *TINY, *given, *saving, "--output_dir", str(tmp_path / "out"))
+    assert len(continued.runs["hybrid", 42].batches) == 8 - 3
+    expected, found = (read_result(tmp_path / name, "hybrid", 42) for name in ("undisturbed", "out"))
+    assert without_seconds(found) == without_seconds(expected)
+    assert weights_in(tmp_path / "out", "hybrid", 42) == weights_in(tmp_path / "undisturbed", "hybrid", 42)
+
+
+def test_a_run_that_was_interrupted_after_it_diverged_ends_as_it_would_have(
+    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--learning_rate", "1e30", "--arms", "constant", "--num_seeds", "1", "--targets", "0.05")
+    again("compare", *TINY, *given, "--output_dir", str(tmp_path / "undisturbed"))
+
+    def interrupted(*words: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.CritMomTrainer, "predict", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(("compare", *TINY, *given, "--save_strategy", "epoch", "--output_dir", str(tmp_path / "out")))
+    again("compare", *TINY, *given, "--save_strategy", "epoch", "--output_dir", str(tmp_path / "out"))
+    expected, found = (read_result(tmp_path / name, "constant", 42) for name in ("undisturbed", "out"))
+    assert expected["status"] == "diverged"
+    assert without_seconds(found) == without_seconds(expected)
+
+
+# ---------------------------------------------------------------------------------------------------------- divergence
+
+
+def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(
+    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exploding = Arm("exploding", "sgd", {"momentum": 0.9}, learning_rate=1e30, help="SGD at a learning rate of 1e30")
+    monkeypatch.setitem(ARMS, "exploding", exploding)
+    given = ("--arms", "exploding", "critmom", "--num_seeds", "1", "--targets", "0.05")
+    printed, _ = again("compare", *TINY, *given, "--output_dir", str(tmp_path))
+    diverged, whole = (read_result(tmp_path, arm, 42) for arm in ("exploding", "critmom"))
+    assert diverged["status"] == "diverged" and diverged["steps"] < STEPS
+    assert diverged["test"]["loss"] is None
+    assert whole["status"] == "finished" and whole["steps"] == STEPS
+    assert "1, 1 diverged" in printed
+    assert "1, 1 diverged" in (tmp_path / "README.md").read_text()
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert set(table[table["arm"] == "exploding"]["status"]) == {"diverged"}
+    _, repeated = again("compare", *TINY, *given, "--output_dir", str(tmp_path))
+    assert repeated.runs == {}
+
+
+def test_a_comparison_in_which_every_run_diverges_before_its_first_evaluation_has_a_report(
+    again: Any, tmp_path: Path
+) -> None:
+    given = ("--arms", "constant", "--num_seeds", "1", "--learning_rate", "1e30", "--targets", "0.9")
+    evaluations = ("--eval_strategy", "steps", "--eval_steps", "4")
+    printed, _ = again("compare", *TINY, *given, *evaluations, "--output_dir", str(tmp_path))
+    result = read_result(tmp_path, "constant", 42)
+    assert (result["status"], result["evaluations"]) == ("diverged", [])
+    assert "not reached" in printed and "1, 1 diverged" in printed
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results is None and "diverged" in card.text  # no test value stands for what was not learned
+
+
+# ------------------------------------------------------------------------------------------------------ data and models
+
+
+def test_a_folder_of_pictures_is_compared_in_bfloat16(
+    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    generator = np.random.default_rng(0)
+    for index in range(60):
+        folder = tmp_path / "pets" / ("cat", "dog")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    given = ("--arms", "critmom", "--num_seeds", "1", "--width", "2", "--max_steps", "2", "--bf16", "--use_cpu")
+    batches = ("--per_device_train_batch_size", "24", "--eval_strategy", "steps", "--eval_steps", "1")
+    data = ("--task", str(tmp_path / "pets"), "--output_dir", str(tmp_path / "out"))
+    printed, witness = again("compare", *given, *batches, *data)
+    assert "pets" in printed and witness.task is not None
+    assert witness.task.image_shape == (3, 8, 8) and witness.task.label_names == ("cat", "dog")
+    result = read_result(tmp_path / "out", "critmom", 42)
+    assert [evaluation["step"] for evaluation in result["evaluations"]] == [1, 2]
+    plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert plan["training"]["bf16"] is True and plan["task"]["source"] == "local folder pets"
+
+
+def test_a_saved_model_is_fine_tuned_from_its_weights(finished: Finished, again: Any, tmp_path: Path) -> None:
+    saved = finished.folder / "runs" / "critmom" / "seed-42"
+    given = ("--arms", "constant", "hybrid", "--num_seeds", "1", "--model_name_or_path", str(saved))
+    _, witness = again("compare", *TINY, *given, "--output_dir", str(tmp_path))
+    start = load_file(saved / "model.safetensors")
+    assert all(same_weights(seen.weights, start) for seen in witness.runs.values())
+    plan = json.loads((tmp_path / "comparison.json").read_text())
+    assert plan["model"]["model_name_or_path"] == str(saved)
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_comparison(tmp_path: Path) -> None:
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_critmom", "compare"]
+    given = [*TINY, "--per_device_train_batch_size", "32", "--arms", "critmom", "--num_seeds", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, *words, *given, "--output_dir", str(tmp_path / "out")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report:") == 1
+    result = read_result(tmp_path / "out", "critmom", 42)
+    assert (result["status"], result["steps"]) == ("finished", STEPS)
+    plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert plan["training"]["total_train_batch_size"] == 64

@@ -1,0 +1,145 @@
+"""Claims about drift: what a comparison's networks do on corrupted images is measured right, once, and reported."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hf_critmom.commands import main
+from hf_critmom.experiments.comparison.drift import drift_differences
+from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, corrupt, load_task
+
+COMPARE = (
+    *("compare", "--width", "2", "--arms", "constant", "critmom", "--num_seeds", "2", "--num_train_epochs", "1"),
+    *("--max_train_samples", "128", "--max_eval_samples", "64", "--targets", "0.1", "--use_cpu"),
+)
+SOME = ("--corruptions", "gaussian_blur", "contrast")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drift") / "out"
+    assert main((*COMPARE, "--output_dir", str(folder))) == 0
+    assert main(("drift", str(folder), *SOME)) == 0
+    return folder
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: str) -> str:
+        capsys.readouterr()
+        assert main(("drift", *words)) == 2
+        sentence = capsys.readouterr().err.strip().splitlines()[-1]
+        assert sentence.startswith("hf-critmom drift: error: ")
+        return sentence
+
+    return run
+
+
+def drift_of(folder: Path, arm: str, seed: int) -> dict[str, Any]:
+    return json.loads((folder / "runs" / arm / f"seed-{seed}" / "drift.json").read_text())
+
+
+@pytest.mark.parametrize("arm", ["constant", "critmom"])
+def test_accuracies_are_those_of_the_saved_network_on_the_corrupted_images(measured: Path, arm: str) -> None:
+    folder = measured / "runs" / arm / "seed-42"
+    found = drift_of(measured, arm, 42)
+    assert found["examples"] == 64 and list(found["accuracy"]) == ["clean", "gaussian_blur", "contrast"]
+    tested = json.loads((folder / "result.json").read_text())["test"]["accuracy"]
+    assert found["accuracy"]["clean"] == [pytest.approx(tested, abs=1e-12)]
+    test = load_task(DataArguments(max_train_samples=128, max_eval_samples=64)).test
+    model = CifarResNetForImageClassification.from_pretrained(folder).eval()
+    for severity, accuracy in enumerate(found["accuracy"]["contrast"], start=1):
+        images = corrupt(test.images, "contrast", severity, seed=0)
+        pixels = (torch.from_numpy(images).float() / 255.0 - torch.tensor(test.mean)) / torch.tensor(test.std)
+        with torch.no_grad():
+            predicted = model(pixel_values=pixels).logits.argmax(-1).numpy()
+        assert accuracy == pytest.approx(float((predicted == test.labels).mean()), abs=1e-12)
+
+
+def test_what_was_measured_is_not_measured_again_and_more_can_be_added(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(measured, folder)
+    before = drift_of(folder, "critmom", 43)
+    (folder / "runs" / "critmom" / "seed-43" / "drift.json").unlink()
+    untouched = (folder / "runs" / "constant" / "seed-42" / "drift.json").stat().st_mtime_ns
+    assert main(("drift", str(folder), *SOME)) == 0
+    assert drift_of(folder, "critmom", 43) == before
+    assert (folder / "runs" / "constant" / "seed-42" / "drift.json").stat().st_mtime_ns == untouched
+    assert main(("drift", str(folder), "--corruptions", "pixelate")) == 0
+    assert list(drift_of(folder, "constant", 42)["accuracy"]) == [*before["accuracy"], "pixelate"]
+
+
+def test_the_report_tells_of_it(measured: Path) -> None:
+    text = (measured / "README.md").read_text()
+    examples = drift_of(measured, "constant", 42)["examples"]
+    assert (
+        f"On {examples} corrupted test images (a CIFAR-10-C-style subset" in text
+        and "corrupted, less constant's" in text
+    )
+    assert Image.open(measured / "figures" / "drift.png").format == "PNG"
+    for arm in ("constant", "critmom"):
+        accuracies = [drift_of(measured, arm, seed)["accuracy"] for seed in (42, 43)]
+        mean = np.mean([one["gaussian_blur"] for one in accuracies])
+        row = next(line for line in text.splitlines() if line.startswith(f"| {arm} ") and f"{mean:.4f}" in line)
+        assert row.count("|") == 6
+
+
+def test_differences_pair_the_seeds() -> None:
+    rows = [
+        (arm, seed, None, corruption, severity, accuracy)
+        for arm, gain in (("constant", 0.0), ("critmom", 0.1))
+        for seed in (0, 1, 2)
+        for corruption, severity, accuracy in (
+            ("clean", 0, 0.8 + 0.01 * seed + gain),
+            ("contrast", 1, 0.5 + 0.1 * seed + 2 * gain),
+            ("contrast", 2, 0.3 + 0.1 * seed),
+        )
+    ]
+    drift = pd.DataFrame(rows, columns=["arm", "seed", "budget", "corruption", "severity", "accuracy"])
+    found = drift_differences(drift, "critmom", "constant")
+    for kind in ("clean", "corrupted"):
+        assert found[kind].n == 3 and found[kind].estimate == pytest.approx(0.1)
+        assert found[kind].low == pytest.approx(0.1) and found[kind].high == pytest.approx(0.1)
+
+
+def test_what_cannot_be_measured_is_said(refused: Any, measured: Path, tmp_path: Path) -> None:
+    assert "holds no comparison" in refused(str(tmp_path / "nothing"))
+    assert "invalid choice: 'fog'" in refused(str(measured), "--corruptions", "fog")
+    assert "64 images, and this asks for 10" in refused(str(measured), *SOME, "--max_eval_samples", "10")
+    assert "at least 1" in refused(str(measured), *SOME, "--max_eval_samples", "0")
+    bare = tmp_path / "bare"
+    shutil.copytree(measured, bare, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    assert "kept its model" in refused(str(bare))
+    other = tmp_path / "other"
+    shutil.copytree(measured, other)
+    plan = json.loads((other / "comparison.json").read_text())
+    plan["command"] = plan["command"].replace("--max_eval_samples 64", "--max_eval_samples 32")
+    (other / "comparison.json").write_text(json.dumps(plan))
+    assert "not those of the comparison" in refused(str(other))
+
+
+def test_texts_cannot_be_corrupted(refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be, that is the question. " * 400)
+    words = ("--train_file", str(text), "--block_size", "16", "--hidden_size", "8", "--num_hidden_layers", "1")
+    given = ("--arms", "adamw", "--num_seeds", "1", "--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2")
+    sizes = (
+        "--num_attention_heads",
+        "1",
+        "--max_eval_samples",
+        "8",
+        "--use_cpu",
+        "--output_dir",
+        str(tmp_path / "out"),
+    )
+    assert main(("compare", "--task", "text", *words, *given, *sizes)) == 0
+    assert "Only images can be corrupted" in refused(str(tmp_path / "out"))

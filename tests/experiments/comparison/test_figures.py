@@ -1,0 +1,221 @@
+"""Claims about the figures of a comparison: they can be read, and drawing them warns of nothing, whatever came out."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.tables_by_hand import ACCURACY, STEPS_PER_EPOCH, reaching_at, run_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hf_critmom import damping_ratio
+from hf_critmom.experiments.comparison import ARMS, Arm
+from hf_critmom.experiments.comparison.figures import (
+    damping_figure,
+    metric_figure,
+    reach_figure,
+    speed_figure,
+    write_figures,
+)
+from hf_critmom.experiments.comparison.results import results_table
+from hf_critmom.experiments.comparison.statistics import Metric
+
+pytestmark = pytest.mark.filterwarnings("error")
+TARGETS = (0.5, 0.9)
+
+
+def logged(run: dict[str, Any], momentum: float | None) -> dict[str, Any]:
+    """A run with a training log of cosine decay, as result.json holds it."""
+    log = []
+    for step in range(1, run["steps"] + 1):
+        lr = 0.05 * (1.0 + math.cos(math.pi * (step - 1) / 60.0))
+        record = {"step": step, "epoch": step / STEPS_PER_EPOCH, "loss": 1.0, "learning_rate": lr}
+        if momentum is not None:
+            record |= {"momentum": momentum, "damping_ratio": damping_ratio(momentum, lr)}
+        log.append(record)
+    return {**run, "training_log": log}
+
+
+def runs_of(seeds: int, *epochs: int | None, names: tuple[str, ...] = tuple(ARMS), **changes: Any) -> list[Any]:
+    """Runs of the first arms of the table, which reach 0.9 in these epochs of six with every seed, or never."""
+    momenta = {name: None if name == "ikfad" else 0.9 - 0.01 * index for index, name in enumerate(ARMS)}
+    return [
+        logged(run_of(reaching_at(epoch), arm=arm, seed=seed) | changes, momenta.get(arm, 0.9))
+        for arm, epoch in zip(names, epochs, strict=False)
+        for seed in range(seeds)
+    ]
+
+
+def diverged(arm: str, seed: int, *accuracies: float) -> dict[str, Any]:
+    run = run_of(list(accuracies), arm=arm, seed=seed, status="diverged")
+    run = logged(run | {"steps": run["steps"] or 1}, 0.9)
+    run["test"] = {"loss": None, "accuracy": 0.1}
+    return run
+
+
+THREE = ("constant", "critmom", "hybrid")
+CASES: dict[str, list[dict[str, Any]]] = {
+    "three-seeds": runs_of(3, 5, 3, 3, names=THREE),
+    "one-seed": runs_of(1, 5, 3, 3, names=THREE),
+    "one-arm": runs_of(2, 3, names=THREE),
+    "one-evaluation": [logged(run_of([0.95], arm=arm), 0.9) for arm in THREE],
+    "nobody-arrives": runs_of(2, None, None, None, names=THREE),
+    "some-arrive": [*runs_of(2, 3, None, names=THREE), logged(run_of(reaching_at(4), arm="critmom", seed=2), 0.8)],
+    "no-seed-in-common": [run | {"seed": number} for number, run in enumerate(runs_of(1, 2, 3, names=THREE))],
+    "one-arm-diverged": [*runs_of(2, 3, names=THREE), diverged("critmom", 0, 0.1), diverged("critmom", 1)],
+    "all-diverged": [diverged(arm, seed) for arm in THREE for seed in (0, 1)],
+    "without-momentum": runs_of(1, 3, names=("ikfad",)),
+    "thirteen-arms": runs_of(3, *(1, 2, 3, 4, 5, 6, None) * 2),
+}
+any_case = pytest.mark.parametrize("case", CASES)
+
+
+def figures_of(runs: list[dict[str, Any]], metric: Metric = ACCURACY, targets: Any = TARGETS) -> dict[str, Figure]:
+    table = results_table(runs)
+    present = set(table["arm"])
+    arms = {name: arm for name, arm in ARMS.items() if name in present}
+    figures = {
+        "metric": metric_figure(table, arms, metric, targets),
+        "damping": damping_figure(runs, arms),
+        "reach": reach_figure(table, arms, metric, targets),
+    }
+    if len(arms) > 1:
+        figures["speed"] = speed_figure(table, arms, next(iter(arms)), metric, targets)
+    return figures
+
+
+def ink(file: Path) -> float:
+    """Share of a picture's pixels that are not white."""
+    return float((np.asarray(Image.open(file).convert("L")) < 250).mean())
+
+
+@any_case
+def test_every_figure_is_a_picture_of_a_cards_width_whatever_came_out(case: str, tmp_path: Path) -> None:
+    figures = figures_of(CASES[case])
+    write_figures(tmp_path, {f"{name}.png": figure for name, figure in figures.items()})
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in figures}
+    for file in (tmp_path / "figures").iterdir():
+        with Image.open(file) as picture:
+            width, height = picture.size
+            assert picture.format == "PNG" and width == 864 and 250 <= height <= 1600, (file.name, picture.size)
+        assert 5_000 < file.stat().st_size < 300_000
+        assert 0.005 < ink(file) < 0.6
+
+
+@pytest.mark.parametrize("case", ["three-seeds", "nobody-arrives", "no-seed-in-common", "thirteen-arms"])
+def test_nothing_is_drawn_outside_of_the_picture(case: str) -> None:
+    for name, figure in figures_of(CASES[case]).items():
+        FigureCanvasAgg(figure).draw()
+        whole = figure.bbox
+        for axes in figure.axes:
+            for part in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts):
+                if not (axes.get_visible() and part.get_text() and part.get_visible()):
+                    continue
+                box = part.get_window_extent()
+                assert whole.x0 <= box.x0 and box.x1 <= whole.x1 + 1, (name, part.get_text())
+                assert whole.y0 <= box.y0 and box.y1 <= whole.y1 + 1, (name, part.get_text())
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1, name
+
+
+@pytest.mark.parametrize("name", ["metric", "damping", "reach", "speed"])
+def test_an_arm_has_one_colour_throughout(name: str) -> None:
+    figure = figures_of(CASES["thirteen-arms"])[name]
+    shown = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    assert len(shown) == 1
+    found = {
+        text.get_text(): to_hex(handle.get_color()).upper()  # type: ignore[attr-defined]
+        for handle, text in zip(shown[0].legend_handles, shown[0].get_texts(), strict=True)
+    }
+    left_out = {"damping": {"ikfad"}, "speed": {"constant"}}.get(name, set())
+    assert found == {name: arm.color for name, arm in ARMS.items() if name not in left_out}
+
+
+def test_the_metric_is_shown_for_every_seed_and_as_their_median() -> None:
+    runs = [run_of([0.1 * seed, 0.2 * seed, 0.3 * seed], arm="critmom", seed=seed) for seed in (1, 2, 3)]
+    axes = metric_figure(results_table(runs), {"critmom": ARMS["critmom"]}, ACCURACY, [0.5]).axes[0]
+    curves = [np.asarray(line.get_ydata()) for line in axes.get_lines()[:4]]
+    for seed, curve in enumerate(curves[:3], start=1):
+        np.testing.assert_allclose(curve, [0.1 * seed, 0.2 * seed, 0.3 * seed])
+    np.testing.assert_allclose(curves[3], [0.2, 0.4, 0.6])
+    assert axes.get_lines()[3].get_linewidth() > 2 * axes.get_lines()[0].get_linewidth()
+    assert [line.get_ydata()[0] for line in axes.get_lines()[4:]] == [0.5]
+
+
+def test_the_reach_curve_steps_up_where_seeds_arrive_and_runs_to_the_end() -> None:
+    runs = [run_of(reaching_at(epoch), arm="critmom", seed=seed) for seed, epoch in enumerate((2, 4, None))]
+    figure = reach_figure(results_table(runs), {"critmom": ARMS["critmom"]}, ACCURACY, [0.9])
+    (line,) = figure.axes[0].get_lines()
+    points = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert points[0.0] == 0.0
+    assert [points[20.0], points[40.0], points[60.0]] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    assert line.get_drawstyle() == "steps-post"
+
+
+def test_regimes_are_shaded_where_the_damping_ratio_is_below_1() -> None:
+    _, lower = damping_figure(CASES["three-seeds"], {name: ARMS[name] for name in THREE}).axes
+    assert {text.get_text() for text in lower.texts} == {"underdamped", "overdamped"}
+    (shade,) = lower.patches
+    bottom, top = shade.get_extents().transformed(lower.transData.inverted()).intervaly
+    assert top == pytest.approx(1.0) and bottom == pytest.approx(lower.get_ylim()[0])
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "marker"),
+    [([2, 2], [4, 4], "o"), ([None, None], [4, 4], ">"), ([2, 2], [None, None], "<"), ([2, None], [None, 2], None)],
+)
+def test_a_bound_is_an_arrow_and_what_is_open_is_said(mine: list[Any], theirs: list[Any], marker: str | None) -> None:
+    runs = [run_of(reaching_at(epoch), arm="critmom", seed=seed) for seed, epoch in enumerate(mine)]
+    runs += [run_of(reaching_at(epoch), arm="constant", seed=seed) for seed, epoch in enumerate(theirs)]
+    arms = {name: ARMS[name] for name in ("constant", "critmom")}
+    axes = speed_figure(results_table(runs), arms, "constant", ACCURACY, [0.9]).axes[0]
+    drawn = [line.get_marker() for line in axes.get_lines() if line.get_marker() != "None" and len(line.get_xdata())]
+    assert drawn == ([] if marker is None else [marker])
+    assert [text.get_text() for text in axes.texts] == ([] if marker else ["open: not every seed reached it"])
+
+
+def test_a_ratio_is_drawn_where_it_is_or_hollow_where_the_axis_ends() -> None:
+    runs = [run_of(reaching_at(1), arm="constant"), run_of(reaching_at(6), arm="critmom")]
+    for slow, place, style in ((60, 6.0, "full"), (6000, None, "none")):
+        table = results_table(runs)
+        table.loc[table["step"] == 60, "step"] = slow
+        arms = {name: ARMS[name] for name in ("constant", "critmom")}
+        axes = speed_figure(table, arms, "constant", ACCURACY, [0.9]).axes[0]
+        (point,) = (line for line in axes.get_lines() if line.get_marker() == "o" and len(line.get_xdata()))
+        start, end = axes.get_xlim()
+        assert start == pytest.approx(1.0 / end) and start < point.get_xdata()[0] < end
+        assert point.get_fillstyle() == style
+        assert place is None or point.get_xdata()[0] == pytest.approx(place)
+
+
+def test_where_no_seed_is_in_common_that_is_said() -> None:
+    figure = figures_of(CASES["no-seed-in-common"])["speed"]
+    assert {text.get_text() for text in figure.axes[0].texts} == {"no seed in common"}
+
+
+def test_a_metric_that_falls_and_is_sometimes_infinite_is_drawn(tmp_path: Path) -> None:
+    runs = runs_of(2, 5, 3, names=("constant", "critmom"))
+    runs[0]["evaluations"][0]["loss"] = None  # as an overflow is recorded
+    figures = figures_of(runs, Metric("loss", greater_is_better=False), (0.11,))
+    assert figures["metric"].axes[0].get_yscale() == "log"
+    write_figures(tmp_path, {f"{name}.png": figure for name, figure in figures.items()})
+
+
+def test_tuned_variants_are_told_from_their_arms_by_their_line(tmp_path: Path) -> None:
+    runs = runs_of(2, 5, 3, names=("constant", "critmom"))
+    runs += [{**run, "arm": f"{run['arm']}_tuned"} for run in runs]
+    own = {name: ARMS[name] for name in ("constant", "critmom")}
+    tuned = {f"{name}_tuned": Arm(**{**vars(arm), "name": f"{name}_tuned", "base": name}) for name, arm in own.items()}
+    figure = speed_figure(results_table(runs), own | tuned, "constant", ACCURACY, TARGETS)
+    styles = {
+        text.get_text(): handle.get_linestyle()
+        for handle, text in zip(  # type: ignore[attr-defined]
+            figure.legends[0].legend_handles, figure.legends[0].get_texts(), strict=True
+        )
+    }
+    assert styles == {"critmom": "-", "constant_tuned": "--", "critmom_tuned": "--"}

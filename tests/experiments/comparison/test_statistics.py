@@ -1,0 +1,620 @@
+"""Claims about a comparison's table of results and the statistics computed from it, on tables made by hand."""
+
+import dataclasses
+import itertools
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.tables_by_hand import ACCURACY, STEPS_PER_EPOCH, Epochs, compared, reaching_at, run_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_critmom.experiments.comparison import ComparisonError
+from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.experiments.comparison.report import table_rows
+from hf_critmom.experiments.comparison.results import read_runs, results_table, write_results
+from hf_critmom.experiments.comparison.statistics import (
+    Metric,
+    PairedRatio,
+    Times,
+    first_reaching,
+    logrank,
+    paired_difference,
+    paired_ratio,
+    reach_curve,
+    summarise,
+    time_to_target,
+    times,
+)
+from hf_critmom.reporting.intervals import Interval, mean_interval
+
+few_examples = settings(max_examples=30, deadline=None)
+
+
+def table_of(*curves: list[float]) -> pd.DataFrame:
+    """The table of one arm, one curve a seed."""
+    return results_table([run_of(curve, seed=seed) for seed, curve in enumerate(curves)])
+
+
+# ----------------------------------------------------------------------------------------------------- first reaching
+
+
+def first_step(curve: list[float], target: float) -> int | None:
+    table = table_of(curve)
+    hit = first_reaching(table[table["split"] == "validation"], ACCURACY, target)
+    return None if hit is None else int(hit["step"])
+
+
+def test_the_first_hit_counts_even_if_the_value_falls_again() -> None:
+    assert first_step([0.2, 0.85, 0.4, 0.3], 0.8) == 20
+    assert first_step([0.2, 0.85, 0.4, 0.95], 0.8) == 20
+
+
+def test_a_value_equal_to_the_target_reaches_it() -> None:
+    assert first_step([0.5, 0.8, 0.9], 0.8) == 20
+    assert first_step([0.5, math.nextafter(0.8, 0.0), 0.9], 0.8) == 30
+
+
+def test_a_target_that_is_never_met_is_not_reached() -> None:
+    assert first_step([0.5, 0.7, 0.79], 0.8) is None
+
+
+def test_values_that_are_not_numbers_reach_nothing() -> None:
+    assert first_step([math.nan, 0.9, math.nan], 0.8) == 20
+    assert first_step([math.nan, math.nan], 0.0001) is None
+    nothing = table_of([0.5, 0.5]).assign(accuracy=None)
+    assert first_reaching(nothing[nothing["split"] == "validation"], ACCURACY, 0.0001) is None
+
+
+def test_the_first_hit_does_not_depend_on_the_order_of_rows() -> None:
+    table = table_of([0.2, 0.85, 0.4, 0.95])
+    shuffled = table[table["split"] == "validation"].sample(frac=1.0, random_state=1)
+    assert first_reaching(shuffled, ACCURACY, 0.8)["step"] == 20
+
+
+def test_the_test_split_reaches_no_target() -> None:
+    table = results_table([run_of([0.1, 0.2], test=0.99)])
+    assert time_to_target(table, ACCURACY, 0.9).reached == 0
+
+
+# ----------------------------------------------------------------------------------------------------- time to target
+
+
+@pytest.mark.parametrize(
+    ("epochs", "median"),
+    [
+        ([3], 3.0),
+        ([None], math.inf),
+        ([2, 5, 3], 3.0),
+        ([2, None, 3], 3.0),
+        ([None, None, 3], math.inf),
+        ([None, None, None], math.inf),
+        ([2, 5], 3.5),
+        ([2, None], math.inf),
+        ([2, 3, 5, None], 4.0),
+        ([2, 3, None, None], math.inf),
+        ([None, None], math.inf),
+    ],
+)
+def test_a_seed_that_never_arrives_took_infinitely_long(epochs: list[int | None], median: float) -> None:
+    time = time_to_target(table_of(*map(reaching_at, epochs)), ACCURACY, 0.9)
+    assert (time.epochs, time.steps, time.seconds) == (median, STEPS_PER_EPOCH * median, 2.0 * median)
+    assert (time.reached, time.seeds) == (sum(epoch is not None for epoch in epochs), len(epochs))
+
+
+@few_examples
+@given(st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=7))
+def test_medians_and_ranges_equal_the_reference_twin(epochs: list[int | None]) -> None:
+    time = time_to_target(table_of(*map(reaching_at, epochs)), ACCURACY, 0.9)
+    plain = [math.inf if epoch is None else float(epoch) for epoch in epochs]
+    assert time.epochs == statistics.median(plain)
+    assert time.steps_range == (STEPS_PER_EPOCH * min(plain), STEPS_PER_EPOCH * max(plain))
+    assert time.seconds_range == (2.0 * min(plain), 2.0 * max(plain))
+
+
+@few_examples
+@given(st.lists(st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_a_higher_target_is_never_reached_earlier(curves: list[list[float]]) -> None:
+    times = [time_to_target(table_of(*curves), ACCURACY, target) for target in (0.25, 0.5, 0.75)]
+    for easier, harder in itertools.pairwise(times):
+        assert easier.steps <= harder.steps and easier.reached >= harder.reached
+
+
+def test_a_run_without_any_evaluation_is_a_seed_that_never_arrived() -> None:
+    table = results_table([run_of(reaching_at(2), seed=0), run_of([], seed=1, status="diverged")])
+    time = time_to_target(table, ACCURACY, 0.9)
+    assert (time.reached, time.seeds, time.steps) == (1, 2, math.inf)
+    alone = summarise(results_table([run_of([], status="diverged")]), ["constant"], ACCURACY, [0.9])[0]
+    assert (alone.diverged, alone.targets[0].reached, alone.targets[0].seeds) == (1, 0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------- summaries
+
+
+@few_examples
+@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=8))
+def test_means_and_sample_deviations_equal_numpys(tests: list[float]) -> None:
+    runs = [run_of([0.5], seed=seed, test=test) for seed, test in enumerate(tests)]
+    summary = summarise(results_table(runs), ["constant"], ACCURACY, [])[0]
+    assert summary.test.estimate == pytest.approx(np.mean(tests), abs=1e-12)
+    assert summary.test_std == pytest.approx(np.std(tests, ddof=1), abs=1e-12)
+
+
+def test_a_test_value_that_is_not_finite_is_left_out_of_the_mean_and_of_its_n() -> None:
+    runs = [run_of([0.5], seed=seed, test=test) for seed, test in enumerate([0.5, None, 0.7])]
+    found = summarise(results_table(runs), ["constant"], ACCURACY, [])[0].test
+    assert (found.estimate, found.n) == (pytest.approx(0.6), 2)
+
+
+def test_one_seed_has_no_spread() -> None:
+    summary = summarise(results_table([run_of([0.5], test=0.7)]), ["constant"], ACCURACY, [])[0]
+    assert summary.test.estimate == 0.7 and math.isnan(summary.test_std)
+
+
+def test_diverged_runs_are_counted_among_the_seeds() -> None:
+    runs = [run_of([0.5], seed=0), run_of([0.1], seed=1, status="diverged"), run_of([0.1], seed=2, status="diverged")]
+    summary = summarise(results_table(runs), ["constant"], ACCURACY, [0.4])[0]
+    assert (summary.seeds, summary.diverged, summary.targets[0].reached) == (3, 2, 1)
+
+
+def test_arms_are_summarised_apart_in_the_order_asked_for() -> None:
+    runs = [run_of(reaching_at(2), arm="hybrid", test=0.9), run_of(reaching_at(4), arm="constant", test=0.8)]
+    summaries = summarise(results_table(runs), ["constant", "critmom", "hybrid"], ACCURACY, [0.9])
+    assert [(summary.arm, summary.test.estimate, summary.targets[0].epochs) for summary in summaries] == [
+        ("constant", 0.8, 4.0),
+        ("hybrid", 0.9, 2.0),
+    ]
+
+
+def test_every_target_is_timed_in_the_order_asked_for() -> None:
+    table = table_of([0.3, 0.6, 0.9])
+    summary = summarise(table, ["constant"], ACCURACY, [0.5, 0.9, 0.2])[0]
+    assert [(time.target, time.steps) for time in summary.targets] == [(0.5, 20.0), (0.9, 30.0), (0.2, 10.0)]
+
+
+def test_seconds_are_the_mean_over_the_runs() -> None:
+    table = table_of([0.1] * 2, [0.1] * 4)
+    assert summarise(table, ["constant"], ACCURACY, [])[0].seconds == 6.0
+
+
+# ------------------------------------------------------------------------------------------- times, some of them bounds
+
+
+def as_lists(found: Times) -> tuple[Any, ...]:
+    return found.seeds, found.times.tolist(), found.reached.tolist(), found.resolution.tolist()
+
+
+def test_a_time_is_that_of_the_first_evaluation_at_the_target_and_as_exact_as_the_cadence() -> None:
+    table = compared(constant=[3, 1])
+    assert as_lists(times(table, "constant", ACCURACY, 0.9)) == ((0, 1), [30.0, 10.0], [True, True], [10.0, 10.0])
+    assert as_lists(times(table, "constant", ACCURACY, 0.9, "epoch"))[1:] == ([3.0, 1.0], [True, True], [1.0, 1.0])
+    assert as_lists(times(table, "constant", ACCURACY, 0.9, "seconds"))[1:] == ([6.0, 2.0], [True, True], [2.0, 2.0])
+
+
+def test_between_two_evaluations_the_target_may_have_been_reached_at_any_time() -> None:
+    table = compared(constant=[5])
+    sparse = table[(table["split"] == "test") | table["step"].isin([10, 50])]
+    assert as_lists(times(sparse, "constant", ACCURACY, 0.9))[1:] == ([50.0], [True], [40.0])
+
+
+def test_a_run_that_never_arrives_outlasts_its_budget() -> None:
+    found = times(compared(constant=[None, 2]), "constant", ACCURACY, 0.9)
+    assert (found.times.tolist(), found.reached.tolist()) == ([60.0, 20.0], [False, True])
+    assert math.isnan(found.resolution[0]) and found.resolution[1] == 10.0
+
+
+def test_a_run_that_diverged_outlasts_the_longest_run_of_all_arms() -> None:
+    """Its own end would flatter it: censored early, it would count as one that nobody waited for."""
+    runs = [
+        run_of([0.1, 0.1], arm="exploding", seed=0, status="diverged"),
+        run_of([], arm="exploding", seed=1, status="diverged"),
+        run_of([0.1, 0.95], arm="exploding", seed=2, status="diverged"),  # it had arrived before
+        run_of([0.1] * 6, arm="constant", seed=0),
+    ]
+    found = times(results_table(runs), "exploding", ACCURACY, 0.9)
+    assert (found.times.tolist(), found.reached.tolist()) == ([60.0, 60.0, 20.0], [False, False, True])
+    seconds = times(results_table(runs), "exploding", ACCURACY, 0.9, "seconds")
+    assert seconds.times.tolist() == [12.0, 12.0, 4.0]
+
+
+def test_an_arm_without_runs_has_no_times() -> None:
+    assert as_lists(times(compared(constant=[2]), "critmom", ACCURACY, 0.9)) == ((), [], [], [])
+
+
+@few_examples
+@given(st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=6), st.randoms())
+def test_times_do_not_depend_on_the_order_of_rows(epochs: Epochs, random: Any) -> None:
+    table = compared(constant=epochs)
+    order = list(range(len(table)))
+    random.shuffle(order)
+    mine, theirs = (times(rows, "constant", ACCURACY, 0.9) for rows in (table, table.iloc[order]))
+    assert mine.seeds == theirs.seeds
+    np.testing.assert_array_equal([mine.times, mine.resolution], [theirs.times, theirs.resolution])
+
+
+# ------------------------------------------------------------------------------------------- metrics that should fall
+
+LOSS = Metric("loss", greater_is_better=False)
+
+
+def test_a_loss_reaches_its_target_from_above() -> None:
+    table = table_of([0.2, 0.85, 0.4, 0.9])  # losses 0.8, 0.15, 0.6, 0.1
+    validation = table[table["split"] == "validation"]
+    assert first_reaching(validation, LOSS, 0.2)["step"] == 20
+    assert first_reaching(validation, LOSS, validation["loss"].min())["step"] == 40
+    assert first_reaching(validation, LOSS, 0.05) is None
+
+
+@few_examples
+@given(st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=4))
+def test_a_loss_is_timed_as_the_accuracy_that_mirrors_it(epochs: Epochs) -> None:
+    table = compared(constant=epochs, critmom=epochs[::-1])
+    mine, mirrored = (time_to_target(table[table["arm"] == "critmom"], *by) for by in ((ACCURACY, 0.9), (LOSS, 0.11)))
+    assert (mine.steps, mine.steps_range, mine.reached) == (mirrored.steps, mirrored.steps_range, mirrored.reached)
+    np.testing.assert_equal(
+        [dataclasses.asdict(paired_ratio(table, "critmom", "constant", ACCURACY, 0.9)) | {"target": 0}],
+        [dataclasses.asdict(paired_ratio(table, "critmom", "constant", LOSS, 0.11)) | {"target": 0}],
+    )
+
+
+# ----------------------------------------------------------------------------------------------- Kaplan-Meier, log-rank
+
+# Freireich et al. (Blood 21, 1963), weeks of remission under 6-mercaptopurine and placebo; "+" is censored. Its
+# Kaplan-Meier estimates and log-rank test stand in Kleinbaum and Klein, Survival Analysis (2012), chapter 2.
+MERCAPTOPURINE = "6 6 6 7 10 13 16 22 23 6+ 9+ 10+ 11+ 17+ 19+ 20+ 25+ 32+ 32+ 34+ 35+"
+PLACEBO = "1 1 2 2 3 4 4 5 5 8 8 8 8 11 11 12 12 15 17 22 23"
+SURVIVAL = {6: 0.8571, 7: 0.8067, 10: 0.7529, 13: 0.6902, 16: 0.6275, 22: 0.5378, 23: 0.4482}
+CHI_SQUARED = 16.79
+
+
+def observed(words: str) -> Times:
+    """Times in words; "+" is censored."""
+    found = words.split()
+    reached = np.array([not word.endswith("+") for word in found])
+    values = np.array([float(word.rstrip("+")) for word in found])
+    return Times(tuple(range(len(found))), values, reached, np.where(reached, 1.0, np.nan))
+
+
+def share_at(curve: Any, time: float) -> float:
+    """The height of a curve's step at a time."""
+    return float(curve.share[np.searchsorted(curve.times, time, side="right") - 1])
+
+
+def test_the_reach_curve_is_the_textbooks() -> None:
+    curve = reach_curve(observed(MERCAPTOPURINE))
+    assert curve.times[0] == curve.share[0] == 0.0
+    for week, survival in SURVIVAL.items():
+        assert share_at(curve, week) == pytest.approx(1.0 - survival, abs=5e-5)
+    assert share_at(curve, 5.9) == 0.0 and share_at(curve, 100.0) == pytest.approx(1.0 - 0.4482, abs=5e-5)
+
+
+def test_the_log_rank_test_is_the_textbooks() -> None:
+    p = logrank(observed(MERCAPTOPURINE), observed(PLACEBO))
+    assert p == pytest.approx(math.erfc(math.sqrt(CHI_SQUARED / 2.0)), rel=5e-3)
+    assert p == pytest.approx(4.17e-5, rel=5e-3)
+
+
+some_times = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=8).map(
+    lambda pairs: observed(" ".join(f"{time}{'' if reached else '+'}" for time, reached in pairs))
+)
+
+
+@given(some_times)
+def test_the_reach_curve_equals_the_naive_product_limit(found: Times) -> None:
+    curve, survival = reach_curve(found), 1.0
+    for time in range(1, 8):
+        at_risk = int((found.times >= time).sum())
+        arrived = int(((found.times == time) & found.reached).sum())
+        survival *= 1.0 - arrived / at_risk if at_risk else 1.0
+        assert share_at(curve, time) == pytest.approx(1.0 - survival, abs=1e-12)
+    assert all(low <= high for low, high in itertools.pairwise(curve.share))
+
+
+@pytest.mark.filterwarnings("error")
+@given(some_times, some_times)
+def test_the_log_rank_test_equals_the_naive_one_and_is_always_a_number(first: Times, second: Times) -> None:
+    difference = variance = 0.0
+    for time in range(1, 7):
+        at_risk = [int((one.times >= time).sum()) for one in (first, second)]
+        arrived = [int(((one.times == time) & one.reached).sum()) for one in (first, second)]
+        left, hits = sum(at_risk), sum(arrived)
+        difference += arrived[0] - at_risk[0] * hits / left if left else 0.0
+        if left > 1:
+            variance += at_risk[0] * at_risk[1] * hits * (left - hits) / (left**2 * (left - 1))
+    p = logrank(first, second)
+    expected = math.erfc(abs(difference) / math.sqrt(2.0 * variance)) if variance else 1.0
+    assert p == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert 0.0 <= p <= 1.0 and p == pytest.approx(logrank(second, first), rel=1e-9)
+
+
+def test_arms_that_arrive_at_the_same_evaluation_are_not_told_apart() -> None:
+    table = compared(constant=[3, 3], critmom=[3, 3])
+    assert logrank(*(times(table, arm, ACCURACY, 0.9) for arm in ("constant", "critmom"))) == 1.0
+
+
+# -------------------------------------------------------------------------------------------------------- paired ratios
+
+
+def ratio(mine: Epochs, theirs: Epochs, **options: Any) -> PairedRatio:
+    return paired_ratio(compared(mine=mine, theirs=theirs), "mine", "theirs", ACCURACY, 0.9, **options)
+
+
+def test_the_paired_ratio_is_the_one_computed_by_hand() -> None:
+    """Logs of 2/4, 3/6, 4/4: mean -0.46210, deviation 0.40019; t(0.975, 2) = 4.30265, so half a width is 0.99412."""
+    found = ratio([2, 3, 4], [4, 6, 4])
+    assert (found.bound, found.ratio.n, found.confidence) == ("exact", 3, 0.95)
+    assert found.ratio.estimate == pytest.approx(0.62996, abs=1e-5)
+    assert (found.ratio.low, found.ratio.high) == (pytest.approx(0.23312, abs=2e-5), pytest.approx(1.70236, abs=2e-4))
+
+
+def test_the_interval_is_not_narrower_than_the_cadence_allows() -> None:
+    """Three seeds that agree to the epoch: sqrt(((1/3)^2 + (1/6)^2) / 12) = 0.10758, times 4.30265 / sqrt(3)."""
+    found = ratio([3, 3, 3], [6, 6, 6])
+    assert found.ratio.estimate == pytest.approx(0.5)
+    assert found.ratio.low == pytest.approx(0.5 * math.exp(-0.26724), rel=1e-4)
+    assert found.ratio.high == pytest.approx(0.5 * math.exp(0.26724), rel=1e-4)
+
+
+def test_a_run_that_did_not_arrive_leaves_the_side_open_that_it_could_flatter() -> None:
+    slower = ratio([None, None, 6], [2, 2, 3])
+    assert (slower.bound, slower.arm_censored, slower.ratio.high) == ("at least", 2, math.inf)
+    assert slower.ratio.estimate == pytest.approx((3.0 * 3.0 * 2.0) ** (1 / 3)) and slower.ratio.low > 0.0
+    faster = ratio([2, 2, 3], [None, None, 6])
+    assert (faster.bound, faster.baseline_censored, faster.ratio.low) == ("at most", 2, 0.0)
+    assert faster.ratio.high < math.inf
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [([None, 2], [2, None]), ([None, 2], [None, 3]), ([None, None, 2], [None, 2, 3])],
+)
+def test_nothing_bounds_a_ratio_where_both_sides_are_censored(mine: Epochs, theirs: Epochs) -> None:
+    found = ratio(mine, theirs)
+    assert (found.bound, found.ratio.high) == ("unknown", math.inf)
+    assert found.ratio.low == 0.0 or found.both_censored == 0
+
+
+def test_where_nobody_ever_arrives_there_is_no_ratio() -> None:
+    found = ratio([None, None], [None, None])
+    assert (found.bound, found.both_censored) == ("unknown", 2)
+    assert math.isnan(found.ratio.estimate) and (found.ratio.low, found.ratio.high) == (0.0, math.inf)
+
+
+def test_only_seeds_that_both_arms_have_are_paired() -> None:
+    runs = [run_of(reaching_at(2), arm="mine", seed=seed) for seed in (0, 1, 2)]
+    runs += [run_of(reaching_at(4), arm="theirs", seed=seed) for seed in (1, 2, 3)]
+    assert paired_ratio(results_table(runs), "mine", "theirs", ACCURACY, 0.9).ratio.n == 2
+    apart = paired_ratio(results_table(runs[:1] + runs[5:]), "mine", "theirs", ACCURACY, 0.9)
+    assert (apart.ratio.n, apart.bound) == (0, "unknown") and math.isnan(apart.ratio.estimate)
+
+
+def test_one_pair_has_an_estimate_but_no_interval() -> None:
+    found = ratio([2], [4])
+    assert (found.ratio.estimate, found.ratio.low, found.ratio.high) == (pytest.approx(0.5), 0.0, math.inf)
+
+
+def test_a_run_that_diverged_did_not_arrive() -> None:
+    runs = [run_of([0.1], arm="mine", seed=0, status="diverged"), run_of(reaching_at(2), arm="theirs", seed=0)]
+    found = paired_ratio(results_table(runs), "mine", "theirs", ACCURACY, 0.9)
+    assert (found.bound, found.ratio.estimate) == ("at least", pytest.approx(3.0))
+
+
+def test_a_higher_level_gives_a_wider_interval() -> None:
+    narrow, wide = (ratio([2, 3, 4], [4, 6, 4], confidence=level).ratio for level in (0.95, 0.99))
+    assert wide.low < narrow.low < narrow.high < wide.high and wide.estimate == narrow.estimate
+
+
+def test_no_spread_is_too_large_for_an_interval() -> None:
+    table = compared(mine=[1, 1], theirs=[1, 1])
+    table.loc[(table["arm"] == "mine") & (table["seed"] == 1), "step"] *= 1_000_000
+    found = paired_ratio(table, "mine", "theirs", ACCURACY, 0.9, confidence=0.999)
+    assert (found.ratio.low, found.ratio.high) == (0.0, math.inf) and found.ratio.estimate == pytest.approx(1000.0)
+
+
+def twin(mine: np.ndarray, theirs: np.ndarray, cadence: float) -> Interval:
+    """The interval of the logarithm for times rounded up to a cadence, written out."""
+    rounding = np.sqrt(np.mean(((cadence / mine) ** 2 + (cadence / theirs) ** 2) / 12.0))
+    return mean_interval(np.log(mine / theirs), least_std=float(rounding))
+
+
+several = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=2, max_size=6)
+
+
+@few_examples
+@given(several)
+def test_the_paired_ratio_equals_the_reference_twin(pairs: list[tuple[int, int]]) -> None:
+    mine, theirs = (list(side) for side in zip(*pairs, strict=True))
+    found, expected = ratio(mine, theirs).ratio, twin(np.array(mine), np.array(theirs), 1.0)
+    assert math.log(found.estimate) == pytest.approx(expected.estimate, abs=1e-9)
+    assert (math.log(found.low), math.log(found.high)) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.3], ids=lambda spread: f"spread-{spread}")
+@pytest.mark.parametrize("true_ratio", [1.0, 0.7])
+def test_the_interval_covers_the_true_ratio_as_often_as_it_says(true_ratio: float, spread: float) -> None:
+    """Three seeds, log-normal times around ten evaluations, seen at the next evaluation."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        shared = rng.normal(0.0, 0.3, 3)  # a hard seed is hard for both
+        mine, theirs = (np.ceil(10.0 * by * np.exp(shared + rng.normal(0.0, spread, 3))) for by in (true_ratio, 1.0))
+        found = twin(mine, theirs, 1.0)
+        covered += found.low <= math.log(true_ratio) <= found.high
+    assert covered / 2000 >= 0.93
+
+
+either = st.lists(st.tuples(st.none() | st.integers(1, 6), st.none() | st.integers(1, 6)), min_size=1, max_size=5)
+
+
+@few_examples
+@given(either)
+def test_to_swap_the_arms_inverts_the_ratio_and_its_interval(pairs: list[tuple[int | None, int | None]]) -> None:
+    mine, theirs = (list(side) for side in zip(*pairs, strict=True))
+    found, swapped = ratio(mine, theirs), ratio(theirs, mine)
+    assert (found.arm_censored, found.baseline_censored) == (swapped.baseline_censored, swapped.arm_censored)
+    assert found.both_censored == swapped.both_censored
+    mirror = {"exact": "exact", "at least": "at most", "at most": "at least", "unknown": "unknown"}
+    assert swapped.bound == mirror[found.bound]
+    if found.both_censored < len(pairs):
+        assert swapped.ratio.estimate == pytest.approx(1.0 / found.ratio.estimate, rel=1e-9)
+    with np.errstate(divide="ignore"):
+        assert swapped.ratio.low == pytest.approx(1.0 / np.float64(found.ratio.high), rel=1e-9)
+        assert swapped.ratio.high == pytest.approx(1.0 / np.float64(found.ratio.low), rel=1e-9)
+
+
+@few_examples
+@given(either, st.permutations(range(5)), st.floats(1e-3, 1e3))
+def test_neither_the_names_of_seeds_nor_the_unit_of_time_matter(
+    pairs: list[tuple[int | None, int | None]], names: list[int], unit: float
+) -> None:
+    mine, theirs = (list(side) for side in zip(*pairs, strict=True))
+    table = compared(mine=mine, theirs=theirs)
+    other = table.assign(seed=table["seed"].map(dict(enumerate(names))), seconds=table["seconds"] * unit)
+    found, same = (paired_ratio(rows, "mine", "theirs", ACCURACY, 0.9, "seconds") for rows in (table, other))
+    np.testing.assert_allclose(
+        [same.ratio.estimate, same.ratio.low, same.ratio.high],
+        [found.ratio.estimate, found.ratio.low, found.ratio.high],
+        rtol=1e-9,
+    )
+    assert same.bound == found.bound
+
+
+# ------------------------------------------------------------------------------------------------- differences, means
+
+
+def test_the_difference_of_the_tests_is_paired() -> None:
+    """Differences 0.02, 0.03, 0.04: mean 0.03, deviation 0.01, half a width 4.30265 x 0.01 / sqrt(3) = 0.024841."""
+    tests = {"mine": [0.52, 0.93, 0.74], "theirs": [0.5, 0.9, 0.7]}
+    table = results_table(
+        [run_of([0.5], arm=arm, seed=seed, test=test) for arm, of in tests.items() for seed, test in enumerate(of)]
+    )
+    found = paired_difference(table, "mine", "theirs", ACCURACY)
+    assert found.n == 3 and found.estimate == pytest.approx(0.03)
+    assert (found.low, found.high) == (pytest.approx(0.005159, abs=1e-6), pytest.approx(0.054841, abs=1e-6))
+    swapped = paired_difference(table, "theirs", "mine", ACCURACY)
+    assert (swapped.low, swapped.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+
+
+def test_a_run_that_diverged_has_no_difference() -> None:
+    runs = [run_of([0.5], arm=arm, seed=seed, test=0.5) for arm in ("mine", "theirs") for seed in (0, 1)]
+    runs[1]["status"] = "diverged"
+    found = paired_difference(results_table(runs), "mine", "theirs", ACCURACY)
+    assert (found.n, found.estimate, found.low, found.high) == (1, 0.0, -math.inf, math.inf)
+    runs[0]["status"] = "diverged"
+    assert math.isnan(paired_difference(results_table(runs), "mine", "theirs", ACCURACY).estimate)
+
+
+@pytest.mark.parametrize(("n", "quantile"), [(2, 12.7062), (3, 4.30265), (5, 2.77645), (10, 2.26216), (31, 2.04227)])
+def test_the_interval_of_a_mean_is_students(n: int, quantile: float) -> None:
+    """Quantiles of t(n - 1) at 0.975, from Student's table."""
+    values = np.random.default_rng(n).normal(size=n)
+    found = mean_interval(values)
+    half = quantile * statistics.stdev(values) / math.sqrt(n)
+    assert found.n == n and found.estimate == pytest.approx(statistics.fmean(values))
+    assert (found.low, found.high) == pytest.approx((found.estimate - half, found.estimate + half), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- the shown rows
+
+
+def cells(*epochs: int | None, targets: tuple[float, ...] = (0.9,)) -> list[str]:
+    table = table_of(*map(reaching_at, epochs))
+    return table_rows(summarise(table, ["constant"], ACCURACY, list(targets)), "accuracy")[1][0]
+
+
+def test_a_cell_says_how_many_seeds_arrived_where_not_all_did() -> None:
+    assert cells(None, None)[1] == "not reached"
+    assert cells(2, None)[1] == "reached by 1 of 2"
+    assert cells(2, 3, None)[1] == "30\n6.0 s\nreached by 2 of 3"
+    assert cells(2)[1] == "20\n4.0 s"
+    assert cells(2, 5)[1] == "35 (20-50)\n7.0 (4.0-10.0) s"
+
+
+def test_no_cell_ever_shows_an_infinity_or_a_nan() -> None:
+    for epochs in ([None], [2, None], [2, None, None], [1, 2, None], [3]):
+        assert not any(word in cell for cell in cells(*epochs) for word in ("inf", "nan"))
+
+
+def test_the_header_names_every_target_and_the_metric() -> None:
+    table = table_of([0.3, 0.6])
+    header, rows = table_rows(summarise(table, ["constant"], ACCURACY, [0.25, 0.5]), "accuracy")
+    assert header == ["arm", "steps, seconds to 0.25", "steps, seconds to 0.5", "test accuracy", "seeds"]
+    assert rows[0][0] == "constant" and all(len(row) == len(header) for row in rows)
+
+
+def test_the_last_column_counts_what_diverged() -> None:
+    runs = [run_of([0.5], seed=0), run_of([0.1], seed=1, status="diverged")]
+    _, rows = table_rows(summarise(results_table(runs), ["constant"], ACCURACY, [0.4]), "accuracy")
+    assert rows[0][-1] == "2, 1 diverged"
+
+
+# ---------------------------------------------------------------------------------------------------- table of results
+
+
+def test_the_table_has_a_row_per_evaluation_and_one_for_the_test() -> None:
+    runs = [run_of([0.1, 0.2, 0.3], seed=seed, arm=arm) for arm in ("constant", "critmom") for seed in (0, 1)]
+    table = results_table(runs)
+    assert len(table) == 4 * (3 + 1)
+    assert (table.groupby(["arm", "seed", "split"]).size().unstack() == [1, 3]).all(axis=None)
+    assert list(table.columns) == [
+        *("arm", "seed", "status", "budget", "split", "step", "epoch", "seconds", "loss", "accuracy"),
+        *("learning_rate", "momentum", "damping_ratio", "peak_learning_rate", "weight_decay"),
+    ]
+
+
+def test_rows_hold_what_the_runs_recorded() -> None:
+    run = run_of([0.1, 0.2], test=0.7)
+    table = results_table([run])
+    validation = table[table["split"] == "validation"]
+    for row, evaluation in zip(validation.to_dict("records"), run["evaluations"], strict=True):
+        assert {name: row[name] for name in evaluation} == evaluation
+    last = table.iloc[-1]
+    assert (last["split"], last["step"], last["epoch"], last["seconds"]) == ("test", 20, 2.0, 4.0)
+    assert (last["accuracy"], last["loss"]) == (0.7, 0.7)
+
+
+def plan_of(arms: list[str], seeds: list[int]) -> Plan:
+    return Plan(task={}, model={}, arms={arm: {} for arm in arms}, seeds=seeds, targets=[], training={})
+
+
+def write_run(folder: Path, run: dict[str, Any]) -> Path:
+    file = folder / Run(run["arm"], run["seed"]).folder / "result.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(run))
+    return file
+
+
+def test_finished_runs_are_read_in_the_plans_order_and_others_left_out(tmp_path: Path) -> None:
+    for arm, seed in (("critmom", 1), ("constant", 0), ("critmom", 0)):
+        write_run(tmp_path, run_of([0.5], arm=arm, seed=seed))
+    write_run(tmp_path, run_of([0.5], arm="constant", seed=7))  # not in the plan
+    runs = read_runs(tmp_path, plan_of(["critmom", "constant"], [0, 1]).runs())
+    assert [(run.arm, run.seed) for run in runs] == [("critmom", 0), ("constant", 0), ("critmom", 1)]
+    assert all((run.arm, run.seed) == (result["arm"], result["seed"]) for run, result in runs.items())
+
+
+def test_the_parquet_file_is_the_table(tmp_path: Path) -> None:
+    diverged = run_of([0.1], seed=1, status="diverged")
+    diverged["evaluations"][0]["loss"] = None  # as JSON holds what is not finite
+    diverged["test"]["loss"] = None
+    for run in (run_of([0.5, 0.6], seed=0), diverged):
+        write_run(tmp_path, run)
+    table = write_results(tmp_path, plan_of(["constant"], [0, 1]))
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), table)
+    assert table["loss"].isna().sum() == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.parquet", "runs"]
+
+
+@pytest.mark.parametrize("content", ["", '{"arm": "constant", "se', "\x00\x00\x00", "[]", "null"])
+def test_a_corrupt_result_is_named(tmp_path: Path, content: str) -> None:
+    file = write_run(tmp_path, run_of([0.5]))
+    file.write_text(content)
+    with pytest.raises(ComparisonError, match="corrupt") as caught:
+        read_runs(tmp_path, plan_of(["constant"], [0]).runs())
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)

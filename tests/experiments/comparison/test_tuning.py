@@ -1,0 +1,344 @@
+"""Claims about tuning: what the trials choose, and a tuned comparison through the command line."""
+
+import io
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from helpers.launches import launch, outcome, status_of, wait_until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_critmom.commands import main
+from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison.plan import Plan, Run, Trial
+from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.experiments.comparison.tuning import Choice, choose
+from hf_critmom.tasks import Task
+from hf_critmom.tasks.images import ImageDataset
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*momentum is clamped to 0")
+
+# ------------------------------------------------------------------------------------------------------------ choosing
+
+
+def plan_of(
+    rates: list[float], decays: list[float], *, arms: tuple[str, ...] = ("constant",), better: bool = True
+) -> Plan:
+    return Plan(
+        task={"metric": "accuracy", "greater_is_better": better},
+        model={},
+        arms={arm: {} for arm in arms},
+        seeds=[0],
+        targets=[0.9],
+        training={},
+        tuning={"learning_rate": rates, "weight_decay": decays, "seed": 1},
+    )
+
+
+def ended(*values: float | None, status: str = "finished") -> dict[str, Any]:
+    return {"status": status, "evaluations": [{"accuracy": value} for value in values]}
+
+
+def choice_of(plan: Plan, *results: dict[str, Any]) -> Choice | None:
+    """What the trials of a plan's only arm choose, from their results in the grid's order."""
+    found = choose(plan, dict(zip(plan.trials(), results, strict=True)))
+    return found[0] if found else None
+
+
+def test_the_trial_with_the_best_last_evaluation_is_chosen() -> None:
+    """A trial that was better on the way is not: nobody would have stopped it there."""
+    plan = plan_of([0.5, 1.0, 2.0], [1.0])
+    found = choice_of(plan, ended(0.99, 0.2), ended(0.1, 0.6), ended(0.3, 0.5))
+    assert found == Choice("constant", None, Trial(1.0, 1.0), 0.6, trials=3, diverged=0, edges=())
+
+
+def test_a_metric_that_should_fall_is_chosen_by_its_least_value() -> None:
+    plan = plan_of([0.5, 1.0, 2.0], [1.0], better=False)
+    found = choice_of(plan, ended(0.7), ended(0.6), ended(0.5))
+    assert found is not None and (found.trial, found.value) == (Trial(2.0, 1.0), 0.5)
+
+
+def test_a_trial_that_diverged_is_never_chosen() -> None:
+    plan = plan_of([0.5, 1.0, 2.0], [1.0])
+    found = choice_of(plan, ended(0.2), ended(0.1), ended(0.9, status="diverged"))
+    assert found is not None and (found.trial, found.trials, found.diverged) == (Trial(0.5, 1.0), 3, 1)
+    infinite = ended(0.1, None)  # as a perplexity that overflows is recorded
+    found = choice_of(plan, ended(0.2), infinite, infinite)
+    assert found is not None and (found.trial, found.diverged) == (Trial(0.5, 1.0), 2)
+    nothing = ended(status="diverged")
+    assert choice_of(plan, nothing, nothing, nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("rates", "decays", "expected"),
+    [
+        ([0.1, 1.0, 10.0], [1.0], Trial(1.0, 1.0)),
+        ([0.1, 0.5, 4.0], [1.0], Trial(0.5, 1.0)),
+        ([0.1, 3.0, 4.0], [1.0], Trial(3.0, 1.0)),
+        ([0.5, 1.0, 2.0], [0.5, 1.0, 2.0], Trial(1.0, 1.0)),
+        ([0.5, 1.0, 2.0], [0.0], Trial(1.0, 0.0)),
+        ([0.5, 1.0], [0.0, 100.0], Trial(1.0, 100.0)),
+    ],
+)
+def test_of_equals_the_one_nearest_to_the_arms_own_values_is_chosen(
+    rates: list[float], decays: list[float], expected: Trial
+) -> None:
+    plan = plan_of(rates, decays)
+    found = choice_of(plan, *[ended(0.5)] * len(plan.trials()))
+    assert found is not None and found.trial == expected
+
+
+@pytest.mark.parametrize(
+    ("rates", "decays", "best", "edges"),
+    [
+        ([0.5, 1.0, 2.0], [0.5, 1.0, 2.0], (1.0, 1.0), ()),
+        ([0.5, 1.0, 2.0], [0.5, 1.0, 2.0], (2.0, 1.0), ("learning rate",)),
+        ([0.5, 1.0, 2.0], [0.5, 1.0, 2.0], (1.0, 0.5), ("weight decay",)),
+        ([0.5, 1.0, 2.0], [0.5, 1.0, 2.0], (0.5, 2.0), ("learning rate", "weight decay")),
+        ([0.5, 1.0, 2.0], [1.0], (1.0, 1.0), ()),  # what was not tuned has no edge
+        ([0.5, 1.0], [1.0], (1.0, 1.0), ("learning rate",)),
+        ([1.0], [0.0, 1.0, 2.0], (1.0, 0.0), ()),  # there is nothing below none at all
+        ([1.0], [0.0, 1.0, 2.0], (1.0, 2.0), ("weight decay",)),
+    ],
+)
+def test_an_optimum_on_the_edge_of_the_grid_is_noted(
+    rates: list[float], decays: list[float], best: tuple[float, float], edges: tuple[str, ...]
+) -> None:
+    plan = plan_of(rates, decays)
+    results = [ended(0.9 if run.trial == Trial(*best) else 0.5) for run in plan.trials()]
+    found = choice_of(plan, *results)
+    assert found is not None and (found.trial, found.edges) == (Trial(*best), edges)
+
+
+def test_nothing_is_chosen_before_the_last_trial_of_an_arm_has_ended() -> None:
+    plan = plan_of([0.5, 1.0], [1.0], arms=("constant", "critmom"))
+    results = {run: ended(0.5) for run in plan.trials()[:3]}
+    assert [choice.arm for choice in choose(plan, results)] == ["constant"]
+    assert choose(plan_of([0.5], [1.0]), {}) == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.booleans()), min_size=6, max_size=6), st.booleans())
+def test_what_is_chosen_equals_the_naive_choice(of: list[tuple[float, bool]], better: bool) -> None:
+    plan = plan_of([0.3, 1.0, 3.0], [0.5, 1.0], better=better)
+    found = choice_of(plan, *(ended(value, status="finished" if fine else "diverged") for value, fine in of))
+    finished = {run.trial: value for run, (value, fine) in zip(plan.trials(), of, strict=True) if fine}
+    if not finished:
+        assert found is None
+        return
+    best = (max if better else min)(finished.values())
+    near = {
+        trial: abs(math.log(trial.learning_rate)) + abs(math.log(trial.weight_decay))
+        for trial, value in finished.items()
+        if trial is not None and value == best
+    }
+    assert found is not None and found.value == best and found.trial in near
+    assert near[found.trial] == pytest.approx(min(near.values()))
+
+
+# ------------------------------------------------------------------------------------------------- a tuned comparison
+
+ARMS, FACTORS, DECAYS, SEEDS, TRIAL_SEED = ("constant", "critmom"), (0.5, 1e30), (0.0, 1.0), (42,), 43
+TUNED = (
+    *("compare", "--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "128", "--use_cpu"),
+    *("--max_eval_samples", "64", "--num_train_epochs", "1", "--num_seeds", "1", "--targets", "0.05"),
+    *("--arms", *ARMS, "--learning_rate_grid", *map(str, FACTORS), "--weight_decay_grid", *map(str, DECAYS)),
+)
+
+
+@dataclass
+class Finished:
+    """A finished tuned comparison: its folder, what it printed, and which splits each of its runs read."""
+
+    folder: Path
+    printed: str = ""
+    read: dict[Run, list[str]] = field(default_factory=dict)
+
+    def plan(self) -> dict[str, Any]:
+        return json.loads((self.folder / "comparison.json").read_text())
+
+    def result(self, *parts: str) -> dict[str, Any]:
+        return json.loads((self.folder.joinpath("runs", *parts, "result.json")).read_text())
+
+    def trials(self, arm: str) -> dict[tuple[float, float], dict[str, Any]]:
+        return {
+            (factor, decay): self.result(arm, "tuning", f"lr-{factor:g}-wd-{decay:g}")
+            for factor, decay in itertools.product(FACTORS, DECAYS)
+        }
+
+
+def compared(folder: Path, words: tuple[str, ...] = TUNED) -> Finished:
+    """A comparison that has to succeed, watched from inside."""
+    finished, out = Finished(folder), io.StringIO()
+    task: list[Task] = []
+    run, load, hand_out = runner._run, runner.load_task, ImageDataset.__getitems__
+    current: list[Run] = []
+
+    def watched_run(asked: Any, arm: Any, planned: Run, *words: Any) -> Any:
+        current.append(planned)
+        finished.read[planned] = []
+        try:
+            return run(asked, arm, planned, *words)
+        finally:
+            current.clear()
+
+    def watched_load(*words: Any) -> Task:
+        task.append(load(*words))
+        return task[0]
+
+    def watched_hand_out(dataset: ImageDataset, indices: Any) -> Any:
+        splits = {"train": task[0].train, "validation": task[0].validation, "test": task[0].test}
+        for planned in current:
+            finished.read[planned] += [name for name, split in splits.items() if split is dataset]
+        return hand_out(dataset, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(runner, "_run", watched_run)
+        patch.setattr(runner, "load_task", watched_load)
+        patch.setattr(ImageDataset, "__getitems__", watched_hand_out)
+        assert main((*words, "--output_dir", str(folder))) == 0
+    finished.printed = out.getvalue()
+    return finished
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return compared(tmp_path_factory.mktemp("tuned") / "out")
+
+
+def test_the_plan_records_the_grid_and_the_seed_of_the_trials(finished: Finished) -> None:
+    assert finished.plan()["tuning"] == {
+        "learning_rate": list(FACTORS),
+        "weight_decay": list(DECAYS),
+        "seed": TRIAL_SEED,
+    }
+    assert TRIAL_SEED not in finished.plan()["seeds"] == list(SEEDS)
+
+
+def test_every_arm_has_the_same_trials(finished: Finished) -> None:
+    trials = [run for run in finished.read if run.trial is not None]
+    grid = {Trial(*point) for point in itertools.product(FACTORS, DECAYS)}
+    for arm in ARMS:
+        assert {run.trial for run in trials if run.arm == arm} == grid
+        for (factor, decay), result in finished.trials(arm).items():
+            assert (result["arm"], result["seed"]) == (arm, TRIAL_SEED)
+            assert result["learning_rate"] == pytest.approx(0.1 * factor)
+            assert result["weight_decay"] == pytest.approx(5e-4 * decay)
+            assert result["status"] == ("finished" if factor == 0.5 else "diverged")
+    assert len(trials) == len(ARMS) * len(grid)
+
+
+def test_trials_come_first_and_never_read_the_test_split(finished: Finished) -> None:
+    is_trial = [run.trial is not None for run in finished.read]
+    assert is_trial == sorted(is_trial, reverse=True)
+    for run, read in finished.read.items():
+        assert "train" in read
+        assert read.count("test") == (0 if run.trial is not None else 1), run
+    assert all(result["test"] == {} for arm in ARMS for result in finished.trials(arm).values())
+
+
+def test_the_tuned_variant_has_what_its_trials_chose(finished: Finished) -> None:
+    choices = read_results(finished.folder, Plan.read(finished.folder)).choices
+    assert [choice.arm for choice in choices] == list(ARMS)
+    for choice in choices:
+        trials = finished.trials(choice.arm)
+        values = {decay: trials[0.5, decay]["evaluations"][-1]["accuracy"] for decay in DECAYS}
+        best = max(DECAYS, key=lambda decay: (values[decay], decay))  # of equals, the arm's own weight decay
+        assert (choice.trial, choice.value) == (Trial(0.5, best), values[best])
+        assert (choice.trials, choice.diverged) == (4, 2)
+        tuned = finished.result(f"{choice.arm}_tuned", "seed-42")
+        assert (tuned["learning_rate"], tuned["weight_decay"]) == (pytest.approx(0.05), pytest.approx(5e-4 * best))
+        assert (tuned["arm"], tuned["seed"], tuned["status"]) == (f"{choice.arm}_tuned", 42, "finished")
+        untuned = finished.result(choice.arm, "seed-42")
+        assert (untuned["learning_rate"], untuned["weight_decay"]) == (0.1, 5e-4)
+
+
+def test_the_results_hold_the_compared_runs_and_no_trial(finished: Finished) -> None:
+    table = pd.read_parquet(finished.folder / "results.parquet")
+    assert list(dict.fromkeys(table["arm"])) == [*ARMS, *(f"{arm}_tuned" for arm in ARMS)]
+    assert set(table["seed"]) == set(SEEDS)
+    peaks = table.groupby("arm")["peak_learning_rate"].unique()
+    assert peaks["constant"].tolist() == [0.1] and peaks["constant_tuned"].tolist() == [pytest.approx(0.05)]
+
+
+def test_the_report_tells_the_choices_and_their_edges(finished: Finished) -> None:
+    card = (finished.folder / "README.md").read_text()
+    assert "## Tuning" in card and "its own learning rate times 0.5, 1e+30, its own weight decay times\n0, 1" in card
+    assert f"all with seed {TRIAL_SEED}, which no compared run has" in card
+    choices = {choice.arm: choice for choice in read_results(finished.folder, Plan.read(finished.folder)).choices}
+    for arm, choice in choices.items():
+        row = next(line for line in card.splitlines() if line.startswith(f"| {arm} | - | 0.5, "))
+        assert "4 (2 diverged, **learning rate on the edge of the grid**" in row
+        assert (
+            ("**weight decay on the edge" in row)
+            == ("weight decay" in choice.edges)
+            == (choice.trial.weight_decay == 1.0)
+        )
+        assert f"{choice.value:.4f}" in row and "0.05" in row
+    assert "`critmom`, tuned, is faster than constant momentum, tuned: **undecided with 1 seed**." in card
+    assert "tuned, is faster" in finished.printed and "critmom_tuned" in finished.printed
+    assert "Unfinished" not in card
+
+
+def test_a_comparison_whose_tuned_runs_are_missing_is_unfinished(finished: Finished, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(finished.folder, folder)
+    (folder / "runs" / "critmom_tuned" / "seed-42" / "result.json").unlink()
+    assert main(("report", str(folder))) == 0
+    assert "**Unfinished: 3 of 4 runs, 8 of 8 tuning trials.**" in (folder / "README.md").read_text()
+    (folder / "runs" / "constant" / "tuning" / "lr-0.5-wd-1" / "result.json").unlink()
+    assert main(("report", str(folder))) == 0
+    assert "of 8 tuning trials.**" in (folder / "README.md").read_text()
+
+
+def test_where_the_arms_own_values_are_chosen_its_runs_are_the_tuned_variants(tmp_path: Path) -> None:
+    words = [*TUNED[: TUNED.index("--arms")], "--arms", "critmom", "constant", "--learning_rate_grid", "1", "1e30"]
+    alias = compared(tmp_path / "out", tuple(words))
+    assert len(alias.read) == 4 + 2  # trials and runs; nothing is run twice
+    assert not list(alias.folder.glob("runs/*_tuned"))
+    table = pd.read_parquet(alias.folder / "results.parquet")
+    for arm in ARMS:
+        own, tuned = (table[table["arm"] == name].drop(columns="arm") for name in (arm, f"{arm}_tuned"))
+        pd.testing.assert_frame_equal(own.reset_index(drop=True), tuned.reset_index(drop=True))
+    card = (alias.folder / "README.md").read_text()
+    assert "Unfinished" not in card and "| critmom | - | 1, 1 | 0.1, 0.0005 |" in card
+    assert "**learning rate on the edge of the grid**" in card
+
+
+def test_tuning_that_was_killed_goes_on_and_chooses_the_same(finished: Finished, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    process = launch(*TUNED, "--output_dir", str(folder), said=tmp_path / "said")
+    wait_until(lambda: len(list(folder.glob("runs/*/tuning/*/result.json"))) >= 3, process)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    assert status_of(process) == -signal.SIGKILL
+    made = {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/*/*/result.json")}
+    assert 3 <= len(made) < 8
+    continued = compared(folder)
+    assert len(continued.read) == 8 - len(made) + 4
+    assert all(file.stat().st_mtime_ns == before for file, before in made.items())
+    assert len(list(folder.glob("runs/**/result.json"))) == 8 + 4
+    assert outcome(folder) == outcome(finished.folder)
+
+
+@pytest.mark.parametrize("flag", ["--learning_rate_grid", "--weight_decay_grid"])
+@pytest.mark.parametrize("factor", ["-1", "nan", "inf"])
+def test_a_factor_that_makes_no_value_is_refused(
+    flag: str, factor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(("compare", "--use_cpu", flag, "1", factor, "--output_dir", str(tmp_path / "out"))) == 2
+    assert flag in capsys.readouterr().err and not (tmp_path / "out").exists()
+    if flag == "--learning_rate_grid":
+        assert main(("compare", "--use_cpu", flag, "0", "--output_dir", str(tmp_path / "out"))) == 2

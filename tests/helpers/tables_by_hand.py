@@ -1,0 +1,51 @@
+"""Tables of results made by hand, for `test_statistics.py` and `test_verdict.py`."""
+
+from typing import Any
+
+import pandas as pd
+
+from hf_critmom.experiments.comparison.results import results_table
+from hf_critmom.experiments.comparison.statistics import Metric
+
+STEPS_PER_EPOCH = 10
+ACCURACY = Metric("accuracy")
+Epochs = list[int | None]
+
+
+def run_of(
+    accuracies: list[float], *, arm: str = "constant", seed: int = 0, test: float | None = 0.5, status: str = "finished"
+) -> dict[str, Any]:
+    """A result as result.json holds it: one evaluation an epoch, two seconds an epoch."""
+    return {
+        "arm": arm,
+        "seed": seed,
+        "status": status,
+        "steps": STEPS_PER_EPOCH * len(accuracies),
+        "train_seconds": 2.0 * len(accuracies),
+        "evaluations": [
+            {
+                "step": STEPS_PER_EPOCH * epoch,
+                "epoch": float(epoch),
+                "seconds": 2.0 * epoch,
+                "loss": 1.0 - accuracy,
+                "accuracy": accuracy,
+                "learning_rate": 0.1 / epoch,
+                "momentum": 0.9,
+                "damping_ratio": 0.5,
+            }
+            for epoch, accuracy in enumerate(accuracies, start=1)
+        ],
+        "test": {"loss": 0.7, "accuracy": test},
+    }
+
+
+def reaching_at(epoch: int | None) -> list[float]:
+    """A curve over six epochs that first reaches 0.9 in an epoch, or never."""
+    return [0.9 if epoch is not None and at >= epoch else 0.1 for at in range(1, 7)]
+
+
+def compared(**arms: Epochs) -> pd.DataFrame:
+    """The table of arms whose seeds first reach 0.9 in these epochs of six, or never."""
+    return results_table(
+        [run_of(reaching_at(epoch), arm=arm, seed=seed) for arm, of in arms.items() for seed, epoch in enumerate(of)]
+    )

@@ -1,0 +1,126 @@
+"""Claims about several processes: data parallelism, FSDP2 and `torch.distributed.checkpoint` make the same steps.
+
+The processes are those of `distributed_programs.py`, started once for all claims; what they should agree with is
+computed here, or by them, without sharding.
+"""
+
+import contextlib
+import copy
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from helpers import distributed_programs as programs
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+any_optimizer = pytest.mark.parametrize("name", programs.OPTIMIZERS)
+any_form = pytest.mark.parametrize("form", programs.FORMS)
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The results of two processes under torchrun that talk by gloo."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    finished = subprocess.run(
+        [sys.executable, *TORCHRUN, programs.__file__, str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    results = torch.load(folder / "results.pt", weights_only=True)
+    assert (results["processes"], results["backend"]) == (2, "gloo")
+    return results
+
+
+def assert_close(ours, theirs, tolerance=1e-6):
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=0.0, atol=tolerance)
+
+
+def differ(ours, theirs):
+    return any(not torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", programs.TRAINER_NAMES)
+def test_two_processes_train_like_one_with_twice_the_batch(two_processes, tmp_path, name):
+    alone = programs.trainer_run(name, tmp_path, batch_size=8)
+    assert differ(alone, [p.detach() for p in programs.Perceptron().parameters()])
+    assert_close(two_processes["trainer"][name], alone)
+
+
+@any_optimizer
+@any_form
+def test_sharded_parameters_make_the_steps_of_whole_ones(two_processes, form, name):
+    found = two_processes[form][name]
+    assert differ(found["unsharded"], programs.parameters(programs.Branching()))
+    assert_close(found["sharded"], found["unsharded"])
+
+
+@pytest.mark.parametrize("name", [name for name in programs.OPTIMIZERS if name.startswith("ikfad")])
+@any_form
+def test_friction_of_sharded_parameters_is_that_of_whole_ones(two_processes, form, name):
+    found = two_processes[form][name]
+    assert min(found["friction unsharded"]) > 0.0
+    assert found["friction sharded"] == pytest.approx(found["friction unsharded"], rel=1e-9)
+    assert found["friction after it"] == pytest.approx(found["friction unsharded"], rel=1e-9)
+
+
+@any_optimizer
+@any_form
+def test_loading_into_a_fresh_optimizer_moves_nothing_and_training_goes_on_as_without(two_processes, form, name):
+    """`torch.distributed.checkpoint` makes a step at learning rate 0 to find out what the state looks like."""
+    found = two_processes[form][name]
+    assert not differ(found["before loading"], found["after loading"])
+    assert differ(found["after loading"], found["sharded"])
+    assert_close(found["after the round trip"], found["sharded"], tolerance=0.0)
+
+
+def started(make, late_from):
+    model = programs.Branching()
+    optimizer = make(model.parameters())
+    programs.train(model, optimizer, range(programs.CUT), late_from)
+    return model, optimizer
+
+
+@any_optimizer
+def test_one_process_resumes_from_a_distributed_checkpoint_on_disk(tmp_path, name):
+    make, rest = programs.OPTIMIZERS[name], range(programs.CUT, len(programs.SCHEDULE))
+    model, optimizer = started(make, late_from=2)
+    dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
+    resumed = copy.deepcopy(model)
+    resumed.zero_grad()  # torch makes its step at learning rate 0 only where there are no gradients
+    fresh = make(resumed.parameters())
+    state = {"optimizer": get_optimizer_state_dict(model, optimizer)}
+    programs.train(model, optimizer, rest, late_from=2)
+    dcp.load(state, checkpoint_id=tmp_path, no_dist=True)
+    set_optimizer_state_dict(resumed, fresh, state["optimizer"])
+    programs.train(resumed, fresh, rest, late_from=2)
+    assert not differ(programs.parameters(resumed), programs.parameters(model))
+
+
+@contextlib.contextmanager
+def no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+def test_what_flattening_loses_is_said():
+    """A flattened state has no place for the product of betas of a layer that joined late."""
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    for late_from, expectation in ((2, pytest.warns(UserWarning, match="was flattened")), (0, no_warning())):
+        model, optimizer = started(programs.OPTIMIZERS["adamw"], late_from)
+        state = get_optimizer_state_dict(model, optimizer, options=options)
+        model.zero_grad()  # torch makes its step at learning rate 0 only where there are no gradients
+        fresh = programs.OPTIMIZERS["adamw"](model.parameters())
+        with expectation:
+            set_optimizer_state_dict(model, fresh, state, options=options)
+        assert all(p.isfinite().all() for p in programs.parameters(model))
