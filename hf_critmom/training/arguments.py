@@ -1,12 +1,14 @@
-"""Training arguments of the commands."""
+"""Training arguments of the commands, and how they are recorded with results."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
 from hf_critmom.errors import InputError
+from hf_critmom.storage.plan import plain
 
 
 @dataclass
@@ -42,3 +44,31 @@ class CommandTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False  # the data hands out exactly what the model takes
         self.disable_tqdm = True  # the commands show their own progress
         self.restore_callback_states_from_checkpoint = True
+
+
+_NOT_RECORDED = {
+    # Where things go, how they are shown and what the plan holds elsewhere.
+    *("output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm", "debug", "push_to_hub"),
+    *("log_level", "log_level_replica", "log_on_each_node", "seed", "data_seed", "do_train", "do_eval", "do_predict"),
+    *("eval_on_start", "skip_memory_metrics", "ignore_data_skip", "restore_callback_states_from_checkpoint"),
+    *("resume_from_checkpoint", "local_rank", "optim", "optim_args", "use_cpu", "remove_unused_columns"),
+    "ddp_find_unused_parameters",
+}
+_NOT_RECORDED_PREFIXES = ("hub_", "logging_", "save_", "dataloader_")
+_RECORDED = {"dataloader_drop_last"}  # despite its prefix
+
+
+def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """Training arguments that results depend on and that differ from the defaults of Transformers."""
+    # Constructing arguments settles the device of the whole process anew: it must come out as it was.
+    defaults = TrainingArguments(output_dir="unused", use_cpu=args.use_cpu)
+    recorded: dict[str, Any] = {}
+    for part in fields(TrainingArguments):
+        left_out = part.name in _NOT_RECORDED or part.name.startswith(_NOT_RECORDED_PREFIXES)
+        if left_out and part.name not in _RECORDED:
+            continue
+        value = plain(getattr(args, part.name))
+        if value != plain(getattr(defaults, part.name)):
+            recorded[part.name] = value
+    recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return recorded

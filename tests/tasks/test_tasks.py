@@ -26,7 +26,6 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_critmom.commands.compare import parse_comparison
-from hf_critmom.storage.records import recorded_training_arguments
 from hf_critmom.tasks import (
     MODELS,
     TASKS,
@@ -45,6 +44,7 @@ from hf_critmom.tasks import (
 from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics
 from hf_critmom.tasks.metrics import METRICS
 from hf_critmom.tasks.splits import collate_batches
+from hf_critmom.training.arguments import recorded_training_arguments
 
 CLASSES = ("cat", "dog", "frog")
 CARDS = Path(__file__).parents[2] / "model_cards"

@@ -10,7 +10,7 @@ from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.storage.files import claim_folder, write_json
 from hf_critmom.storage.locks import locked
-from hf_critmom.storage.records import differences
+from hf_critmom.storage.plan import differences
 
 PLAN_FILE = "comparison.json"
 

@@ -41,7 +41,6 @@ from hf_critmom.storage.checkpoints import last_whole_checkpoint, remove_checkpo
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import finite, write_json
 from hf_critmom.storage.locks import claimed, told_by_main
-from hf_critmom.storage.records import recorded_training_arguments
 from hf_critmom.tasks import (
     DataArguments,
     ModelArguments,
@@ -53,6 +52,7 @@ from hf_critmom.tasks import (
     task_spec,
 )
 from hf_critmom.tasks.metrics import METRICS
+from hf_critmom.training.arguments import recorded_training_arguments
 from hf_critmom.training.trainer import CritMomTrainer
 
 

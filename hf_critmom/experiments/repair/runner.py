@@ -35,7 +35,8 @@ from hf_critmom.storage.checkpoints import last_whole_checkpoint, remove_checkpo
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import claim_folder, finite, write_json
 from hf_critmom.storage.locks import claimed
-from hf_critmom.storage.records import differences, recorded_training_arguments
+from hf_critmom.storage.plan import differences
+from hf_critmom.training.arguments import recorded_training_arguments
 from hf_critmom.training.trainer import CritMomTrainer
 
 PLAN_FILE, DIAGNOSIS_FILE, RESULT_FILE = "repair.json", "diagnosis.json", "result.json"

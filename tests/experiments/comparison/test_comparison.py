@@ -32,9 +32,9 @@ from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import ARMS, Arm, runner
 from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.storage.checkpoints import last_whole_checkpoint
-from hf_critmom.storage.records import recorded_training_arguments
 from hf_critmom.tasks import CifarResNetForImageClassification, Task
 from hf_critmom.tasks.images import ImageDataset
+from hf_critmom.training.arguments import recorded_training_arguments
 
 ARM_NAMES, SEEDS, TARGETS = ("constant", "critmom", "hybrid"), (42, 43), (0.05, 0.999)
 TRAIN, EVALUATED, BATCH, EPOCHS = 128, 64, 64, 2

@@ -1,0 +1,97 @@
+"""Folders of runs: a run trains in its folder and writes its result last, and launches divide runs among themselves."""
+
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hf_critmom.storage.checkpoints import last_whole_checkpoint, remove_checkpoints
+from hf_critmom.storage.files import finite, write_json
+from hf_critmom.storage.locks import claimed, told_by_main
+
+RESULT_FILE = "result.json"
+SECONDS_BETWEEN_LOOKS = 2.0
+
+Run = TypeVar("Run", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, a Trainer's output folder with a result.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def result_file(self) -> Path:
+        """The file whose presence says that the run is finished."""
+        return self.path / RESULT_FILE
+
+    def finished(self) -> bool:
+        """Whether the run is finished, as the main process sees it."""
+        return told_by_main(self.result_file.exists())
+
+    def checkpoint(self) -> str | None:
+        """The checkpoint that an interrupted run continues from."""
+        return last_whole_checkpoint(self.path)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Writes the result, completely or not at all, and removes what only an unfinished run needs."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.result_file, finite(dict(result)))
+        remove_checkpoints(self.path)
+
+
+def run_all(
+    folder: Path,
+    runs: Iterable[Run],
+    *,
+    path: Callable[[Run], Path],
+    execute: Callable[[Run, RunFolder], None],
+    finished: Callable[[Run, RunFolder, bool], None] = lambda run, run_folder, earlier: None,
+    waiting: Callable[[int], None] = lambda number: None,
+) -> None:
+    """Makes those runs that nobody has made, and waits for those that other launches are making.
+
+    A launch that dies leaves its run to the others.
+
+    Args:
+        folder: The experiment's folder, which launches share.
+        runs: The runs, in the order in which they are made.
+        path: A run's folder, relative to the experiment's.
+        execute: Makes a run, including its result.
+        finished: Called with every run that is finished, and whether it was before.
+        waiting: Called with the number of runs that are left to others, each time that nothing else is left.
+    """
+    left = list(runs)
+    while left:
+        remaining = []
+        for run in left:
+            run_folder = RunFolder(folder / path(run))
+            if (earlier := _make(folder, run, run_folder, path(run), execute)) is None:
+                remaining.append(run)
+            else:
+                finished(run, run_folder, earlier)
+        if len(remaining) == len(left):
+            waiting(len(remaining))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        left = remaining
+
+
+def _make(
+    folder: Path, run: Run, run_folder: RunFolder, path: Path, execute: Callable[[Run, RunFolder], None]
+) -> bool | None:
+    """Makes a run unless it is made; whether it was made earlier, or None if another launch is making it."""
+    if run_folder.finished():
+        return True
+    with claimed(folder, "-".join(path.parts)) as mine:
+        if not mine:
+            return None
+        if run_folder.finished():
+            return True
+        execute(run, run_folder)
+    return False
