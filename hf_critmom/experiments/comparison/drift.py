@@ -1,28 +1,24 @@
 """Drift: how the networks that a comparison trained do on corrupted test images."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from hf_critmom.experiments.comparison.drift_statistics import CLEAN, DRIFT_FILE
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.results import read_results
-from hf_critmom.reporting.intervals import Interval, mean_interval
 from hf_critmom.storage.files import write_json
 from hf_critmom.tasks import CORRUPTIONS, ImageTask, Task, corrupt, load_checkpoint
 from hf_critmom.tasks.corruptions import SEVERITIES
 from hf_critmom.tasks.images import ImageDataset
-
-DRIFT_FILE = "drift.json"
-CLEAN = "clean"
 
 _SEED = 0  # of the noise: the same corrupted images for every network
 
@@ -89,44 +85,6 @@ def measure_drift(
             write_json(folder / run.folder / DRIFT_FILE, {"examples": len(examples), "accuracy": found[run]})
         progress(name)
     process.wait_for_everyone()
-
-
-def read_drift(folder: Path, plan: Plan) -> pd.DataFrame:
-    """Accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean)."""
-    rows = []
-    for run, result in read_results(folder, plan).runs.items():
-        file = folder / run.folder / DRIFT_FILE
-        if not file.exists():
-            continue
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        for corruption, accuracies in stored["accuracy"].items():
-            severities = (0,) if corruption == CLEAN else SEVERITIES
-            for severity, accuracy in zip(severities, accuracies, strict=True):
-                row = (result["arm"], result["seed"], run.epochs, corruption, severity, accuracy, stored["examples"])
-                rows.append(row)
-    return pd.DataFrame(rows, columns=["arm", "seed", "budget", "corruption", "severity", "accuracy", "examples"])
-
-
-def drift_differences(drift: pd.DataFrame, arm: str, baseline: str) -> Mapping[str, Interval]:
-    """Difference of accuracy between an arm and a baseline over paired seeds, on clean and on corrupted images.
-
-    Args:
-        drift: Accuracies, of one budget.
-        arm: The arm's name.
-        baseline: The baseline's name.
-
-    Returns:
-        Intervals by "clean" and "corrupted", the mean over all corruptions and severities.
-    """
-    kinds = drift.assign(kind=np.where(drift["corruption"] == CLEAN, CLEAN, "corrupted"))
-    means = kinds.groupby(["kind", "arm", "seed"])["accuracy"].mean()
-    found = {}
-    for kind in (CLEAN, "corrupted"):
-        of_kind = means.get(kind)
-        if of_kind is None or not {arm, baseline} <= set(of_kind.index.get_level_values("arm")):
-            continue
-        found[kind] = mean_interval((of_kind[arm] - of_kind[baseline]).dropna().to_numpy(dtype=float))
-    return found
 
 
 def _sample(examples: ImageDataset, max_samples: int | None) -> ImageDataset:

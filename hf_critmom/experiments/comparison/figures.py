@@ -6,42 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFormatter
 
+from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.statistics import Metric, PairedRatio, paired_ratio, reach_curve, times
+from hf_critmom.experiments.comparison.drift_statistics import DriftSummary
+from hf_critmom.experiments.comparison.statistics import PairedRatio
 from hf_critmom.storage.files import written_whole
 
 FIGURES_FOLDER = "figures"
 
 
-def metric_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, targets: Sequence[float]) -> Figure:
+def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """Validation metric over epochs.
 
     How to read it: a thin line is one seed, a thick one the median over the seeds of its arm; the dotted lines are the
     targets. An arm that crosses a target further left reached it in fewer epochs.
 
     Args:
-        table: The results table, of one budget.
+        analysis: The analysis.
         arms: The arms, in order.
-        metric: The metric.
-        targets: Values whose first reaching is timed.
     """
+    metric = analysis.metric
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    validation = table[(table["split"] == "validation") & np.isfinite(table[metric.name].astype(float))]
     for index, arm in enumerate(arms.values()):
-        rows = validation[validation["arm"] == arm.name]
-        if rows.empty:
+        if arm.name not in analysis.curves:
             continue
-        for _, run in rows.groupby("seed"):
-            axes.plot(run["epoch"], run[metric.name], color=arm.color, alpha=0.3, linewidth=0.7)
-        median = rows.groupby("epoch")[metric.name].median()
-        axes.plot(median.index, median.values, **_style(arm, index))
-    for target in targets:
+        curves = analysis.curves[arm.name]
+        for curve in curves.seeds.values():
+            axes.plot(curve.epochs, curve.values, color=arm.color, alpha=0.3, linewidth=0.7)
+        axes.plot(curves.median.epochs, curves.median.values, **_style(arm, index))
+    for target in analysis.targets:
         axes.axhline(target, color="0.5", linestyle=":", linewidth=0.9)
         axes.annotate(f"{target:.4g}", (1.005, target), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     title = f"Validation {metric.title}: median and every seed"
@@ -51,7 +49,7 @@ def metric_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, 
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
     axes.grid(alpha=0.25)
-    if not validation.empty:
+    if analysis.curves:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -96,31 +94,29 @@ def damping_figure(runs: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm]) -
     return figure
 
 
-def reach_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, targets: Sequence[float]) -> Figure:
+def reach_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """Share of runs that have reached each target, over steps: Kaplan-Meier curves.
 
     How to read it: one panel per target. A curve that rises further left reached it sooner; one that ends below 1 did
     not reach it with all of its seeds.
 
     Args:
-        table: The results table, of one budget.
+        analysis: The analysis.
         arms: The arms, in order.
-        metric: The metric.
-        targets: Values whose first reaching is timed.
     """
+    targets, end = analysis.targets, analysis.steps
     columns = min(len(targets), 2)
     rows = math.ceil(len(targets) / columns)
     figure = Figure(figsize=(7.2, 0.5 + 0.2 * math.ceil(len(arms) / 4) + 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    end = float(table.loc[table["split"] == "test", "step"].max())
-    for axes, target in zip(panels, targets, strict=False):
+    for place, (axes, target) in enumerate(zip(panels, targets, strict=False)):
         for index, arm in enumerate(arms.values()):
-            if not (table["arm"] == arm.name).any():
+            if arm.name not in analysis.reach:
                 continue
-            curve = reach_curve(times(table, arm.name, metric, target))
+            curve = analysis.reach[arm.name][place]
             points, share = np.append(curve.times, end), np.append(curve.share, curve.share[-1])
             axes.step(points, share, where="post", **_style(arm, index))
-        axes.set(title=f"{metric.title} {target:.4g}", ylim=(-0.04, 1.04), xlim=(0.0, end))
+        axes.set(title=f"{analysis.metric.title} {target:.4g}", ylim=(-0.04, 1.04), xlim=(0.0, end))
         axes.grid(alpha=0.25)
     for index, axes in enumerate(panels):
         axes.set_visible(index < len(targets))
@@ -132,30 +128,22 @@ def reach_figure(table: pd.DataFrame, arms: Mapping[str, Arm], metric: Metric, t
     return figure
 
 
-def speed_figure(
-    table: pd.DataFrame, arms: Mapping[str, Arm], baseline: str, metric: Metric, targets: Sequence[float]
-) -> Figure:
+def speed_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """Steps to each target relative to the baseline's, with the paired intervals.
 
     How to read it: a point left of 1 took fewer steps than the baseline; an interval that crosses 1 leaves the question
     open. An arrow is a bound: on its side a run did not reach the target. A hollow point lies beyond the axis.
 
     Args:
-        table: The results table, of one budget.
+        analysis: The analysis.
         arms: The arms, in order.
-        baseline: Name of the arm that the others are related to.
-        metric: The metric.
-        targets: Values whose first reaching is timed.
     """
-    others = [arm for arm in arms.values() if arm.name != baseline and (table["arm"] == arm.name).any()]
+    targets, relative = analysis.targets, {found.arm: found for found in analysis.relative}
+    others = [arm for arm in arms.values() if arm.name in relative]
     figure = Figure(figsize=(7.2, 1.6 + 0.25 * (len(others) + 1) * len(targets)), layout="constrained")
     axes = figure.add_subplot()
-    found = {
-        (target, arm.name): paired_ratio(table, arm.name, baseline, metric, target)
-        for target in targets
-        for arm in others
-    }
-    estimates = [one.ratio.estimate for one in found.values() if one.bound != "unknown"]
+    found = [ratio for arm in others for ratio in relative[arm.name].steps]
+    estimates = [ratio.ratio.estimate for ratio in found if ratio.bound != "unknown"]
     end = min(max([3.0, *(1.1 * max(estimate, 1.0 / estimate) for estimate in estimates)]), 12.0)
     ticks, labels = [], []
     for group, target in enumerate(targets):
@@ -163,13 +151,13 @@ def speed_figure(
         ticks.append(top + (len(others) - 1) / 2.0)
         labels.append(f"{target:.4g}")
         for index, arm in enumerate(others):
-            _draw_ratio(axes, top + index, found[target, arm.name], arm, end)
+            _draw_ratio(axes, top + index, relative[arm.name].steps[group], arm, end)
     axes.axvline(1.0, color="0.4", linewidth=0.9)
-    axes.set(xscale="log", xlim=(1.0 / end, end), ylabel=f"target ({metric.title})")
+    axes.set(xscale="log", xlim=(1.0 / end, end), ylabel=f"target ({analysis.metric.title})")
     axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 1 / 3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"steps relative to {baseline} (left of 1: faster)")
+    axes.set_xlabel(f"steps relative to {analysis.baseline} (left of 1: faster)")
     axes.set_yticks(ticks, labels)
     axes.set_ylim(len(targets) * (len(others) + 1.0) - 1.3, -0.7)
     axes.grid(alpha=0.25, axis="x")
@@ -178,7 +166,7 @@ def speed_figure(
     return figure
 
 
-def drift_figure(drift: pd.DataFrame, arms: Mapping[str, Arm]) -> Figure:
+def drift_figure(drift: DriftSummary, arms: Mapping[str, Arm]) -> Figure:
     """Accuracy on corrupted test images against severity.
 
     How to read it: one panel per corruption, severity 0 being the clean images; a line is the mean over an arm's seeds,
@@ -186,24 +174,21 @@ def drift_figure(drift: pd.DataFrame, arms: Mapping[str, Arm]) -> Figure:
     is not.
 
     Args:
-        drift: Accuracies, of one budget, see `hf_critmom.experiments.comparison.drift.read_drift`.
+        drift: What was measured, at one budget.
         arms: The arms, in order.
     """
-    names = [name for name in dict.fromkeys(drift["corruption"]) if name != "clean"]
+    names, measured = drift.corruptions, {found.arm: found for found in drift.arms}
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(7.2, 0.8 + 2.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         for index, arm in enumerate(arms.values()):
-            of_arm = drift[(drift["arm"] == arm.name) & drift["corruption"].isin([name, "clean"])]
-            if of_arm.empty:
+            if arm.name not in measured:
                 continue
-            accuracy = of_arm.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
-            axes.plot(accuracy.index, accuracy["mean"], **_style(arm, index))
-            axes.fill_between(
-                accuracy.index, accuracy["min"], accuracy["max"], color=arm.color, alpha=0.12, linewidth=0
-            )
+            curve = measured[arm.name].curves[name]
+            axes.plot(curve.severity, curve.mean, **_style(arm, index))
+            axes.fill_between(curve.severity, curve.low, curve.high, color=arm.color, alpha=0.12, linewidth=0)
         axes.set_title(name.replace("_", " "), fontsize=9)
         axes.set_xticks(range(6))
         axes.grid(alpha=0.25)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hf_critmom.experiments.comparison.analysis import Analysis, analyse
 from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm, arm_from_record
-from hf_critmom.experiments.comparison.drift import CLEAN, drift_differences, read_drift
+from hf_critmom.experiments.comparison.drift_statistics import CLEAN, CORRUPTED, DriftSummary, read_drift
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.figures import (
     damping_figure,
@@ -25,58 +25,11 @@ from hf_critmom.experiments.comparison.figures import (
 )
 from hf_critmom.experiments.comparison.plan import Plan, Trial
 from hf_critmom.experiments.comparison.results import Results, read_results, tuned_runs, write_results, writing
-from hf_critmom.experiments.comparison.statistics import (
-    ArmSummary,
-    Metric,
-    PairedRatio,
-    TimeToTarget,
-    logrank,
-    paired_difference,
-    paired_ratio,
-    summarise,
-    times,
-)
+from hf_critmom.experiments.comparison.statistics import ArmSummary, Metric, PairedRatio, TimeToTarget
 from hf_critmom.experiments.comparison.tuning import Choice
-from hf_critmom.experiments.comparison.verdict import (
-    Verdict,
-    difference_in_words,
-    ending,
-    interval_in_words,
-    sentence,
-    verdicts,
-)
+from hf_critmom.experiments.comparison.verdict import difference_in_words, ending, interval_in_words, sentence
 from hf_critmom.reporting.templates import render
 from hf_critmom.storage.files import written_whole
-
-
-@dataclass(frozen=True)
-class BudgetReport:
-    """What the report says of one budget.
-
-    Attributes:
-        epochs: The budget in epochs where there are several; None: the only one.
-        summaries: Every arm's summary.
-        verdicts: What the comparison says about each claim.
-        baseline: The arm that the others are related to.
-        figures: Its figures by file name.
-        relative: Header and rows of the table of arms relative to the baseline.
-        drift: Header and rows of the table of accuracies on corrupted images; no rows if they were not measured.
-        drift_examples: Of how many images.
-    """
-
-    epochs: float | None
-    summaries: list[ArmSummary]
-    verdicts: list[Verdict]
-    baseline: str
-    figures: dict[str, Figure]
-    relative: tuple[list[str], list[list[str]]]
-    drift: tuple[list[str], list[list[str]]]
-    drift_examples: int = 0
-
-    @property
-    def title(self) -> str:
-        """What it is called where there are several budgets."""
-        return "" if self.epochs is None else _epochs(self.epochs)
 
 
 def write_report(folder: Path) -> RenderableType:
@@ -99,13 +52,14 @@ def write_report(folder: Path) -> RenderableType:
     drift = read_drift(folder, plan)
     with writing(folder):
         table = write_results(folder, plan)
-        reports = [_of_budget(plan, results, table, drift, arms, epochs) for epochs in plan.budgets]
-        reports = [report for report in reports if report.summaries]
-        for report in reports:
-            write_figures(folder, report.figures)
+        analyses = [_analysis(plan, table, drift, arms, epochs) for epochs in plan.budgets]
+        analyses = [analysis for analysis in analyses if analysis.arms]
+        figures = [_figures(results, analysis, arms) for analysis in analyses]
+        for of_budget in figures:
+            write_figures(folder, of_budget)
         with written_whole(folder / "README.md") as partial:
-            partial.write_text(_card(plan, results, arms, reports), encoding="utf-8")
-    return Group(*(part for report in reports for part in _for_terminal(plan, report)))
+            partial.write_text(_card(plan, results, arms, analyses, figures), encoding="utf-8")
+    return Group(*(part for analysis in analyses for part in _for_terminal(plan, analysis)))
 
 
 def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
@@ -119,42 +73,31 @@ def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
     return {name: arm for name, arm in arms.items() if name in with_results}
 
 
-def _of_budget(
-    plan: Plan,
-    results: Results,
-    table: pd.DataFrame,
-    drift: pd.DataFrame,
-    arms: Mapping[str, Arm],
-    epochs: float | None,
-) -> BudgetReport:
-    metric = _metric(plan)
-    rows = table if epochs is None else table[table["budget"] == epochs]
-    runs = [result for run, result in results.runs.items() if run.epochs == epochs]
-    present = {name: arm for name, arm in arms.items() if (rows["arm"] == name).any()}
-    if not present:
-        return BudgetReport(epochs, [], [], "", {}, ([], []), ([], []))
-    baseline = "constant" if "constant" in present else next(iter(present))
-    suffix = "" if epochs is None else f"-{epochs:g}-epochs"
+def _analysis(
+    plan: Plan, table: pd.DataFrame, drift: pd.DataFrame, arms: Mapping[str, Arm], epochs: float | None
+) -> Analysis:
+    """The analysis of one budget: the epochs where the comparison has several, None for the only one."""
+    rows, of_budget = (of if epochs is None else of[of["budget"] == epochs] for of in (table, drift))
+    present = [name for name in arms if (rows["arm"] == name).any()]
+    baseline = "constant" if "constant" in present else next(iter(present), "")
+    return analyse(rows, present, baseline, _metric(plan), plan.targets, budget=epochs, drift=of_budget)
+
+
+def _figures(results: Results, analysis: Analysis, arms: Mapping[str, Arm]) -> dict[str, Figure]:
+    """The figures of one budget by file name."""
+    runs = [result for run, result in results.runs.items() if run.epochs == analysis.budget]
+    present = {name: arms[name] for name in analysis.arms}
+    suffix = "" if analysis.budget is None else f"-{analysis.budget:g}-epochs"
     figures = {
-        f"{metric.name}{suffix}.png": metric_figure(rows, present, metric, plan.targets),
+        f"{analysis.metric.name}{suffix}.png": metric_figure(analysis, present),
         f"damping{suffix}.png": damping_figure(runs, present),
     }
-    of_budget = drift if epochs is None else drift[drift["budget"] == epochs]
-    if (of_budget["corruption"] != CLEAN).any():
-        figures[f"drift{suffix}.png"] = drift_figure(of_budget, present)
+    if analysis.drift is not None:
+        figures[f"drift{suffix}.png"] = drift_figure(analysis.drift, present)
     if len(present) > 1:
-        figures[f"speed{suffix}.png"] = speed_figure(rows, present, baseline, metric, plan.targets)
-    figures[f"reach{suffix}.png"] = reach_figure(rows, present, metric, plan.targets)
-    return BudgetReport(
-        epochs,
-        summarise(rows, list(present), metric, plan.targets),
-        verdicts(rows, metric, plan.targets),
-        baseline,
-        figures,
-        relative_rows(rows, [name for name in present if name != baseline], baseline, metric, plan.targets),
-        drift_rows(of_budget, list(present), baseline),
-        0 if of_budget.empty else int(of_budget["examples"].max()),
-    )
+        figures[f"speed{suffix}.png"] = speed_figure(analysis, present)
+    figures[f"reach{suffix}.png"] = reach_figure(analysis, present)
+    return figures
 
 
 def table_rows(summaries: Sequence[ArmSummary], metric: str) -> tuple[list[str], list[list[str]]]:
@@ -168,44 +111,38 @@ def table_rows(summaries: Sequence[ArmSummary], metric: str) -> tuple[list[str],
     return header, rows
 
 
-def relative_rows(
-    table: pd.DataFrame, arms: Sequence[str], baseline: str, metric: Metric, targets: Sequence[float]
-) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table that relates arms to a baseline, seed by seed.
+def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table that relates arms to the baseline, seed by seed.
 
     A cell holds the ratio of steps with its interval, the ratio of seconds and the p-value of the log-rank test.
     """
-    header = ["arm", *(f"steps to {target:.4g}" for target in targets), f"test {metric.title}, difference"]
+    header = [
+        "arm",
+        *(f"steps to {target:.4g}" for target in analysis.targets),
+        f"test {analysis.metric.title}, difference",
+    ]
     rows = []
-    for arm in arms:
+    for found in analysis.relative:
         cells = []
-        for target in targets:
-            steps, seconds = (paired_ratio(table, arm, baseline, metric, target, by) for by in ("step", "seconds"))
+        for steps, seconds, p in zip(found.steps, found.seconds, found.logrank, strict=True):
             if steps.both_censored == steps.ratio.n:
                 cells.append("neither reached it" if steps.ratio.n else "no seed in common")
                 continue
-            mine, theirs = (times(table, name, metric, target) for name in (arm, baseline))
-            cells.append(
-                f"{_ratio(steps)}\nseconds {_ratio(seconds, interval=False)}\nlog-rank p {logrank(mine, theirs):.2g}"
-            )
-        rows.append([arm, *cells, difference_in_words(paired_difference(table, arm, baseline, metric))])
+            cells.append(f"{_ratio(steps)}\nseconds {_ratio(seconds, interval=False)}\nlog-rank p {p:.2g}")
+        rows.append([found.arm, *cells, difference_in_words(found.ending)])
     return header, rows
 
 
-def drift_rows(drift: pd.DataFrame, arms: Sequence[str], baseline: str) -> tuple[list[str], list[list[str]]]:
+def drift_rows(drift: DriftSummary | None, baseline: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of accuracies on clean and corrupted images, means over seeds and severities."""
-    names = [name for name in dict.fromkeys(drift["corruption"]) if name != CLEAN]
-    if not names:
+    if drift is None:
         return [], []
+    names = drift.corruptions
     header = ["arm", CLEAN, *(name.replace("_", " ") for name in names), f"corrupted, less {baseline}'s"]
-    means = drift.groupby(["arm", "corruption"])["accuracy"].mean()
     rows = []
-    for arm in arms:
-        if arm not in means.index.get_level_values("arm"):
-            continue
-        differences = drift_differences(drift, arm, baseline) if arm != baseline else {}
-        less = difference_in_words(differences["corrupted"]) if "corrupted" in differences else "-"
-        rows.append([arm, *(f"{means[arm].get(name, math.nan):.4f}" for name in (CLEAN, *names)), less])
+    for found in drift.arms:
+        less = difference_in_words(found.differences[CORRUPTED]) if CORRUPTED in found.differences else "-"
+        rows.append([found.arm, *(f"{found.accuracy[name]:.4f}" for name in (CLEAN, *names)), less])
     return header, rows
 
 
@@ -243,10 +180,10 @@ def _metric(plan: Plan) -> Metric:
     return Metric(plan.task["metric"], plan.task.get("greater_is_better", True))
 
 
-def _for_terminal(plan: Plan, report: BudgetReport) -> list[RenderableType]:
-    header, rows = table_rows(report.summaries, _metric(plan).title)
+def _for_terminal(plan: Plan, analysis: Analysis) -> list[RenderableType]:
+    header, rows = table_rows(analysis.summaries, analysis.metric.title)
     table = Table(
-        title=f"{plan.task['name']}: {_training_in_words(plan, report.epochs)}",
+        title=f"{plan.task['name']}: {_training_in_words(plan, analysis.budget)}",
         caption="Steps and seconds of training until validation first reached the target: median (range) over seeds. "
         "Test: mean ± standard deviation over seeds.",
     )
@@ -254,8 +191,13 @@ def _for_terminal(plan: Plan, report: BudgetReport) -> list[RenderableType]:
         table.add_column(name, justify="left" if name == "arm" else "right")
     for row in rows:
         table.add_row(*row)
-    found = [Text(f"{one.claim.text}: {one.headline}") for one in report.verdicts]
+    found = [Text(f"{one.claim.text}: {one.headline}") for one in analysis.verdicts]
     return [table, *found]
+
+
+def _title(analysis: Analysis) -> str:
+    """What the budget is called where there are several."""
+    return "" if analysis.budget is None else _epochs(analysis.budget)
 
 
 def _epochs(budget: float) -> str:
@@ -300,7 +242,13 @@ def _choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
     ]
 
 
-def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequence[BudgetReport]) -> str:
+def _card(
+    plan: Plan,
+    results: Results,
+    arms: Mapping[str, Arm],
+    analyses: Sequence[Analysis],
+    figures: Sequence[Mapping[str, Figure]],
+) -> str:
     metric = _metric(plan)
     runs = list(results.runs.values())
     evaluated = [
@@ -315,15 +263,15 @@ def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequen
                 for part in (
                     metric.title,
                     summary.arm,
-                    report.title,
+                    _title(analysis),
                     f"mean of {summary.test.n} seed{'s' if summary.test.n > 1 else ''}",
                 )
                 if part
             ),
             metric_value=round(summary.test.estimate, 6),
         )
-        for report in reports
-        for summary in report.summaries
+        for analysis in analyses
+        for summary in analysis.summaries
         if summary.test.n
     ]
     data = ModelCardData(
@@ -343,19 +291,19 @@ def _card(plan: Plan, results: Results, arms: Mapping[str, Arm], reports: Sequen
         "comparison.md",
         front_matter=data.to_yaml(),
         plan=plan,
-        settings=[_training_in_words(plan, report.epochs) for report in reports],
+        settings=[_training_in_words(plan, analysis.budget) for analysis in analyses],
         reports=[
             {
-                "title": report.title,
-                "verdicts": [f"{sentence(one)} {ending(one, metric)}".rstrip() for one in report.verdicts],
-                "results": _cells(table_rows(report.summaries, metric.title)),
-                "relative": _cells(report.relative),
-                "drift": report.drift,
-                "drift_examples": f"{report.drift_examples:,}",
-                "baseline": report.baseline,
-                "figures": _captions(report, metric),
+                "title": _title(analysis),
+                "verdicts": [f"{sentence(one)} {ending(one, metric)}".rstrip() for one in analysis.verdicts],
+                "results": _cells(table_rows(analysis.summaries, metric.title)),
+                "relative": _cells(relative_rows(analysis)),
+                "drift": drift_rows(analysis.drift, analysis.baseline),
+                "drift_examples": f"{0 if analysis.drift is None else analysis.drift.examples:,}",
+                "baseline": analysis.baseline,
+                "figures": _captions(of_budget, analysis),
             }
-            for report in reports
+            for analysis, of_budget in zip(analyses, figures, strict=True)
         ],
         arms=arms,
         metric=metric,
@@ -385,13 +333,14 @@ def _cells(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[li
     return header, [[cell.replace("\n", "<br>") for cell in row] for row in rows]
 
 
-def _captions(report: BudgetReport, metric: Metric) -> list[tuple[str, str]]:
+def _captions(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[str, str]]:
     """File name and description of each figure."""
+    metric = analysis.metric
     captions = {
         metric.name: f"Validation {metric.title} over epochs, by arm: median and every seed",
         "damping": "Momentum and damping ratio over steps, by arm",
         "drift": "Test accuracy on corrupted images against severity, by arm: mean over seeds, and their range",
-        "speed": f"Steps to each target relative to {report.baseline}, with 95 % intervals",
+        "speed": f"Steps to each target relative to {analysis.baseline}, with 95 % intervals",
         "reach": "Share of seeds that have reached each target, over steps",
     }
-    return [(name, caption) for name in report.figures for key, caption in captions.items() if name.startswith(key)]
+    return [(name, caption) for name in figures for key, caption in captions.items() if name.startswith(key)]

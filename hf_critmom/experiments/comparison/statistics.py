@@ -315,7 +315,7 @@ def paired_ratio(
     arm_censored = sum(not ours.reached and other.reached for ours, other in pairs)
     baseline_censored = sum(ours.reached and not other.reached for ours, other in pairs)
     both_censored = sum(not ours.reached and not other.reached for ours, other in pairs)
-    logs = np.array([math.log(ours.time / other.time) for ours, other in pairs])
+    logs = np.array([0.0 if ours.time == other.time else math.log(ours.time / other.time) for ours, other in pairs])
     rounding = np.array([(ours.rounding**2 + other.rounding**2) / 12.0 for ours, other in pairs])
     least_std = float(np.sqrt(rounding.mean())) if len(rounding) else 0.0
     of_log = mean_interval(logs, least_std=least_std, confidence=confidence)

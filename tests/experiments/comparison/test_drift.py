@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison.drift import drift_differences
+from hf_critmom.experiments.comparison.drift_statistics import drift_differences
 from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, corrupt, load_task
 
 COMPARE = (

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.tables_by_hand import ACCURACY, STEPS_PER_EPOCH, reaching_at, run_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,7 @@ from PIL import Image
 
 from hf_critmom import damping_ratio
 from hf_critmom.experiments.comparison import ARMS, Arm
+from hf_critmom.experiments.comparison.analysis import Analysis, analyse
 from hf_critmom.experiments.comparison.figures import (
     damping_figure,
     metric_figure,
@@ -74,17 +76,23 @@ CASES: dict[str, list[dict[str, Any]]] = {
 any_case = pytest.mark.parametrize("case", CASES)
 
 
+def analysed(table: pd.DataFrame, *arms: str, metric: Metric = ACCURACY, targets: Any = (0.9,)) -> Analysis:
+    """The analysis of a table; the first arm is the baseline."""
+    return analyse(table, arms, arms[0], metric, targets)
+
+
 def figures_of(runs: list[dict[str, Any]], metric: Metric = ACCURACY, targets: Any = TARGETS) -> dict[str, Figure]:
     table = results_table(runs)
     present = set(table["arm"])
     arms = {name: arm for name, arm in ARMS.items() if name in present}
+    analysis = analysed(table, *arms, metric=metric, targets=targets)
     figures = {
-        "metric": metric_figure(table, arms, metric, targets),
+        "metric": metric_figure(analysis, arms),
         "damping": damping_figure(runs, arms),
-        "reach": reach_figure(table, arms, metric, targets),
+        "reach": reach_figure(analysis, arms),
     }
     if len(arms) > 1:
-        figures["speed"] = speed_figure(table, arms, next(iter(arms)), metric, targets)
+        figures["speed"] = speed_figure(analysis, arms)
     return figures
 
 
@@ -138,7 +146,7 @@ def test_an_arm_has_one_colour_throughout(name: str) -> None:
 
 def test_the_metric_is_shown_for_every_seed_and_as_their_median() -> None:
     runs = [run_of([0.1 * seed, 0.2 * seed, 0.3 * seed], arm="critmom", seed=seed) for seed in (1, 2, 3)]
-    axes = metric_figure(results_table(runs), {"critmom": ARMS["critmom"]}, ACCURACY, [0.5]).axes[0]
+    axes = metric_figure(analysed(results_table(runs), "critmom", targets=[0.5]), {"critmom": ARMS["critmom"]}).axes[0]
     curves = [np.asarray(line.get_ydata()) for line in axes.get_lines()[:4]]
     for seed, curve in enumerate(curves[:3], start=1):
         np.testing.assert_allclose(curve, [0.1 * seed, 0.2 * seed, 0.3 * seed])
@@ -149,7 +157,7 @@ def test_the_metric_is_shown_for_every_seed_and_as_their_median() -> None:
 
 def test_the_reach_curve_steps_up_where_seeds_arrive_and_runs_to_the_end() -> None:
     runs = [run_of(reaching_at(epoch), arm="critmom", seed=seed) for seed, epoch in enumerate((2, 4, None))]
-    figure = reach_figure(results_table(runs), {"critmom": ARMS["critmom"]}, ACCURACY, [0.9])
+    figure = reach_figure(analysed(results_table(runs), "critmom"), {"critmom": ARMS["critmom"]})
     (line,) = figure.axes[0].get_lines()
     points = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
     assert points[0.0] == 0.0
@@ -173,7 +181,7 @@ def test_a_bound_is_an_arrow_and_what_is_open_is_said(mine: list[Any], theirs: l
     runs = [run_of(reaching_at(epoch), arm="critmom", seed=seed) for seed, epoch in enumerate(mine)]
     runs += [run_of(reaching_at(epoch), arm="constant", seed=seed) for seed, epoch in enumerate(theirs)]
     arms = {name: ARMS[name] for name in ("constant", "critmom")}
-    axes = speed_figure(results_table(runs), arms, "constant", ACCURACY, [0.9]).axes[0]
+    axes = speed_figure(analysed(results_table(runs), *arms), arms).axes[0]
     drawn = [line.get_marker() for line in axes.get_lines() if line.get_marker() != "None" and len(line.get_xdata())]
     assert drawn == ([] if marker is None else [marker])
     assert [text.get_text() for text in axes.texts] == ([] if marker else ["open: not every seed reached it"])
@@ -185,7 +193,7 @@ def test_a_ratio_is_drawn_where_it_is_or_hollow_where_the_axis_ends() -> None:
         table = results_table(runs)
         table.loc[table["step"] == 60, "step"] = slow
         arms = {name: ARMS[name] for name in ("constant", "critmom")}
-        axes = speed_figure(table, arms, "constant", ACCURACY, [0.9]).axes[0]
+        axes = speed_figure(analysed(table, *arms), arms).axes[0]
         (point,) = (line for line in axes.get_lines() if line.get_marker() == "o" and len(line.get_xdata()))
         start, end = axes.get_xlim()
         assert start == pytest.approx(1.0 / end) and start < point.get_xdata()[0] < end
@@ -211,7 +219,7 @@ def test_tuned_variants_are_told_from_their_arms_by_their_line(tmp_path: Path) -
     runs += [{**run, "arm": f"{run['arm']}_tuned"} for run in runs]
     own = {name: ARMS[name] for name in ("constant", "critmom")}
     tuned = {f"{name}_tuned": Arm(**{**vars(arm), "name": f"{name}_tuned", "base": name}) for name, arm in own.items()}
-    figure = speed_figure(results_table(runs), own | tuned, "constant", ACCURACY, TARGETS)
+    figure = speed_figure(analysed(results_table(runs), *own, *tuned, targets=TARGETS), own | tuned)
     styles = {
         text.get_text(): handle.get_linestyle()
         for handle, text in zip(  # type: ignore[attr-defined]
