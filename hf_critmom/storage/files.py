@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, in folders that belong to nobody else or cannot be written."""
+"""Files that are written completely or not at all, and the folders that they are written to."""
 
 import errno
 import json
@@ -15,8 +15,8 @@ from hf_critmom.errors import InputError
 
 
 @contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
-    """Gives a neighbour to write to, which then takes the name: the file appears whole or not at all."""
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Yields a temporary file to write to, which then takes the name of ``file``: all of it appears, or nothing."""
     # Not the process's number: machines that share the folder may have processes of the same number.
     partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.partial{file.suffix}")
     try:
@@ -29,8 +29,8 @@ def written_whole(file: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON whole or not at all."""
-    with written_whole(file) as partial:
+    """Writes JSON, completely or not at all."""
+    with atomic_write(file) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -43,8 +43,10 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def claim_folder(folder: Path, kind: str, plan_file: str, error: type[InputError], *, write: bool) -> None:
-    """Makes an output folder, unless others' files are in it; several processes may ask, one writes.
+def create_or_open_folder(folder: Path, kind: str, plan_file: str, error: type[InputError], *, write: bool) -> None:
+    """Creates an output folder or opens one of the same kind; a folder with other files is refused.
+
+    Of several processes one writes.
 
     Args:
         folder: The folder.

@@ -1,4 +1,4 @@
-"""Claims on work, so that processes and machines that share a folder do not do the same twice."""
+"""Locks of a folder, so that processes and machines that share it do not do the same work twice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,36 +19,36 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(folder: Path, name: str) -> Iterator[bool]:
-    """Tries to claim a piece of work for this launch.
+def try_lock(folder: Path, name: str) -> Iterator[bool]:
+    """Tries to lock a piece of work for this launch, without waiting.
 
-    The operating system holds the claim, so that it ends with the process that made it, also with one that is killed.
-    Under several processes the main process claims for all of them.
+    The operating system holds the lock, so that it ends with the process that took it, also with one that is killed.
+    Under several processes the main process takes it for all of them.
 
     Args:
         folder: The shared folder.
-        name: What is claimed.
+        name: Name of the work.
 
     Yields:
-        Whether the claim succeeded; False: another launch holds it.
+        Whether this launch holds the lock; False: another one does.
     """
     process, lock = PartialState(), _lock(folder, name)
-    mine = False
+    acquired = False
     if process.is_main_process:
         try:
             lock.acquire(blocking=False)
-            mine = True
+            acquired = True
         except Timeout:
             pass
     try:
-        yield told_by_main(mine)
+        yield broadcast_from_main(acquired)
     finally:
-        if mine:
+        if acquired:
             lock.release()
 
 
-def told_by_main(value: bool) -> bool:
-    """What the main process says: files may look different to the others at the same moment."""
+def broadcast_from_main(value: bool) -> bool:
+    """The main process's value, on every process: files may look different to the others at the same moment."""
     return bool(broadcast_object_list([value])[0])
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from hf_critmom.storage.checkpoints import last_whole_checkpoint, remove_checkpoints
 from hf_critmom.storage.files import finite, write_json
-from hf_critmom.storage.locks import claimed, told_by_main
+from hf_critmom.storage.locks import broadcast_from_main, try_lock
 
 RESULT_FILE = "result.json"
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -33,7 +33,7 @@ class RunFolder:
 
     def finished(self) -> bool:
         """Whether the run is finished, as the main process sees it."""
-        return told_by_main(self.result_file.exists())
+        return broadcast_from_main(self.result_file.exists())
 
     def checkpoint(self) -> str | None:
         """The checkpoint that an interrupted run continues from."""
@@ -88,8 +88,8 @@ def _make(
     """Makes a run unless it is made; whether it was made earlier, or None if another launch is making it."""
     if run_folder.finished():
         return True
-    with claimed(folder, "-".join(path.parts)) as mine:
-        if not mine:
+    with try_lock(folder, "-".join(path.parts)) as acquired:
+        if not acquired:
             return None
         if run_folder.finished():
             return True

@@ -14,7 +14,7 @@ from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.drift_statistics import DriftSummary
 from hf_critmom.experiments.comparison.statistics import PairedRatio
-from hf_critmom.storage.files import written_whole
+from hf_critmom.storage.files import atomic_write
 
 FIGURES_FOLDER = "figures"
 
@@ -246,5 +246,5 @@ def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
     """Writes figures into the comparison's folder for them, by file name, as PNG, each whole or not at all."""
     (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
     for name, figure in figures.items():
-        with written_whole(folder / FIGURES_FOLDER / name) as partial:
+        with atomic_write(folder / FIGURES_FOLDER / name) as partial:
             figure.savefig(partial, dpi=120)

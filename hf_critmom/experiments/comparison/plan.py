@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.storage.files import claim_folder, write_json
+from hf_critmom.storage.files import create_or_open_folder, write_json
 from hf_critmom.storage.locks import locked
 from hf_critmom.storage.plan import differences
 
@@ -153,7 +153,7 @@ def settle_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
     stored = _stored(plan, folder)
     if stored is not None:
         return stored
-    claim_folder(folder, "comparison", PLAN_FILE, ComparisonError, write=write)
+    create_or_open_folder(folder, "comparison", PLAN_FILE, ComparisonError, write=write)
     if write:
         with locked(folder, "plan"):  # two launches may begin at the same moment
             stored = _stored(plan, folder)

@@ -29,7 +29,7 @@ from hf_critmom.experiments.comparison.statistics import ArmSummary, Metric, Pai
 from hf_critmom.experiments.comparison.tuning import Choice
 from hf_critmom.experiments.comparison.verdict import difference_in_words, ending, interval_in_words, sentence
 from hf_critmom.reporting.templates import render
-from hf_critmom.storage.files import written_whole
+from hf_critmom.storage.files import atomic_write
 
 
 def write_report(folder: Path) -> RenderableType:
@@ -57,7 +57,7 @@ def write_report(folder: Path) -> RenderableType:
         figures = [_figures(results, analysis, arms) for analysis in analyses]
         for of_budget in figures:
             write_figures(folder, of_budget)
-        with written_whole(folder / "README.md") as partial:
+        with atomic_write(folder / "README.md") as partial:
             partial.write_text(_card(plan, results, arms, analyses, figures), encoding="utf-8")
     return Group(*(part for analysis in analyses for part in _for_terminal(plan, analysis)))
 

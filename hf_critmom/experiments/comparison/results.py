@@ -15,7 +15,7 @@ from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE, Plan, Run, Trial
 from hf_critmom.experiments.comparison.tuning import Choice, choose
-from hf_critmom.storage.files import why_unwritable, written_whole
+from hf_critmom.storage.files import atomic_write, why_unwritable
 
 RESULT_FILE = "result.json"
 RESULTS_FILE = "results.parquet"
@@ -154,6 +154,6 @@ def results_table(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def write_results(folder: Path, plan: Plan) -> pd.DataFrame:
     """Collects the compared runs into ``results.parquet``, whole or not at all, and returns them."""
     table = results_table(read_results(folder, plan).runs.values())
-    with written_whole(folder / RESULTS_FILE) as partial:
+    with atomic_write(folder / RESULTS_FILE) as partial:
         table.to_parquet(partial, index=False)
     return table

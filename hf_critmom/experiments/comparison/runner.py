@@ -40,7 +40,7 @@ from hf_critmom.experiments.comparison.schedules import SCHEDULES
 from hf_critmom.storage.checkpoints import last_whole_checkpoint, remove_checkpoints
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import finite, write_json
-from hf_critmom.storage.locks import claimed, told_by_main
+from hf_critmom.storage.locks import broadcast_from_main, try_lock
 from hf_critmom.tasks import (
     DataArguments,
     ModelArguments,
@@ -151,12 +151,12 @@ class _Runner:
     def _finished(self, run: Run, progress: Progress) -> bool:
         """Makes a run unless it is made; False if another launch is making it."""
         file = self.folder / run.folder / RESULT_FILE
-        earlier = told_by_main(file.exists())
+        earlier = broadcast_from_main(file.exists())
         if not earlier:
-            with claimed(self.folder, "-".join(run.folder.parts[1:])) as mine:
-                if not mine:
+            with try_lock(self.folder, "-".join(run.folder.parts[1:])) as acquired:
+                if not acquired:
                     return False
-                earlier = told_by_main(file.exists())
+                earlier = broadcast_from_main(file.exists())
                 if not earlier:
                     self._make(run, file, progress)
         progress.finished(run, read_result(file), earlier=earlier)

@@ -20,7 +20,7 @@ from hf_critmom.attribution.groups import layer_groups
 from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
 from hf_critmom.experiments.diagnosis.study import Study, make_study
 from hf_critmom.storage.environment import versions
-from hf_critmom.storage.files import claim_folder, write_json
+from hf_critmom.storage.files import create_or_open_folder, write_json
 from hf_critmom.tasks import DataArguments, ImageTask, Task, corrupt, load_checkpoint, load_task_of, parse_corruption
 from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.training.history import read_history
@@ -268,7 +268,7 @@ def _settings(args: AttributionArguments, task: Task) -> dict[str, Any]:
 def _settle(folder: Path, settings: dict[str, Any], digests: dict[str, str], *, write: bool) -> dict[str, Result]:
     """The results by label that the folder holds already, if it was made with these settings and checkpoints."""
     if not (folder / RESULTS_FILE).exists():
-        claim_folder(folder, "attribution", RESULTS_FILE, DiagnosisError, write=write)
+        create_or_open_folder(folder, "attribution", RESULTS_FILE, DiagnosisError, write=write)
         return {}
     content, results = read_results(folder)
     different = [name for name in settings if content["settings"].get(name) != settings[name]]

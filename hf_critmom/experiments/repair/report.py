@@ -14,7 +14,7 @@ from hf_critmom.experiments.repair.runner import CHOSEN, CONTROLS, PLAN_FILE, Re
 from hf_critmom.experiments.repair.verification import Verification
 from hf_critmom.reporting.intervals import Interval
 from hf_critmom.reporting.templates import render
-from hf_critmom.storage.files import write_json, written_whole
+from hf_critmom.storage.files import atomic_write, write_json
 
 FIXED, BROKEN, NEUTRAL = "#0072B2", "#D55E00", "0.45"
 """Colours of Okabe and Ito (2008)."""
@@ -44,7 +44,7 @@ def write_report(
     changed = [_named(item, label_names) for item in repair.roles[CHOSEN][0].changed]
     write_json(repair.folder / "changed_examples.json", {"split": "test", "changed": changed})
     (repair.folder / "figures").mkdir(exist_ok=True)
-    with written_whole(repair.folder / "figures" / "repair.png") as partial:
+    with atomic_write(repair.folder / "figures" / "repair.png") as partial:
         repair_figure(repair, label_names).savefig(partial, dpi=120)
     header, rows = role_rows(repair)
     verification = repair.verification
@@ -86,7 +86,7 @@ def write_report(
         training_seconds=training_seconds,
         unit="tokens" if not verification.classes else "examples",
     )
-    with written_whole(repair.folder / "README.md") as partial:
+    with atomic_write(repair.folder / "README.md") as partial:
         partial.write_text(text, encoding="utf-8")
     return Group(_terminal_table(header, rows), Text(outcome(verification)), *map(Text, control_findings(repair)))
 

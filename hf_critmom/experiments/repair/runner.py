@@ -33,8 +33,8 @@ from hf_critmom.optim.factory import named_optimizer
 from hf_critmom.reporting.intervals import Interval, mean_interval
 from hf_critmom.storage.checkpoints import last_whole_checkpoint, remove_checkpoints
 from hf_critmom.storage.environment import versions
-from hf_critmom.storage.files import claim_folder, finite, write_json
-from hf_critmom.storage.locks import claimed
+from hf_critmom.storage.files import create_or_open_folder, finite, write_json
+from hf_critmom.storage.locks import try_lock
 from hf_critmom.storage.plan import differences
 from hf_critmom.training.arguments import recorded_training_arguments
 from hf_critmom.training.trainer import CritMomTrainer
@@ -261,8 +261,8 @@ def repair_layers(
         **(record or {}),
     }
     _settle(plan, folder, command)
-    with claimed(folder, "repair") as mine:
-        if not mine:
+    with try_lock(folder, "repair") as acquired:
+        if not acquired:
             raise DiagnosisError(f"Another launch is repairing into {folder}: wait for it, or choose another folder.")
         choice, before = work.diagnosed(folder, diagnosis_dataset, test_dataset)
         progress(choice.reason)
@@ -538,7 +538,7 @@ def _settle(plan: dict[str, Any], folder: Path, command: str) -> None:
                 "continue it, or choose another --output_dir."
             )
         return
-    claim_folder(folder, "repair", PLAN_FILE, DiagnosisError, write=PartialState().is_main_process)
+    create_or_open_folder(folder, "repair", PLAN_FILE, DiagnosisError, write=PartialState().is_main_process)
     if PartialState().is_main_process:
         write_json(file, {**plan, "versions": versions(), "command": command})
     PartialState().wait_for_everyone()
