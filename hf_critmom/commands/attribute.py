@@ -14,6 +14,7 @@ from hf_critmom.experiments.comparison import run_of
 from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
 from hf_critmom.experiments.diagnosis.runner import AttributionRequest, Subject, run_attribution
+from hf_critmom.storage.commands import recorded_command
 from hf_critmom.tasks import DataArguments, task_name
 
 
@@ -47,7 +48,7 @@ def parse_attribution(argv: list[str]) -> AttributionRequest:
     if len({subject.label for subject in subjects}) < len(subjects):  # runs of the same name from two comparisons
         pairs = zip(subjects, labels, strict=True)
         subjects = [dataclasses.replace(subject, label=label) for subject, label in pairs]
-    return AttributionRequest(subjects, arguments, data, command=shlex.join([PROGRAM, "attribute", *argv]))
+    return AttributionRequest(subjects, arguments, data, command=recorded_command(f"{PROGRAM} attribute", argv))
 
 
 def _labels(paths: list[str]) -> list[str]:

@@ -1,7 +1,5 @@
 """``hf-critmom compare``: compare methods on a task, or continue a comparison."""
 
-import shlex
-
 from hf_critmom.commands import PROGRAM
 from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries
 from hf_critmom.commands.report import print_report
@@ -11,6 +9,7 @@ from hf_critmom.experiments.comparison import (
     ComparisonTrainingArguments,
     run_comparison,
 )
+from hf_critmom.storage.commands import recorded_command
 from hf_critmom.tasks import DataArguments, ModelArguments, flag_defaults, task_name
 
 
@@ -38,4 +37,4 @@ def parse_comparison(argv: list[str]) -> Comparison:
     data, model, _ = task_parser.parse_args_into_dataclasses(flags, return_remaining_strings=True)
     parser.set_defaults(output_dir=f"comparison-{task_name(data)}", **flag_defaults(data, model))
     comparison, data, model, training = parse_dataclasses(parser, argv)
-    return Comparison(comparison, data, model, training, command=shlex.join([PROGRAM, "compare", *argv]))
+    return Comparison(comparison, data, model, training, command=recorded_command(f"{PROGRAM} compare", argv))

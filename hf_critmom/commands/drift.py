@@ -16,7 +16,8 @@ def main(argv: list[str]) -> int:
     from hf_critmom.commands.compare import parse_comparison
     from hf_critmom.experiments.comparison.drift import measure_drift
     from hf_critmom.experiments.comparison.plan import Plan
-    from hf_critmom.tasks import CORRUPTIONS, load_task
+    from hf_critmom.tasks import CORRUPTIONS, DataArguments, ModelArguments, load_task
+    from hf_critmom.tasks.stored_arguments import restore_arguments
 
     parser = Parser("drift", "Test a comparison's networks on corrupted images.")
     parser.add_argument("folder", type=Path, help="folder of the comparison, with its models")
@@ -24,13 +25,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--max_eval_samples", type=int, help="test with so many images, drawn at random")
     parser.add_argument("--task", help="where the data is, if not where the comparison's command says")
     args = parser.parse_args(argv)
-    request = parse_comparison(shlex.split(Plan.read(args.folder).command)[2:])
+    plan = Plan.read(args.folder)
+    if plan.arguments:
+        data = restore_arguments(DataArguments, plan.arguments["data"], args.folder)
+        model = restore_arguments(ModelArguments, plan.arguments["model"], args.folder)
+    else:  # an earlier version's plan
+        request = parse_comparison(shlex.split(plan.command)[2:])
+        data, model = request.data, request.model
     quieten_libraries()
-    data = request.data if args.task is None else dataclasses.replace(request.data, task=args.task)
+    if args.task is not None:
+        data = dataclasses.replace(data, task=args.task)
     console = Console(stderr=True, highlight=False, quiet=not PartialState().is_main_process)
     measure_drift(
         args.folder,
-        load_task(data, request.model),
+        load_task(data, model),
         corruptions=args.corruptions,
         max_samples=args.max_eval_samples,
         progress=console.print,

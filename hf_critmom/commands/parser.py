@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_critmom.commands import PROGRAM
 from hf_critmom.errors import InputError, root_message
+from hf_critmom.storage.commands import recorded_arguments
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -63,7 +64,7 @@ def parse_dataclasses(parser: "HfArgumentParser", argv: Sequence[str]) -> tuple[
     except ValueError as error:  # TrainingArguments' own checks
         parser.error(root_message(error))
     if unknown:
-        parser.error(f"unknown arguments {shlex.join(unknown)}")
+        parser.error(f"unknown arguments {shlex.join(recorded_arguments(unknown))}")
     return tuple(parsed)
 
 

@@ -1,6 +1,5 @@
 """``hf-critmom repair``: retrain the layers to blame for a network's errors, and verify what that did."""
 
-import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from hf_critmom.experiments.repair.arguments import RepairArguments, RepairTrain
 from hf_critmom.experiments.repair.report import write_report
 from hf_critmom.experiments.repair.runner import repair_layers
 from hf_critmom.experiments.repair.scan import logged_training, training_seconds
+from hf_critmom.storage.commands import recorded_command, recorded_path
 from hf_critmom.tasks import DataArguments, ImageTask, load_checkpoint, load_task_of
 
 
@@ -35,8 +35,8 @@ def main(argv: list[str]) -> int:
         processing_class=task.processor,
         callbacks=task.callbacks(),
         log=logged_training(folder),
-        record={"checkpoint": checkpoint, "task": task.description(), "diagnosis_split": "validation"},
-        command=shlex.join([PROGRAM, "repair", *argv]),
+        record={"checkpoint": recorded_path(checkpoint), "task": task.description(), "diagnosis_split": "validation"},
+        command=recorded_command(f"{PROGRAM} repair", argv),
         progress=console.print,
     )
     if training.process_index == 0:

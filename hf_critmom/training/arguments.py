@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_critmom.errors import InputError
+from hf_critmom.storage.commands import recorded_value, redact
 from hf_critmom.storage.plan import plain
 
 
@@ -44,6 +45,9 @@ class CommandTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False  # the data hands out exactly what the model takes
         self.disable_tqdm = True  # the commands show their own progress
         self.restore_callback_states_from_checkpoint = True
+        self.hub_token = None  # nothing here pushes, and training_args.bin would keep it
+        run_name: str | None = getattr(self, "run_name", None)
+        self.run_name = None if run_name is None else redact(run_name)  # trackers show it
 
 
 _NOT_RECORDED = {
@@ -67,7 +71,7 @@ def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
         left_out = part.name in _NOT_RECORDED or part.name.startswith(_NOT_RECORDED_PREFIXES)
         if left_out and part.name not in _RECORDED:
             continue
-        value = plain(getattr(args, part.name))
+        value = recorded_value(plain(getattr(args, part.name)))
         if value != plain(getattr(defaults, part.name)):
             recorded[part.name] = value
     recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from hf_critmom.optim import OPTIMIZERS, register
+from hf_critmom.storage.commands import redact, shorten_paths
 from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, is_training_record
 
 logger = logging.get_logger(__name__)
@@ -60,13 +61,18 @@ class CritMomTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the automatic card, naming the optimizer that trained rather than the one of ``args.optim``."""
+        """Writes the automatic card, naming the optimizer that trained rather than the one of ``args.optim``.
+
+        Neither secrets nor absolute paths are left in it.
+        """
         super().create_model_card(*args, **kwargs)
         card = Path(self.args.output_dir) / "README.md"
-        if self.is_world_process_zero() and self.optimizer is not None and card.exists():
-            named = f"- optimizer: {_describe(self.optimizer)}\n"
-            text = re.sub(r"^- optimizer: .*\n(?:(?!- |\n|#).*\n)*", lambda _: named, card.read_text(), flags=re.M)
-            card.write_text(text)
+        if self.is_world_process_zero() and card.exists():
+            text = shorten_paths(redact(card.read_text(encoding="utf-8")))
+            if self.optimizer is not None:
+                named = f"- optimizer: {_describe(self.optimizer)}\n"
+                text = re.sub(r"^- optimizer: .*\n(?:(?!- |\n|#).*\n)*", lambda _: named, text, flags=re.M)
+            card.write_text(text, encoding="utf-8")
 
 
 def _describe(optimizer: Any) -> str:

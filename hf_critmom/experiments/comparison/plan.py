@@ -77,6 +77,8 @@ class Plan:
         versions: Versions of what computes; a difference is said, not refused.
         command: The command line that made the plan.
         tuning: The grid: factors of learning rate and weight decay, and the seed of the trials; empty: no tuning.
+        arguments: Flags of the data and of the model, as `store_arguments` keeps them: what other commands load the
+            task from. Paths are relative to the comparison's folder; they are not published.
     """
 
     task: dict[str, Any]
@@ -88,6 +90,7 @@ class Plan:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     tuning: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def budgets(self) -> list[float | None]:
@@ -116,7 +119,7 @@ class Plan:
         """What results depend on and the two plans disagree about, as "name: mine, theirs"."""
         found = []
         for part in fields(self):
-            if part.name not in ("versions", "command"):
+            if part.name not in ("versions", "command", "arguments"):
                 mine, theirs = (_decisive(part.name, getattr(plan, part.name)) for plan in (self, other))
                 found += differences(part.name, mine, theirs)
         return found

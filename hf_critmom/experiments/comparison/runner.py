@@ -52,6 +52,7 @@ from hf_critmom.tasks import (
     task_spec,
 )
 from hf_critmom.tasks.metrics import METRICS
+from hf_critmom.tasks.stored_arguments import store_arguments
 from hf_critmom.training.arguments import recorded_training_arguments
 from hf_critmom.training.trainer import CritMomTrainer
 
@@ -96,7 +97,9 @@ def run_comparison(asked: Comparison) -> Path:
         _check_trainer(asked, arm, task)
     folder = Path(str(asked.training.output_dir))
     with writing(folder):
-        plan = settle_plan(_plan(asked, arms, task, probe.num_parameters()), folder, write=process.is_main_process)
+        plan = settle_plan(
+            _plan(asked, arms, task, probe.num_parameters(), folder), folder, write=process.is_main_process
+        )
         process.wait_for_everyone()
         del probe
         read_results(folder, plan)  # a corrupt result is better known now than after hours
@@ -282,7 +285,7 @@ def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
             ) from error
 
 
-def _plan(asked: Comparison, arms: dict[str, Arm], task: Task, num_parameters: int) -> Plan:
+def _plan(asked: Comparison, arms: dict[str, Arm], task: Task, num_parameters: int, folder: Path) -> Plan:
     spec = task_spec(asked.data)
     training = recorded_training_arguments(asked.training)
     if len(asked.training.budgets) > 1:
@@ -297,6 +300,7 @@ def _plan(asked: Comparison, arms: dict[str, Arm], task: Task, num_parameters: i
         versions=versions(),
         command=asked.command,
         tuning=_tuning(asked),
+        arguments={"data": store_arguments(asked.data, folder), "model": store_arguments(asked.model, folder)},
     )
 
 

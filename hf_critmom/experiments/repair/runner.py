@@ -531,8 +531,11 @@ def _settle(plan: dict[str, Any], folder: Path, command: str) -> None:
             raise DiagnosisError(
                 f"{file} is not the plan of a repair ({root_message(error)}): choose another --output_dir."
             ) from None
-        told = {name: value for name, value in stored.items() if name not in ("versions", "command")}
-        if different := differences("repair", told, plan):
+        decisive, current = (
+            {name: value for name, value in content.items() if name not in ("versions", "command", "checkpoint")}
+            for content in (stored, plan)  # the checkpoint is known by its weights, wherever it lies
+        )
+        if different := differences("repair", decisive, current):
             raise DiagnosisError(
                 f"{folder} holds a different repair ({'; '.join(different)}; stored first): repeat its command to "
                 "continue it, or choose another --output_dir."

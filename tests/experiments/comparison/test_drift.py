@@ -122,7 +122,7 @@ def test_what_cannot_be_measured_is_said(refused: Any, measured: Path, tmp_path:
     other = tmp_path / "other"
     shutil.copytree(measured, other)
     plan = json.loads((other / "comparison.json").read_text())
-    plan["command"] = plan["command"].replace("--max_eval_samples 64", "--max_eval_samples 32")
+    plan["arguments"]["data"]["max_eval_samples"] = 32
     (other / "comparison.json").write_text(json.dumps(plan))
     assert "not those of the comparison" in refused(str(other))
 

@@ -1,0 +1,199 @@
+"""Commands as they are recorded: without secrets, and without paths that say whose machine it was.
+
+Everything that keeps a command line, an argument or a path in a file calls a function of this module.
+"""
+
+import math
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from hf_critmom.storage.redaction import (
+    REDACTED,
+    find_secrets,
+    is_secret_name,
+    is_secret_value,
+    normal_name,
+    redact,
+)
+
+__all__ = [
+    "REDACTED",
+    "find_paths",
+    "find_secrets",
+    "recorded_arguments",
+    "recorded_command",
+    "recorded_path",
+    "recorded_value",
+    "redact",
+    "shorten_paths",
+]
+
+
+def recorded_command(program: str, argv: Sequence[str]) -> str:
+    """A command line as it may be kept in a file and published.
+
+    Example:
+        >>> recorded_command("hf-critmom compare", ["--hub_token", "abc", "--arms", "critmom", "--task=/data/cats"])
+        'hf-critmom compare --hub_token REDACTED --arms critmom --task=cats'
+
+    Args:
+        program: The program's name, with its subcommand.
+        argv: Its arguments.
+
+    Returns:
+        The command, quoted for a shell. Values of flags that carry secrets (``--hub_token X``, ``--api-key=X``) and
+        whatever looks like a secret are `REDACTED`; absolute paths are relative to the working folder where they lie
+        below it, else their last part.
+    """
+    return shlex.join([*shlex.split(program), *recorded_arguments(argv)])
+
+
+def recorded_arguments(argv: Sequence[str]) -> list[str]:
+    """Command-line arguments as `recorded_command` keeps them, one by one."""
+    recorded: list[str] = []
+    num_secret = 0.0  # how many of the next arguments are values of a flag that carries secrets
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if re.fullmatch(r"--?[A-Za-z][\w.-]*", flag) is None or (num_secret and not argument.startswith("--")):
+            recorded.append(_recorded_secret(argument) if num_secret else _recorded_text(argument))
+            num_secret = max(num_secret - 1.0, 0.0)
+            continue
+        num_secret = 0.0
+        if not _is_secret_flag(flag):
+            recorded.append(f"{flag}={_recorded_text(value)}" if equals else _recorded_text(argument))
+        elif equals:
+            recorded.append(f"{flag}={_recorded_secret(value)}")
+        else:
+            recorded.append(flag)
+            num_secret = math.inf if flag.endswith("s") else 1.0
+    return recorded
+
+
+def recorded_value(value: Any) -> Any:
+    """A JSON-like value as it may be kept in a file: every string in it as `recorded_command` keeps arguments."""
+    if isinstance(value, Mapping):
+        return {
+            name: REDACTED if is_secret_name(str(name)) and is_secret_value(item) else recorded_value(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [recorded_value(item) for item in value]
+    return _recorded_text(value) if isinstance(value, str) else value
+
+
+def recorded_path(path: str | Path) -> str:
+    """A path without the machine that it is on.
+
+    Example:
+        >>> recorded_path("/data/cats"), recorded_path("data/cats"), recorded_path("google/vit")
+        ('cats', 'data/cats', 'google/vit')
+
+    Args:
+        path: A path, or a name on the Hub, which stays as it is.
+
+    Returns:
+        An absolute path, or one that begins with a home folder, relative to the working folder where it lies below it,
+        else its last part; another path as it is, unless it leads through a home folder.
+    """
+    text = str(path)
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", text):
+        return PureWindowsPath(text).name or _NAMELESS
+    if text.startswith("~"):
+        owner, _, below = text.partition("/")
+        if owner != "~":
+            return Path(below).name or _NAMELESS
+        text = str(Path.home() / below)
+    normal = Path(os.path.normpath(text))
+    if not normal.is_absolute():
+        leads_home = normal.parts[:1] == ("..",) and {"home", "Users", Path.home().name} & set(normal.parts)
+        return normal.name if leads_home else text
+    if (relative := _below_working_folder(normal)) is not None:
+        return relative
+    is_home = normal == Path.home() or (len(normal.parts) == 3 and normal.parts[1] in ("home", "Users"))
+    return "~" if is_home else normal.name or "/"
+
+
+def shorten_paths(text: str, *, home_only: bool = False) -> str:
+    """A text with every absolute path in it as `recorded_path` gives it.
+
+    Example:
+        >>> shorten_paths("trained on `/data/cats`, see https://example.org/a/b")
+        'trained on `cats`, see https://example.org/a/b'
+
+    Args:
+        text: A card, JSON, a shell command. Absolute paths of one part, such as ``/tmp``, stay.
+        home_only: Shorten only what leads through a home folder or the working folder: for program text, where a slash
+            need not begin a path.
+    """
+
+    def shortened(match: re.Match[str]) -> str:
+        path, rest = _path_and_rest(match)
+        return match[0] if home_only and not _is_private(path) else recorded_path(path) + rest
+
+    return _PATH.sub(shortened, text)
+
+
+def find_paths(text: str, *, home_only: bool = False) -> list[str]:
+    """Last parts of the paths that `shorten_paths` would shorten in a text."""
+    paths = [_path_and_rest(match)[0] for match in _PATH.finditer(text)]
+    return [recorded_path(path) for path in paths if not home_only or _is_private(path)]
+
+
+_NAMELESS = "folder"
+_SECRET_FLAGS = ("hub_token", "push_to_hub_token", "hf_token", "access_token", "auth_token", "api_key", "secret_key")
+_PATH = re.compile(
+    r"(?:(?<=^)|(?<=[\s\"'`=,:;(\[{|>]))(?:file://(?:localhost)?)?"
+    r"(?P<path>~[\w.-]*(?:/[^\s\"'`,;:()\[\]{}<>|\\]*)+"
+    r"|(?:/[^\s\"'`,;:()\[\]{}<>|\\/]+){2,}/?"
+    r"|[A-Za-z]:\\(?:[^\s\"'`,;:()\[\]{}<>|]*))",
+    re.MULTILINE,
+)
+
+
+def _is_secret_flag(flag: str) -> bool:
+    """Whether a flag's value is a secret; abbreviations such as ``--hub_tok`` count, as parsers may allow them."""
+    name = normal_name(flag)
+    if is_secret_name(name):
+        return True
+    stems = {known: known.rpartition("_")[0] + "_" for known in _SECRET_FLAGS}
+    abbreviates = any(known.startswith(name) and len(name) > len(stem) for known, stem in stems.items())
+    return abbreviates or (len(name) > 2 and any(word.startswith(name) for word in ("token", "password")))
+
+
+def _recorded_secret(value: str) -> str:
+    return REDACTED if is_secret_value(value) else value
+
+
+def _recorded_text(value: str) -> str:
+    """An argument or value that is no secret by its name: secrets in it redacted, paths shortened."""
+    redacted = redact(value)
+    begins_as_path = re.match(r"/(?!/)|~[\w.-]*(?:/|$)|[A-Za-z]:\\|\.\./", redacted) is not None
+    is_list = "\n" in redacted or re.search(r"[,;:=|]\s*(?:/|~|\.\./)", redacted) is not None
+    return recorded_path(redacted) if begins_as_path and not is_list else shorten_paths(redacted)
+
+
+def _below_working_folder(path: Path) -> str | None:
+    """An absolute path relative to the working folder, whether it, or the folder, is written through links or not."""
+    here = Path.cwd()
+    for absolute, folder in ((path, Path(os.environ.get("PWD", here))), (path, here), (path.resolve(), here)):
+        if folder != Path(folder.anchor) and absolute.is_relative_to(folder):
+            return absolute.relative_to(folder).as_posix()
+    return None
+
+
+def _path_and_rest(match: re.Match[str]) -> tuple[str, str]:
+    """A path that was found in a text, and the punctuation after it."""
+    path = match["path"].rstrip(".")
+    return path, match["path"][len(path) :]
+
+
+def _is_private(path: str) -> bool:
+    """Whether a path leads through a home folder or the working folder."""
+    if re.match(r"~|/(?:home|Users|root)(?:/|$)|[A-Za-z]:\\+Users\\", path):
+        return True
+    normal = Path(os.path.normpath(path))
+    return normal.is_relative_to(Path.home()) or _below_working_folder(normal) is not None
