@@ -4,28 +4,74 @@ import errno
 import json
 import math
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from safetensors import SafetensorError
 
 from hf_critmom.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Yields a temporary file to write to, which then takes the name of ``file``: all of it appears, or nothing."""
+    """Yields a temporary file to write to, which then takes the name of ``file``: all of it appears, or nothing.
+
+    The temporary file is locked meanwhile, so that `remove_partial_files` knows what a killed process has left.
+    """
     # Not the process's number: machines that share the folder may have processes of the same number.
     partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.partial{file.suffix}")
+    with partial.open("xb") as lock:
+        try:
+            _lock(lock)
+            yield partial
+            with partial.open("rb+") as written:
+                os.fsync(written.fileno())
+            partial.replace(file)
+        finally:
+            with suppress(OSError):  # where the folder is gone or read-only by now, the first error says so
+                partial.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote have left in a folder and the folders in it.
+
+    Files that other processes are writing at this moment stay.
+    """
+    for partial in folder.rglob(".*.partial*"):
+        if not _PARTIAL.fullmatch(partial.name):
+            continue
+        with suppress(OSError), partial.open("rb+") as file:  # another launch was quicker, or is writing it
+            if _lock(file):
+                partial.unlink()
+
+
+_PARTIAL = re.compile(r"\..+\.partial(\.\w+)?")
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Locks an open file for this process; False where the system or the file system has no such locks.
+
+    Raises:
+        BlockingIOError: If another process holds the lock.
+    """
     try:
-        yield partial
-        with partial.open("rb+") as written:
-            os.fsync(written.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return fcntl is not None
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -79,16 +125,42 @@ def create_or_open_folder(folder: Path, kind: str, plan_file: str, error: type[I
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
+@contextmanager
+def explain_write_errors(folder: Path, error: type[InputError], kept: str) -> Iterator[None]:
+    """Says in one sentence that a folder could not be written.
+
+    Args:
+        folder: The folder that is written to within.
+        error: The error that is raised.
+        kept: What is kept of the work, for the sentence.
+
+    Raises:
+        InputError: Of the type given, if it could not.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as problem:
+        if not (why := why_unwritable(folder, problem)):
+            raise
+        raise error(
+            f"{folder} cannot be written any more ({why}): make room there, or let it be written, then repeat the "
+            f"command; {kept}."
+        ) from problem
+
+
 def why_unwritable(folder: Path, error: BaseException) -> str:
     """Why writing to a folder failed, if that is what an error means; empty if it is another error.
 
-    A full disk reaches us as an `OSError` from Python's own writing only: safetensors gives the number within its
-    text, and torch raises a `RuntimeError` about positions in a stream, upon which a file is tried.
+    Where the folder is gone, any error of a file means that. A full disk reaches us as an `OSError` from Python's own
+    writing only: safetensors gives the number within its text, and torch raises a `RuntimeError` about positions in a
+    stream, upon which a file is tried.
 
     Args:
         folder: The folder that was written to.
         error: The error.
     """
+    if not folder.is_dir():
+        return "it was removed"
     for number in _UNWRITABLE:
         if getattr(error, "errno", None) == number or f"(os error {number})" in str(error):
             return os.strerror(number)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.errors import InputError, root_message
-from hf_critmom.storage.files import create_or_open_folder, write_json
+from hf_critmom.storage.files import create_or_open_folder, remove_partial_files, write_json
 from hf_critmom.storage.locks import locked
 
 Reconcile = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -76,6 +76,7 @@ class PlanFile:
             return reconcile(self.read(folder), plan) if self.exists(folder) else plan
         if not self.exists(folder):
             create_or_open_folder(folder, self.kind, self.name, self.error, write=True)
+        remove_partial_files(folder)
         with locked(folder, "plan"):
             if not self.exists(folder):
                 self.write(folder, plan)

@@ -27,7 +27,7 @@ from hf_critmom.experiments.comparison.plan import (
     settle_plan,
 )
 from hf_critmom.experiments.comparison.progress import Progress
-from hf_critmom.experiments.comparison.recorder import RunRecorder, SaveBehindEvaluation, StopWhenDiverged, has_diverged
+from hf_critmom.experiments.comparison.recorder import RunRecorder, SaveBehindEvaluation
 from hf_critmom.experiments.comparison.results import (
     RESULT_FILE,
     read_result,
@@ -54,6 +54,7 @@ from hf_critmom.tasks import (
 from hf_critmom.tasks.metrics import METRICS
 from hf_critmom.tasks.stored_arguments import store_arguments
 from hf_critmom.training.arguments import recorded_training_arguments
+from hf_critmom.training.callbacks.divergence import StopWhenDiverged, has_diverged
 from hf_critmom.training.trainer import CritMomTrainer
 
 
