@@ -15,7 +15,7 @@ from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
 from hf_critmom.experiments.diagnosis.runner import AttributionRequest, Subject, run_attribution
 from hf_critmom.storage.commands import recorded_command
-from hf_critmom.tasks import DataArguments, task_name
+from hf_critmom.tasks import CheckpointArguments, DataArguments, task_name
 
 
 def main(argv: list[str]) -> int:
@@ -37,18 +37,20 @@ def parse_attribution(argv: list[str]) -> AttributionRequest:
     Raises:
         InputError: If a flag's value cannot be used, or a checkpoint is named twice.
     """
-    parser = dataclass_parser("attribute", (AttributionArguments, DataArguments))
+    parser = dataclass_parser("attribute", (AttributionArguments, DataArguments, CheckpointArguments))
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or name on the Hub"
     )
-    arguments, data, named = parse_dataclasses(parser, argv)
+    arguments, data, loading, named = parse_dataclasses(parser, argv)
     arguments.output_dir = arguments.output_dir or f"attribution-{task_name(data)}"
     labels = _labels(named.checkpoints)
     subjects = [_subject(path, label) for path, label in zip(named.checkpoints, labels, strict=True)]
     if len({subject.label for subject in subjects}) < len(subjects):  # runs of the same name from two comparisons
         pairs = zip(subjects, labels, strict=True)
         subjects = [dataclasses.replace(subject, label=label) for subject, label in pairs]
-    return AttributionRequest(subjects, arguments, data, command=recorded_command(f"{PROGRAM} attribute", argv))
+    return AttributionRequest(
+        subjects, arguments, data, loading, command=recorded_command(f"{PROGRAM} attribute", argv)
+    )
 
 
 def _labels(paths: list[str]) -> list[str]:

@@ -12,18 +12,18 @@ from hf_critmom.experiments.repair.report import write_report
 from hf_critmom.experiments.repair.runner import repair_layers
 from hf_critmom.experiments.repair.scan import logged_training, training_seconds
 from hf_critmom.storage.commands import recorded_command, recorded_path
-from hf_critmom.tasks import DataArguments, ImageTask, load_checkpoint, load_task_of
+from hf_critmom.tasks import CheckpointArguments, DataArguments, ImageTask, load_checkpoint, load_task_of
 
 
 def main(argv: list[str]) -> int:
     """Repairs a checkpoint, or continues its repair, and prints the report."""
-    checkpoint, asked, data, training = parse_repair(argv)
+    checkpoint, asked, data, loading, training = parse_repair(argv)
     quieten_libraries()
     console = Console(stderr=True, highlight=False, quiet=training.process_index != 0)
     folder = Path(checkpoint)
     if folder.is_dir() and Path(str(training.output_dir)).resolve() == folder.resolve():
         raise InputError(f"--output_dir {training.output_dir} is the checkpoint itself, which is never overwritten.")
-    model, task = load_checkpoint(checkpoint, load_task_of(checkpoint, data))
+    model, task = load_checkpoint(checkpoint, load_task_of(checkpoint, data, loading), loading)
     found = repair_layers(
         model,
         args=training,
@@ -35,7 +35,12 @@ def main(argv: list[str]) -> int:
         processing_class=task.processor,
         callbacks=task.callbacks(),
         log=logged_training(folder),
-        record={"checkpoint": recorded_path(checkpoint), "task": task.description(), "diagnosis_split": "validation"},
+        record={
+            "checkpoint": recorded_path(checkpoint),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "task": task.description(),
+            "diagnosis_split": "validation",
+        },
         command=recorded_command(f"{PROGRAM} repair", argv),
         progress=console.print,
     )
@@ -51,17 +56,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse_repair(argv: list[str]) -> tuple[str, RepairArguments, DataArguments, RepairTrainingArguments]:
+def parse_repair(
+    argv: list[str],
+) -> tuple[str, RepairArguments, DataArguments, CheckpointArguments, RepairTrainingArguments]:
     """Turns the flags of ``repair`` into the checkpoint and arguments.
 
     Raises:
         InputError: If a flag's value cannot be used.
     """
-    dataclass_types = (RepairArguments, DataArguments, RepairTrainingArguments)
+    dataclass_types = (RepairArguments, DataArguments, CheckpointArguments, RepairTrainingArguments)
     parser = dataclass_parser("repair", dataclass_types)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint, or its name on the Hub")
     checkpoint = parser.parse_known_args(argv)[0].checkpoint
     name = Path(checkpoint).absolute().name if Path(checkpoint).exists() else checkpoint.rpartition("/")[2]
     parser.set_defaults(output_dir=f"repair-{name}")
-    asked, data, training, _ = parse_dataclasses(parser, argv)
-    return checkpoint, asked, data, training
+    asked, data, loading, training, _ = parse_dataclasses(parser, argv)
+    return checkpoint, asked, data, loading, training

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
 
 @dataclass
 class DataArguments:
@@ -64,7 +66,26 @@ class DataArguments:
 
 
 @dataclass
-class ModelArguments:
+class CheckpointArguments:
+    """Flags that say how a model is loaded."""
+
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Number type that the weights are loaded and trained in: float32, bfloat16, float16, or auto, the "
+            "one that the checkpoint is stored in. Plain half precision loses most of the small updates of SGD; mixed "
+            "precision (--bf16, --fp16) keeps the weights in float32.",
+            "choices": DTYPES,
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code that comes with a model on the Hub or in a folder; read that code first."},
+    )
+
+
+@dataclass
+class ModelArguments(CheckpointArguments):
     """Flags that choose the model."""
 
     model: str | None = field(

@@ -4,52 +4,73 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, PreTrainedModel
 
-from hf_critmom.tasks.arguments import DataArguments, ModelArguments
+from hf_critmom.tasks.arguments import CheckpointArguments, DataArguments, ModelArguments
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.image_task import ImageTask
 from hf_critmom.tasks.models import check_model
-from hf_critmom.tasks.pretrained import load_image_processor, load_pretrained
+from hf_critmom.tasks.pretrained import load_image_processor, load_model, load_tokenizer
 from hf_critmom.tasks.registry import load_task, task_spec
 from hf_critmom.tasks.task import Task
 from hf_critmom.tasks.text_task import TextTask
 
 
-def load_task_of(checkpoint: str, data: DataArguments) -> Task:
+def load_task_of(checkpoint: str, data: DataArguments, loading: CheckpointArguments | None = None) -> Task:
     """The task that the flags describe, with the tokens of a checkpoint where it is one of text.
 
     Raises:
         TaskError: One sentence, if the data cannot be used.
     """
     of_text = task_spec(data).kind is TextTask
-    return load_task(data, ModelArguments(model_name_or_path=checkpoint) if of_text else None)
+    options = vars(loading or CheckpointArguments())
+    return load_task(data, ModelArguments(model_name_or_path=checkpoint, **options) if of_text else None)
 
 
-def load_checkpoint(name_or_path: str, task: Task) -> tuple[PreTrainedModel, Task]:
+def load_checkpoint(
+    name_or_path: str, task: Task, loading: CheckpointArguments | None = None
+) -> tuple[PreTrainedModel, Task]:
     """A trained checkpoint, and the task with its images prepared as the checkpoint's own processor does.
 
+    Args:
+        name_or_path: A folder or a name on the Hub.
+        task: The task that it was trained on.
+        loading: The number type of its weights, float32 by default, and whether code that comes with it may run.
+
     Raises:
-        TaskError: If it cannot be loaded, or was made for another task: other classes, images or tokens.
+        TaskError: If it cannot be loaded, or was made for another task: other classes, images or tokens, or a loss
+            other than the cross-entropy of one class.
     """
+    loading = loading or CheckpointArguments()
     auto, what = (
         (AutoModelForCausalLM, "causal language model")
         if isinstance(task, TextTask)
         else (AutoModelForImageClassification, "image classifier")
     )
-    model, info = load_pretrained(auto, name_or_path, what, output_loading_info=True)
+    model, info = load_model(auto, name_or_path, what, loading, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise TaskError(
             f"{name_or_path} is no trained {what}: it has no weights for {_some(tuple(missing))}; name a checkpoint "
             "that was trained on the task."
         )
     if isinstance(task, ImageTask):
+        _check_loss(model, name_or_path)
         _check_classes(model, task, name_or_path)
-        task = _prepared_for(model, name_or_path, task)
+        task = _prepared_for(model, name_or_path, task, loading)
     elif isinstance(task, TextTask):
-        _check_tokens(model, task, name_or_path)
+        _check_tokens(model, task, name_or_path, loading)
     check_model(model, task)
     return model, task
+
+
+def _check_loss(model: PreTrainedModel, name: str) -> None:
+    """Refuses regression and several labels per image: their mistakes are no misclassifications."""
+    problem_type = getattr(model.config, "problem_type", None)
+    if problem_type not in (None, "single_label_classification"):
+        raise TaskError(
+            f"{name} was trained for {problem_type.replace('_', ' ')} (problem_type in its configuration), and "
+            "mistakes are told only for classifiers that give each image one class: name one of those."
+        )
 
 
 def _check_classes(model: PreTrainedModel, task: ImageTask, name: str) -> None:
@@ -62,8 +83,8 @@ def _check_classes(model: PreTrainedModel, task: ImageTask, name: str) -> None:
         )
 
 
-def _check_tokens(model: PreTrainedModel, task: TextTask, name: str) -> None:
-    theirs = load_pretrained(AutoTokenizer, name, "tokenizer")
+def _check_tokens(model: PreTrainedModel, task: TextTask, name: str, loading: CheckpointArguments) -> None:
+    theirs = load_tokenizer(name, loading)
     if theirs.get_vocab() != task.tokenizer.get_vocab():
         raise TaskError(
             f"{name} has other tokens ({type(theirs).__name__}, {len(theirs):,} of them) than the text was cut into "
@@ -71,9 +92,9 @@ def _check_tokens(model: PreTrainedModel, task: TextTask, name: str) -> None:
         )
 
 
-def _prepared_for(model: PreTrainedModel, name: str, task: ImageTask) -> ImageTask:
+def _prepared_for(model: PreTrainedModel, name: str, task: ImageTask, loading: CheckpointArguments) -> ImageTask:
     """The task with its images as a checkpoint takes them: normalised, and resized where its processor does that."""
-    processor = load_image_processor(name)
+    processor = load_image_processor(name, loading)
     height, width = task.image_shape[1:]
     size = dict(getattr(processor, "size", None) or {}) if getattr(processor, "do_resize", False) else {}
     if size and (size.get("height"), size.get("width")) != (height, width):

@@ -69,6 +69,20 @@ class ImageTask(Task):
         """Another model or another size."""
         return "choose a model made for them, or resize with --image_size"
 
+    @property
+    def probe_rows(self) -> int:
+        """Not as many as there are classes: logits and labels of another loss must not fit together by accident."""
+        return 3 if len(self.label_names) == 2 else 2
+
+    def logits_shape(self, rows: int) -> tuple[int | None, ...]:
+        """(images, classes)."""
+        return rows, len(self.label_names)
+
+    @property
+    def logits_in_words(self) -> str:
+        """One for each class."""
+        return f"one for each image and each of its {len(self.label_names)} classes"
+
     def callbacks(self) -> list[TrainerCallback]:
         """The one that tells the augmentation seed and epoch."""
         return [AugmentationCallback()]
@@ -126,10 +140,10 @@ def image_task(
     notes = [*loaded.notes, *notes]
     processor = None
     if checkpoint is not None:
-        config = load_pretrained(AutoConfig, checkpoint, "image classifier")
+        config = load_pretrained(AutoConfig, checkpoint, "image classifier", model)
         splits, grey = _in_channels_of(config, checkpoint, splits)
         notes += grey
-        processor = load_image_processor(checkpoint)
+        processor = load_image_processor(checkpoint, model)
         if processor is None:
             notes.append("The model has no image processor: the images are normalised by their own statistics.")
     mean, std = channel_statistics(splits["train"].images)

@@ -1,7 +1,7 @@
 """The models that a task can be trained with."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from hf_critmom.errors import root_message
-from hf_critmom.tasks.arguments import ModelArguments
+from hf_critmom.tasks.arguments import CheckpointArguments, ModelArguments
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.image_task import ImageTask
-from hf_critmom.tasks.pretrained import load_pretrained
+from hf_critmom.tasks.pretrained import load_model, stored_dtype, torch_dtype
 from hf_critmom.tasks.resnet import CifarResNetConfig, CifarResNetForImageClassification
 from hf_critmom.tasks.task import Task
 from hf_critmom.tasks.text_task import TextTask
@@ -119,61 +119,102 @@ def build_model(task: Task, arguments: ModelArguments, seed: int) -> PreTrainedM
     """
     set_seed(seed)
     if arguments.model_name_or_path is not None:
-        return _PRETRAINED[type(task)](task, arguments.model_name_or_path)
-    spec = _model_spec(task, arguments)
+        return _PRETRAINED[type(task)](task, arguments.model_name_or_path, arguments)
+    spec, dtype = _model_spec(task, arguments), torch_dtype(arguments)
     try:
-        return spec.build(task, _sizes(spec, arguments))
+        return spec.build(task, _sizes(spec, arguments)).to(dtype)
     except ValueError as error:
         raise TaskError(str(error)) from None
 
 
 def model_record(task: Task, arguments: ModelArguments) -> dict[str, Any]:
-    """What identifies the model, as JSON: the checkpoint, or the name and the sizes."""
-    if arguments.model_name_or_path is not None:
-        return {"model_name_or_path": arguments.model_name_or_path}
-    spec = _model_spec(task, arguments)
-    return {"model": spec.name, **_sizes(spec, arguments)}
+    """What identifies the model, as JSON.
+
+    Of a checkpoint: its name, the number type of its weights in training, and the one that they are stored in where
+    that is known. Of a model from scratch: its name and sizes, and the number type if it is not float32.
+    """
+    if (name := arguments.model_name_or_path) is not None:
+        stored = stored_dtype(name, arguments)
+        dtype = stored or "float32" if arguments.dtype == "auto" else arguments.dtype
+        return {"model_name_or_path": name, "dtype": dtype, **({"stored_dtype": stored} if stored else {})}
+    spec, dtype = _model_spec(task, arguments), str(torch_dtype(arguments)).removeprefix("torch.")
+    return {"model": spec.name, **_sizes(spec, arguments), **({} if dtype == "float32" else {"dtype": dtype})}
+
+
+def completed_record(stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+    """A record of a model as this version would have written it.
+
+    Earlier versions recorded no number type: they trained a checkpoint in the one that it is stored in.
+
+    Args:
+        stored: What `model_record` returned when the work began, perhaps in an earlier version.
+        current: What it returns now.
+    """
+    if "model_name_or_path" not in stored or "dtype" in stored or "dtype" not in current:
+        return stored
+    known = {"stored_dtype": current["stored_dtype"]} if "stored_dtype" in current else {}
+    return {**stored, "dtype": current.get("stored_dtype", current["dtype"]), **known}
 
 
 def check_model(model: PreTrainedModel, task: Task) -> None:
-    """Runs two training examples through a model, as the Trainer would, before hours are spent on it.
+    """Runs a few training examples through a model, as the Trainer would, before hours are spent on it.
 
     Raises:
-        TaskError: If the model does not accept them or returns no finite loss.
+        TaskError: If the model does not accept them, or returns no finite loss, or logits of another shape.
     """
+    rows = task.probe_rows
     training = model.training
     model.eval()
     try:
-        batch = task.collator(task.train.__getitems__([0, min(1, len(task.train) - 1)]))
+        batch = task.collator(task.train.__getitems__([row % len(task.train) for row in range(rows)]))
         with torch.no_grad():
             outputs = model(**batch)
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a network raises where shapes, types or devices do not fit
+        remedy = task.remedy if getattr(model, "dtype", None) == torch.float32 else "leave --dtype at float32"
         raise TaskError(
-            f"{type(model).__name__} cannot process {task.inputs_in_words} ({root_message(error)}): {task.remedy}."
+            f"{type(model).__name__} cannot process {task.inputs_in_words} ({root_message(error)}): {remedy}."
         ) from error
     finally:
         model.train(training)
-    loss = outputs.get("loss") if isinstance(outputs, dict) else None
-    if loss is None or not math.isfinite(float(loss)):
+    results = outputs if isinstance(outputs, dict) else {}
+    loss = results.get("loss")
+    if loss is None or loss.numel() != 1 or not math.isfinite(float(loss)):
+        found = "no loss" if loss is None else f"a loss of shape {tuple(loss.shape)}"
+        if loss is not None and loss.numel() == 1:
+            found = f"the loss {float(loss)}"
         raise TaskError(
-            f"{type(model).__name__} returned {'no loss' if loss is None else f'the loss {float(loss)}'} for labelled "
-            f"{task.example}s: expected a model that computes a finite loss from labels, such as those of the Auto "
-            "classes."
+            f"{type(model).__name__} returned {found} for labelled {task.example}s: expected a model that computes a "
+            "finite loss from labels, such as those of the Auto classes."
+        )
+    logits = results.get("logits")
+    if not isinstance(logits, torch.Tensor) or not _fits(logits.shape, task.logits_shape(rows)):
+        found = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else "no logits"
+        raise TaskError(
+            f"{type(model).__name__} returned {found} for {rows} {task.example}s, and {task.name} needs "
+            f"{task.logits_in_words}: {task.remedy}."
         )
 
 
-def _pretrained_classifier(task: ImageTask, name_or_path: str) -> PreTrainedModel:
-    return load_pretrained(
+def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
+    if len(shape) != len(expected):
+        return False
+    return all(wanted in (None, size) for size, wanted in zip(shape, expected, strict=True))
+
+
+def _pretrained_classifier(task: ImageTask, name_or_path: str, loading: CheckpointArguments) -> PreTrainedModel:
+    return load_model(
         AutoModelForImageClassification,
         name_or_path,
         "image classifier",
+        loading,
         ignore_mismatched_sizes=True,
+        problem_type="single_label_classification",  # whatever loss the checkpoint was trained with
         **_labels(task),
     )
 
 
-def _pretrained_language_model(task: TextTask, name_or_path: str) -> PreTrainedModel:
-    model = load_pretrained(AutoModelForCausalLM, name_or_path, "causal language model")
+def _pretrained_language_model(task: TextTask, name_or_path: str, loading: CheckpointArguments) -> PreTrainedModel:
+    model = load_model(AutoModelForCausalLM, name_or_path, "causal language model", loading)
     embedded, tokens = model.get_input_embeddings().num_embeddings, task.vocab_size
     if tokens > embedded:
         raise TaskError(
@@ -199,7 +240,7 @@ def _with_counted_loss(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-_PRETRAINED: dict[type[Task], Callable[[Any, str], PreTrainedModel]] = {
+_PRETRAINED: dict[type[Task], Callable[[Any, str, CheckpointArguments], PreTrainedModel]] = {
     ImageTask: _pretrained_classifier,
     TextTask: _pretrained_language_model,
 }

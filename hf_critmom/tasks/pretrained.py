@@ -1,50 +1,122 @@
-"""What is loaded from checkpoints, with one sentence where it cannot be."""
+"""Configurations, models and processors of checkpoints, with one sentence where they cannot be loaded."""
 
 from typing import Any
 
-from transformers import AutoImageProcessor
+import torch
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.image_processing_auto import get_image_processor_config
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from hf_critmom.errors import root_message
+from hf_critmom.tasks.arguments import DTYPES, CheckpointArguments
 from hf_critmom.tasks.errors import TaskError
 
 
-def load_pretrained(auto: Any, name_or_path: str, what: str, **options: Any) -> Any:
-    """``auto.from_pretrained(name_or_path, **options)``.
+def load_pretrained(auto: Any, name_or_path: str, what: str, loading: CheckpointArguments, **kwargs: Any) -> Any:
+    """``auto.from_pretrained(name_or_path, **kwargs)``, without running code of the checkpoint unless told to.
 
     Args:
         auto: An Auto class.
         name_or_path: A folder or a name on the Hub.
         what: What is loaded, for the message.
-        **options: For ``from_pretrained``.
+        loading: Whether code that comes with the checkpoint may run.
+        **kwargs: For ``from_pretrained``.
 
     Raises:
-        TaskError: If there is none or it is damaged.
+        TaskError: If there is none, it is damaged, or it needs code of its own that may not run.
     """
     try:
-        return auto.from_pretrained(name_or_path, **options)
+        # Left out, Transformers would ask for permission on the terminal.
+        return auto.from_pretrained(name_or_path, trust_remote_code=loading.trust_remote_code, **kwargs)
     except Exception as error:  # readers of weights raise errors of their own; the sentence keeps what it was
+        _check_remote_code(error, name_or_path, loading)
         raise TaskError(
             f"No {what} could be loaded from {name_or_path!r} ({root_message(error)}): expected a folder that "
             "save_pretrained wrote, or the name of a model on the Hub."
         ) from error
 
 
-def load_image_processor(name_or_path: str) -> Any:
+def load_model(auto: Any, name_or_path: str, what: str, loading: CheckpointArguments, **kwargs: Any) -> Any:
+    """The same for a model, whose weights get the number type that ``loading`` names.
+
+    Without it, Transformers would keep the one that they are stored in, and training in plain half precision rounds
+    most of the updates of small steps away.
+
+    Raises:
+        TaskError: As `load_pretrained`, or if there is no such number type.
+    """
+    dtype = "auto" if loading.dtype == "auto" else torch_dtype(loading)
+    return load_pretrained(auto, name_or_path, what, loading, dtype=dtype, **kwargs)
+
+
+def torch_dtype(loading: CheckpointArguments) -> torch.dtype:
+    """The number type of weights that are not loaded, or not in the type that they are stored in.
+
+    Raises:
+        TaskError: If there is none of the name.
+    """
+    if loading.dtype not in DTYPES:
+        raise TaskError(f"Unknown --dtype {loading.dtype!r}: choose one of {', '.join(DTYPES)}.")
+    return torch.float32 if loading.dtype == "auto" else getattr(torch, loading.dtype)
+
+
+def stored_dtype(name_or_path: str, loading: CheckpointArguments) -> str | None:
+    """Name of the number type that a checkpoint says it is stored in; None if it does not say so."""
+    config = load_pretrained(AutoConfig, name_or_path, "configuration", loading)
+    dtype = getattr(config, "dtype", None)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def load_tokenizer(name_or_path: str, loading: CheckpointArguments) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        TaskError: If there is none, or it is of a class that only code of the checkpoint defines: Transformers would
+            take another class in its place without a word.
+    """
+    if not loading.trust_remote_code and _has_own_tokenizer(name_or_path):
+        raise _own_code(name_or_path)
+    return load_pretrained(AutoTokenizer, name_or_path, "tokenizer", loading)
+
+
+def load_image_processor(name_or_path: str, loading: CheckpointArguments) -> Any:
     """The image processor that a checkpoint came with; None if it came without.
 
     Raises:
         TaskError: If it cannot be used.
     """
     try:
-        return AutoImageProcessor.from_pretrained(name_or_path)
+        return AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=loading.trust_remote_code)
     except Exception as error:  # it raises whatever the values in its file raise
+        _check_remote_code(error, name_or_path, loading)
         if not _has_image_processor(name_or_path):
             return None
         raise TaskError(
             f"The image processor of {name_or_path!r} cannot be used ({root_message(error)}): repair its "
             "preprocessor_config.json, or remove it to normalise by the data's own statistics."
         ) from error
+
+
+def _check_remote_code(error: Exception, name_or_path: str, loading: CheckpointArguments) -> None:
+    """Says so where a checkpoint was refused because of code of its own."""
+    if "trust_remote_code" in str(error) and not loading.trust_remote_code:
+        raise _own_code(name_or_path) from error
+
+
+def _own_code(name_or_path: str) -> TaskError:
+    return TaskError(
+        f"{name_or_path!r} comes with Python code of its own, which is not run unless you say so: read the code, then "
+        "give --trust_remote_code if you trust it."
+    )
+
+
+def _has_own_tokenizer(name_or_path: str) -> bool:
+    try:
+        config = get_tokenizer_config(name_or_path)
+    except (OSError, ValueError):  # loading the tokenizer says what is wrong
+        return False
+    return "auto_map" in config and not hasattr(transformers, str(config.get("tokenizer_class")))
 
 
 def _has_image_processor(name_or_path: str) -> bool:

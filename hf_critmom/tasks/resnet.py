@@ -91,7 +91,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
         Returns:
             Loss (if there are labels) and logits (batch, classes).
         """
-        logits = self.resnet(pixel_values)
+        logits = self.resnet(pixel_values.to(self.dtype))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)

@@ -97,6 +97,20 @@ class Task(ABC):
     def remedy(self) -> str:
         """What to do where a model cannot take that, for messages."""
 
+    @property
+    def probe_rows(self) -> int:
+        """Number of examples that a model is tried on."""
+        return 2
+
+    @abstractmethod
+    def logits_shape(self, rows: int) -> tuple[int | None, ...]:
+        """Shape of the logits of a model for so many examples; None: any size."""
+
+    @property
+    @abstractmethod
+    def logits_in_words(self) -> str:
+        """What the logits must be, for messages."""
+
     def callbacks(self) -> list[TrainerCallback]:
         """Callbacks that training on this task needs."""
         return []

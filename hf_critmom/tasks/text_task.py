@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 from hf_critmom.tasks.arguments import DataArguments, ModelArguments
 from hf_critmom.tasks.blocks import BlockDataset, blocks_of, tokens_of
 from hf_critmom.tasks.corpora import Corpus
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.metrics import language_metrics, token_statistics
-from hf_critmom.tasks.pretrained import load_pretrained
+from hf_critmom.tasks.pretrained import load_tokenizer
 from hf_critmom.tasks.splits import cut_to_size, held_out_share
 from hf_critmom.tasks.task import ComputeMetrics, Task
 
@@ -74,6 +74,15 @@ class TextTask(Task):
         """Another model or shorter blocks."""
         return "choose a causal language model, or a smaller --block_size"
 
+    def logits_shape(self, rows: int) -> tuple[int | None, ...]:
+        """(blocks, tokens, vocabulary)."""
+        return rows, self.block_size, None
+
+    @property
+    def logits_in_words(self) -> str:
+        """One for each token of the vocabulary at every place."""
+        return "one for each token of the vocabulary at every place of a block"
+
     def description(self) -> dict[str, Any]:
         """Tokens, sizes and fingerprints of the splits."""
         return {
@@ -113,7 +122,7 @@ def _tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
     named = model.tokenizer_name or model.model_name_or_path
     if named is None:
         return ByT5Tokenizer(extra_ids=0)
-    tokenizer = load_pretrained(AutoTokenizer, named, "tokenizer")
+    tokenizer = load_tokenizer(named, model)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make of a folder that has none
         raise TaskError(f"{named!r} holds no vocabulary of a tokenizer: name one with --tokenizer_name.")
     return tokenizer

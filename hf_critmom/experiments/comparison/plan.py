@@ -1,5 +1,6 @@
 """The plan of a comparison: written before the first run, compared with what is asked for at every later command."""
 
+import dataclasses
 import itertools
 import json
 from dataclasses import dataclass, field, fields
@@ -11,6 +12,7 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.storage.files import create_or_open_folder, write_json
 from hf_critmom.storage.locks import locked
 from hf_critmom.storage.plan import differences
+from hf_critmom.tasks import completed_record
 
 PLAN_FILE = "comparison.json"
 
@@ -171,6 +173,7 @@ def _stored(plan: Plan, folder: Path) -> Plan | None:
     if not (folder / PLAN_FILE).exists():
         return None
     stored = Plan.read(folder)
+    stored = dataclasses.replace(stored, model=completed_record(stored.model, plan.model))
     if different := stored.differences(plan):
         raise ComparisonError(
             f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): "

@@ -266,6 +266,7 @@ def _section(
         unit=first.attribution.unit,
         confidence=f"{first.attribution.confidence:.0%}",
         num_top=settings["num_top_groups"],
+        dtype=settings.get("dtype"),
         initial="" if first.initial is None else f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
         corrupted=settings["corruption"] is not None,
         source=task["source"],

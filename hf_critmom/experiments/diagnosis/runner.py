@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,16 @@ from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
 from hf_critmom.experiments.diagnosis.study import Study, make_study
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import create_or_open_folder, write_json
-from hf_critmom.tasks import DataArguments, ImageTask, Task, corrupt, load_checkpoint, load_task_of, parse_corruption
+from hf_critmom.tasks import (
+    CheckpointArguments,
+    DataArguments,
+    ImageTask,
+    Task,
+    corrupt,
+    load_checkpoint,
+    load_task_of,
+    parse_corruption,
+)
 from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.training.history import read_history
 
@@ -56,6 +65,7 @@ class AttributionRequest:
     subjects: Sequence[Subject]
     attribution: AttributionArguments
     data: DataArguments
+    loading: CheckpointArguments = field(default_factory=CheckpointArguments)
     command: str = ""
 
 
@@ -112,13 +122,13 @@ def run_attribution(asked: AttributionRequest) -> Path:
     corruption, severities = (None, (0,)) if args.corruption is None else parse_corruption(args.corruption)
     if len(severities) > 1:
         severities = (0, *severities)  # the clean images beside them
-    task = load_task_of(asked.subjects[0].path, asked.data)
+    task = load_task_of(asked.subjects[0].path, asked.data, asked.loading)
     task.split(args.split)
     if args.corruption is not None and not isinstance(task, ImageTask):
         raise DiagnosisError(f"--corruption {args.corruption} corrupts images, and {task.name} has none: leave it out.")
     digests = _check_checkpoints(asked, task)
     folder = Path(str(args.output_dir))
-    settings = _settings(args, task)
+    settings = _settings(args, asked.loading, task)
     stored = _settle(folder, settings, digests, write=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     results: list[Result] = []
@@ -131,7 +141,7 @@ def run_attribution(asked: AttributionRequest) -> Path:
                 results.append(stored[subject.label])
                 progress.advance(steps, len(severities))
                 continue
-            model, own_task = load_checkpoint(subject.path, task)
+            model, own_task = load_checkpoint(subject.path, task, asked.loading)
             studies = []
             for severity in severities:
                 progress.update(
@@ -207,7 +217,7 @@ def _check_checkpoints(asked: AttributionRequest, task: Task) -> dict[str, str]:
                 f"{asked.attribution.split} split may hold some of those: give the data flags that it was trained with "
                 f"({subject.trained_by})."
             )
-        model, _ = load_checkpoint(subject.path, task)
+        model, _ = load_checkpoint(subject.path, task, asked.loading)
         groups_of[subject.label] = layer_groups(model, asked.attribution.groups).names
         digests[subject.label] = _digest(model)
     first = next(iter(groups_of))
@@ -257,12 +267,12 @@ def _study(
     )
 
 
-def _settings(args: AttributionArguments, task: Task) -> dict[str, Any]:
+def _settings(args: AttributionArguments, loading: CheckpointArguments, task: Task) -> dict[str, Any]:
     """What results depend on, as JSON."""
     chosen = asdict(args)
     for name in ("output_dir", "use_cpu", "per_device_eval_batch_size"):
         del chosen[name]
-    return json.loads(json.dumps({"task": task.description(), **chosen}))
+    return json.loads(json.dumps({"task": task.description(), "dtype": loading.dtype, **chosen}))
 
 
 def _settle(folder: Path, settings: dict[str, Any], digests: dict[str, str], *, write: bool) -> dict[str, Result]:
@@ -271,6 +281,7 @@ def _settle(folder: Path, settings: dict[str, Any], digests: dict[str, str], *, 
         create_or_open_folder(folder, "attribution", RESULTS_FILE, DiagnosisError, write=write)
         return {}
     content, results = read_results(folder)
+    content["settings"].setdefault("dtype", settings["dtype"])  # earlier versions kept the digests of the weights only
     different = [name for name in settings if content["settings"].get(name) != settings[name]]
     different += [result.label for result in results if digests.get(result.label) != result.sha256]
     if different:

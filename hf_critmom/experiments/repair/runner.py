@@ -535,6 +535,8 @@ def _settle(plan: dict[str, Any], folder: Path, command: str) -> None:
             {name: value for name, value in content.items() if name not in ("versions", "command", "checkpoint")}
             for content in (stored, plan)  # the checkpoint is known by its weights, wherever it lies
         )
+        if "dtype" in current:  # earlier versions did not record it, and the digest of the weights tells another one
+            decisive.setdefault("dtype", current["dtype"])
         if different := differences("repair", decisive, current):
             raise DiagnosisError(
                 f"{folder} holds a different repair ({'; '.join(different)}; stored first): repeat its command to "
