@@ -3,15 +3,23 @@
 This module imports nothing heavy: help, version and errors of the command line answer without importing torch.
 """
 
+import difflib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
+from hf_critmom import __version__
 from hf_critmom.errors import InputError
 
 PROGRAM = "hf-critmom"
+CONTINUES = "the same command continues it; everything that is finished is kept"
+REPEAT = "repeat the command; nothing was lost"
 
 
 @dataclass(frozen=True)
@@ -21,45 +29,44 @@ class Command:
     Attributes:
         usage: Its arguments, for the overview.
         help: What it does, in a line.
-        module: Module in this package, with a function ``main(argv) -> int``.
+        interrupted: What to do after an interruption; empty for a command that handles signals itself.
     """
 
     usage: str
     help: str
-    module: str
-
-    def main(self) -> Callable[[list[str]], int]:
-        """The function that runs the subcommand."""
-        return importlib.import_module(f"hf_critmom.commands.{self.module}").main
+    interrupted: str = REPEAT
 
 
 COMMANDS: dict[str, Command] = {
     "run": Command(
         "SCRIPT [ARGS...] | -m MODULE [ARGS...]",
-        "run an unmodified training script with the optimizers registered",
-        "run",
+        "run an unmodified training script with the optimizer names registered",
+        interrupted="",
     ),
     "compare": Command(
-        "[--task NAME_OR_DATASET] [--arms ...] [...]", "compare methods on a task, or continue a comparison", "compare"
+        "[--task NAME_OR_DATASET] [--arms ...] [...]",
+        "compare optimizers on a task, or continue a comparison",
+        interrupted=CONTINUES,
     ),
-    "report": Command("DIR", "rebuild the report of a comparison from its results", "report"),
+    "report": Command("DIR", "rebuild the report of a comparison from its results"),
     "attribute": Command(
         "CHECKPOINT [CHECKPOINT ...] [--task ...] [...]",
         "find the layers that the remaining mistakes lie in",
-        "attribute",
+        interrupted=CONTINUES,
     ),
     "repair": Command(
         "CHECKPOINT [--task ...] [--groups auto|NAMES] [--controls]",
         "retrain the layers to blame, and verify",
-        "repair",
+        interrupted=CONTINUES,
     ),
     "drift": Command(
-        "DIR [--corruptions ...] [--max_eval_samples N]", "test a comparison's networks on corrupted images", "drift"
+        "DIR [--corruptions ...] [--max_eval_samples N]",
+        "test a comparison's networks on corrupted images",
+        interrupted=CONTINUES,
     ),
-    "push": Command(
-        "DIR REPO_ID [--private] [--dry_run] [...]", "bring a comparison and one of its models to the Hub", "push"
-    ),
+    "push": Command("DIR REPO_ID [--private] [--dry_run] [...]", "push a comparison and one of its models to the Hub"),
 }
+"""The subcommands; each is the function ``main`` of the module of the same name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,26 +76,96 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Command-line arguments; ``sys.argv[1:]`` by default.
 
     Returns:
-        The exit status: 0, or 2 for input that cannot be used, with one sentence on standard error.
+        The exit status: 0; 2 for input that cannot be used, with one sentence on standard error; 130 after Ctrl-C and
+        143 after SIGTERM.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # so that flushing at exit does not fail once more
+        return 141
+
+
+def _main(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(usage())
+        sys.stdout.flush()
         return 0 if args else 2
+    if args[0] == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return 0
     name, rest = args[0], args[1:]
     if name not in COMMANDS:
-        print(f"{PROGRAM}: error: unknown command {name!r}: choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
-        return 2
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}? The commands are" if near else "choose one of"
+        return _fail(program(), f"unknown command {name!r}: {hint} {', '.join(COMMANDS)}.")
+    command = COMMANDS[name]
+    if not command.interrupted:
+        return _run(name, rest)
     try:
-        return COMMANDS[name].main()(rest)
-    except InputError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes on a machine, one says it
-            print(f"{PROGRAM} {name}: error: {error}", file=sys.stderr)
-        return 2
+        with _sigterm_raises():
+            return _run(name, rest)
+    except _Terminated:
+        return _fail(f"{program()} {name}", f"terminated: {command.interrupted}.", status=143)
+    except KeyboardInterrupt:
+        return _fail(f"{program()} {name}", f"interrupted: {command.interrupted}.", status=130)
+
+
+def program() -> str:
+    """The program as it was called: ``hf-critmom``, ``python -m hf_critmom`` or ``hf critmom``.
+
+    The Hub's command line starts its extensions from its own folder of them.
+    """
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py" and called.parent.name == "hf_critmom":
+        return "python -m hf_critmom"
+    return "hf critmom" if "extensions" in called.parts and "hf" in called.parts else PROGRAM
 
 
 def usage() -> str:
     """The overview of the subcommands."""
-    lines = [f"usage: {PROGRAM} COMMAND ...", "", "Critically damped momentum for Hugging Face Transformers.", ""]
-    lines += [f"  {PROGRAM} {name} {command.usage}: {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help tells more."])
+    lines = [f"usage: {program()} COMMAND ...", "", "Critically damped momentum for Hugging Face Transformers.", ""]
+    for name, command in COMMANDS.items():
+        lines += [f"  {program()} {name} {command.usage}", f"      {command.help}"]
+    return "\n".join([*lines, "", f"{program()} COMMAND --help tells more; {program()} --version tells the version."])
+
+
+def _run(name: str, argv: list[str]) -> int:
+    run: Callable[[list[str]], int] = importlib.import_module(f"hf_critmom.commands.{name}").main
+    try:
+        return run(argv)
+    except InputError as error:
+        return _fail(f"{program()} {name}", f"error: {error}")
+
+
+def _fail(where: str, message: str, *, status: int = 2) -> int:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes on a machine, one says it
+        text = message if message.startswith(("error: ", "interrupted", "terminated")) else f"error: {message}"
+        print(f"{where}: {text}", file=sys.stderr)
+    return status
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: locks are released, and partial files removed."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Makes SIGTERM end this process, but not those that it forks, by an exception."""
+    process = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # signals are handled in the main thread only
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -37,7 +37,12 @@ def parse_attribution(argv: list[str]) -> AttributionRequest:
     Raises:
         InputError: If a flag's value cannot be used, or a checkpoint is named twice.
     """
-    parser = dataclass_parser("attribute", (AttributionArguments, DataArguments, CheckpointArguments))
+    parser = dataclass_parser(
+        "attribute",
+        (AttributionArguments, DataArguments, CheckpointArguments),
+        usage="CHECKPOINT [CHECKPOINT ...] [--task NAME_OR_DATASET] [flags]",
+        description="Find the layer groups in which the gradients on misclassified examples are largest.",
+    )
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or name on the Hub"
     )

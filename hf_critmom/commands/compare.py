@@ -31,7 +31,12 @@ def parse_comparison(argv: list[str]) -> Comparison:
     """
     dataclass_types = (ComparisonArguments, DataArguments, ModelArguments, ComparisonTrainingArguments)
     # Abbreviated flags would slip past the first, partial parse that finds the task.
-    parser = dataclass_parser("compare", dataclass_types)
+    parser = dataclass_parser(
+        "compare",
+        dataclass_types,
+        usage="[--task NAME_OR_DATASET] [--arms ARM ...] [flags]",
+        description="Compare optimizers on a task, or continue a comparison: the same command runs what is missing.",
+    )
     task_parser = dataclass_parser("compare", (DataArguments, ModelArguments), add_help=False)
     flags = [arg for arg in argv if arg not in ("-h", "--help")]
     data, model, _ = task_parser.parse_args_into_dataclasses(flags, return_remaining_strings=True)

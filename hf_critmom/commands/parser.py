@@ -1,12 +1,15 @@
 """The parser that the subcommands share, and what all of them do before and after their work."""
 
+import argparse
+import inspect
 import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hf_critmom.commands import PROGRAM
+from hf_critmom.commands import program
 from hf_critmom.errors import InputError, root_message
 from hf_critmom.storage.commands import recorded_arguments
 
@@ -32,23 +35,96 @@ class Parser(_ErrorsInOneSentence, ArgumentParser):
     """
 
     def __init__(self, command: str, description: str) -> None:
-        super().__init__(prog=f"{PROGRAM} {command}", description=description, allow_abbrev=False)
+        super().__init__(prog=f"{program()} {command}", description=description, allow_abbrev=False)
 
 
-def dataclass_parser(command: str, dataclass_types: Sequence[type], **kwargs: Any) -> "HfArgumentParser":
+def dataclass_parser(
+    command: str, dataclass_types: Sequence[type], *, usage: str = "", description: str = "", add_help: bool = True
+) -> "HfArgumentParser":
     """The parser of a subcommand whose flags are the fields of dataclasses, `TrainingArguments` among them.
+
+    Its help shows our own flags by dataclass, under the title that the dataclass has as ``_argument_group_name``; the
+    flags that are `TrainingArguments`' own are shown by ``--help_all`` only.
 
     Args:
         command: Name of the subcommand.
         dataclass_types: The dataclasses.
-        kwargs: Passed to the parser.
+        usage: Arguments in the first line of its help.
+        description: What it does.
+        add_help: Whether it answers ``--help``.
     """
-    from transformers import HfArgumentParser
+    from transformers import HfArgumentParser, TrainingArguments
+
+    inherited = {
+        part.name
+        for dataclass_type in dataclass_types
+        if issubclass(dataclass_type, TrainingArguments)
+        for part in fields(dataclass_type)
+        if part.name in TrainingArguments.__dataclass_fields__ and not _is_ours(dataclass_type, part.name)
+    }
+
+    hidden = set(inherited)
+
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+        """Leaves out the flags that are hidden."""
+
+        def add_argument(self, action: argparse.Action) -> None:
+            if action.dest not in hidden:
+                super().add_argument(action)
+
+        def _format_action_invocation(self, action: argparse.Action) -> str:
+            """A flag by its first spelling, with a short placeholder; others are accepted all the same."""
+            if not action.option_strings or action.nargs == 0:
+                return super()._format_action_invocation(action)
+            placeholder = _PLACEHOLDERS.get(action.type or str, "VALUE")
+            if action.choices is not None:
+                placeholder = "|".join(map(str, action.choices)) if len(list(action.choices)) < 6 else "NAME"
+            several = f" [{placeholder} ...]" if action.nargs in ("+", "*") else ""
+            return f"{action.option_strings[0]} {placeholder}{several}"
+
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            return action.help if action.default is None else super()._get_help_string(action)
+
+    class ShowAll(argparse.Action):
+        """Shows the help with every flag."""
+
+        def __call__(self, parser: ArgumentParser, *args: Any, **kwargs: Any) -> None:
+            hidden.clear()
+            parser.print_help()
+            parser.exit()
 
     class DataclassParser(_ErrorsInOneSentence, HfArgumentParser):
         pass
 
-    return DataclassParser(dataclass_types, prog=f"{PROGRAM} {command}", allow_abbrev=False, **kwargs)
+    parser = DataclassParser(
+        dataclass_types,
+        prog=f"{program()} {command}",
+        usage=f"{program()} {command} {usage or '[flags]'}",
+        description=description or None,
+        formatter_class=Formatter,
+        allow_abbrev=False,
+        add_help=add_help,
+    )
+    if add_help:
+        parser.add_argument(
+            "--help_all",
+            action=ShowAll,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="show this help message with all flags of TrainingArguments, and exit",
+        )
+    return parser
+
+
+_PLACEHOLDERS: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT"}
+
+
+def _is_ours(dataclass_type: type, name: str) -> bool:
+    """Whether a subclass of `TrainingArguments` declares a field itself."""
+    from transformers import TrainingArguments
+
+    classes = dataclass_type.__mro__[: dataclass_type.__mro__.index(TrainingArguments)]
+    return any(name in inspect.get_annotations(one) for one in classes)
 
 
 def parse_dataclasses(parser: "HfArgumentParser", argv: Sequence[str]) -> tuple[Any, ...]:

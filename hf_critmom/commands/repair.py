@@ -65,7 +65,12 @@ def parse_repair(
         InputError: If a flag's value cannot be used.
     """
     dataclass_types = (RepairArguments, DataArguments, CheckpointArguments, RepairTrainingArguments)
-    parser = dataclass_parser("repair", dataclass_types)
+    parser = dataclass_parser(
+        "repair",
+        dataclass_types,
+        usage="CHECKPOINT [--groups auto|NAMES] [--controls] [flags]",
+        description="Retrain the layer groups that a network's errors are blamed on, and verify what that did.",
+    )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint, or its name on the Hub")
     checkpoint = parser.parse_known_args(argv)[0].checkpoint
     name = Path(checkpoint).absolute().name if Path(checkpoint).exists() else checkpoint.rpartition("/")[2]

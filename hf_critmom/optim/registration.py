@@ -24,45 +24,79 @@ def register() -> None:
     Raises:
         RegistrationError: If the installed Transformers cannot be extended this way.
     """
-    names, handlers = _extension_points()
+    register_names()
+    register_handlers()
+
+
+def register_names() -> None:
+    """Adds the names to the enum of optimizer names; ``transformers.training_args`` must be imported.
+
+    Raises:
+        RegistrationError: If the installed Transformers cannot be extended this way.
+    """
+    names = _names()
     for name in OPTIMIZERS:
         member = _add_member(names, name)
         # Where hf_critmom is not yet imported, unpickling imports it; where it is not installed, the error names it.
         member.__reduce_ex__ = lambda protocol, name=name: (optimizer_name, (name,))
-        handlers[member] = _handler
+
+
+def register_handlers() -> None:
+    """Adds the handlers by which the Trainer builds our optimizers.
+
+    Raises:
+        RegistrationError: If the installed Transformers cannot be extended this way.
+    """
+    names, handlers = _names(), _handlers()
+    for name in OPTIMIZERS:
+        handlers[_add_member(names, name)] = _handler
 
 
 def optimizer_name(value: str) -> Any:
     """The registered enum member of a name; pickled training arguments call this, so they register on loading."""
     register()
-    return _extension_points()[0](value)
+    return _names()(value)
 
 
-def _extension_points() -> tuple[Any, dict[Any, Any]]:
-    """The enum of optimizer names and the table of handlers, after checking that both are what we expect."""
+def _names() -> Any:
+    """The enum of optimizer names, after checking that it is what we expect."""
     try:
         from transformers import training_args
-        from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as handlers
 
         names: Any = training_args.OptimizerNames
-        handlers[names("sgd")]
         intact = (
             isinstance(names, EnumMeta)
             and str in names.__mro__
-            and isinstance(handlers, dict)
             and isinstance(names._member_map_, dict)
             and isinstance(names._member_names_, list)
             and isinstance(names._value2member_map_, dict)
         )
-    except (ImportError, AttributeError, KeyError, TypeError, ValueError):
+    except (ImportError, AttributeError, TypeError):
         intact = False
     if not intact:
-        raise RegistrationError(
-            f"Transformers {transformers.__version__} names its optimizers in a way unknown to hf-critmom, "
-            f"so --optim {next(iter(OPTIMIZERS))} is not available: pass "
-            "Trainer(optimizer_cls_and_kwargs=hf_critmom.critmom_optimizer(args)) instead, or update hf-critmom."
-        )
-    return names, handlers
+        raise RegistrationError(_changed())
+    return names
+
+
+def _handlers() -> dict[Any, Any]:
+    """The Trainer's table of handlers, after checking that it is what we expect."""
+    try:
+        from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as handlers
+
+        intact = isinstance(handlers, dict) and _names()("sgd") in handlers
+    except (ImportError, AttributeError, TypeError, ValueError):
+        intact = False
+    if not intact:
+        raise RegistrationError(_changed())
+    return handlers
+
+
+def _changed() -> str:
+    return (
+        f"Transformers {transformers.__version__} names its optimizers in a way unknown to hf-critmom, "
+        f"so --optim {next(iter(OPTIMIZERS))} is not available: pass "
+        "Trainer(optimizer_cls_and_kwargs=hf_critmom.critmom_optimizer(args)) instead, or update hf-critmom."
+    )
 
 
 def _add_member(names: Any, value: str) -> Any:

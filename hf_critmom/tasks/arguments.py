@@ -1,6 +1,7 @@
 """What a task is made of, as flags: the data and the model. Names mean what they mean in the official examples."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -8,6 +9,8 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 @dataclass
 class DataArguments:
     """Flags that choose and cut the data."""
+
+    _argument_group_name: ClassVar[str] = "data"
 
     task: str = field(
         default="digits",
@@ -69,6 +72,8 @@ class DataArguments:
 class CheckpointArguments:
     """Flags that say how a model is loaded."""
 
+    _argument_group_name: ClassVar[str] = "checkpoint"
+
     dtype: str = field(
         default="float32",
         metadata={
@@ -87,6 +92,8 @@ class CheckpointArguments:
 @dataclass
 class ModelArguments(CheckpointArguments):
     """Flags that choose the model."""
+
+    _argument_group_name: ClassVar[str] = "model"
 
     model: str | None = field(
         default=None,

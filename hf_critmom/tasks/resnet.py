@@ -3,7 +3,6 @@
 import math
 
 import torch
-from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -45,6 +44,8 @@ class CifarResNetForImageClassification(PreTrainedModel):
         super().__init__(config)
         if config.width < 2 or config.width % 2:
             raise ValueError(f"The width of a ResNet must be an even number of channels, got {config.width}.")
+        from timm.models.resnet import BasicBlock, ResNet  # only here: every script that imports an Auto class comes by
+
         # timm fixes the stem's channels at 64 unless the stem is deep, where they are twice stem_width; so ask for a
         # deep one and then put the single 3x3 convolution in its place.
         self.resnet = ResNet(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import TrainingArguments
 
@@ -12,6 +13,8 @@ from hf_critmom.training.arguments import CommandTrainingArguments
 @dataclass
 class ComparisonArguments:
     """Flags that say what is compared."""
+
+    _argument_group_name: ClassVar[str] = "comparison"
 
     arms: list[str] = field(
         default_factory=lambda: ["constant", "matched", "critmom", "hybrid"],
@@ -53,6 +56,8 @@ class ComparisonArguments:
 @dataclass
 class ComparisonTrainingArguments(CommandTrainingArguments):
     """`TrainingArguments` with the defaults of a comparison; every one is a flag and is recorded with the results."""
+
+    _argument_group_name: ClassVar[str] = "training (--help_all shows all TrainingArguments)"
 
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the comparison; default: comparison-TASK in the current folder."}

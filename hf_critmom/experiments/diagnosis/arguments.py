@@ -1,6 +1,7 @@
 """Flags of the ``attribute`` command, beside those of the data."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hf_critmom.attribution.errors import DiagnosisError
 from hf_critmom.attribution.predictions import SELECTIONS
@@ -10,6 +11,8 @@ from hf_critmom.attribution.problems import TOP
 @dataclass
 class AttributionArguments:
     """Flags that say what is attributed, and how."""
+
+    _argument_group_name: ClassVar[str] = "attribution"
 
     split: str = field(
         default="validation", metadata={"help": "Split of the data: validation, test or train (not augmented)."}

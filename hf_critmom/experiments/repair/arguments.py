@@ -1,6 +1,7 @@
 """Flags of the ``repair`` command, beside those of the data."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hf_critmom.attribution.errors import DiagnosisError
 from hf_critmom.experiments.repair.runner import CONTROLS, SELECTIONS, RepairSettings
@@ -10,6 +11,8 @@ from hf_critmom.training.arguments import CommandTrainingArguments
 @dataclass
 class RepairArguments:
     """Flags that say what is repaired, and how the groups are chosen."""
+
+    _argument_group_name: ClassVar[str] = "repair"
 
     groups: list[str] = field(
         default_factory=lambda: ["auto"],
@@ -44,6 +47,8 @@ class RepairArguments:
 @dataclass
 class RepairTrainingArguments(CommandTrainingArguments):
     """`TrainingArguments` with the defaults of a treatment; every one is a flag and is recorded with the results."""
+
+    _argument_group_name: ClassVar[str] = "treatment (--help_all shows all TrainingArguments)"
 
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the repaired model; default: repair-CHECKPOINT here."}
