@@ -74,7 +74,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_an_unknown_public_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="attribute.*CritMomADAM"):
+    with pytest.raises(AttributeError, match=r"attribute.*CritMomADAM"):
         _ = hf_critmom.CritMomADAM
 
 
