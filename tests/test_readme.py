@@ -55,3 +55,8 @@ def test_the_commands_of_the_table_of_tasks_can_be_pasted(words: str) -> None:
 
 def test_every_task_of_the_table_has_a_command() -> None:
     assert len(COMPARISONS) >= len(table("task"))
+
+
+def test_the_integration_script_runs_the_test_command_of_the_readme() -> None:
+    (command,) = re.findall(r"^pip install .*pytest.*$", README, flags=re.MULTILINE)
+    assert command in (Path(__file__).parents[1] / ".ci" / "run").read_text(encoding="utf-8").splitlines()
