@@ -7,6 +7,7 @@ from .experiments.repair.runner import RepairSettings as RepairSettings
 from .experiments.repair.runner import repair_layers as repair_layers
 from .optim import IKFAD as IKFAD
 from .optim import CritMomAdamW as CritMomAdamW
+from .optim import CritMomQHM as CritMomQHM
 from .optim import CritMomSGD as CritMomSGD
 from .optim import critmom_optimizer as critmom_optimizer
 from .optim import register as register

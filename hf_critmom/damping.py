@@ -94,8 +94,41 @@ def critical_momentum(lr: float, *, rule: str = "linear", curvature: float = 1.0
     return min(max(momentum, 0.0), LARGEST_MOMENTUM)
 
 
-def damping_ratio(momentum: float, lr: float, *, rule: str = "linear", curvature: float = 1.0) -> float:
-    """The damping ratio of a heavy-ball step: below 1 underdamped, 1 critical, above 1 overdamped.
+def critical_nu(momentum: float, lr: float, *, curvature: float = 1.0) -> float:
+    """The immediate weight that makes a quasi-hyperbolic momentum step critically damped, at any constant momentum.
+
+    The step is ``v <- mu v + g``, ``theta <- theta - lr [nu v + (1 - nu) / (1 - mu) g]``; its mean step
+    ``h = lr / (1 - mu)`` does not depend on ``nu``. With ``nu = (1 - sqrt((1 - mu) / (h k)))^2 / mu`` the
+    characteristic polynomial at curvature ``k`` has the double root ``1 - sqrt(lr k)``.
+
+    Args:
+        momentum: Momentum ``mu``, in [0, 1).
+        lr: Learning rate of the step, finite and not negative.
+        curvature: Curvature ``k`` that is to be critically damped, positive.
+
+    Returns:
+        The weight, in [0, 1]: 0 (plain gradient descent of the same mean step) where ``h k <= 1 - mu``, for nothing
+        oscillates there, and 1 (heavy ball) from ``lr k = (1 + sqrt(mu))^2`` on, where the formula exceeds it. Above
+        ``lr k = 1`` the double root is negative: the step changes its sign each time, at any weight.
+
+    Raises:
+        ValueError: If ``momentum`` lies outside [0, 1), and as `critical_momentum`.
+
+    Source: Ma and Yarats, arXiv 1810.06801, for quasi-hyperbolic momentum; the critical weight is our own derivation,
+    checked numerically in the tests.
+    """
+    _check_momentum(momentum)
+    frequency = _frequency(lr, curvature)
+    if frequency <= 1.0 - momentum:
+        return 0.0
+    excess = (1.0 - (1.0 - momentum) / frequency) ** 2
+    return excess / momentum if excess < momentum else 1.0
+
+
+def damping_ratio(
+    momentum: float, lr: float, *, rule: str = "linear", curvature: float = 1.0, nu: float | None = None
+) -> float:
+    """The damping ratio of a momentum step: below 1 underdamped, 1 critical, above 1 overdamped.
 
     Under the default rule this is ``(1 - mu) / (2 sqrt(lr k))``. Every rule measures against itself: the
     ratio is 1 at its own critical momentum. The `exact` rule's ratio is below 1 if and only if the step
@@ -105,33 +138,39 @@ def damping_ratio(momentum: float, lr: float, *, rule: str = "linear", curvature
     Args:
         momentum: Momentum of the step, in [0, 1).
         lr: Learning rate of the step, finite and not negative.
-        rule: A name in `RULES`.
+        rule: A name in `RULES`; without effect where ``nu`` is given.
         curvature: Curvature ``k``, positive.
+        nu: The immediate weight of a quasi-hyperbolic momentum step, in [0, 1] (Nesterov's momentum is ``nu = mu``), or
+            None for a heavy ball. With it the ratio is that of the continuous oscillator whose samples the step's two
+            roots describe: below 1 if and only if the step oscillates, not positive where it diverges.
 
     Returns:
-        The ratio; infinite at ``lr`` 0, where friction acts on no force.
+        The ratio; infinite at ``lr`` 0, where friction acts on no force, and where a root is 0.
 
     Raises:
-        ValueError: As `critical_momentum`, and if ``momentum`` lies outside [0, 1).
+        ValueError: As `critical_momentum`, and if ``momentum`` lies outside [0, 1) or ``nu`` outside [0, 1].
     """
-    if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum must lie in [0, 1), got {momentum}.")
+    _check_momentum(momentum)
     frequency = _frequency(lr, curvature)
+    if nu is not None:
+        return _ratio_of_roots(momentum, nu, frequency) if frequency > 0.0 else math.inf
     critical_frequency = rule_named(rule).frequency(momentum)
     return critical_frequency / frequency if frequency > 0.0 else math.inf
 
 
-def damping_regime(momentum: float, lr: float, *, rule: str = "linear", curvature: float = 1.0) -> Regime:
-    """Names the regime of a heavy-ball step; arguments and errors are those of `damping_ratio`.
+def damping_regime(
+    momentum: float, lr: float, *, rule: str = "linear", curvature: float = 1.0, nu: float | None = None
+) -> Regime:
+    """Names the regime of a momentum step; arguments and errors are those of `damping_ratio`.
 
     "critical" allows for rounding: momenta that differ from the rule's own by a few units in the last place, or
     whose ratio differs from 1 by less than one part in a million. So a step at ``lr`` 0 with the momentum of
     `critical_momentum` is critical, although nothing moves there.
     """
-    ratio = damping_ratio(momentum, lr, rule=rule, curvature=curvature)
+    ratio = damping_ratio(momentum, lr, rule=rule, curvature=curvature, nu=nu)
     critical = critical_momentum(lr, rule=rule, curvature=curvature)
     same_momentum = critical > 0.0 and math.isclose(momentum, critical, rel_tol=0.0, abs_tol=4 * math.ulp(1.0))
-    if same_momentum or math.isclose(ratio, 1.0, rel_tol=1e-6):
+    if (nu is None and same_momentum) or math.isclose(ratio, 1.0, rel_tol=1e-6):
         return "critical"
     return "underdamped" if ratio < 1.0 else "overdamped"
 
@@ -142,6 +181,40 @@ def rule_named(name: str) -> Rule:
         return RULES[name]
     except (KeyError, TypeError):
         raise ValueError(f"Unknown rule {name!r}: choose one of {', '.join(RULES)}.") from None
+
+
+def _ratio_of_roots(momentum: float, nu: float, frequency: float) -> float:
+    """The damping ratio of a quasi-hyperbolic step from the roots ``z`` of its characteristic polynomial.
+
+    A continuous oscillator sampled once a step has ``ln z = -zeta w +- i w sqrt(1 - zeta^2)``. Our own derivation: the
+    polynomial is ``z^2 - (1 + mu - lr k (nu + c)) z + mu (1 - lr k c)`` with ``c = (1 - nu) / (1 - mu)``.
+    """
+    if not 0.0 <= nu <= 1.0:
+        raise ValueError(f"nu must lie in [0, 1], got {nu}.")
+    immediate = frequency**2 * (1.0 - nu) / (1.0 - momentum)
+    half_trace = (1.0 + momentum - frequency**2 * nu - immediate) / 2.0
+    determinant = momentum * (1.0 - immediate)
+    discriminant = half_trace**2 - determinant
+    if discriminant < 0.0:
+        decay, angle = -math.log(determinant) / 2.0, math.acos(half_trace / math.sqrt(determinant))
+        return decay / math.hypot(decay, angle)
+    larger = abs(half_trace) + math.sqrt(discriminant)  # in absolute value
+    if larger == 0.0:
+        return 1.0  # a double root at 0: at rest after two steps
+    negative = larger if half_trace < 0.0 else max(-determinant / larger, 0.0)
+    if negative > 0.0:  # it changes its sign at every step
+        decay = -math.log(negative)
+        return decay / math.hypot(decay, math.pi)
+    smaller = determinant / larger
+    if smaller <= 0.0:
+        return math.inf
+    slow, fast = -math.log(larger), -math.log(smaller)
+    return (slow + fast) / (2.0 * math.sqrt(slow * fast))
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum}.")
 
 
 def _frequency(lr: float, curvature: float) -> float:

@@ -36,7 +36,7 @@ def test_the_table_of_optimizers_is_complete() -> None:
 def test_a_constructor_has_the_defaults_of_the_table(name: str) -> None:
     parameters = inspect.signature(OPTIMIZERS[name].cls).parameters
     for option in OPTIMIZERS[name].options:
-        assert parameters[option].default == OPTIONS[option].default
+        assert parameters[option].default == OPTIMIZERS[name].option(option).default
 
 
 COMPARISONS = [words for row in table("task") for words in re.findall(r"`hf-critmom compare([^`]*)`", row[2])]

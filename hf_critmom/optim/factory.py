@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from hf_critmom.optim.adamw import CritMomAdamW
 from hf_critmom.optim.damped import DAMPING_OPTIONS
 from hf_critmom.optim.ikfad import IKFAD
-from hf_critmom.optim.options import checked_option, parse_optim_args
+from hf_critmom.optim.options import OPTIONS, QHM_CURVATURE, Option, checked_option, parse_optim_args
+from hf_critmom.optim.qhm import CritMomQHM
 from hf_critmom.optim.sgd import CritMomSGD
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class OptimizerSpec:
         preset: Values that the name implies; given options override them.
         takes_adam_arguments: Whether ``--adam_beta2`` and ``--adam_epsilon`` are meant for it.
         help: What it is, one line.
+        own: Options that differ from those of the same name in the table.
     """
 
     name: str
@@ -38,6 +40,11 @@ class OptimizerSpec:
     preset: Mapping[str, Any] = field(default_factory=dict)
     takes_adam_arguments: bool = False
     help: str = ""
+    own: tuple[Option, ...] = ()
+
+    def option(self, name: str) -> Option:
+        """One of its options: its own, or the one in the table."""
+        return next((option for option in self.own if option.name == name), OPTIONS[name])
 
 
 _SGD_OPTIONS = (*DAMPING_OPTIONS, "nesterov", "foreach", "fused")
@@ -59,6 +66,13 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
             (*DAMPING_OPTIONS, "foreach", "fused"),
             takes_adam_arguments=True,
             help="AdamW, critically damped beta1",
+        ),
+        OptimizerSpec(
+            "critmom_qhm",
+            CritMomQHM,
+            ("momentum", "curvature", "nu", "foreach", "fused"),
+            help="SGD, quasi-hyperbolic momentum with critically damped immediate weight",
+            own=(QHM_CURVATURE,),
         ),
         OptimizerSpec("ikfad", IKFAD, ("gamma", "alpha", "mass", "foreach"), help="adaptive friction per parameter"),
     )
@@ -127,5 +141,5 @@ def named_optimizer(name: str, *, lr: float, options: Mapping[str, Any]) -> tupl
         raise ValueError(
             f"Optimizer {name} has no option {', '.join(map(repr, unknown))}: it knows {', '.join(spec.options)}."
         )
-    checked = {option: checked_option(option, value) for option, value in options.items()}
+    checked = {option: checked_option(spec.option(option), value) for option, value in options.items()}
     return spec.cls, {"lr": lr, **spec.preset, **checked}

@@ -10,7 +10,7 @@ from torch.optim import SGD
 from hf_critmom.optim.damped import CriticallyDamped, unhooked_step, warn_of_clamp
 from hf_critmom.optim.uncompiled import uncompiled
 
-_ALMOST_ZERO = sys.float_info.min
+ALMOST_ZERO = sys.float_info.min
 """Stands in for a momentum of exactly 0 within a step: torch's SGD would leave the velocity as it is, and a later
 step would resume from a stale one instead of from the last gradient."""
 
@@ -103,7 +103,7 @@ class CritMomSGD(CriticallyDamped, SGD):
         clamped = [group for group in self.param_groups if self._take_momentum(group) == 0.0]
         for group in clamped:
             warn_of_clamp(group, "which is plain SGD")
-            group["momentum"] = _ALMOST_ZERO
+            group["momentum"] = ALMOST_ZERO
         try:
             return _sgd_step(self, closure)
         finally:

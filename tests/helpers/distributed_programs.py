@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from hf_critmom import IKFAD, CritMomAdamW, CritMomSGD
+from hf_critmom import IKFAD, CritMomAdamW, CritMomQHM, CritMomSGD
 
 # --- Trainer --------------------------------------------------------------------------------------------------------
 
@@ -70,6 +70,8 @@ OPTIMIZERS = {
     "adamw": lambda params: CritMomAdamW(params, lr=0.1),
     "adamw-for-loop": lambda params: CritMomAdamW(params, lr=0.1, foreach=False, rule="ema"),
     "adamw-fused": lambda params: CritMomAdamW(params, lr=0.1, fused=True),
+    "qhm": lambda params: CritMomQHM(params, lr=0.1, weight_decay=0.01),
+    "qhm-for-loop": lambda params: CritMomQHM(params, lr=0.1, momentum=0.5, foreach=False),
     "ikfad": lambda params: IKFAD(params, lr=0.1),
     "ikfad-for-loop": lambda params: IKFAD(params, lr=0.1, foreach=False),
 }

@@ -9,7 +9,7 @@ import torch._dynamo
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
-from hf_critmom import IKFAD, CritMomAdamW, CritMomSGD
+from hf_critmom import IKFAD, CritMomAdamW, CritMomQHM, CritMomSGD
 
 STEPS = 50
 OPTIMIZERS = {
@@ -20,6 +20,7 @@ OPTIMIZERS = {
     "adamw": lambda params: CritMomAdamW(params, lr=0.1),
     "adamw-foreach": lambda params: CritMomAdamW(params, lr=0.1, foreach=True),
     "adamw-fused": lambda params: CritMomAdamW(params, lr=0.1, fused=True),
+    "qhm": lambda params: CritMomQHM(params, lr=0.1),
     "ikfad": lambda params: IKFAD(params, lr=0.1),
 }
 any_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_critmom import IKFAD, CritMomAdamW, CritMomSGD, critical_momentum
+from hf_critmom import IKFAD, CritMomAdamW, CritMomQHM, CritMomSGD, critical_momentum
 from hf_critmom.optim import OPTIMIZERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*momentum is clamped to 0", "ignore:.*scheduler cycles the momentum")
@@ -88,6 +88,8 @@ def momentum_of(group):
 
 
 def expected_momentum(name, lr):
+    if name == "critmom_qhm":  # its immediate weight follows the learning rate instead
+        return 0.9
     momentum = critical_momentum(float(lr))
     return min(momentum, 0.9) if name == "critmom_hybrid" else momentum
 
@@ -234,8 +236,10 @@ def test_one_cycle_with_momentum_is_refused_for_ikfad_by_torch_itself():
         lambda params, lr: CritMomAdamW(params, lr=lr, foreach=False),
         lambda params, lr: CritMomAdamW(params, lr=lr, fused=True),
         lambda params, lr: IKFAD(params, lr=lr),
+        lambda params, lr: CritMomQHM(params, lr=lr, foreach=False),
+        lambda params, lr: CritMomQHM(params, lr=lr),
     ],
-    ids=["sgd", "sgd-foreach", "sgd-fused", "adamw", "adamw-fused", "ikfad"],
+    ids=["sgd", "sgd-foreach", "sgd-fused", "adamw", "adamw-fused", "ikfad", "qhm", "qhm-foreach"],
 )
 def test_a_learning_rate_in_a_tensor_steps_like_the_same_number(make):
     def train(lr):

@@ -20,6 +20,7 @@ from hf_critmom import (
     damping_ratio,
     damping_regime,
 )
+from hf_critmom.damping import critical_nu
 from hf_critmom.training.callbacks import REGIME_CODES
 
 STEPS = 8
@@ -165,6 +166,19 @@ def test_logged_momentum_belongs_to_the_logged_learning_rate(make_trainer, name,
         for key in DAMPING_KEYS:
             assert type(record.get(key, 0.0)) is float
         assert not [key for key in record if "group" in key]
+
+
+def test_quasi_hyperbolic_momentum_is_logged_with_its_weight_and_what_it_damps(make_trainer):
+    trainer = make_trainer(
+        CritMomTrainer, optim="critmom_qhm", optim_args="curvature=40", learning_rate=0.02, warmup_steps=0
+    )
+    trainer.train()
+    for record in (record for record in trainer.state.log_history if "loss" in record):
+        lr, nu = record["learning_rate"], record["nu"]
+        assert record["momentum"] == 0.9
+        assert nu == critical_nu(0.9, lr, curvature=40.0)
+        assert record["damping_ratio"] == damping_ratio(0.9, lr, curvature=40.0, nu=nu)
+        assert record["damping_regime"] == (REGIME_CODES["critical"] if nu > 0.0 else REGIME_CODES["overdamped"])
 
 
 def test_a_constant_baseline_is_seen_to_change_its_regime(make_trainer):

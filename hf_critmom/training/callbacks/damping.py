@@ -1,7 +1,7 @@
 """Logs the damping state of a training run: momentum, damping ratio and regime."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
@@ -18,20 +18,32 @@ REGIME_CODES = {"underdamped": -1.0, "critical": 0.0, "overdamped": 1.0}
 """Regimes as the numbers that trackers can plot."""
 
 
+class _Used(NamedTuple):
+    """What decides the damping of a step; ``nu`` is the weight of quasi-hyperbolic momentum, if it is that."""
+
+    lr: float
+    momentum: float
+    rule: str
+    curvature: float
+    nu: float | None
+
+
 class DampingCallback(LoggingCallback):
     """Logs momentum, damping ratio and regime of each logging step, of the values the optimizer really used.
 
     Keys are ``momentum``, ``damping_ratio`` and ``damping_regime`` (-1 underdamped, 0 critical, 1 overdamped), of the
     first param group; a group that differs from it adds its own with ``_group_1`` and so on behind. The ratio is left
-    out at learning rate 0, where it is infinite. Momentum is ``momentum`` of SGD-like and the first beta of Adam-like
-    optimizers; others log nothing, and say so once.
+    out at learning rate 0, where it is infinite. Both are at curvature 1, or at the ``curvature`` that stands in the
+    optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum`` of SGD-like and the
+    first beta of Adam-like optimizers; others log nothing, and say so once. Quasi-hyperbolic momentum adds its weight
+    as ``nu``.
 
     `CritMomTrainer` has one built in and merges its values into the record of the loss.
     """
 
     def __init__(self, trainer: "Trainer | None" = None) -> None:
         super().__init__(trainer)
-        self._used: list[tuple[float, float, str, float]] = []
+        self._used: list[_Used] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -73,21 +85,29 @@ class DampingCallback(LoggingCallback):
             if index > 0 and used == self._used[0]:
                 continue
             suffix = f"_group_{index}" if index else ""
-            lr, momentum, rule, curvature = used
-            metrics[f"momentum{suffix}"] = momentum
-            if lr > 0.0:
-                metrics[f"damping_ratio{suffix}"] = damping_ratio(momentum, lr, rule=rule, curvature=curvature)
-            regime = damping_regime(momentum, lr, rule=rule, curvature=curvature)
+            metrics[f"momentum{suffix}"] = used.momentum
+            if used.nu is not None:
+                metrics[f"nu{suffix}"] = used.nu
+            options: dict[str, Any] = {"rule": used.rule, "curvature": used.curvature, "nu": used.nu}
+            if used.lr > 0.0:
+                metrics[f"damping_ratio{suffix}"] = damping_ratio(used.momentum, used.lr, **options)
+            regime = damping_regime(used.momentum, used.lr, **options)
             metrics[f"damping_regime{suffix}"] = REGIME_CODES[regime]
         return metrics
 
 
-def _used_by(group: Mapping[str, Any]) -> tuple[float, float, str, float] | None:
-    """Learning rate, momentum, rule and curvature of a param group; None if it has no momentum."""
+def _used_by(group: Mapping[str, Any]) -> _Used | None:
+    """What a step of a param group was made with; None if the group has no momentum."""
     if "momentum" in group:
         momentum = group["momentum"]
     elif "betas" in group:
         momentum = group["betas"][0]
     else:
         return None
-    return float(group["lr"]), float(momentum), group.get("rule", "linear"), group.get("curvature", 1.0)
+    return _Used(
+        lr=float(group["lr"]),
+        momentum=float(momentum),
+        rule=group.get("rule", "linear"),
+        curvature=group.get("curvature", 1.0),
+        nu=group["nu"] if "fixed_nu" in group else None,
+    )
