@@ -38,19 +38,20 @@ class Table:
         """The table for the terminal."""
         shown = rich_table.Table(title=console_text(self.title) or None, caption=console_text(self.caption) or None)
         for place, name in enumerate(self.header):
-            shown.add_column(console_text(name), justify="left" if self._left(place) else "right")
+            shown.add_column(console_text(name), justify="left" if self.is_left(place) else "right")
         for row in self.rows:
             shown.add_row(*(console_text(cell) for cell in row))
         return shown
 
     def markdown(self) -> str:
         """The table for a card, without a line break at its end."""
-        marks = ["---" if self._left(place) else "---:" for place in range(len(self.header))]
+        marks = ["---" if self.is_left(place) else "---:" for place in range(len(self.header))]
         lines = [" | ".join(_cell(name) for name in self.header), " | ".join(marks)]
         lines += [" | ".join(_cell(cell) for cell in row) for row in self.rows]
         return "\n".join(f"| {line} |" for line in lines)
 
-    def _left(self, place: int) -> bool:
+    def is_left(self, place: int) -> bool:
+        """Whether a column, by its place, is aligned to the left."""
         return place == 0 or self.header[place] in self.left
 
 

@@ -8,9 +8,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 @cache
 def environment() -> Environment:
-    """The environment; a template that names an undefined variable is an error."""
+    """The environment: a template that names an undefined variable is an error, and HTML templates escape all text."""
     return Environment(
-        loader=PackageLoader("hf_critmom.reporting"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("hf_critmom.reporting"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
     )
 
 

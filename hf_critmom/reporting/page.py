@@ -1,0 +1,234 @@
+"""A page to look at: one HTML file that opens anywhere, without network, in light and dark.
+
+Charts are Vega-Lite specifications (made with Altair); the scripts that draw them are inlined once. The controls of a
+page (which arms, which axis) are ordinary form elements, so that they work by keyboard and with a screen reader, and
+set parameters of the same name in every chart that has one.
+"""
+
+import functools
+import importlib.metadata
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.reporting.tables import Table
+from hf_critmom.reporting.templates import render
+from hf_critmom.storage.files import atomic_write
+
+PAGE_FILE = "report.html"
+LARGEST_PAGE = 2_000_000
+"""Bytes that a page should stay below."""
+
+BACKGROUNDS = {"light": "#ffffff", "dark": "#15181d"}
+INK = {"light": "#1b1f24", "dark": "#e8eaed"}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A statement at the top of a page.
+
+    Attributes:
+        word: Its word, shown as a coloured badge.
+        tone: What the word means: "good", "bad", "even" or "open".
+        sentence: The statement.
+    """
+
+    word: str
+    tone: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """A form element that sets the parameter of its name in every chart of the page.
+
+    Attributes:
+        name: Name of the parameter.
+        label: What it is called.
+        options: Values, with what each is called.
+        several: Whether several values can be chosen (check boxes; the parameter is a list) or one (a menu).
+        chosen: The values at the beginning; None: all of them, or the first.
+        colors: Colour of each value, as swatches beside the check boxes.
+    """
+
+    name: str
+    label: str
+    options: Mapping[str, str]
+    several: bool = False
+    chosen: Sequence[str] | None = None
+    colors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def initial(self) -> list[str] | str:
+        """The parameter's value at the beginning."""
+        chosen = list(self.options if self.chosen is None else self.chosen)
+        return chosen if self.several else chosen[0]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart.
+
+    Attributes:
+        name: Identifier, of letters, digits and "-".
+        description: What it shows, for those who do not see it, and its caption.
+        specification: A Vega-Lite specification; its colours are those of the light scheme.
+    """
+
+    name: str
+    description: str
+    specification: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page under a heading of its own.
+
+    Attributes:
+        title: The heading.
+        paragraphs: Plain text before everything else.
+        controls: What its charts can be set to.
+        charts: Charts.
+        tables: Tables.
+        code: A command, with a button that copies it.
+    """
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    controls: Sequence[Control] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    code: str = ""
+
+
+def write_page(
+    folder: Path,
+    *,
+    title: str,
+    subtitle: str = "",
+    notice: str = "",
+    headlines: Sequence[Headline] = (),
+    sections: Sequence[Section] = (),
+) -> Path:
+    """Writes ``report.html`` into a folder, completely or not at all.
+
+    Args:
+        folder: The folder.
+        title: Title of the page.
+        subtitle: A line below it.
+        notice: What is unfinished, in a sentence; empty: nothing.
+        headlines: The statements at the top.
+        sections: The rest.
+
+    Returns:
+        The file.
+    """
+    charts = {chart.name: chart for section in sections for chart in section.charts}
+    specifications = {name: _in_both_schemes(chart.specification) for name, chart in charts.items()}
+    page = render(
+        "page.html",
+        title=title,
+        subtitle=subtitle,
+        notice=notice,
+        headlines=headlines,
+        sections=sections,
+        script=vega_script() if charts else "",
+        specifications=_script_json(specifications),
+        backgrounds=BACKGROUNDS,
+        ink=INK,
+    )
+    with atomic_write(folder / PAGE_FILE) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return folder / PAGE_FILE
+
+
+@functools.cache
+def vega_script() -> str:
+    """Vega, Vega-Lite and Vega-Embed (BSD-3-Clause) as one script, from the package vl-convert-python.
+
+    Putting it together takes seconds, so it is kept in the cache folder of the Hugging Face libraries.
+    """
+    import vl_convert
+    from huggingface_hub.constants import HF_HOME
+
+    version = importlib.metadata.version("vl-convert-python")
+    cached = Path(HF_HOME) / "hf-critmom" / f"vega-embed-{version}.js"
+    try:
+        return cached.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("</script", "<\\/script")
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=cached.parent, delete=False, encoding="utf-8") as partial:
+            partial.write(script)
+        os.replace(partial.name, cached)  # noqa: PTH105
+    except OSError:  # a cache that cannot be written only costs these seconds again
+        return script
+    return script
+
+
+def readable_color(color: str, scheme: str, *, least: float = 3.0) -> str:
+    """A colour that stands out from a scheme's background: lightened or darkened until the contrast suffices.
+
+    Args:
+        color: Hexadecimal, such as ``#0072B2``.
+        scheme: "light" or "dark".
+        least: Least contrast ratio, as WCAG 2 defines it; 3 is what it asks of graphics, 4.5 of text.
+    """
+    toward = (0.0, 0.0, 0.0) if scheme == "light" else (1.0, 1.0, 1.0)
+    background = _luminance(_channels(BACKGROUNDS[scheme]))
+    channels = _channels(color)
+    for share in range(0, 101, 5):
+        mixed = tuple(own + (goal - own) * share / 100 for own, goal in zip(channels, toward, strict=True))
+        low, high = sorted((_luminance(mixed), background))
+        if (high + 0.05) / (low + 0.05) >= least:
+            break
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in mixed)
+
+
+def _channels(color: str) -> tuple[float, ...]:
+    return tuple(int(color[place : place + 2], 16) / 255 for place in (1, 3, 5))
+
+
+def _luminance(channels: Sequence[float]) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2.2)."""
+    red, green, blue = (one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _in_both_schemes(specification: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification with its data apart, and its remainder in the colours of each scheme."""
+    datasets = specification.get("datasets", {})
+    rest = {name: value for name, value in specification.items() if name != "datasets"}
+    return {"datasets": datasets, **{scheme: _in_scheme(rest, scheme) for scheme in BACKGROUNDS}}
+
+
+def _in_scheme(specification: Mapping[str, Any], scheme: str) -> dict[str, Any]:
+    text = re.sub(
+        r'"(#[0-9A-Fa-f]{6})"', lambda found: json.dumps(readable_color(found[1], scheme)), json.dumps(specification)
+    )
+    ink, rule = INK[scheme], {"light": "#d0d5db", "dark": "#3a4149"}[scheme]
+    axis = {"labelColor": ink, "titleColor": ink, "gridColor": rule, "domainColor": rule, "tickColor": rule}
+    return {
+        **json.loads(text),
+        "background": None,
+        "config": {
+            "view": {"stroke": rule},
+            "axis": {**axis, "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"},
+            "legend": {"labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 13},
+            "header": {"labelColor": ink, "titleColor": ink, "labelFontSize": 13},
+            "title": {"color": ink},
+            "rule": {"color": ink},
+            "text": {"color": ink, "fontSize": 12},
+        },
+    }
+
+
+def _script_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")

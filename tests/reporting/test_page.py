@@ -1,0 +1,128 @@
+"""Claims about pages: they open without network, obey their controls, are legible, and take foreign text as text."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import pytest
+from helpers.browser import needs_browser, opened
+
+from hf_critmom.reporting.page import (
+    BACKGROUNDS,
+    LARGEST_PAGE,
+    Chart,
+    Control,
+    Headline,
+    Section,
+    _channels,
+    _luminance,
+    readable_color,
+    write_page,
+)
+from hf_critmom.reporting.tables import Table
+
+HOSTILE = "</script><script>window.hacked = true</script><img src=x onerror='window.hacked = true'>$|`[x](y)"
+ARMS = {"constant": "#0072B2", HOSTILE: "#D55E00"}
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    rows = [
+        {"arm": arm, "step": step, "value": step * (1 + place)} for place, arm in enumerate(ARMS) for step in (0, 1, 2)
+    ]
+    chart = (
+        alt.Chart(pd.DataFrame(rows))
+        .transform_filter("indexof(arms, datum.arm) >= 0")
+        .mark_line()
+        .encode(
+            alt.X("step:Q"),
+            alt.Y("value:Q"),
+            alt.Color("arm:N", scale=scale).legend(None),
+        )
+        .properties(width="container", height=120)
+        .add_params(alt.param(name="arms", value=list(ARMS)))
+    )
+    section = Section(
+        f"Curves of {HOSTILE}",
+        paragraphs=[HOSTILE],
+        controls=[
+            Control("arms", "arms", {arm: arm for arm in ARMS}, several=True, colors=ARMS),
+            Control("axis", "x axis", {"step": "steps", "epoch": "epochs"}),
+        ],
+        charts=[Chart("curves", f"Values over steps of {HOSTILE}", chart.to_dict())],
+        tables=[Table(["arm", HOSTILE], [["constant", "1.0\n2 s"], [HOSTILE, HOSTILE]], title=HOSTILE)],
+        code=f"hf-critmom compare --task '{HOSTILE}'",
+    )
+    return write_page(
+        tmp_path,
+        title=HOSTILE,
+        subtitle="six arms",
+        notice="Unfinished: 3 of 6 runs.",
+        headlines=[Headline(word, tone, f"{HOSTILE} is {word}.") for word, tone in
+                   (("faster", "good"), ("slower", "bad"), ("no difference", "even"), ("not decided yet", "open"))],
+        sections=[section],
+    )  # fmt: skip
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", BACKGROUNDS)
+def test_a_page_opens_without_network_is_legible_and_runs_no_foreign_text(page: Path, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    with opened(page, scheme=scheme) as (shown, said):
+        assert said == []
+        assert not shown.evaluate("window.hacked")
+        assert shown.title() == HOSTILE and shown.inner_text("h1") == HOSTILE
+        found = Axe().run(shown).response["violations"]
+        assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
+
+
+@needs_browser
+def test_toggling_an_arm_changes_the_chart(page: Path) -> None:
+    def lines(shown: Any) -> int:
+        return len([path for path in shown.query_selector_all("#curves .mark-line path") if path.get_attribute("d")])
+
+    with opened(page) as (shown, said):
+        assert lines(shown) == 2
+        shown.get_by_role("checkbox", name="constant").uncheck()
+        shown.wait_for_function("document.querySelectorAll('#curves .mark-line path').length == 1")
+        shown.get_by_role("checkbox", name="constant").focus()
+        shown.keyboard.press("Space")
+        shown.wait_for_function("document.querySelectorAll('#curves .mark-line path').length == 2")
+        assert said == []
+
+
+@needs_browser
+def test_a_change_of_the_colour_scheme_redraws_the_charts(page: Path) -> None:
+    with opened(page, scheme="light") as (shown, said):
+        shown.emulate_media(color_scheme="dark")
+        shown.wait_for_selector("body[data-drawn=dark]")
+        assert said == []
+
+
+class _Links(HTMLParser):
+    """Collects everything that would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+
+def test_a_page_fetches_nothing_and_is_small(page: Path) -> None:
+    links = _Links()
+    links.feed(re.sub(r"<script>.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+    assert [link for link in links.fetched if not link.startswith(("data:", "#"))] == []
+    assert page.stat().st_size < LARGEST_PAGE
+
+
+@pytest.mark.parametrize("scheme", BACKGROUNDS)
+@pytest.mark.parametrize("color", ["#000000", "#ffffff", "#332288", "#F0E442", "#0072B2", "#777777"])
+def test_colours_stand_out_from_the_background(color: str, scheme: str) -> None:
+    pair = [_luminance(_channels(one)) for one in (readable_color(color, scheme), BACKGROUNDS[scheme])]
+    assert (max(pair) + 0.05) / (min(pair) + 0.05) >= 2.95  # rounded to 8 bits
