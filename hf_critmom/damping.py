@@ -13,7 +13,7 @@ numerically in ``tests/optim/test_damping.py``.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -224,3 +224,82 @@ def _frequency(lr: float, curvature: float) -> float:
     if not (math.isfinite(curvature) and curvature > 0.0):
         raise ValueError(f"The curvature must be finite and positive, got {curvature}.")
     return math.sqrt(lr) * math.sqrt(curvature)
+
+
+def integrated_steps(
+    records: Iterable[tuple[float, float]], *, nesterov: bool = False, averaged: bool = False
+) -> list[float]:
+    """How far each step of a run moves per unit of a constant gradient: ``lr_t S_t`` with ``S_t = mu_t S_(t-1) + 1``.
+
+    For constant learning rate and momentum it tends to ``lr / (1 - mu)``, the mean step of a heavy ball. Two runs with
+    the same integrated steps differ in nothing but how they spread gradients over time.
+
+        >>> integrated_steps([(0.1, 0.5), (0.1, 0.5), (0.0, 0.9)])
+        [0.1, 0.15000000000000002, 0.0]
+
+    Args:
+        records: Learning rate and momentum of every step, in order. For `CritMomMatched` and `CritMomCompensated` the
+            learning rate is ``effective_lr`` of the param group.
+        nesterov: Nesterov's momentum, whose step is ``lr_t (1 + mu_t S_t)``.
+        averaged: Momentum is a running average with corrected bias (Adam): the step is ``lr_t`` whatever the momentum.
+
+    Returns:
+        The integrated step of each record.
+
+    Raises:
+        ValueError: If both forms are asked for, or a momentum lies outside [0, 1].
+    """
+    if nesterov and averaged:
+        raise ValueError("A step is either Nesterov's or that of a running average: pass one of nesterov and averaged.")
+    steps, velocity = [], 0.0
+    for lr, momentum in records:
+        if not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}.")
+        velocity = momentum * velocity + 1.0
+        steps.append(lr * (1.0 if averaged else 1.0 + momentum * velocity if nesterov else velocity))
+    return steps
+
+
+def mean_integrated_step(
+    records: Iterable[tuple[float, float]], *, nesterov: bool = False, averaged: bool = False
+) -> float:
+    """The mean of `integrated_steps` over a run, which has the same arguments.
+
+    Raises:
+        ValueError: As `integrated_steps`, and if there are no records.
+    """
+    steps = integrated_steps(records, nesterov=nesterov, averaged=averaged)
+    if not steps:
+        raise ValueError("A run without steps has no mean step: pass the learning rate and momentum of its steps.")
+    return math.fsum(steps) / len(steps)
+
+
+def mean_weight_decay_shrinkage(
+    records: Iterable[tuple[float, float]],
+    weight_decay: float,
+    *,
+    nesterov: bool = False,
+    averaged: bool = False,
+    decoupled: bool = False,
+) -> float:
+    """The share by which weight decay shrinks the weights in a step, in the mean over a run.
+
+    L2 weight decay is part of the gradient, so it shrinks by ``weight_decay`` times the integrated step; decoupled
+    decay by ``weight_decay * lr`` (AdamW). Between optimizers that adapt the step to the gradient's size the coupled
+    form does not compare.
+
+    Args:
+        records: As for `integrated_steps`.
+        weight_decay: Its coefficient.
+        nesterov: As for `integrated_steps`.
+        averaged: As for `integrated_steps`.
+        decoupled: Whether the decay is decoupled from the gradient.
+
+    Returns:
+        The shrinkage, per step.
+
+    Raises:
+        ValueError: As `mean_integrated_step`.
+    """
+    form = {"averaged": True} if decoupled else {"nesterov": nesterov, "averaged": averaged}
+    return weight_decay * mean_integrated_step(records, **form)

@@ -1,6 +1,7 @@
 """Optimizers, their factory and their registration with Transformers."""
 
 from hf_critmom.optim.adamw import CritMomAdamW
+from hf_critmom.optim.controls import CritMomCompensated, CritMomMatched
 from hf_critmom.optim.factory import OPTIMIZERS, critmom_optimizer
 from hf_critmom.optim.ikfad import IKFAD
 from hf_critmom.optim.qhm import CritMomQHM
@@ -11,6 +12,8 @@ __all__ = [
     "IKFAD",
     "OPTIMIZERS",
     "CritMomAdamW",
+    "CritMomCompensated",
+    "CritMomMatched",
     "CritMomQHM",
     "CritMomSGD",
     "RegistrationError",

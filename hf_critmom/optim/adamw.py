@@ -2,19 +2,19 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch.optim import AdamW
 
-from hf_critmom.optim.damped import CriticallyDamped, unhooked_step, warn_of_clamp
+from hf_critmom.optim.damped import CohortStep, unhooked_step, warn_of_clamp
 from hf_critmom.optim.uncompiled import uncompiled
 
 _LARGEST_SINGLE = 1.0 - 2.0**-24
 """The largest single-precision number below 1."""
 
 
-class CritMomAdamW(CriticallyDamped, AdamW):
+class CritMomAdamW(CohortStep, AdamW):
     """AdamW whose ``beta1`` follows the learning rate, with the bias correction that a changing beta needs.
 
     Each step takes ``beta1`` of every param group from the group's current ``lr``:
@@ -34,8 +34,8 @@ class CritMomAdamW(CriticallyDamped, AdamW):
 
     `torch.compile` leaves the step as it is, and says so; ``fused=True`` is one kernel without compilation.
 
-    State per parameter is that of `torch.optim.AdamW`. ``P`` and the number of steps are two plain numbers of the
-    group. Only a parameter that missed a step of its group, having had no gradient, carries its own two.
+    State per parameter is that of `torch.optim.AdamW` and two plain numbers, ``P`` and the number of steps ``t``: a
+    parameter without a gradient takes no step, so both are its own.
 
     Args:
         params: Parameters or param groups; a group may override any option.
@@ -60,6 +60,8 @@ class CritMomAdamW(CriticallyDamped, AdamW):
     Source: the rule from arXiv 2603.28921, which states it for SGD; its use as Adam's beta1 is our own choice. The
     running product from Dozat, "Incorporating Nesterov Momentum into Adam" (2016).
     """
+
+    INITIAL: ClassVar = {"num_steps": 0, "beta1_product": 1.0}
 
     def __init__(
         self,
@@ -94,43 +96,10 @@ class CritMomAdamW(CriticallyDamped, AdamW):
         # A fused step that finds an overflow on the device would be counted here all the same; without this promise
         # GradScaler looks before it steps, as it does for every optimizer that is not fused.
         self._step_supports_amp_scaling = False
-        self._begin_damping(rule=rule, hold=hold, floor=floor, curvature=curvature)
+        self._init_damping(rule=rule, hold=hold, floor=floor, curvature=curvature)
 
-    def _damp(self, group: dict[str, Any]) -> None:
-        super()._damp(group)
-        group.setdefault("num_steps", 0)
-        group.setdefault("beta1_product", 1.0)
-        group.setdefault("in_step", True)
-
-    def _show_momentum(self, group: dict[str, Any], momentum: float) -> None:
+    def _write_momentum(self, group: dict[str, Any], momentum: float) -> None:
         group["betas"] = (momentum, group["betas"][1])
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._step_supports_amp_scaling = False
-        for group in self.param_groups:
-            self._adopt(group)
-
-    def _adopt(self, group: dict[str, Any]) -> None:
-        """Completes a loaded group whose steps were counted elsewhere, as by plain AdamW: with its constant beta."""
-        states = [state for p in group["params"] if (state := self.state.get(p))]
-        steps = [int(state["step"]) for state in states]
-        beta1 = float(group["betas"][0])
-        ours = "num_steps" in group
-        if not ours:
-            group["num_steps"] = max(steps, default=0)
-            group["beta1_product"] = beta1 ** group["num_steps"]
-            group["in_step"] = len(steps) in (0, len(group["params"]))
-        for state, num_steps in zip(states, steps, strict=True):
-            if num_steps != state.get("num_steps", group["num_steps"]):
-                group["in_step"] = False
-                state.update(num_steps=num_steps, beta1_product=beta1**num_steps)
-                if ours:
-                    warnings.warn(
-                        "The state dict went through another optimizer, or was flattened, and lost the product of the "
-                        "betas of some parameters: their bias correction takes beta1 as constant so far.",
-                        stacklevel=2,
-                    )
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -148,76 +117,61 @@ class CritMomAdamW(CriticallyDamped, AdamW):
         Returns:
             The closure's loss, if there is one.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        groups = self.param_groups
-        betas = [self._take_momentum(group) for group in groups]  # an impossible lr stops here, before steps count
-        apart: dict[torch.Tensor, dict[str, Any]] = {}
-        try:
-            self.param_groups = [
-                part for group, beta1 in zip(groups, betas, strict=True) for part in self._parts(group, beta1, apart)
-            ]
-            _adamw_step(self)
-        finally:
-            self.param_groups = groups
-        for p, counts in apart.items():  # only now, since torch creates the state of parameters that have none
-            self.state[p].update(counts)
-        return loss
+        return self._step_cohorts(_adamw_step, closure)
 
-    def _parts(
-        self, group: dict[str, Any], beta1: float, apart: dict[torch.Tensor, dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """Counts a group's step and returns the groups that make it with torch's AdamW.
-
-        That is one, as long as all parameters of the group have taken part in all of its steps (``in_step``).
-
-        Args:
-            group: A group of ours.
-            beta1: The beta of this step.
-            apart: Gains the counts, after this step, of parameters that missed steps of the group.
-        """
+    def _advance(
+        self, group: dict[str, Any], momentum: float, numbers: tuple[int, float]
+    ) -> tuple[tuple[int, float], dict[str, Any]]:
+        beta1, (num_steps, beta1_product) = momentum, numbers
         if beta1 == 0.0:
             warn_of_clamp(group, "which is RMSprop with decoupled weight decay")
         if group["differentiable"] or group["capturable"]:  # where torch computes 1 - beta1^t in single precision
             beta1 = min(beta1, _LARGEST_SINGLE)
-        if group["in_step"] and all(p.grad is not None for p in group["params"]):
-            return [_part(group, beta1, group["params"], group)]
+        num_steps += 1
+        beta1_product *= beta1
+        correction = (1.0 - beta1**num_steps) / (1.0 - beta1_product)  # torch's divided by ours
+        return (num_steps, beta1_product), {
+            "betas": (beta1, group["betas"][1]),
+            "lr": group["lr"] * correction,
+            "weight_decay": group["weight_decay"] / correction,
+        }
 
-        group["in_step"] = False
-        regular: list[torch.Tensor] = []
-        others: dict[tuple[int, float], list[torch.Tensor]] = {}
+    def _forget_steps(self) -> None:
+        super()._forget_steps()
+        for state in self.state.values():
+            state["step"].zero_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._step_supports_amp_scaling = False
+        for group in self.param_groups:
+            self._complete_counts(group)
+
+    def _complete_counts(self, group: dict[str, Any]) -> None:
+        """Completes loaded states that lack the two numbers, or whose steps were counted elsewhere.
+
+        Checkpoints of hf-critmom 0.1 keep the numbers in the group. Plain AdamW knows neither, and hands those that it
+        loaded back as they were, though it made steps: its beta was constant.
+        """
+        of_group = {name: group.pop(name) for name in (*self.INITIAL, "in_step") if name in group}
+        beta1, lost = float(group["betas"][0]), False
         for p in group["params"]:
-            state = self.state.get(p, {})
-            if p.grad is None:
-                if state and "num_steps" not in state:
-                    state.update(num_steps=group["num_steps"], beta1_product=group["beta1_product"])
-            elif "num_steps" in state or (not state and group["num_steps"] > 0):
-                counts = state.get("num_steps", 0), state.get("beta1_product", 1.0)
-                others.setdefault(counts, []).append(p)
+            state = self.state.get(p)
+            if not state:
+                continue
+            num_steps = int(state["step"])
+            counted = state.get("num_steps", of_group.get("num_steps"))
+            if counted != num_steps:
+                state.update(num_steps=num_steps, beta1_product=beta1**num_steps)
+                lost = lost or counted is not None
             else:
-                regular.append(p)
-        parts = [_part(group, beta1, regular, group)]
-        for (num_steps, beta1_product), params in others.items():
-            own = {"num_steps": num_steps, "beta1_product": beta1_product}
-            parts.append(_part(group, beta1, params, own))
-            apart.update(dict.fromkeys(params, own))
-        return parts
-
-
-def _part(group: dict[str, Any], beta1: float, params: list[torch.Tensor], counts: dict[str, Any]) -> dict[str, Any]:
-    """Counts a step in ``counts`` and returns a group of plain AdamW that takes it with our bias correction."""
-    counts["num_steps"] += 1
-    counts["beta1_product"] *= beta1
-    correction = (1.0 - beta1 ** counts["num_steps"]) / (1.0 - counts["beta1_product"])
-    return {
-        **group,
-        "params": params,
-        "betas": (beta1, group["betas"][1]),
-        "lr": group["lr"] * correction,
-        "weight_decay": group["weight_decay"] / correction,
-    }
+                state.update({name: state.get(name, of_group.get(name)) for name in self.INITIAL})
+        if lost:
+            warnings.warn(
+                "The state dict went through another optimizer and lost the product of the betas of some parameters: "
+                "their bias correction takes beta1 as constant so far.",
+                stacklevel=2,
+            )
 
 
 _adamw_step = unhooked_step(AdamW)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from hf_critmom.optim.adamw import CritMomAdamW
+from hf_critmom.optim.controls import CritMomCompensated, CritMomMatched
 from hf_critmom.optim.damped import DAMPING_OPTIONS
 from hf_critmom.optim.ikfad import IKFAD
 from hf_critmom.optim.options import OPTIONS, QHM_CURVATURE, Option, checked_option, parse_optim_args
@@ -73,6 +74,18 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
             ("momentum", "curvature", "nu", "foreach", "fused"),
             help="SGD, quasi-hyperbolic momentum with critically damped immediate weight",
             own=(QHM_CURVATURE,),
+        ),
+        OptimizerSpec(
+            "critmom_matched",
+            CritMomMatched,
+            _SGD_OPTIONS,
+            help="SGD, constant momentum 0.9 that takes critmom's integrated step",
+        ),
+        OptimizerSpec(
+            "critmom_compensated",
+            CritMomCompensated,
+            _SGD_OPTIONS,
+            help="SGD, critically damped momentum that takes the integrated step of constant momentum 0.9",
         ),
         OptimizerSpec("ikfad", IKFAD, ("gamma", "alpha", "mass", "foreach"), help="adaptive friction per parameter"),
     )

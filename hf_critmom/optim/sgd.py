@@ -79,9 +79,9 @@ class CritMomSGD(CriticallyDamped, SGD):
             differentiable=differentiable,
             fused=fused,
         )
-        self._begin_damping(rule=rule, hold=hold, floor=floor, curvature=curvature)
+        self._init_damping(rule=rule, hold=hold, floor=floor, curvature=curvature)
 
-    def _show_momentum(self, group: dict[str, Any], momentum: float) -> None:
+    def _write_momentum(self, group: dict[str, Any], momentum: float) -> None:
         group["momentum"] = momentum
 
     @overload
@@ -100,15 +100,15 @@ class CritMomSGD(CriticallyDamped, SGD):
         Returns:
             The closure's loss, if there is one.
         """
-        clamped = [group for group in self.param_groups if self._take_momentum(group) == 0.0]
+        clamped = [group for group in self.param_groups if self._update_momentum(group) == 0.0]
         for group in clamped:
             warn_of_clamp(group, "which is plain SGD")
             group["momentum"] = ALMOST_ZERO
         try:
-            return _sgd_step(self, closure)
+            return sgd_step(self, closure)
         finally:
             for group in clamped:
                 group["momentum"] = 0.0
 
 
-_sgd_step = unhooked_step(SGD)
+sgd_step = unhooked_step(SGD)

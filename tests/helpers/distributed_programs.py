@@ -15,10 +15,11 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from hf_critmom import IKFAD, CritMomAdamW, CritMomQHM, CritMomSGD
+from hf_critmom.optim import CritMomCompensated, CritMomMatched
 
 # --- Trainer --------------------------------------------------------------------------------------------------------
 
-TRAINER_NAMES = ("critmom", "critmom_hybrid", "critmom_adamw", "ikfad")
+TRAINER_NAMES = ("critmom", "critmom_hybrid", "critmom_adamw", "critmom_matched", "critmom_compensated", "ikfad")
 
 
 class Perceptron(PreTrainedModel):
@@ -72,12 +73,14 @@ OPTIMIZERS = {
     "adamw-fused": lambda params: CritMomAdamW(params, lr=0.1, fused=True),
     "qhm": lambda params: CritMomQHM(params, lr=0.1, weight_decay=0.01),
     "qhm-for-loop": lambda params: CritMomQHM(params, lr=0.1, momentum=0.5, foreach=False),
+    "matched": lambda params: CritMomMatched(params, lr=0.1, weight_decay=0.01),
+    "compensated-foreach": lambda params: CritMomCompensated(params, lr=0.1, nesterov=True, foreach=True),
     "ikfad": lambda params: IKFAD(params, lr=0.1),
     "ikfad-for-loop": lambda params: IKFAD(params, lr=0.1, foreach=False),
 }
 FORMS = {
     "a layer joins late": {"flat": False, "late_from": 2},
-    "flattened": {"flat": True, "late_from": 0},  # flattening keeps only what every parameter's state has
+    "flattened": {"flat": True, "late_from": 2},
 }
 SCHEDULE = (0.0, 0.01, 0.1, 0.2, 0.05, 0.0, 0.1, 0.02)
 CUT = 4

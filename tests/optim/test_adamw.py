@@ -219,8 +219,8 @@ def test_a_first_step_at_learning_rate_zero_moves_nothing_and_poisons_nothing(im
         train(optimizer, params, [0.0])
         assert_identical(params, before)
         for p in params:
-            assert all(value.isfinite().all() for value in optimizer.state[p].values())
-    assert 0.0 < 1.0 - optimizer.param_groups[0]["beta1_product"] < 1e-15
+            assert all(torch.as_tensor(value).isfinite().all() for value in optimizer.state[p].values())
+    assert all(0.0 < 1.0 - optimizer.state[p]["beta1_product"] < 1e-15 for p in params)
     train(optimizer, params, [0.1])
     assert all(p.isfinite().all() for p in params)
     # Gradients that were seen at learning rate 0 weigh nothing: the first real step is that of a sign, as Adam's.
@@ -293,17 +293,20 @@ def test_a_parameter_that_misses_steps_keeps_a_correction_of_its_own(implementat
         assert_same(params, twin.values)
 
 
-def test_while_all_have_gradients_the_state_is_exactly_torchs():
+def test_the_state_is_torchs_and_two_plain_numbers():
     for options in ({}, {"amsgrad": True}):
         ours, theirs = parameters(), parameters()
         optimizer, plain = CritMomAdamW(ours, lr=0.1, **options), torch.optim.AdamW(theirs, lr=0.1, **options)
         train(optimizer, ours)
         train(plain, theirs)
         for p, q in zip(ours, theirs, strict=True):
-            assert {key: value.shape for key, value in optimizer.state[p].items()} == {
+            state = dict(optimizer.state[p])
+            assert type(num_steps := state.pop("num_steps")) is int
+            assert type(state.pop("beta1_product")) is float
+            assert {key: value.shape for key, value in state.items()} == {
                 key: value.shape for key, value in plain.state[q].items()
             }
-            assert optimizer.state[p]["step"] == plain.state[q]["step"]
+            assert state["step"] == plain.state[q]["step"] == num_steps == len(SCHEDULE)
 
 
 def test_a_parameter_that_never_has_a_gradient_has_no_state():
@@ -377,6 +380,47 @@ def test_a_run_that_was_torchs_in_between_is_counted_right_and_that_is_said(patt
         elif last is not None:
             current.load_state_dict(through_a_file(last.state_dict()))
         assert_same(train(current, ours, **steps), train(plain, theirs, **steps))
+
+
+def as_of_release_0_1(state_dict):
+    """A state dict in the layout of release 0.1: the numbers in the group, and with parameters that missed steps."""
+    state_dict = copy.deepcopy(state_dict)
+    for group in state_dict["param_groups"]:
+        states = [state_dict["state"][index] for index in group["params"] if index in state_dict["state"]]
+        most = max(states, key=lambda state: state["num_steps"], default={"num_steps": 0, "beta1_product": 1.0})
+        numbers = {name: most[name] for name in ("num_steps", "beta1_product")}
+        group.update(numbers, in_step=len(states) == len(group["params"]))
+        for state in states:
+            if numbers == {name: state[name] for name in numbers}:
+                del state["num_steps"], state["beta1_product"]
+            else:
+                group["in_step"] = False
+    return state_dict
+
+
+@pytest.mark.parametrize("pattern", [PATTERNS["each as it likes"], (ALWAYS,) * 4], ids=["some missing", "all present"])
+def test_checkpoints_of_release_0_1_continue_to_the_bit(pattern):
+    presence = presence_of(pattern)
+    params = parameters()
+    optimizer = CritMomAdamW(params, lr=0.1)
+    train(optimizer, params, SCHEDULE[:7], presence=presence[:7])
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    resumed = CritMomAdamW(copies, lr=0.5)
+    resumed.load_state_dict(through_a_file(as_of_release_0_1(optimizer.state_dict())))
+    rest = {"schedule": SCHEDULE[7:], "seed": 3, "presence": presence[7:]}
+    assert_identical(train(resumed, copies, **rest), train(optimizer, params, **rest))
+    assert str(resumed.state_dict()) == str(optimizer.state_dict())
+
+
+@any_implementation
+def test_a_step_that_only_looks_for_the_state_is_no_step(implementation):
+    """`torch.distributed.checkpoint` makes a first step at learning rate 0 with gradients of 0."""
+    params, untouched = parameters(), parameters()
+    optimizer, plain = CritMomAdamW(params, lr=0.0, **implementation), CritMomAdamW(untouched, lr=0.0, **implementation)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert_identical(train(optimizer, params, SCHEDULE[1:]), train(plain, untouched, SCHEDULE[1:]))
 
 
 def test_it_is_torchs_adamw():
@@ -516,7 +560,8 @@ def test_a_step_that_a_grad_scaler_skips_is_as_if_it_had_not_been(implementation
             else:
                 optimizer.step()
     assert_identical(skipping, straight)
-    assert optimizers[0].param_groups[0]["beta1_product"] == optimizers[1].param_groups[0]["beta1_product"]
+    products = [[optimizer.state[p]["beta1_product"] for p in optimizer.state] for optimizer in optimizers]
+    assert products[0] == products[1]
 
 
 @pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
