@@ -89,9 +89,7 @@ def momentum_of(group):
 
 
 def expected_momentum(name, lr):
-    if name == "critmom_matched":
-        return 0.9
-    if name == "critmom_qhm":  # its immediate weight follows the learning rate instead
+    if name in ("critmom_matched", "critmom_qhm"):  # what follows is the step, and the immediate weight
         return 0.9
     momentum = critical_momentum(float(lr))
     return min(momentum, 0.9) if name == "critmom_hybrid" else momentum
