@@ -13,9 +13,9 @@ from typing import Any
 
 from scipy import stats
 
-from hf_critmom.attribution.attribution import Attribution
-from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.problems import TOP, check_same_groups
+from hf_critmom.attribution.results import Attribution
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,13 @@ class PairAgreement:
         first: One run.
         second: The other.
         overlap: How many of their top groups they share.
-        chance: Probability that two random choices of so many groups share at least as many.
         spearman: Rank correlation of the groups' shares; None where it is not defined.
-        kendall: Kendall's tau-b of them.
     """
 
     first: str
     second: str
     overlap: int
-    chance: float
     spearman: float | None
-    kendall: float | None
 
 
 @dataclass(frozen=True)
@@ -125,15 +121,15 @@ def measure_agreement(
         confidence: Level of the intervals.
 
     Raises:
-        DiagnosisError: If there are fewer than two runs, or their layer groups differ.
+        AttributionError: If there are fewer than two runs, or their layer groups differ.
     """
     if len(attributions) < 2:
-        raise DiagnosisError("Agreement takes two runs at least: name several checkpoints.")
+        raise AttributionError("Agreement takes two runs at least: name several checkpoints.")
     groups = check_same_groups(attributions)
     num_top = min(num_top, len(groups))
     runs = {name: Ranking.of(attribution, num_top) for name, attribution in attributions.items()}
     pairs = {
-        (first, second): _pair(first, second, runs[first], runs[second], len(groups))
+        (first, second): _pair(first, second, runs[first], runs[second])
         for first, second in itertools.combinations(runs, 2)
     }
     by_arm: dict[str, list[str]] = {}
@@ -171,16 +167,14 @@ class Ranking:
 Pairs = Mapping[tuple[str, str], PairAgreement]
 
 
-def _pair(first: str, second: str, one: Ranking, other: Ranking, groups: int) -> PairAgreement:
+def _pair(first: str, second: str, one: Ranking, other: Ranking) -> PairAgreement:
     overlap = len(one.top & other.top)
     defined = len(set(one.shares)) > 1 and len(set(other.shares)) > 1
     return PairAgreement(
         first,
         second,
         overlap,
-        chance_of_overlap(overlap, len(one.top), groups),
         float(stats.spearmanr(one.shares, other.shares).statistic) if defined else None,
-        float(stats.kendalltau(one.shares, other.shares).statistic) if defined else None,
     )
 
 

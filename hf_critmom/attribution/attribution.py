@@ -8,145 +8,31 @@ the norms themselves, relative to the parameters (as in Auto-RGN, Lee et al., ar
 because a norm by itself is largest where a network is widest.
 """
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
-from torch import nn
+from torch import Tensor, nn
 
+from hf_critmom.attribution.batches import IGNORED, batches
 from hf_critmom.attribution.bootstrap import share_intervals
-from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.gradients import GradientSums, reshard
 from hf_critmom.attribution.groups import Groups, LayerGroups, layer_groups
-from hf_critmom.attribution.passes import GradientPass, device_of, undisturbed
+from hf_critmom.attribution.names import named_parameters
+from hf_critmom.attribution.passes import GradientPass, device_of, preserve_state
 from hf_critmom.attribution.predictions import (
-    IGNORED,
     SELECTIONS,
     ComputeLoss,
     Predictions,
-    batches,
-    gathered,
+    in_order,
     items_of,
     model_loss,
 )
-from hf_critmom.errors import root_message
-from hf_critmom.storage.files import write_json
-
-
-@dataclass(frozen=True)
-class GroupGradient:
-    """The gradient of one layer group over the chosen items.
-
-    Attributes:
-        norm: Norm of the mean gradient.
-        mean_batch_norm: Mean over the backward passes, weighted by items, of the norm of their mean gradients. Unlike
-            `norm` it grows as the passes get smaller, because the noise of single examples is in it; so it is not the
-            same for another number of processes.
-        share: Part of the squared norm of the whole model's mean gradient, from 0 to 1.
-        share_interval: Bootstrap interval of the share: what other examples from the same source would give for this
-            very model. It says nothing on other training seeds. None: too few items to tell.
-        log_odds_error: Standard error of log(share / (1 - share)), from the same resampling.
-        relative_norm: Norm of the mean gradient by norm of the parameters; None where these are all zero.
-        rms: Root mean square of the mean gradient's values, norm / sqrt(parameters).
-        parameters: Number of trainable values.
-    """
-
-    norm: float
-    mean_batch_norm: float
-    share: float
-    share_interval: tuple[float, float] | None
-    log_odds_error: float | None
-    relative_norm: float | None
-    rms: float
-    parameters: int
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """Gradients by layer group, over chosen examples (or tokens) of a data set.
-
-    Attributes:
-        groups: Gradient of each group that has trainable parameters, in the model's order.
-        frozen: Number of frozen values of each group that has any; no gradient is computed for them.
-        select: What was chosen, a name in `SELECTIONS`, or "given" for a mask.
-        unit: What is counted: "examples" or "tokens".
-        selected: How many were chosen.
-        total: How many there are in the data set.
-        misclassified: How many of them are predicted wrongly; None where the selection needed no predictions.
-        loss: Mean loss of the chosen ones.
-        batches: Number of backward passes.
-        units: Number of resampled units behind the intervals.
-        confidence: Level of the intervals.
-    """
-
-    groups: dict[str, GroupGradient]
-    frozen: dict[str, int]
-    select: str
-    unit: str
-    selected: int
-    total: int
-    misclassified: int | None
-    loss: float
-    batches: int
-    units: int
-    confidence: float = 0.95
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of each group."""
-        return {name: group.share for name, group in self.groups.items()}
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of the items that are predicted rightly, where that is known."""
-        return None if self.misclassified is None else 1.0 - self.misclassified / self.total
-
-    def ranked(self, by: str = "share") -> list[str]:
-        """Names of the groups, the largest first, by `share`, `relative_norm`, `rms` or another attribute."""
-        return sorted(self.groups, key=lambda name: -(getattr(self.groups[name], by) or 0.0))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return json.loads(json.dumps(asdict(self), allow_nan=False))
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Attribution":
-        """The inverse of `to_dict`.
-
-        Raises:
-            DiagnosisError: If it is not one.
-        """
-        try:
-            groups = {}
-            for name, group in content["groups"].items():
-                interval = group["share_interval"]
-                groups[name] = GroupGradient(**{**group, "share_interval": interval and (interval[0], interval[1])})
-            return cls(**{**content, "groups": groups})
-        except (AttributeError, KeyError, TypeError) as error:
-            raise DiagnosisError(f"This is not a stored attribution ({root_message(error)}): make it anew.") from None
-
-    def save(self, path: str | Path) -> None:
-        """Writes it as JSON, whole or not at all."""
-        write_json(Path(path), self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Attribution":
-        """Reads what `save` wrote.
-
-        Raises:
-            DiagnosisError: If the file does not exist or holds something else.
-        """
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise DiagnosisError(f"No attribution could be read from {path} ({root_message(error)}).") from None
+from hf_critmom.attribution.results import Attribution, GroupGradient
 
 
 def attribute_gradients(
@@ -175,7 +61,7 @@ def attribute_gradients(
             wrapped by DDP, torch.compile or PEFT, or sharded by FSDP2 (then with an accelerator).
         dataloader: Batches are mappings that the model is called with.
         groups: See `layer_groups`.
-        select: A name in `SELECTIONS`; or a mask in the order of the data set, (examples,) or (texts, tokens), see
+        select: A name in `SELECTIONS`; or a mask in the order of the dataset, (examples,) or (texts, tokens), see
             `predict`. For language models the items are tokens.
         num_top_rows: How many rows "top_loss" takes; default: as many as the loader's batches hold.
         batch_size: Rows of a backward pass; default: 32, or fewer where few are chosen, so that there are sixteen
@@ -189,30 +75,23 @@ def attribute_gradients(
         seed: Of the resampling.
 
     Raises:
-        DiagnosisError: If the model computes no loss, its predictions cannot be compared with the labels, the data set
-            is empty, nothing is chosen, nothing is trainable, or gradients are not finite.
+        AttributionError: If the model computes no loss, its predictions cannot be compared with the labels, the
+            dataset is empty, nothing is chosen, nothing is trainable, or gradients are not finite.
     """
-    if isinstance(select, str) and select not in SELECTIONS:
-        raise DiagnosisError(f"Unknown selection {select!r}: choose one of {', '.join(SELECTIONS)}.")
-    for name, value in (("batch_size", batch_size), ("num_top_rows", num_top_rows)):
-        if value is not None and value < 1:
-            raise DiagnosisError(f"{name} must be at least 1, got {value}.")
     if not 0.0 < confidence < 1.0:
-        raise DiagnosisError(f"confidence must lie between 0 and 1, got {confidence}.")
-    model = _unwrapped(model)
-    reshard(model)
-    trainable, frozen = _trainable(layer_groups(model, groups), model)
-    sums = GradientSums(trainable)
-    one_pass = GradientPass(model, sums, compute_loss, accelerator, label_name)
-    with undisturbed(model, dataloader):
-        one_pass.run(dataloader, select, num_top_rows, batch_size)
-        reshard(model)
-    sums.reduce(accelerator)
-    total, wrong, unit = one_pass.counts()
-    if total == 0:
-        raise DiagnosisError("The data set is empty: there is no labelled example to attribute gradients of.")
-    if sums.items == 0:
-        raise DiagnosisError(_nothing_chosen(select, total, unit))
+        raise AttributionError(f"confidence must lie between 0 and 1, got {confidence}.")
+    sums, counts, trainable, frozen = _gradient_sums(
+        model,
+        dataloader,
+        groups=groups,
+        select=select,
+        num_top_rows=num_top_rows,
+        batch_size=batch_size,
+        compute_loss=compute_loss,
+        accelerator=accelerator,
+        label_name=label_name,
+    )
+    total, wrong, unit = counts
     norms, units = sums.group_norms() / sums.items, sums.units(accelerator)
     shares = _shares(norms, list(trainable))
     intervals, errors = share_intervals(units, sums.parts, shares, confidence=confidence, seed=seed)
@@ -222,12 +101,10 @@ def attribute_gradients(
         norm, size = float(norms[place]), sum(parameter.numel() for parameter in members)
         found[name] = GroupGradient(
             norm=norm,
-            mean_batch_norm=float(sums.batch_norms[place]) / sums.items,
             share=shares[place],
             share_interval=intervals[place],
             log_odds_error=errors[place],
             relative_norm=float(norm / weights[place]) if weights[place] > 0.0 else None,
-            rms=norm / math.sqrt(size),
             parameters=size,
         )
     predicted = isinstance(select, str) and select != "all"
@@ -246,6 +123,80 @@ def attribute_gradients(
     )
 
 
+def mean_gradients(
+    model: nn.Module,
+    dataloader: Any,
+    *,
+    select: str | np.ndarray = "misclassified",
+    compute_loss: ComputeLoss = model_loss,
+    accelerator: Accelerator | None = None,
+    label_name: str = "labels",
+) -> dict[str, Tensor]:
+    """The mean gradient of the loss over chosen examples itself, whose norms `attribute_gradients` returns.
+
+    Args:
+        model: See `attribute_gradients`, as of all that follow.
+        dataloader: Batches are mappings that the model is called with.
+        select: What is chosen.
+        compute_loss: Loss and outputs from model and batch.
+        accelerator: The one that prepared the loader.
+        label_name: The batches' labels.
+
+    Returns:
+        The gradient of each trainable parameter by its name, in the parameter's shape, at least in float32.
+
+    Raises:
+        AttributionError: As `attribute_gradients`.
+    """
+    sums, _, trainable, _ = _gradient_sums(
+        model,
+        dataloader,
+        select=select,
+        compute_loss=compute_loss,
+        accelerator=accelerator,
+        label_name=label_name,
+    )
+    _shares(sums.group_norms(), list(trainable))
+    names = {id(parameter): name for name, parameter in named_parameters(_unwrapped(model)).items()}
+    pairs = zip(sums.parameters, sums.sums, strict=True)
+    return {names[id(parameter)]: total / sums.items for parameter, total in pairs}
+
+
+def _gradient_sums(
+    model: nn.Module,
+    dataloader: Any,
+    *,
+    groups: Groups = None,
+    select: str | np.ndarray,
+    num_top_rows: int | None = None,
+    batch_size: int | None = None,
+    compute_loss: ComputeLoss,
+    accelerator: Accelerator | None,
+    label_name: str,
+) -> tuple[GradientSums, tuple[int, int, str], dict[str, list[nn.Parameter]], dict[str, int]]:
+    """Gradients summed over the chosen rows; all, wrong ones and their unit; trainable parameters, frozen values."""
+    if isinstance(select, str) and select not in SELECTIONS:
+        raise AttributionError(f"Unknown selection {select!r}: choose one of {', '.join(SELECTIONS)}.")
+    for name, value in (("batch_size", batch_size), ("num_top_rows", num_top_rows)):
+        if value is not None and value < 1:
+            raise AttributionError(f"{name} must be at least 1, got {value}.")
+    model = _unwrapped(model)
+    reshard(model)
+    trainable, frozen = _trainable(layer_groups(model, groups), model)
+    sums = GradientSums(trainable)
+    one_pass = GradientPass(model, sums, compute_loss, accelerator, label_name)
+    with preserve_state(model, dataloader):
+        one_pass.run(dataloader, select, num_top_rows, batch_size)
+        reshard(model)
+    sums.reduce(accelerator)
+    counts = total, _, unit = one_pass.counts()
+    if total == 0:
+        raise AttributionError("The dataset is empty: there is no labelled example to attribute gradients of.")
+    if sums.items == 0:
+        raise AttributionError(_nothing_chosen(select, total, unit))
+    return sums, counts, trainable, frozen
+
+
 def predict(
     model: nn.Module,
     dataloader: Any,
@@ -253,26 +204,37 @@ def predict(
     compute_loss: ComputeLoss = model_loss,
     accelerator: Accelerator | None = None,
     label_name: str = "labels",
+    probabilities: bool = False,
 ) -> Predictions:
-    """Predicts a whole data set, without changing anything, as `attribute_gradients` does.
+    """Predicts a whole dataset, without changing anything, as `attribute_gradients` does.
 
     Its masks (such as ``predictions.wrong``) choose items for `attribute_gradients` with the same loader.
 
+    Args:
+        model: See `attribute_gradients`.
+        dataloader: Batches are mappings that the model is called with.
+        compute_loss: Loss and outputs from model and batch.
+        accelerator: The one that prepared the loader.
+        label_name: The batches' labels.
+        probabilities: Whether the probabilities of all classes are kept, which takes memory of examples times classes.
+
     Raises:
-        DiagnosisError: If predictions cannot be compared with the labels, or the data set is empty.
+        AttributionError: If predictions cannot be compared with the labels, or the dataset is empty.
     """
     model = _unwrapped(model)
     parts = []
-    with undisturbed(model, dataloader), torch.no_grad():
+    with preserve_state(model, dataloader), torch.no_grad():
         for batch in batches(dataloader, device_of(model), accelerator, label_name):
             _, outputs = compute_loss(model, dict(batch.inputs))
             items = items_of(model, outputs, batch.labels)
             labels = items.labels.masked_fill(~items.counted, IGNORED)[: batch.valid]
-            parts.append((batch.first, labels.cpu().numpy(), items.predicted[: batch.valid].cpu().numpy()))
+            predicted = items.predicted[: batch.valid].cpu().numpy()
+            chances = items.logits[: batch.valid].float().softmax(-1).cpu().numpy() if probabilities else None
+            parts.append((batch.first, labels.cpu().numpy(), predicted, chances))
         reshard(model)
-    predictions = gathered(parts, accelerator)
+    predictions = in_order(parts, accelerator)
     if not predictions.counted.any():
-        raise DiagnosisError("The data set is empty: there is no labelled example to predict.")
+        raise AttributionError("The dataset is empty: there is no labelled example to predict.")
     return predictions
 
 
@@ -280,7 +242,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     """The model itself: the hooks of DDP would wait for gradients that never come to ``.grad``."""
     model = extract_model_from_parallel(model)
     if next(model.parameters(), None) is None:
-        raise DiagnosisError(f"{type(model).__name__} has no parameters: there is no gradient to attribute.")
+        raise AttributionError(f"{type(model).__name__} has no parameters: there is no gradient to attribute.")
     return model
 
 
@@ -295,7 +257,7 @@ def _trainable(groups: LayerGroups, model: nn.Module) -> tuple[dict[str, list[nn
             else:
                 frozen[name] = frozen.get(name, 0) + parameter.numel()
     if not trainable:
-        raise DiagnosisError(
+        raise AttributionError(
             f"All parameters of {type(model).__name__} are frozen: set requires_grad on those whose gradient is wanted."
         )
     return trainable, frozen
@@ -303,13 +265,13 @@ def _trainable(groups: LayerGroups, model: nn.Module) -> tuple[dict[str, list[nn
 
 def _shares(norms: np.ndarray, names: list[str]) -> list[float]:
     if odd := [name for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm)]:
-        raise DiagnosisError(
+        raise AttributionError(
             f"The gradient of {', '.join(odd)} is not finite: the model has diverged, or overflows in the precision it "
             "is evaluated in."
         )
     squares = norms**2
     if not squares.sum() > 0.0:
-        raise DiagnosisError("The gradient is zero everywhere: nothing would lower the loss of the chosen examples.")
+        raise AttributionError("The gradient is zero everywhere: nothing would lower the loss of the chosen examples.")
     return [float(share) for share in squares / squares.sum()]
 
 

@@ -3,5 +3,5 @@
 from hf_critmom.errors import InputError
 
 
-class DiagnosisError(InputError):
-    """A diagnosis that cannot be made as it was asked for."""
+class AttributionError(InputError):
+    """Gradients that cannot be attributed as requested, or a stored attribution that cannot be read."""

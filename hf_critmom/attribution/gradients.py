@@ -22,12 +22,15 @@ _PERIOD = 1_048_573
 """After so many values random signs come again: a prime, so that none of a place of the sketch share theirs."""
 
 
+_HALF = (torch.bfloat16, torch.float16)
+"""Types in which a norm would be rounded to two or three digits."""
+
+
 class GradientSums:
     """Sums of gradients over batches of items.
 
-    Beside the sum itself (memory of the parameters, once) it keeps per group the sum of the batches' norms, and
-    sketches of at most `MOST_UNITS` units, which are sums over equally many consecutive batches: when there would be
-    more, neighbours are joined.
+    Beside the sum itself (memory of the parameters, once) it keeps sketches of at most `MOST_UNITS` units, which are
+    sums over equally many consecutive batches: when there would be more, neighbours are joined.
 
     A sketch is a random linear map to few values, which keeps inner products on average: every value is given a random
     sign and added to one of `SKETCH_SIZE` places in turn. That is the count sketch of Charikar, Chen and Farach-Colton
@@ -49,7 +52,6 @@ class GradientSums:
         self._flat = torch.empty(max(whole_rows), dtype=wide[0], device=self._device)  # one group at a time
         self.items = 0
         self.batches = 0
-        self.batch_norms = np.zeros(len(self._sizes))
         self.loss = 0.0
         self._units: list[tuple[int, Tensor]] = []
         self._batches_per_unit = 1
@@ -58,15 +60,13 @@ class GradientSums:
     @torch.no_grad()
     def add(self, gradients: Sequence[Tensor | None], loss: Tensor, items: int) -> None:
         """Adds a batch: gradients (None: zero) and loss, both summed over its items."""
-        norms, sketches = [], []
+        sketches = []
         for group, members in enumerate(self._members):
             flat = self._flattened(gradients[members], self.parameters[members])
-            norms.append(torch.linalg.vector_norm(flat))
             sketches.append(self._sketch(flat, group))
         present = [(total, part) for total, part in zip(self.sums, gradients, strict=True) if part is not None]
         for total, part in present:
             total.add_(part)
-        self.batch_norms += torch.stack(norms).cpu().double().numpy()
         self.loss += float(loss)
         self.items += items
         self.batches += 1
@@ -125,11 +125,9 @@ class GradientSums:
         if accelerator is None or accelerator.num_processes == 1 or is_sharded(self.parameters):
             return
         self.sums = [accelerator.reduce(total, reduction="sum") for total in self.sums]
-        counts = [self.items, self.batches, self.loss, *self.batch_norms]
-        items, batches, self.loss, *batch_norms = accelerator.reduce(
-            torch.tensor(counts, dtype=torch.float64, device=self._device), reduction="sum"
-        ).tolist()
-        self.items, self.batches, self.batch_norms = int(items), int(batches), np.array(batch_norms)
+        counts = torch.tensor([self.items, self.batches, self.loss], dtype=torch.float64, device=self._device)
+        items, batches, self.loss = accelerator.reduce(counts, reduction="sum").tolist()
+        self.items, self.batches = int(items), int(batches)
 
     def group_norms(self) -> np.ndarray:
         """Norm of the summed gradient of each group."""
@@ -172,7 +170,8 @@ def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter], *, sharded: b
 @torch.no_grad()
 def stacked_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Norms of tensors, sharded or not, on the first one's device: one kernel, and nothing is waited for."""
-    norms = [full(norm) for norm in torch._foreach_norm(list(tensors))]
+    tensors = [tensor.float() if tensor.dtype in _HALF else tensor for tensor in tensors]
+    norms = [full(norm) for norm in torch._foreach_norm(tensors)]
     wide = torch.float64 if any(norm.dtype == torch.float64 for norm in norms) else torch.float32
     return torch.stack([norm.to(norms[0].device, wide) for norm in norms])
 

@@ -12,18 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.batches import Batch, Rows, batches, chosen_rows
+from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.gradients import GradientSums, gradients_of, is_sharded
-from hf_critmom.attribution.predictions import (
-    Batch,
-    ComputeLoss,
-    Items,
-    Rows,
-    batches,
-    chosen_rows,
-    counted_items,
-    items_of,
-)
+from hf_critmom.attribution.predictions import ComputeLoss, Items, counted_items, items_of
 
 LARGEST_GRADIENT_BATCH = 32
 """Rows of a backward pass, unless told otherwise: several smaller batches tell a spread, one large batch does not."""
@@ -69,7 +61,7 @@ class GradientPass:
         self.device = device_of(model)
         self.sharded = is_sharded(sums.parameters)
         if self.sharded and accelerator is None:
-            raise DiagnosisError(
+            raise AttributionError(
                 f"The parameters of {type(model).__name__} are sharded over processes: pass the accelerator, and call "
                 "this in every process."
             )
@@ -111,7 +103,7 @@ class GradientPass:
         with torch.enable_grad():
             loss, _ = self.compute_loss(self.model, dict(rows.inputs))
             if not loss.requires_grad:
-                raise DiagnosisError(
+                raise AttributionError(
                     f"The loss of {type(self.model).__name__} does not depend on its trainable parameters: there is no "
                     "gradient to attribute."
                 )
@@ -132,7 +124,7 @@ class GradientPass:
 
     def _without_weight(self) -> Rows:
         if self._spare is None:
-            raise DiagnosisError("A process got no batch at all: give each of them one, with fewer rows in a batch.")
+            raise AttributionError("A process got no batch at all: give each of them one, with fewer rows in a batch.")
         return self._spare
 
     # ---------------------------------------------------------------------------------------------------------- choice
@@ -228,7 +220,7 @@ class GradientPass:
 
 
 @contextmanager
-def undisturbed(model: nn.Module, dataloader: Any) -> Iterator[None]:
+def preserve_state(model: nn.Module, dataloader: Any) -> Iterator[None]:
     """Evaluation mode within; afterwards the modes of all modules and all random number generators are as before.
 
     Passing through a data loader draws from torch's generator, which training would notice.
@@ -270,7 +262,7 @@ def _part_of_mask(mask: np.ndarray, batch: Batch) -> Tensor:
     """The rows of a mask over the data set that belong to a batch, in the shape of its labels."""
     shape = batch.labels.shape
     if mask.ndim != len(shape) or (batch.valid and len(mask) < batch.first + batch.valid):
-        raise DiagnosisError(
+        raise AttributionError(
             f"A mask of shape {mask.shape} does not fit the data set, whose batches have labels of shape "
             f"{tuple(shape)}: expected one made by predict(model, dataloader) with the same loader."
         )

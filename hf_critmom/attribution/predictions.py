@@ -1,25 +1,23 @@
-"""Which items a gradient is taken of: predictions, selections, and batches made of the selected rows only.
+"""Which items a gradient is taken of: predictions and selections.
 
 An item is what is predicted: an example of a classifier, or a labelled token of a language model. A row is what a batch
 is made of: an example, or a sequence. A row is selected if any of its items is, and the labels of its other tokens are
 set to -100, which the losses of Transformers and torch leave out.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from hf_critmom.attribution.errors import DiagnosisError
-
-IGNORED = -100
-"""The label that losses leave out."""
+from hf_critmom.attribution.batches import IGNORED
+from hf_critmom.attribution.errors import AttributionError
 
 ComputeLoss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, Any]]
 """Loss (a mean over items) and outputs of a model on a batch with labels."""
@@ -36,12 +34,12 @@ def model_loss(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
     """The loss that a model computes from labels, with its outputs.
 
     Raises:
-        DiagnosisError: If it computes none.
+        AttributionError: If it computes none.
     """
     outputs = model(**inputs)
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else None
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise DiagnosisError(
+        raise AttributionError(
             f"{type(model).__name__} returned no loss for labelled examples: expected a model that computes one from "
             "labels, as the Auto classes with a head do, or pass compute_loss."
         )
@@ -106,14 +104,14 @@ def items_of(model: nn.Module, outputs: Any, labels: Tensor) -> Items:
     """Compares a model's outputs with labels.
 
     Raises:
-        DiagnosisError: If the outputs are not logits of classes for labels that are class indices.
+        AttributionError: If the outputs are not logits of classes for labels that are class indices.
     """
     logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs[1] if len(outputs) > 1 else None
     indices = labels.ndim in (1, 2) and not labels.is_floating_point()
     shifted = labels.ndim == 2 and predicts_next_token(model)
     if not isinstance(logits, Tensor) or not indices or logits.shape[:-1] != labels.shape:
         found = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
-        raise DiagnosisError(
+        raise AttributionError(
             f"{type(model).__name__} cannot be right or wrong: it has {found} for labels of shape "
             f"{tuple(labels.shape)} and type {str(labels.dtype).removeprefix('torch.')}, where logits of classes and "
             "their indices, for examples or tokens, were expected; select all works without."
@@ -132,114 +130,6 @@ def predicts_next_token(model: nn.Module) -> bool:
     return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or name.endswith("ForCausalLM")
 
 
-# -------------------------------------------------------------------------------------------------------------- batches
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch of a loader on the model's device.
-
-    Attributes:
-        inputs: What the model is called with.
-        labels: The labels among them.
-        valid: How many of its first rows are real: Accelerate fills up the last batch of each process.
-        first: Index of its first row in the order of the whole data set.
-    """
-
-    inputs: dict[str, Any]
-    labels: Tensor
-    valid: int
-    first: int
-
-
-def batches(
-    dataloader: Any, device: torch.device, accelerator: Accelerator | None, label_name: str = "labels"
-) -> Iterator[Batch]:
-    """The batches of a loader, of this process; with an accelerator the loader is one that it prepared.
-
-    Raises:
-        DiagnosisError: If a batch is not a mapping with labels.
-    """
-    processes, process = (accelerator.num_processes, accelerator.process_index) if accelerator is not None else (1, 0)
-    before = 0
-    for inputs in dataloader:
-        if not isinstance(inputs, Mapping) or not isinstance(inputs.get(label_name), Tensor):
-            found = f"one with {', '.join(map(str, inputs))}" if isinstance(inputs, Mapping) else type(inputs).__name__
-            raise DiagnosisError(
-                f"A batch must be a mapping that holds {label_name}, got {found}: without labels nothing can be wrong."
-            )
-        inputs = dict(send_to_device(dict(inputs), device))
-        rows = len(inputs[label_name])
-        valid = rows
-        if processes > 1 and getattr(dataloader, "end_of_dataloader", False) and dataloader.remainder > 0:
-            valid = min(max(dataloader.remainder - process * rows, 0), rows)
-        yield Batch(inputs, inputs[label_name], valid, before + process * rows)
-        before += processes * rows
-
-
-@dataclass
-class Rows:
-    """Selected rows.
-
-    Attributes:
-        inputs: What the model is called with.
-        count: Number of rows.
-        items: Number of selected items in each row, (rows,).
-    """
-
-    inputs: dict[str, Any]
-    count: int
-    items: Tensor
-
-    def take(self, places: Any) -> "Rows":
-        """Some of the rows, by a slice, a mask or indices."""
-        items = self.items[places]
-        inputs = {
-            name: value[places] if _is_batched(value, self.count) else value for name, value in self.inputs.items()
-        }
-        return Rows(inputs, len(items), items)
-
-    def fits(self, other: "Rows") -> bool:
-        """Whether the two can be in one batch: texts of other lengths cannot."""
-        if self.inputs.keys() != other.inputs.keys():
-            return False
-        for name, mine in self.inputs.items():
-            theirs = other.inputs[name]
-            if _is_batched(mine, self.count) and _is_batched(theirs, other.count):
-                if mine.shape[1:] != theirs.shape[1:] or mine.dtype != theirs.dtype:
-                    return False
-            elif isinstance(mine, Tensor) or isinstance(theirs, Tensor) or mine != theirs:
-                return False
-        return True
-
-    @staticmethod
-    def joined(parts: Sequence["Rows"]) -> "Rows":
-        """One batch of rows that fit."""
-        first = parts[0]
-        inputs = {
-            name: torch.cat([part.inputs[name] for part in parts]) if _is_batched(value, first.count) else value
-            for name, value in first.inputs.items()
-        }
-        return Rows(inputs, sum(part.count for part in parts), torch.cat([part.items for part in parts]))
-
-
-def chosen_rows(batch: Batch, mask: Tensor, label_name: str = "labels") -> Rows | None:
-    """The rows of a batch that hold an item of a mask (of the shape of its labels), other tokens' labels left out."""
-    mask = mask.clone()
-    mask[batch.valid :] = False
-    items = mask.view(len(mask), -1).sum(1)
-    if not bool(items.any()):
-        return None
-    inputs = batch.inputs
-    if mask.ndim > 1:
-        inputs = {**inputs, label_name: batch.labels.masked_fill(~mask, IGNORED)}
-    return Rows(inputs, len(mask), items).take(items > 0)
-
-
-def _is_batched(value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
-
-
 # ------------------------------------------------------------------------------------ all predictions, and what matches
 
 
@@ -250,10 +140,12 @@ class Predictions:
     Attributes:
         labels: Class indices; -100: not an item.
         predicted: Class indices.
+        probabilities: Probability of every class, (examples, classes), where they were kept.
     """
 
     labels: np.ndarray
     predicted: np.ndarray
+    probabilities: np.ndarray | None = None
 
     @property
     def counted(self) -> np.ndarray:
@@ -287,12 +179,22 @@ class Predictions:
         return chosen.reshape(self.labels.shape)
 
 
-def gathered(parts: Sequence[tuple[Any, np.ndarray, np.ndarray]], accelerator: Accelerator | None) -> Predictions:
-    """Puts predictions of batches, each with the index of its first row, into the order of the data set."""
+def in_order(
+    parts: Sequence[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]], accelerator: Accelerator | None
+) -> Predictions:
+    """Puts predictions of batches into the order of the dataset.
+
+    Args:
+        parts: Index of the first row, labels, predictions, and probabilities or None, of every batch of this process.
+        accelerator: With it the batches of all processes are gathered.
+    """
     parts = list(parts)
     if accelerator is not None and accelerator.num_processes > 1:
         parts = gather_object(parts)
     parts = sorted((part for part in parts if len(part[1])), key=lambda part: part[0])
+    if not parts:
+        empty = np.zeros(0, dtype=np.int64)
+        return Predictions(empty, empty)
     width = max((part[1].shape[1] for part in parts if part[1].ndim == 2), default=0)
 
     def filled(values: np.ndarray) -> np.ndarray:
@@ -300,8 +202,7 @@ def gathered(parts: Sequence[tuple[Any, np.ndarray, np.ndarray]], accelerator: A
             return values
         return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=IGNORED)
 
-    if not parts:
-        empty = np.zeros(0, dtype=np.int64)
-        return Predictions(empty, empty)
-    labels, predicted = (np.concatenate([filled(part[place]) for part in parts]) for place in (1, 2))
-    return Predictions(labels, predicted)
+    labels = np.concatenate([filled(part[1]) for part in parts])
+    predicted = np.concatenate([filled(part[2]) for part in parts])
+    chances = [part[3] for part in parts if part[3] is not None]
+    return Predictions(labels, predicted, np.concatenate(chances) if chances and labels.ndim == 1 else None)

@@ -11,8 +11,8 @@ from typing import Any
 
 from scipy import stats
 
-from hf_critmom.attribution.attribution import Attribution
-from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.errors import AttributionError
+from hf_critmom.attribution.results import Attribution
 
 TOP = 3
 """How many groups the paper names (of seven)."""
@@ -36,7 +36,7 @@ class Diagnosis:
     """Which groups are problem groups, by three rules.
 
     Attributes:
-        top: The paper's rule: the so many groups of largest share.
+        top: The paper's rule: the `num_top` groups with the largest share.
         dominant: Groups whose share exceeds an equal part, 1 / number of groups. It needs no number, but like `top` it
             looks at the misclassified examples alone.
         problem: Our own rule: dominant groups whose share is larger among misclassified examples than among correctly
@@ -98,7 +98,7 @@ class Diagnosis:
         elif self.problem is not None:
             said.append(
                 "No group of more than an equal part has a larger share among misclassified examples than among "
-                "correctly classified ones, as far as so many examples can tell: there is no problem group."
+                "correctly classified ones, as far as this many examples can tell: there is no problem group."
             )
         elif self.contrast:
             said.append("There are too few examples to tell whether errors have to do with it.")
@@ -126,10 +126,10 @@ def diagnose(
         confidence: Joint level of the quotients' intervals.
 
     Raises:
-        DiagnosisError: If the attributions are of different groups, or the number is less than 1.
+        AttributionError: If the attributions are of different groups, or the number is less than 1.
     """
     if num_top < 1:
-        raise DiagnosisError(f"The number of top groups must be at least 1, got {num_top}.")
+        raise AttributionError(f"The number of top groups must be at least 1, got {num_top}.")
     controls = {name: control for name, control in (("correct", correct), ("initial", initial)) if control is not None}
     for name, control in controls.items():
         check_same_groups({"misclassified": misclassified, name: control})
@@ -155,12 +155,12 @@ def check_same_groups(attributions: Mapping[str, Attribution]) -> list[str]:
     """The groups' names, if all attributions have the same.
 
     Raises:
-        DiagnosisError: If they differ.
+        AttributionError: If they differ.
     """
     (first, expected), *others = attributions.items()
     for name, attribution in others:
         if list(attribution.groups) != list(expected.groups):
-            raise DiagnosisError(
+            raise AttributionError(
                 f"{first} and {name} have different layer groups ({', '.join(expected.groups)} and "
                 f"{', '.join(attribution.groups)}): compare models of one architecture, with the same groups."
             )
@@ -171,19 +171,19 @@ def _contrast(wrong: Attribution, right: Attribution, confidence: float) -> dict
     freedom = min(wrong.units, right.units) - 1
     quantile = float(stats.t.ppf(0.5 + confidence / 2.0, freedom)) if freedom > 0 else math.inf
     found = {}
-    for name, ours in wrong.groups.items():
-        theirs = right.groups[name]
-        if not theirs.share > 0.0 or not ours.share > 0.0:
-            found[name] = Contrast(None if not theirs.share > 0.0 else 0.0, None)
+    for name, group in wrong.groups.items():
+        control = right.groups[name]
+        if not control.share > 0.0 or not group.share > 0.0:
+            found[name] = Contrast(None if not control.share > 0.0 else 0.0, None)
             continue
-        ratio = ours.share / theirs.share
-        if ours.log_odds_error is None or theirs.log_odds_error is None:
+        ratio = group.share / control.share
+        if group.log_odds_error is None or control.log_odds_error is None:
             found[name] = Contrast(ratio, None)
             continue
         # The error of log(share) is that of the log odds times (1 - share).
-        error = math.hypot(ours.log_odds_error * (1.0 - ours.share), theirs.log_odds_error * (1.0 - theirs.share))
-        reach = math.exp(min(quantile * error, 700.0))
-        found[name] = Contrast(ratio, (ratio / reach, ratio * reach))
+        error = math.hypot(group.log_odds_error * (1.0 - group.share), control.log_odds_error * (1.0 - control.share))
+        factor = math.exp(min(quantile * error, 700.0))
+        found[name] = Contrast(ratio, (ratio / factor, ratio * factor))
     return found
 
 

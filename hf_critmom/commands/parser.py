@@ -5,7 +5,7 @@ import inspect
 import shlex
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -142,6 +142,15 @@ def parse_dataclasses(parser: "HfArgumentParser", argv: Sequence[str]) -> tuple[
     if unknown:
         parser.error(f"unknown arguments {shlex.join(recorded_arguments(unknown))}")
     return tuple(parsed)
+
+
+def rename_flags(argv: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
+    """Command-line arguments with the earlier spellings of flags replaced by those of today."""
+    renamed = []
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        renamed.append(f"{aliases.get(flag, flag)}{equals}{value}")
+    return renamed
 
 
 def quieten_libraries() -> None:

@@ -5,17 +5,24 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hf_critmom.reporting.text import markdown_block, markdown_code, markdown_text
+
 
 @cache
 def environment() -> Environment:
-    """The environment: a template that names an undefined variable is an error, and HTML templates escape all text."""
-    return Environment(
+    """The environment: a template that names an undefined variable is an error, and HTML templates escape all text.
+
+    In Markdown foreign text passes a filter: ``md`` in sentences, ``md_code`` as inline code, ``md_block`` as a block.
+    """
+    made = Environment(
         loader=PackageLoader("hf_critmom.reporting"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
     )
+    made.filters.update(md=markdown_text, md_code=markdown_code, md_block=markdown_block)
+    return made
 
 
 def render(template: str, **context: Any) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_critmom.attribution import Attribution, DiagnosisError, GroupGradient, diagnose, measure_agreement
+from hf_critmom.attribution import Attribution, AttributionError, GroupGradient, diagnose, measure_agreement
 from hf_critmom.attribution.agreement import chance_of_overlap
 
 SEVEN = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
@@ -18,7 +18,7 @@ def made(shares, *, error=0.1, units=16, select="misclassified", selected=100, n
     """An attribution of given shares."""
     shares = np.array(shares, dtype=float) / np.sum(shares)
     groups = {
-        name: GroupGradient(math.sqrt(share), 1.0, share, None, error, 1.0, 1.0, 10)
+        name: GroupGradient(math.sqrt(share), share, None, error, 1.0, 10)
         for name, share in zip(names, shares.tolist(), strict=True)
     }
     return Attribution(groups, {}, select, "examples", selected, 1000, 100, 1.0, 16, units)
@@ -102,9 +102,9 @@ def test_fewer_matched_examples_are_said():
 
 def test_other_groups_cannot_be_compared():
     three = made([1, 2, 3], names=("a", "b", "c"), select="correct")
-    with pytest.raises(DiagnosisError, match=r"misclassified and correct have different layer groups"):
+    with pytest.raises(AttributionError, match=r"misclassified and correct have different layer groups"):
         diagnose(WRONG, correct=three)
-    with pytest.raises(DiagnosisError, match="at least 1"):
+    with pytest.raises(AttributionError, match="at least 1"):
         diagnose(WRONG, num_top=0)
 
 
@@ -147,10 +147,8 @@ def test_pairs_are_compared_as_scipy_does():
     for pair in agreement.pairs:
         first, second = found[pair.first], found[pair.second]
         assert pair.overlap == len(set(first.ranked()[:3]) & set(second.ranked()[:3]))
-        assert pair.chance == pytest.approx(chance_of_overlap(pair.overlap, 3, 7))
         ours, theirs = list(first.shares.values()), list(second.shares.values())
         assert pair.spearman == pytest.approx(stats.spearmanr(ours, theirs).statistic)
-        assert pair.kendall == pytest.approx(stats.kendalltau(ours, theirs).statistic)
 
 
 def test_arms_are_means_over_their_pairs_with_jackknife_intervals():
@@ -219,7 +217,7 @@ def test_too_few_seeds_have_no_interval():
 def test_shares_that_are_all_equal_have_no_rank_correlation():
     agreement = measure_agreement({"a": made([1] * 7), "b": WRONG})
     assert agreement.pairs[0].spearman is None and agreement.arms[0].spearman is None
-    assert json.loads(json.dumps(agreement.to_dict(), allow_nan=False))["pairs"][0]["kendall"] is None
+    assert json.loads(json.dumps(agreement.to_dict(), allow_nan=False))["pairs"][0]["spearman"] is None
 
 
 def test_more_top_groups_than_there_are_is_all_of_them():
@@ -228,7 +226,7 @@ def test_more_top_groups_than_there_are_is_all_of_them():
 
 
 def test_agreement_takes_two_runs_of_the_same_groups():
-    with pytest.raises(DiagnosisError, match="two runs at least"):
+    with pytest.raises(AttributionError, match="two runs at least"):
         measure_agreement({"a": WRONG})
-    with pytest.raises(DiagnosisError, match="a and b have different layer groups"):
+    with pytest.raises(AttributionError, match="a and b have different layer groups"):
         measure_agreement({"a": WRONG, "b": made([1, 2, 3], names=("a", "b", "c"))})

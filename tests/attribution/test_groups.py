@@ -9,17 +9,20 @@ from transformers import (
     AutoModelForImageClassification,
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
     GPT2Config,
     LlamaConfig,
     ResNetConfig,
     T5Config,
     T5ForConditionalGeneration,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     ViTConfig,
 )
 
 from hf_critmom import CifarResNetConfig, CifarResNetForImageClassification
-from hf_critmom.attribution import DiagnosisError, LayerGroups, layer_groups
-from hf_critmom.attribution.groups import clean_name, named_parameters
+from hf_critmom.attribution import AttributionError, LayerGroups, layer_groups
+from hf_critmom.attribution.names import clean_name, named_parameters
 
 SEVEN = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 SMALL = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -171,6 +174,90 @@ def test_wrappers_make_no_difference(wrap, make):
     assert groups.of(wrapped).keys() == groups.of(model).keys()
 
 
+class Encoder(nn.Module):
+    """The module in which sentence-transformers holds a model of Transformers."""
+
+    def __init__(self, wrapped):
+        super().__init__()
+        self.auto_model = wrapped
+
+
+def bert():
+    return BertModel(BertConfig(vocab_size=16, **SMALL), add_pooling_layer=False)
+
+
+def sentence_transformer(*further):
+    return nn.Sequential(Encoder(bert()), nn.Identity(), *further)
+
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+
+WRAPPED = {
+    "a sentence transformer": (sentence_transformer, ("embeddings", "block0", "block1")),
+    "one with dense layers behind the model": (
+        lambda: sentence_transformer(Head(), Head()),
+        ("embeddings", "block0", "block1", "head"),
+    ),
+    "a cross encoder": (
+        lambda: Encoder(BertForSequenceClassification(BertConfig(vocab_size=16, **SMALL))),
+        ("embeddings", "block0", "block1", "head"),
+    ),
+    "a list of one network": (lambda: nn.ModuleList([cifar_resnet()]), SEVEN),
+    "normalisation in front of a network of timm": (
+        lambda: nn.Sequential(nn.Identity(), timm.create_model("resnet18", num_classes=3)),
+        SEVEN,
+    ),
+    "a network of timm in Transformers": (
+        lambda: TimmWrapperForImageClassification(
+            TimmWrapperConfig(architecture="resnet18", num_labels=3, do_pooling=True)
+        ),
+        SEVEN,
+    ),
+    "parallel copies of a wrapped model": (
+        lambda: nn.DataParallel(Encoder(gpt2())),
+        ("embeddings", "block0", "block1", "norm"),
+    ),
+    "a compiled part": (
+        lambda: Encoder(torch.compile(gpt2(), backend="eager")),
+        ("embeddings", "block0", "block1", "norm"),
+    ),
+    "a model with one block": (
+        lambda: AutoModelForCausalLM.from_config(GPT2Config(**{**SMALL_GPT2, "n_layer": 1}, **SMALL_IDS)),
+        ("embeddings", "block0", "norm"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), WRAPPED.values(), ids=WRAPPED)
+def test_the_groups_of_a_wrapped_model_are_those_of_the_model_inside(make, expected):
+    model = make()
+    groups = layer_groups(model)
+    assert tuple(name.rpartition("auto_model.")[2] for name in groups.names) == expected
+    parameters = [p for members in groups.of(model).values() for p in members.values()]
+    assert len({id(p) for p in parameters}) == len(parameters) == len(list(model.parameters()))
+
+
+def test_two_networks_side_by_side_keep_their_blocks_apart():
+    groups = layer_groups(nn.ModuleDict({"query": nn.Sequential(Encoder(bert())), "document": Encoder(bert())}))
+    assert sum(name.endswith("block1") for name in groups.names) == 2
+    assert not any(name in ("block0", "block1") for name in groups.names)
+
+
+@pytest.mark.parametrize(
+    "make", [gpt2, cifar_resnet, lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))]
+)
+def test_peft_adapts_layers_without_changing_the_groups(make):
+    peft = pytest.importorskip("peft")
+    model = make()
+    expected = layer_groups(model).names
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", r=2))
+    assert layer_groups(adapted).names == expected
+
+
 # ------------------------------------------------------------------------------------------------ as the user wants it
 
 
@@ -208,7 +295,7 @@ def test_groups_that_were_made_before_are_taken_as_they_are():
 
 
 def refused(model, groups=None):
-    with pytest.raises(DiagnosisError) as raised:
+    with pytest.raises(AttributionError) as raised:
         layer_groups(model, groups)
     sentence = str(raised.value)
     assert sentence.endswith(".") and "\n" not in sentence
@@ -239,9 +326,9 @@ def test_groups_of_another_model_are_refused():
 def test_unknown_group_names_are_answered_with_the_known_ones():
     groups = layer_groups(cifar_resnet())
     assert groups.check(["fc", "layer3"]) == ("fc", "layer3")
-    with pytest.raises(DiagnosisError, match=r"Unknown layer group 'layer5': this model has conv1, bn1"):
+    with pytest.raises(AttributionError, match=r"Unknown layer group 'layer5': this model has conv1, bn1"):
         groups.check(["layer4", "layer5"])
-    with pytest.raises(DiagnosisError, match="No layer group was named"):
+    with pytest.raises(AttributionError, match="No layer group was named"):
         groups.check([])
 
 

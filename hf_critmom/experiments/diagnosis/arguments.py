@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hf_critmom.attribution.errors import DiagnosisError
 from hf_critmom.attribution.predictions import SELECTIONS
 from hf_critmom.attribution.problems import TOP
+from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 
 
 @dataclass

@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hf_critmom.attribution.attribution import Attribution
+from hf_critmom.attribution.results import Attribution
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # colour-blind safe: Okabe and Ito (2008)
 _MARKERS = ("o", "s", "^", "D")

@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from hf_critmom.attribution.agreement import Agreement, Mean
-from hf_critmom.attribution.attribution import Attribution
 from hf_critmom.attribution.problems import Diagnosis
+from hf_critmom.attribution.results import Attribution
 from hf_critmom.experiments.diagnosis.figures import heat_map, shares_figure
 from hf_critmom.experiments.diagnosis.runner import Result, agreements_of, read_results
 from hf_critmom.experiments.diagnosis.study import Study

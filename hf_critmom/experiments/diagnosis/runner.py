@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
 from hf_critmom.attribution.agreement import Agreement, measure_agreement
-from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.groups import layer_groups
 from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
+from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.study import Study, make_study
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import create_or_open_folder, write_json
@@ -149,7 +150,7 @@ def run_attribution(asked: AttributionRequest) -> Path:
                 )
                 try:
                     studies.append(_study(args, subject, model, own_task, accelerator, corruption, severity))
-                except DiagnosisError as error:
+                except AttributionError as error:
                     at = f" at severity {severity}" if severity else ""
                     raise DiagnosisError(f"{subject.label}{at}: {error}") from None
                 progress.advance(steps)

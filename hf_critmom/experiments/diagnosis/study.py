@@ -9,11 +9,12 @@ import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
-from hf_critmom.attribution.attribution import Attribution, attribute_gradients, predict
-from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.attribution import attribute_gradients, predict
 from hf_critmom.attribution.groups import Groups
 from hf_critmom.attribution.passes import LARGEST_GRADIENT_BATCH
 from hf_critmom.attribution.problems import TOP, Diagnosis, diagnose
+from hf_critmom.attribution.results import Attribution
+from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 
 MOST_CLASSES = 20
 """Classes that are attributed one by one: those with the most mistakes."""

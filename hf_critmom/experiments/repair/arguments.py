@@ -3,9 +3,13 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hf_critmom.attribution.errors import DiagnosisError
-from hf_critmom.experiments.repair.runner import CONTROLS, SELECTIONS, RepairSettings
+from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.experiments.repair.plan import GRANULARITIES, RepairSettings
+from hf_critmom.experiments.repair.selection import CONTROLS, SELECTIONS
 from hf_critmom.training.arguments import CommandTrainingArguments
+
+ALIASES = {"--select": "--select_by"}
+"""Earlier spellings of flags, which still work."""
 
 
 @dataclass
@@ -18,9 +22,12 @@ class RepairArguments:
         default_factory=lambda: ["auto"],
         metadata={"help": "Layer groups to retrain; auto: those that the diagnosis names."},
     )
-    select: str = field(
+    select_by: str = field(
         default="gradient",
-        metadata={"help": "How auto chooses: " + "; ".join(f"{name}: {text}" for name, text in SELECTIONS.items())},
+        metadata={
+            "help": "Rule by which auto chooses groups. "
+            + "; ".join(f"{name}: {entry.help}" for name, entry in SELECTIONS.items())
+        },
     )
     num_groups: int | None = field(
         default=None, metadata={"help": "How many groups auto chooses; default: by its rule."}
@@ -28,20 +35,39 @@ class RepairArguments:
     controls: bool = field(
         default=False, metadata={"help": f"Treat the controls as well, at the same budget: {', '.join(CONTROLS)}."}
     )
+    granularity: str = field(
+        default="layer",
+        metadata={"help": "; ".join(f"{name}: {text}" for name, text in GRANULARITIES.items()) + "."},
+    )
     num_seeds: int = field(
-        default=1, metadata={"help": "Repeat every treatment: --seed, --seed + 1, ...; they order the training data."}
+        default=1,
+        metadata={"help": "Number of seeds of every treatment, from --seed on; they order the training data."},
+    )
+    check_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "List misclassified examples whose label is doubtful (confident learning; needs the extra: "
+            "pip install 'hf-critmom[labels]')."
+        },
     )
 
     def settings(self) -> RepairSettings:
         """As `repair_layers` takes them.
 
         Raises:
-            DiagnosisError: If they cannot be used.
+            RepairError: If they cannot be used.
         """
         if "auto" in self.groups and len(self.groups) > 1:
-            raise DiagnosisError(f"--groups is either auto or names of layer groups, got {' '.join(self.groups)}.")
-        groups = "auto" if self.groups == ["auto"] else self.groups
-        return RepairSettings(groups, self.select, self.num_groups, None, self.controls, self.num_seeds)
+            raise RepairError(f"--groups is either auto or names of layer groups, got {' '.join(self.groups)}.")
+        return RepairSettings(
+            groups="auto" if self.groups == ["auto"] else self.groups,
+            select=self.select_by,
+            num_groups=self.num_groups,
+            controls=self.controls,
+            num_seeds=self.num_seeds,
+            granularity=self.granularity,
+            check_labels=self.check_labels,
+        )
 
 
 @dataclass
@@ -65,12 +91,12 @@ class RepairTrainingArguments(CommandTrainingArguments):
 
     def __post_init__(self) -> None:
         if self.data_seed is not None:
-            raise DiagnosisError("--data_seed is decided by each treatment's seed, which orders its data: use --seed.")
+            raise RepairError("--data_seed is decided by each treatment's seed, which orders its data: use --seed.")
         if self.eval_strategy != "no":
-            raise DiagnosisError(
+            raise RepairError(
                 f"--eval_strategy {getattr(self.eval_strategy, 'value', self.eval_strategy)}: a treatment is verified "
                 "once, on the test split at its end, so leave it at no."
             )
         if self.max_steps <= 0 and not self.num_train_epochs > 0.0:
-            raise DiagnosisError(f"--num_train_epochs must be positive, got {self.num_train_epochs:g}.")
+            raise RepairError(f"--num_train_epochs must be positive, got {self.num_train_epochs:g}.")
         super().__post_init__()

@@ -1,101 +1,95 @@
 """The report of a repair: tables for the terminal, and a README.md that is a model card."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
-from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from hf_critmom.experiments.repair.runner import CHOSEN, CONTROLS, PLAN_FILE, Repair
-from hf_critmom.experiments.repair.verification import Verification
+from hf_critmom.attribution.doubtful_labels import DoubtfulLabel
+from hf_critmom.experiments.repair.figures import class_name, repair_figure
+from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair
+from hf_critmom.experiments.repair.selection import CHOSEN, control_help
+from hf_critmom.reporting.cards import CardResult, card_metadata, render_card
+from hf_critmom.reporting.figures import write_figures
 from hf_critmom.reporting.intervals import Interval
-from hf_critmom.reporting.templates import render
+from hf_critmom.reporting.tables import Table
 from hf_critmom.storage.files import atomic_write, write_json
+from hf_critmom.tasks.records import TaskRecord
 
-FIXED, BROKEN, NEUTRAL = "#0072B2", "#D55E00", "0.45"
-"""Colours of Okabe and Ito (2008)."""
+_SHOWN_LABELS = 20
 
 
-def write_report(
-    repair: Repair,
-    *,
-    label_names: Sequence[str] = (),
-    hub_task: str = "image-classification",
-    metric: str = "accuracy",
-    training_seconds: float | None = None,
-) -> RenderableType:
+def write_repair_report(repair: Repair) -> RenderableType:
     """Writes card, figure and list of changed examples beside the repaired model.
 
     Args:
         repair: The repair.
-        label_names: Names of the classes, by index.
-        hub_task: The Hub's name of the task.
-        metric: Name of the share of items that are right.
-        training_seconds: What training the whole network took, where that is known.
 
     Returns:
         The tables, for the terminal.
     """
-    plan = json.loads((repair.folder / PLAN_FILE).read_text(encoding="utf-8"))
-    changed = [_named(item, label_names) for item in repair.roles[CHOSEN][0].changed]
-    write_json(repair.folder / "changed_examples.json", {"split": "test", "changed": changed})
-    (repair.folder / "figures").mkdir(exist_ok=True)
-    with atomic_write(repair.folder / "figures" / "repair.png") as partial:
-        repair_figure(repair, label_names).savefig(partial, dpi=120)
-    header, rows = role_rows(repair)
-    verification = repair.verification
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag=hub_task,
-        tags=["hf-critmom", "surgical-fine-tuning"],
-        metrics=[metric],
-        model_name=f"{plan['task']['name']}, repaired",
-        eval_results=[
-            EvalResult(
-                task_type=hub_task,
-                dataset_type=plan["task"]["name"],
-                dataset_name=plan["task"]["source"],
-                dataset_split="test",
-                metric_type=metric,
-                metric_name=f"{metric} {when}",
-                metric_value=round(value, 6),
-            )
-            for when, value in (
-                ("after the repair", verification.accuracy_after),
-                ("before the repair", verification.accuracy_before),
-            )
-        ],
+    plan, verification = repair.plan, repair.verification
+    task = plan.task or TaskRecord("network", "data of the caller", {})
+    names = task.label_names
+    if verification is not None:
+        changed = [_with_names(item, names) for item in repair.roles[CHOSEN][0].changed]
+        write_json(repair.folder / "changed_examples.json", {"split": "test", "changed": changed})
+    write_figures(repair.folder, {"repair.png": repair_figure(repair, names)})
+    results = []
+    if verification is not None:
+        moments = (("after", verification.accuracy_after), ("before", verification.accuracy_before))
+        results = [CardResult("accuracy", f"accuracy {when} the repair", value) for when, value in moments]
+    data = card_metadata(
+        hub_task=task.hub_task,
+        dataset=task.name,
+        source=task.source,
+        metric="accuracy",
+        model_name=f"{task.name}, {'repaired' if verification else 'a repair that diverged'}",
+        tags=["surgical-fine-tuning"],
+        results=results,
     )
-    text = render(
+    treatments = treatment_table(repair)
+    text = render_card(
         "repair.md",
-        front_matter=data.to_yaml(),
+        data,
         repair=repair,
         plan=plan,
-        header=header,
-        rows=rows,
-        outcome=outcome(verification),
+        task=task,
+        treatments=treatments.markdown(),
+        outcome=outcome(repair),
         findings=control_findings(repair),
-        controls=CONTROLS,
-        classes=[_class_row(change, label_names) for change in verification.classes],
-        seconds=repair.roles[CHOSEN][0].seconds,
-        training_seconds=training_seconds,
-        unit="tokens" if not verification.classes else "examples",
+        provenance=provenance_findings(repair),
+        controls={role: control_help(role) for role in repair.roles if role != CHOSEN},
+        scan=scan_table(repair).markdown() if repair.scan else None,
+        groups=group_table(repair).markdown(),
+        classes=class_table(repair, names).markdown() if verification and verification.classes else None,
+        labels=label_findings(repair.labels) if repair.labels else (),
+        doubtful=label_table(repair.labels, names).markdown() if repair.labels and repair.labels.doubtful else None,
+        chosen=repair.roles[CHOSEN][0],
+        unit=repair.choice.attribution.unit,
     )
     with atomic_write(repair.folder / "README.md") as partial:
         partial.write_text(text, encoding="utf-8")
-    return Group(_terminal_table(header, rows), Text(outcome(verification)), *map(Text, control_findings(repair)))
+    shown = [outcome(repair), *control_findings(repair), *(label_findings(repair.labels) if repair.labels else ())]
+    return Group(treatments.rich(), *map(Text, shown))
 
 
-def outcome(found: Verification) -> str:
+# ------------------------------------------------------------------------------------------------------------ sentences
+
+
+def outcome(repair: Repair) -> str:
     """What the repair did, in two sentences."""
+    found = repair.verification
+    if found is None:
+        treated = repair.roles[CHOSEN][0]
+        return (
+            f"The treatment with seed {treated.seed} diverged after {treated.steps:,} steps: its loss, weights or "
+            "predictions are no longer finite. So there is no repaired model here: try a lower --learning_rate."
+        )
     before, after = found.accuracy_before, found.accuracy_after
     if found.pvalue >= 0.05:
-        said = "By this test the repair changed nothing but chance"
+        said = "By this test what the repair did cannot be told from chance"
     else:
         said = "The repair helped" if found.net > 0 else "The repair did harm"
     return (
@@ -105,22 +99,41 @@ def outcome(found: Verification) -> str:
     )
 
 
+def provenance_findings(repair: Repair) -> list[str]:
+    """What was checked so that the test split is new to the repaired network, in sentences; nothing else is claimed."""
+    overlap, said = repair.plan.overlap, []
+    if overlap is not None and overlap.unknown:
+        names = " and ".join(overlap.unknown)
+        said = [f"Whether splits share examples was not checked, since the content of {names} cannot be compared."]
+    elif overlap is not None and overlap.shared:
+        pairs = ", ".join(f"{pair} share {count:,}" for pair, count in overlap.shared.items())
+        said = [f"The splits were compared by content: {pairs} short blocks of text, which may be chance, and no more."]
+    elif overlap is not None:
+        said = ["That the training, diagnosis and test splits share no example was checked by content."]
+    if repair.plan.trained_on is None:
+        said.append(
+            "What the network was trained on before the repair is not recorded with the checkpoint: if it saw test "
+            "examples then, these figures say less."
+        )
+    else:
+        said.append("The network had been trained on the same training split, as its fingerprint shows.")
+    return said
+
+
 def control_findings(repair: Repair) -> list[str]:
     """Whether the diagnosis chose better than each control, in a sentence each."""
     found = []
     for role, advantage in repair.advantages().items():
-        status = _status(advantage)
+        if advantage.n == 0:
+            found.append(f"Against {role} ({control_help(role)}): cannot be told, one of the two always diverged.")
+            continue
         seeds = f"{advantage.n} seed{'s' if advantage.n != 1 else ''}"
         interval = "" if advantage.n < 2 else f", 95 % interval {advantage.low:+.1f} to {advantage.high:+.1f}"
         found.append(
-            f"Against {role} ({CONTROLS[role]}): {status} with {seeds}; net {advantage.estimate:+.1f} items on "
-            f"average{interval}."
+            f"Against {role} ({control_help(role)}): {_status(advantage)} with {seeds}; net {advantage.estimate:+.1f} "
+            f"items on average{interval}."
         )
-    same = [
-        role
-        for role, treatments in repair.roles.items()
-        if role != CHOSEN and {one.groups for one in treatments} == {repair.choice.groups}
-    ]
+    same = [role for role, found_ in repair.roles.items() if role != CHOSEN and repair.is_chosen(found_)]
     return found + [f"Against {role}: it is the same choice of groups." for role in same]
 
 
@@ -130,26 +143,44 @@ def _status(advantage: Interval) -> str:
     return "the chosen groups were worse" if advantage.n > 1 and advantage.high < 0.0 else "undecided"
 
 
-def role_rows(repair: Repair) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of treatments: one row per role, mean over its seeds (smallest to largest)."""
+def label_findings(labels: DoubtfulLabels) -> list[str]:
+    """How many labels are doubtful, in a sentence."""
+    count = len(labels.doubtful)
+    said = f"Of {labels.misclassified:,} misclassified examples of the {labels.split} split, {count:,} "
+    said += "has a doubtful label" if count == 1 else "have a doubtful label"
+    return [f"{said} by confident learning (cleanlab): look at those before the layers are blamed."]
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def treatment_table(repair: Repair) -> Table:
+    """The table of treatments: one row per role, mean over its seeds (smallest to largest)."""
     header = ["treated", "groups", "fixed", "broken", "net", "accuracy after", "items/s", "seeds"]
     rows = []
     for role, treatments in repair.roles.items():
-        groups = {"+".join(one.groups) for one in treatments}
-        found = [one.verification for one in treatments]
-        rows.append(
-            [
-                role,
-                " / ".join("+".join(one.groups) for one in treatments) if len(groups) > 1 else groups.pop(),
+        finished = [(one, one.verification) for one in treatments if one.verification]
+        found = [verification for _, verification in finished]
+        diverged = len(treatments) - len(finished)
+        cells = ["-"] * 5
+        if finished:
+            cells = [
                 _spread([one.fixed for one in found]),
                 _spread([one.broken for one in found]),
                 _spread([one.net for one in found], sign="+"),
                 _spread([one.accuracy_after for one in found], digits=4),
-                _spread([one.samples_per_second for one in treatments]),
-                str(len(treatments)),
+                _spread([one.samples_per_second for one, _ in finished]),
             ]
-        )
-    return header, rows
+        titles = [one.title for one in treatments]
+        seeds = f"{len(treatments)}, {diverged} diverged" if diverged else str(len(treatments))
+        rows.append([role, " / ".join(titles if len(set(titles)) > 1 else titles[:1]), *cells, seeds])
+    return Table(
+        header,
+        rows,
+        title="Repair, verified on the test split",
+        caption="Mean over the seeds (smallest to largest).",
+        left=("groups",),
+    )
 
 
 def _spread(values: Sequence[float], *, sign: str = "", digits: int = 0) -> str:
@@ -161,85 +192,61 @@ def _spread(values: Sequence[float], *, sign: str = "", digits: int = 0) -> str:
     return f"{mean:{sign}.{digits}f} ({min(values):{sign}.{ends}f} to {max(values):{sign}.{ends}f})"
 
 
-def _terminal_table(header: list[str], rows: list[list[str]]) -> Table:
-    table = Table(title="Repair, verified on the test split", caption="Mean over the seeds (smallest to largest).")
-    for name in header:
-        table.add_column(name, justify="left" if name in ("treated", "groups") else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def scan_table(repair: Repair) -> Table:
+    """Damping of the training that made the network, by epoch."""
+    rows = [
+        [
+            str(epoch.epoch),
+            f"{epoch.learning_rate:.3g}",
+            f"{epoch.momentum:.3f}",
+            "-" if epoch.ratio is None else f"{epoch.ratio:.3g}",
+            epoch.regime,
+        ]
+        for epoch in repair.scan
+    ]
+    return Table(["epoch", "learning rate", "momentum", "damping ratio at k = 1", "regime"], rows, left=("regime",))
 
 
-def repair_figure(repair: Repair, label_names: Sequence[str] = ()) -> Figure:
-    """Fixed and broken items of every treatment, and accuracy by class before and after the repair.
-
-    How to read it: above, a bar to the right is what a treatment fixed, to the left what it broke, mean over the seeds;
-    the diamond is the net, a dot each seed's. Below, an arrow goes from a class's accuracy before to that after.
-
-    Args:
-        repair: The repair.
-        label_names: Names of the classes, by index.
-    """
-    classes = repair.verification.classes[:20]
-    heights = (
-        [0.6 + 0.42 * len(repair.roles), 0.6 + 0.24 * len(classes)] if classes else [0.6 + 0.42 * len(repair.roles)]
-    )
-    figure = Figure(figsize=(7.2, sum(heights) + 0.6), layout="constrained")
-    panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    upper = panels[0]
-    for place, treatments in enumerate(repair.roles.values()):
-        found = [one.verification for one in treatments]
-        upper.barh(place, _mean([one.fixed for one in found]), color=FIXED, label="fixed" if place == 0 else None)
-        upper.barh(place, -_mean([one.broken for one in found]), color=BROKEN, label="broken" if place == 0 else None)
-        mean = [_mean([one.net for one in found])]
-        upper.plot(mean, [place], "D", color="black", markersize=6, zorder=2, label="net" if place == 0 else None)
-        dots = {"color": "white", "markeredgecolor": "black", "markersize": 3.5, "markeredgewidth": 0.6, "zorder": 3}
-        upper.plot([one.net for one in found], [place] * len(found), "o", **dots)
-    upper.axvline(0.0, color=NEUTRAL, linewidth=0.9)
-    upper.set_yticks(range(len(repair.roles)), list(repair.roles))
-    upper.invert_yaxis()
-    upper.set(xlabel="test items", title="Fixed and broken, by what was retrained")
-    figure.legend(frameon=False, ncols=3, fontsize=9, loc="outside lower center")
-    if classes:
-        lower = panels[1]
-        for place, change in enumerate(classes):
-            before = change.right_before / change.items
-            after = (change.right_before + change.fixed - change.broken) / change.items
-            color = FIXED if after > before else BROKEN if after < before else NEUTRAL
-            lower.annotate(
-                "", (after, place), (before, place), arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.6}
-            )
-            lower.plot([before], [place], "|", color=NEUTRAL, markersize=9)
-            lower.plot([after], [place], " ")  # annotations do not widen the axes
-        lower.set_yticks(range(len(classes)), [_label(change.label, label_names) for change in classes])
-        lower.invert_yaxis()
-        lower.set(xlabel="test accuracy, before to after", title="Classes in the repaired model")
-        lower.grid(alpha=0.25, axis="x")
-        lower.margins(x=0.08)
-    return figure
+def group_table(repair: Repair) -> Table:
+    """What was found of each layer group, and whether it is treated."""
+    choice = repair.choice
+    header = ["group", "share of the squared gradient", "95 % interval", "relative to parameters"]
+    header += ["iKFAD friction"] if choice.friction else []
+    rows = []
+    for name, group in choice.attribution.groups.items():
+        interval = group.share_interval
+        row = [name, f"{group.share:.3f}", "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"]
+        row.append("-" if group.relative_norm is None else f"{group.relative_norm:.3g}")
+        row += [f"{choice.friction.get(name, 0.0):.3g}"] if choice.friction else []
+        rows.append([*row, "yes" if name in choice.groups else ""])
+    return Table([*header, "treated"], rows, left=("treated",))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def class_table(repair: Repair, names: Sequence[str]) -> Table:
+    """What became of each class in the repaired model."""
+    rows = []
+    for change in repair.verification.classes if repair.verification else ():
+        after = change.right_before + change.fixed - change.broken
+        accuracies = [f"{change.right_before / change.items:.3f}", f"{after / change.items:.3f}"]
+        counts = [str(change.fixed), str(change.broken)]
+        rows.append([class_name(change.label, names), str(change.items), *accuracies, *counts])
+    return Table(["class", "test examples", "accuracy before", "after", "fixed", "broken"], rows)
 
 
-def _label(label: int, names: Sequence[str]) -> str:
-    return names[label] if 0 <= label < len(names) else str(label)
+def label_table(labels: DoubtfulLabels, names: Sequence[str]) -> Table:
+    """The most doubtful labels."""
+    return Table(["example", "label", "predicted", "probability of the label"], _label_rows(labels.doubtful, names))
 
 
-def _named(item: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _label_rows(doubtful: Sequence[DoubtfulLabel], names: Sequence[str]) -> list[list[str]]:
+    return [
+        [str(one.index), class_name(one.label, names), class_name(one.predicted, names), f"{one.probability:.3f}"]
+        for one in doubtful[:_SHOWN_LABELS]
+    ]
+
+
+def _with_names(item: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A changed example with the names of its classes."""
     if not names:
         return item
-    return {**item, **{key: _label(item[key], names) for key in ("label", "before", "after")}}
-
-
-def _class_row(change: Any, names: Sequence[str]) -> list[str]:
-    after = change.right_before + change.fixed - change.broken
-    return [
-        _label(change.label, names),
-        f"{change.items}",
-        f"{change.right_before / change.items:.3f}",
-        f"{after / change.items:.3f}",
-        f"{change.fixed}",
-        f"{change.broken}",
-    ]
+    return {**item, **{key: class_name(item[key], names) for key in ("label", "before", "after") if key in item}}

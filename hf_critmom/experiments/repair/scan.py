@@ -10,11 +10,10 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_critmom.attribution.errors import DiagnosisError
 from hf_critmom.damping import damping_ratio, damping_regime
-from hf_critmom.errors import root_message
-
-RESULT_FILE = "result.json"
+from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.storage.run_folder import RESULT_FILE
+from hf_critmom.storage.typed import read_json
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class EpochScan:
         steps: Number of logged steps.
         learning_rate: Mean learning rate of these.
         momentum: Their mean momentum.
-        ratio: Geometric mean of their damping ratios, at curvature 1; None where all learning rates were 0.
+        ratio: Geometric mean of their damping ratios, at k = 1; None where all learning rates were 0.
         regime: The regime of most of them: "underdamped", "critical" or "overdamped".
     """
 
@@ -53,7 +52,8 @@ def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
     """
     epochs: dict[int, list[tuple[float, float]]] = {}
     for record in log:
-        if all(isinstance(record.get(name), (int, float)) for name in ("epoch", "learning_rate", "momentum")):
+        values = [record.get(name) for name in ("epoch", "learning_rate", "momentum")]
+        if all(isinstance(value, int | float) and math.isfinite(value) for value in values):
             number = max(math.ceil(record["epoch"]), 1)
             epochs.setdefault(number, []).append((float(record["learning_rate"]), float(record["momentum"])))
     found = []
@@ -81,24 +81,39 @@ def logged_training(checkpoint: Path) -> list[dict[str, Any]]:
         Its records; none if there is no log.
 
     Raises:
-        DiagnosisError: If a file that should hold it cannot be read.
+        RepairError: If a file that should hold it cannot be read.
     """
     for name, key in ((TRAINER_STATE_NAME, "log_history"), (RESULT_FILE, "training_log")):
         if (checkpoint / name).exists():
-            return [dict(record) for record in _read(checkpoint / name, key)]
+            log = _read(checkpoint / name, key)
+            if not isinstance(log, list) or not all(isinstance(record, dict) for record in log):
+                raise _no_log(checkpoint / name, f"{key} is no list of records")
+            return [dict(record) for record in log]
     return []
 
 
 def training_seconds(checkpoint: Path) -> float | None:
-    """What training the network took, where a comparison's result beside the checkpoint says so."""
+    """What training the network took, where a comparison's result beside the checkpoint says so.
+
+    Raises:
+        RepairError: If the result cannot be read.
+    """
     file = checkpoint / RESULT_FILE
-    return float(_read(file, "train_seconds")) if file.exists() else None
+    if not file.exists():
+        return None
+    seconds = _read(file, "train_seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise _no_log(file, f"train_seconds is {seconds!r} instead of a number")
+    return float(seconds)
 
 
 def _read(file: Path, key: str) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))[key]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DiagnosisError(
-            f"{file} does not hold a training log ({root_message(error)}): restore it, or delete it to go on without."
-        ) from None
+        content = json.loads(file.read_text(encoding="utf-8")) if key == "log_history" else read_json(file)
+        return content[key]
+    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise _no_log(file, f"{key} is missing" if isinstance(error, KeyError) else str(error)) from None
+
+
+def _no_log(file: Path, why: str) -> RepairError:
+    return RepairError(f"{file} does not hold a training log ({why}): restore it, or delete it to go on without.")

@@ -6,14 +6,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_critmom.attribution.errors import DiagnosisError
 from hf_critmom.attribution.groups import LayerGroups
+from hf_critmom.attribution.names import named_parameters
+from hf_critmom.experiments.repair.errors import RepairError
 
 
 @contextmanager
-def only_trained(model: nn.Module, groups: LayerGroups, names: Iterable[str]) -> Iterator[None]:
+def freeze_except(model: nn.Module, groups: LayerGroups, names: Iterable[str]) -> Iterator[None]:
     """Freezes all of a model but some layer groups; afterwards everything is trainable that was.
 
     Modules of which no parameter is trained are in evaluation mode whenever the model is called: their batch
@@ -26,7 +28,7 @@ def only_trained(model: nn.Module, groups: LayerGroups, names: Iterable[str]) ->
         names: Names of the groups to train.
 
     Raises:
-        DiagnosisError: If a group does not exist, or none of their parameters is trainable.
+        RepairError: If a group does not exist, or none of their parameters is trainable.
     """
     chosen = set(groups.check(names))
     trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -34,7 +36,91 @@ def only_trained(model: nn.Module, groups: LayerGroups, names: Iterable[str]) ->
         for parameter in parameters.values():
             parameter.requires_grad_(group in chosen and trainable[parameter])
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise DiagnosisError(f"All parameters of {', '.join(sorted(chosen))} are frozen: there is nothing to train.")
+        raise RepairError(f"All parameters of {', '.join(sorted(chosen))} are frozen: there is nothing to train.")
+    try:
+        with _rest_frozen_modules(model):
+            yield
+    finally:
+        for parameter, was_trainable in trainable.items():
+            parameter.requires_grad_(was_trainable)
+
+
+@contextmanager
+def mask_except(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator["RestoreMasked"]:
+    """Freezes all of a model but single parameters; afterwards everything is trainable that was.
+
+    Gradients of the others are zero, and what an optimizer makes of them all the same (by weight decay, say) is undone
+    after each step by the callback that this yields, so that they keep their values to the bit. Modules of which no
+    parameter is trained rest, as in `freeze_except`.
+
+    Args:
+        model: The model.
+        masks: Which values of each parameter are trained, by its name, in its shape.
+
+    Yields:
+        A callback for the Trainer.
+    """
+    parameters = named_parameters(model)
+    trainable = {parameter: parameter.requires_grad for parameter in parameters.values()}
+    hooks = []
+    for name, parameter in parameters.items():
+        chosen = name in masks and bool(masks[name].any()) and trainable[parameter]
+        parameter.requires_grad_(chosen)
+        if chosen:
+            hooks.append(parameter.register_hook(lambda gradient, mask=masks[name]: gradient * mask.to(gradient)))
+    try:
+        with _rest_frozen_modules(model):
+            yield RestoreMasked({name: p for name, p in parameters.items() if p.requires_grad}, masks)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, was_trainable in trainable.items():
+            parameter.requires_grad_(was_trainable)
+
+
+class RestoreMasked(TrainerCallback):
+    """Gives masked values back what they were, after each step of the optimizer.
+
+    Args:
+        parameters: The parameters by name, as they are before training.
+        masks: Which of their values are trained.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
+        self.parameters = dict(parameters)
+        self.masks = {name: masks[name] for name in parameters}
+        self.before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for name, parameter in self.parameters.items():
+            device = parameter.device
+            mask, before = self.masks[name].to(device), self.before[name].to(device)
+            parameter.copy_(torch.where(mask, parameter, before))
+
+
+def largest_gradients(gradients: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Masks of the single parameters whose gradient is largest in absolute value.
+
+    Args:
+        gradients: The gradient of each parameter, by its name.
+        count: How many are chosen, over all parameters.
+
+    Returns:
+        For each parameter a mask in its shape; `count` values are True in all of them together.
+    """
+    flat = torch.cat([gradient.abs().flatten().cpu() for gradient in gradients.values()])
+    chosen = torch.zeros(len(flat), dtype=torch.bool)
+    chosen[flat.topk(count, sorted=False).indices] = True
+    parts = chosen.split([gradient.numel() for gradient in gradients.values()])
+    return {name: part.view(gradients[name].shape) for name, part in zip(gradients, parts, strict=True)}
+
+
+@contextmanager
+def _rest_frozen_modules(model: nn.Module) -> Iterator[None]:
+    """Keeps modules without trained parameters in evaluation mode whenever the model is called."""
     resting = list(_resting_modules(model))
 
     def rest(*_: Any) -> None:
@@ -46,8 +132,6 @@ def only_trained(model: nn.Module, groups: LayerGroups, names: Iterable[str]) ->
         yield
     finally:
         handle.remove()
-        for parameter, was_trainable in trainable.items():
-            parameter.requires_grad_(was_trainable)
 
 
 def _resting_modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -56,6 +140,13 @@ def _resting_modules(model: nn.Module) -> Iterator[nn.Module]:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             yield from module.modules()
+
+
+@torch.no_grad()
+def is_finite(model: nn.Module) -> bool:
+    """Whether all parameters and buffers of a model are finite."""
+    values = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
+    return all(bool(torch.isfinite(value).all()) for value in values)
 
 
 def trained_share(groups: LayerGroups, model: nn.Module, names: Iterable[str]) -> float:
@@ -93,7 +184,7 @@ def step_times(
             for number in range(steps + 1):
                 for name, chosen in choices.items():
                     model.train()
-                    with only_trained(model, groups, chosen):
+                    with freeze_except(model, groups, chosen):
                         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
                         _wait_for(device)
                         began = time.perf_counter()

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from hf_critmom.attribution.errors import DiagnosisError
 from hf_critmom.attribution.predictions import Predictions
+from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.storage.typed import from_json
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class Verification:
     test: str
     classes: tuple[ClassChange, ...] = ()
 
+    def __post_init__(self) -> None:
+        counts = (self.right_before, self.fixed, self.broken)
+        wrong = self.items - self.right_before
+        if self.items < 1 or min(counts) < 0 or self.fixed > wrong or self.broken > self.right_before:
+            raise ValueError(f"of {self.items} items {counts} cannot be right before, fixed and broken")
+        if not 0.0 <= self.pvalue <= 1.0:
+            raise ValueError(f"pvalue is {self.pvalue} instead of a number from 0 to 1")
+        for name in ("items", "right_before", "fixed", "broken") if self.classes else ():
+            if sum(getattr(change, name) for change in self.classes) != getattr(self, name):
+                raise ValueError(f"{name} of the classes do not add up to {getattr(self, name)}")
+
     @property
     def net(self) -> int:
         """Fixed less broken."""
@@ -75,7 +87,7 @@ class Verification:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Verification":
         """The inverse of `to_dict`."""
-        return cls(**{**content, "classes": tuple(ClassChange(**change) for change in content["classes"])})
+        return from_json(cls, content)
 
 
 def mcnemar(fixed: int, broken: int) -> float:
@@ -95,10 +107,10 @@ def verify(before: Predictions, after: Predictions) -> Verification:
         after: Predictions of the treated one.
 
     Raises:
-        DiagnosisError: If they are not of the same items.
+        RepairError: If they are not of the same items.
     """
     if before.labels.shape != after.labels.shape or not np.array_equal(before.labels, after.labels):
-        raise DiagnosisError(
+        raise RepairError(
             f"Predictions before and after are not of the same items (labels of shape {before.labels.shape} and "
             f"{after.labels.shape}): predict one data set in one order."
         )

@@ -7,7 +7,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from hf_critmom.attribution.attribution import attribute_gradients
-from hf_critmom.attribution.errors import DiagnosisError
+from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.groups import Groups
 from hf_critmom.training.callbacks.logged import LoggingCallback, gradient_obstacle
 from hf_critmom.training.history import read_history, write_history
@@ -45,7 +45,7 @@ class AttributionCallback(LoggingCallback):
     ) -> None:
         super().__init__(trainer)
         if every < 1:
-            raise DiagnosisError(f"every must be at least 1, got {every}.")
+            raise AttributionError(f"every must be at least 1, got {every}.")
         self.every = every
         self.select = select
         self.groups = groups
@@ -93,7 +93,7 @@ class AttributionCallback(LoggingCallback):
                 accelerator=trainer.accelerator,
                 label_name=next(iter(trainer.label_names), "labels"),
             )
-        except DiagnosisError as error:
+        except AttributionError as error:
             logger.warning_once(f"AttributionCallback attributes nothing after this evaluation. {error}")
             return
         prefix = timed.removesuffix("_runtime")

@@ -11,7 +11,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
 from hf_critmom import AttributionCallback, CritMomTrainer
-from hf_critmom.attribution import DiagnosisError
+from hf_critmom.attribution import AttributionError
 from hf_critmom.commands import main
 from hf_critmom.commands.attribute import parse_attribution
 from hf_critmom.experiments.comparison import ComparisonTrainingArguments, run_of
@@ -166,7 +166,7 @@ def test_what_was_found_before_a_failure_is_kept(comparison, capsys):
     def failing(*args, **named):
         calls.append(1)
         if len(calls) == 2:
-            raise DiagnosisError("None of the 70 examples is misclassified.")
+            raise AttributionError("None of the 70 examples is misclassified.")
         return original(*args, **named)
 
     with pytest.MonkeyPatch.context() as patched:

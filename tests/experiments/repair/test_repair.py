@@ -30,16 +30,19 @@ from transformers import (
 )
 
 from hf_critmom import critical_momentum, damping_ratio, damping_regime, repair_layers
-from hf_critmom.attribution.errors import DiagnosisError
 from hf_critmom.attribution.groups import layer_groups
 from hf_critmom.attribution.predictions import Predictions
 from hf_critmom.commands import main
-from hf_critmom.experiments.repair.runner import CONTROLS, RepairSettings, check_disjoint
+from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.experiments.repair.plan import RepairSettings
 from hf_critmom.experiments.repair.scan import logged_training, scan
-from hf_critmom.experiments.repair.treatment import only_trained, step_times, trained_share
+from hf_critmom.experiments.repair.selection import CONTROLS
+from hf_critmom.experiments.repair.treatment import freeze_except, step_times, trained_share
 from hf_critmom.experiments.repair.verification import Verification, changed_items, mcnemar, verify
 from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, Task, load_task
+from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.images import ImageDataset
+from hf_critmom.tasks.provenance import check_disjoint
 
 GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 COMPARE = (
@@ -119,7 +122,7 @@ def test_training_some_groups_leaves_all_others_as_they_were_to_the_bit(
 ) -> None:
     model = network(checkpoint)
     groups, before = layer_groups(model), state(model)
-    with only_trained(model, groups, names):
+    with freeze_except(model, groups, names):
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
         for _ in range(3):
             model.train()
@@ -149,7 +152,7 @@ def test_afterwards_everything_is_trainable_that_was(checkpoint: Path) -> None:
     model = network(checkpoint)
     model.resnet.layer1.requires_grad_(False)
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    with pytest.raises(KeyboardInterrupt), only_trained(model, layer_groups(model), ("layer2", "layer1")):
+    with pytest.raises(KeyboardInterrupt), freeze_except(model, layer_groups(model), ("layer2", "layer1")):
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert trained and all(name.startswith("resnet.layer2.") for name in trained)
         raise KeyboardInterrupt
@@ -160,7 +163,7 @@ def test_afterwards_everything_is_trainable_that_was(checkpoint: Path) -> None:
 def test_what_is_frozen_already_cannot_be_treated(checkpoint: Path) -> None:
     model = network(checkpoint)
     model.resnet.fc.requires_grad_(False)
-    with pytest.raises(DiagnosisError, match="nothing to train"), only_trained(model, layer_groups(model), ("fc",)):
+    with pytest.raises(RepairError, match="nothing to train"), freeze_except(model, layer_groups(model), ("fc",)):
         pass
 
 
@@ -170,7 +173,7 @@ def test_layers_in_front_of_the_first_trained_one_have_no_backward_pass(checkpoi
     for name in ("layer1", "layer2", "layer3"):
         layer = getattr(model.resnet, name)
         layer.register_forward_hook(lambda _, __, output, name=name: seen.update({name: output.requires_grad}))
-    with only_trained(model, layer_groups(model), ("layer3",)):
+    with freeze_except(model, layer_groups(model), ("layer3",)):
         model(**task.collator(task.train.__getitems__(range(8))))
     assert seen == {"layer1": False, "layer2": False, "layer3": True}
 
@@ -255,7 +258,7 @@ def test_tokens_are_counted_where_they_have_labels_and_tested_by_text() -> None:
 
 
 def test_predictions_of_other_items_cannot_verify() -> None:
-    with pytest.raises(DiagnosisError, match="not of the same items"):
+    with pytest.raises(RepairError, match="not of the same items"):
         verify(predictions_of([0, 1], [0, 1]), predictions_of([1, 0], [0, 1]))
 
 
@@ -289,7 +292,7 @@ def test_the_log_is_found_beside_the_checkpoint(checkpoint: Path, tmp_path: Path
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log[:2]}))
     assert logged_training(tmp_path) == log[:2]
     (tmp_path / "trainer_state.json").write_text("{")
-    with pytest.raises(DiagnosisError, match="does not hold a training log"):
+    with pytest.raises(RepairError, match="does not hold a training log"):
         logged_training(tmp_path)
 
 
@@ -301,7 +304,7 @@ def test_splits_that_share_an_image_are_refused(task: Task) -> None:
     split = task.validation
     images = np.concatenate([task.test.images[:5], split.images])
     overlapping = ImageDataset(images, np.zeros(len(images), dtype=np.int64), mean=split.mean, std=split.std)
-    with pytest.raises(DiagnosisError, match="diagnosis and test splits share 5 examples"):
+    with pytest.raises(TaskError, match="diagnosis and test splits share 5 examples"):
         check_disjoint({"train": task.train, "diagnosis": overlapping, "test": task.test})
 
 
@@ -455,7 +458,7 @@ def test_a_repair_without_errors_to_repair_is_refused(checkpoint: Path, task: Ta
         predicted = model(**task.collator(task.validation.__getitems__(range(len(task.validation))))).logits.argmax(-1)
     split = task.validation
     easy = ImageDataset(split.images, predicted.numpy(), mean=split.mean, std=split.std)
-    with pytest.raises(DiagnosisError, match="no errors to repair"):
+    with pytest.raises(RepairError, match="no errors to repair"):
         repair_layers(
             model,
             args=TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to=[], remove_unused_columns=False),
@@ -487,7 +490,9 @@ def test_the_tokens_of_a_language_model_are_repaired_in_the_same_way(tmp_path: P
     model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=12, n_embd=16, n_layer=2, n_head=2))
     generator = torch.Generator().manual_seed(0)
     starts = torch.randint(0, 16, (96, 1), generator=generator)
-    texts = (starts + torch.arange(12)) % 16  # each token is the one before it, plus 1
+    first = torch.randperm(256, generator=generator)[:96]  # no two texts are the same
+    counted = (starts + torch.arange(10)) % 16  # each token is the one before it, plus 1
+    texts = torch.cat([torch.stack([first // 16, first % 16], dim=1), counted], dim=1)
     examples = [{"input_ids": text, "labels": text} for text in texts]
     before = copy.deepcopy(model.state_dict())
     found = repair_layers(

@@ -1,0 +1,225 @@
+"""The plan of a repair: what it depends on, stored before the first treatment and compared at every later launch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.attribution.groups import Groups
+from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.experiments.repair.scan import EpochScan
+from hf_critmom.experiments.repair.selection import SELECTIONS
+from hf_critmom.storage.plan import PlanFile, differences
+from hf_critmom.storage.typed import RecordError, from_json
+from hf_critmom.tasks.provenance import Overlap
+from hf_critmom.tasks.records import TaskRecord
+
+PLAN = PlanFile("repair.json", "repair", RepairError)
+
+GRANULARITIES: dict[str, str] = {
+    "layer": "layer groups are retrained",
+    "parameter": "beside them, as a control, as many single parameters, those with the largest gradient on the same "
+    "misclassified examples, while all others keep their values",
+}
+"""What is retrained."""
+
+_EXTENT = ("num_seeds", "controls", "granularity", "check_labels")
+"""Settings that may grow when a repair continues."""
+_NOT_COMPARED = ("versions", "command", "checkpoint", "trained_on", "overlap", "scan", "training_seconds", "seeds")
+"""What says how a repair came about; the checkpoint is known by its weights, wherever it lies."""
+
+
+@dataclass(frozen=True)
+class RepairSettings:
+    """What a repair is asked to do.
+
+    Attributes:
+        groups: "auto", or names of the groups to treat.
+        select: How "auto" chooses, a name in `SELECTIONS`.
+        num_groups: How many groups "auto" chooses; None: by the rule of `select`.
+        layers: How parameters are grouped, see `layer_groups`.
+        controls: Whether the controls are treated as well.
+        num_seeds: Number of seeds of every treatment, counted from the seed of the training arguments.
+        granularity: A name in `GRANULARITIES`.
+        check_labels: Whether doubtful labels are looked for among the misclassified examples.
+    """
+
+    groups: str | Sequence[str] = "auto"
+    select: str = "gradient"
+    num_groups: int | None = None
+    layers: Groups = None
+    controls: bool = False
+    num_seeds: int = 1
+    granularity: str = "layer"
+    check_labels: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("select", SELECTIONS), ("granularity", GRANULARITIES)):
+            value = getattr(self, name)
+            if value not in known:
+                called = {"select": "selection"}.get(name, name)
+                raise RepairError(f"Unknown {called} {value!r}: choose one of {', '.join(known)}.")
+        if self.num_seeds < 1:
+            raise RepairError(f"num_seeds must be at least 1, got {self.num_seeds}.")
+        if self.num_groups is not None and self.num_groups < 1:
+            raise RepairError(f"num_groups must be at least 1, got {self.num_groups}.")
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "groups": self.groups if isinstance(self.groups, str) else list(self.groups)}
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """A stored plan.
+
+    Attributes:
+        settings: The settings, as `RepairSettings.record` gives them.
+        layers: Number of parameters' tensors of each layer group.
+        weights: Digest of the weights before the repair.
+        seeds: Seeds of every treatment.
+        optimizer: Name and options of the treatments' optimizer.
+        training: Training arguments that differ from the defaults of Transformers.
+        versions: Versions of the libraries, and the machine.
+        command: The command line.
+        checkpoint: The repaired checkpoint.
+        dtype: Number type of its weights.
+        task: The data; None where the caller did not describe it.
+        diagnosis_split: Name of the split whose errors were diagnosed.
+        trained_on: Fingerprint of what the network was trained on; None: not recorded with the checkpoint.
+        overlap: What was compared of the splits; None: an earlier version, which did not say.
+        scan: Damping of the training that made the network; None: an earlier version.
+        training_seconds: Seconds of that training, where known.
+        record: What else the caller of `repair_layers` recorded.
+    """
+
+    settings: dict[str, Any]
+    layers: dict[str, int]
+    weights: str
+    seeds: tuple[int, ...]
+    optimizer: dict[str, str | None]
+    training: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    checkpoint: str | None = None
+    dtype: str | None = None
+    task: TaskRecord | None = None
+    diagnosis_split: str | None = None
+    trained_on: str | None = None
+    overlap: Overlap | None = None
+    scan: tuple[EpochScan, ...] | None = None
+    training_seconds: float | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are {list(self.seeds)} instead of different numbers")
+        if not self.layers or min(self.layers.values()) < 1:
+            raise ValueError("layers are not those of a network")
+
+    @classmethod
+    def read(cls, folder: Path) -> "RepairPlan":
+        """The plan of a folder.
+
+        Raises:
+            RepairError: If there is none or it is damaged.
+        """
+        stored = PLAN.read(folder)
+        content = {name: value for name, value in stored.items() if name in cls.__dataclass_fields__}
+        others = {name: value for name, value in stored.items() if name not in content}
+        try:
+            task = content.pop("task", None)
+            plan = from_json(cls, {**content, "record": {**content.get("record", {}), **others}})
+            return plan if task is None else _with_task(plan, task)
+        except (RecordError, TypeError) as error:
+            raise damaged_plan(folder, error) from None
+
+
+def _with_task(plan: RepairPlan, description: Any) -> RepairPlan:
+    values = {name: getattr(plan, name) for name in RepairPlan.__dataclass_fields__}
+    return RepairPlan(**{**values, "task": TaskRecord.from_description(description)})
+
+
+def damaged_plan(folder: Path, error: Exception) -> RepairError:
+    """The sentence on a plan that cannot be used."""
+    return RepairError(
+        f"{folder / PLAN.name} is not the plan of a repair ({error}): restore it, or choose another --output_dir."
+    )
+
+
+def store_plan(plan: dict[str, Any], folder: Path, legacy_weights: str, *, write: bool) -> None:
+    """Stores the plan of a repair, or checks that the stored one is the same; it may grow by seeds and controls.
+
+    Args:
+        plan: The plan, as JSON holds it.
+        folder: The repair's folder.
+        legacy_weights: The digest of the weights that earlier versions stored.
+        write: Whether this process is the one that writes.
+
+    Raises:
+        RepairError: If the folder holds a different repair or something else, or cannot be written.
+    """
+
+    def reconcile(stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+        if not begun(folder):
+            return current
+        settings = stored.get("settings")
+        if not isinstance(settings, dict):
+            raise damaged_plan(folder, RecordError("it has no settings"))
+        settings = {"granularity": "layer", "check_labels": False, **settings}
+        known = {**stored, "settings": settings}
+        if known.get("weights") == legacy_weights:
+            known["weights"] = current["weights"]
+        if "dtype" in current:  # earlier versions did not record it, and the digest of the weights tells another one
+            known.setdefault("dtype", current["dtype"])
+        if different := differences("repair", _decisive(known), _decisive(current)):
+            raise RepairError(
+                f"{folder} holds a different repair ({'; '.join(different)}; stored first): repeat its command to "
+                "continue it, or choose another --output_dir."
+            )
+        grown = _grown(folder, known, current)
+        return stored if grown == known and "overlap" in stored else {**current, **grown}
+
+    PLAN.load_or_create(folder, plan, reconcile, write=write)
+
+
+def begun(folder: Path) -> bool:
+    """Whether anything has been computed for the plan of a folder."""
+    return (folder / "diagnosis.json").exists() or any(folder.glob("runs/*/seed-*"))
+
+
+def find_repair(path: Path) -> dict[str, Any] | None:
+    """The plan of the repair whose folder holds a checkpoint: at its top, or in one of its runs.
+
+    Raises:
+        RepairError: If it is damaged.
+    """
+    run = path.parent if path.name.startswith("checkpoint-") else path
+    candidates = [run]
+    if run.name.startswith("seed-") and len(run.parents) > 2 and run.parents[1].name == "runs":
+        candidates.append(run.parents[2])
+    return next((PLAN.read(folder) for folder in candidates if PLAN.exists(folder)), None)
+
+
+def _decisive(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What results depend on."""
+    kept = {name: value for name, value in plan.items() if name not in _NOT_COMPARED}
+    settings = {name: value for name, value in kept["settings"].items() if name not in _EXTENT}
+    seeds = plan.get("seeds")
+    return {**kept, "settings": settings, "first_seed": seeds[0] if isinstance(seeds, list) and seeds else None}
+
+
+def _grown(folder: Path, stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+    """The stored plan with what the current one has more."""
+    before, now = stored["settings"], current["settings"]
+    try:
+        settings = {
+            **before,
+            "num_seeds": max(before["num_seeds"], now["num_seeds"]),
+            "controls": before["controls"] or now["controls"],
+            "granularity": "parameter" if "parameter" in (before["granularity"], now["granularity"]) else "layer",
+            "check_labels": before["check_labels"] or now["check_labels"],
+        }
+    except (KeyError, TypeError) as error:
+        raise damaged_plan(folder, RecordError(f"its settings are damaged at {error}")) from None
+    return {**stored, "settings": settings, "seeds": max(stored["seeds"], current["seeds"], key=len)}

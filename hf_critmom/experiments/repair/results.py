@@ -1,0 +1,310 @@
+"""What a repair found, as dataclasses, and the files that hold it: everything that is read is read here."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from hf_critmom.attribution.doubtful_labels import DoubtfulLabel
+from hf_critmom.errors import root_message
+from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.experiments.repair.plan import RepairPlan
+from hf_critmom.experiments.repair.scan import EpochScan, logged_training, scan, training_seconds
+from hf_critmom.experiments.repair.selection import CHOSEN, Choice
+from hf_critmom.experiments.repair.targets import Target, targets_by_role
+from hf_critmom.experiments.repair.verification import Verification
+from hf_critmom.reporting.intervals import Interval, mean_interval
+from hf_critmom.storage.files import atomic_write, finite, write_json
+from hf_critmom.storage.run_folder import RESULT_FILE
+from hf_critmom.storage.typed import RecordError, from_json, read_json
+
+DIAGNOSIS_FILE, COST_FILE, MASKS_FILE = "diagnosis.json", "cost.json", "single_parameters.safetensors"
+LABELS_FILE = "doubtful_labels.json"
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One treated network.
+
+    Attributes:
+        groups: The groups that were trained; empty for single parameters.
+        seed: Seed of the training.
+        steps: Optimizer steps.
+        seconds: Seconds of training.
+        samples_per_second: Training examples per second.
+        verification: What became of the test split; None if the treatment diverged.
+        changed: Every test item that was fixed or broken.
+        status: "finished" or "diverged".
+        parameters: Number of single parameters that were trained; None: all of the groups.
+        training_log: Training records of the Trainer.
+        versions: Versions of the libraries, and the machine.
+        files: SHA-256 of each file of the trained model, by name; empty for a diverged one.
+    """
+
+    groups: tuple[str, ...]
+    seed: int
+    steps: int
+    seconds: float
+    samples_per_second: float
+    verification: Verification | None
+    changed: tuple[dict[str, Any], ...] = ()
+    status: str = "finished"
+    parameters: int | None = None
+    training_log: tuple[dict[str, Any], ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in ("finished", "diverged") or (self.status == "finished") != (
+            self.verification is not None
+        ):
+            raise ValueError(f"the status {self.status!r} does not fit the verification")
+        if min(self.steps, self.seconds, self.samples_per_second) < 0:
+            raise ValueError("steps or seconds are negative")
+        if found := self.verification:
+            counts = [item.get("change") for item in self.changed]
+            if (counts.count("fixed"), counts.count("broken")) != (found.fixed, found.broken):
+                raise ValueError("the changed items are not as many as the verification counts")
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss, weights or predictions were no longer finite."""
+        return self.verification is None
+
+    @property
+    def title(self) -> str:
+        """What was trained, for tables."""
+        return "+".join(self.groups) if self.parameters is None else f"{self.parameters:,} single parameters"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of the treatment costs, measured beside a step of the whole network.
+
+    Attributes:
+        parameter_share: Share of the parameters that are trained; not a share of compute.
+        seconds: Median seconds of a forward and backward pass with only the chosen groups trained.
+        whole_seconds: The same with everything trained.
+    """
+
+    parameter_share: float
+    seconds: float
+    whole_seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.parameter_share <= 1.0 or min(self.seconds, self.whole_seconds) <= 0.0:
+            raise ValueError("a share or seconds are not positive")
+
+    @property
+    def time_share(self) -> float:
+        """Time of the treatment's pass by that of the whole network's."""
+        return self.seconds / self.whole_seconds
+
+
+@dataclass(frozen=True)
+class DoubtfulLabels:
+    """Misclassified examples of the diagnosis split whose labels are doubtful.
+
+    Attributes:
+        split: Name of that split.
+        misclassified: Number of all its misclassified examples.
+        examples: Number of its examples.
+        doubtful: The doubtful ones, the most doubtful first.
+    """
+
+    split: str
+    misclassified: int
+    examples: int
+    doubtful: tuple[DoubtfulLabel, ...]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A repair and its verification.
+
+    Attributes:
+        scan: Damping regime of each epoch of the training that made the network; empty where no log was given.
+        choice: What was diagnosed.
+        roles: Treatments by role, ``chosen`` and the names in `CONTROLS`, each over the seeds. Roles that come to the
+            same groups share their treatments.
+        cost: What the treatment costs.
+        folder: Where everything is kept; the repaired model, treated with the first seed, is at its top.
+        plan: The plan that governs it.
+        labels: Doubtful labels, if they were looked for.
+    """
+
+    scan: list[EpochScan]
+    choice: Choice
+    roles: dict[str, list[Treatment]]
+    cost: Cost
+    folder: Path
+    plan: RepairPlan
+    labels: DoubtfulLabels | None = None
+
+    @property
+    def verification(self) -> Verification | None:
+        """What became of the test split in the repaired model, which is the one treated with the first seed.
+
+        None if that treatment diverged, in which case there is no repaired model.
+        """
+        return self.roles[CHOSEN][0].verification
+
+    def advantages(self) -> dict[str, Interval]:
+        """How many more items the chosen groups' treatment fixed net than each control's, over paired seeds.
+
+        Seeds with which either of the two diverged are left out.
+        """
+        chosen = {one.seed: one.verification.net for one in self.roles[CHOSEN] if one.verification}
+        found = {}
+        for role, treatments in self.roles.items():
+            if role == CHOSEN or self.is_chosen(treatments):
+                continue
+            nets = {one.seed: one.verification.net for one in treatments if one.verification}
+            differences = [chosen[seed] - nets[seed] for seed in chosen if seed in nets]
+            found[role] = mean_interval(np.array(differences, float))
+        return found
+
+    def is_chosen(self, treatments: list[Treatment]) -> bool:
+        """Whether a control came to the same groups as the diagnosis."""
+        return {(one.groups, one.parameters) for one in treatments} == {(self.choice.groups, None)}
+
+
+def read_repair(folder: Path) -> Repair:
+    """A finished repair from its folder alone, for its report.
+
+    Earlier versions did not store the scan: it is made from the checkpoint's log, if the checkpoint lies where it lay.
+
+    Raises:
+        RepairError: If there is none, it is not finished, or it is damaged.
+    """
+    plan = RepairPlan.read(folder)
+    choice = read_choice(folder, plan.layers)
+    targets = targets_by_role(plan, choice)
+    roles = {
+        role: [
+            read_treatment(folder / target.run_folder(seed), target, seed)
+            for target, seed in zip(of_role, plan.seeds, strict=True)
+        ]
+        for role, of_role in targets.items()
+    }
+    scanned, seconds = plan.scan, plan.training_seconds
+    if scanned is None and plan.checkpoint is not None and Path(plan.checkpoint).is_dir():
+        scanned = tuple(scan(logged_training(Path(plan.checkpoint))))
+        seconds = training_seconds(Path(plan.checkpoint))
+    labels = read_labels(folder) if plan.settings.get("check_labels") else None
+    plan = replace(plan, training_seconds=seconds)
+    return Repair(list(scanned or ()), choice, roles, read_cost(folder), folder, plan, labels)
+
+
+def read_choice(folder: Path, layers: Mapping[str, int]) -> Choice:
+    """The diagnosis of a repair's folder.
+
+    Raises:
+        RepairError: If it is damaged.
+    """
+    file = folder / DIAGNOSIS_FILE
+    choice = _read(file, Choice, "delete it and repeat the command, which makes the diagnosis again")
+    if {*choice.attribution.groups, *choice.attribution.frozen} != set(layers):
+        raise RepairError(f"{file} is of other layer groups than {folder}: delete it and repeat the command.")
+    return choice
+
+
+def write_choice(folder: Path, choice: Choice) -> None:
+    """Stores the diagnosis."""
+    write_json(folder / DIAGNOSIS_FILE, finite(_json(asdict(choice))))
+
+
+def read_treatment(run: Path, target: Target, seed: int) -> Treatment:
+    """The result of a treatment.
+
+    Raises:
+        RepairError: If it is damaged, or that of another treatment.
+    """
+    file = run / RESULT_FILE
+    again = "delete it and repeat the command, which makes the treatment again"
+    treatment = _read(file, Treatment, again)
+    if (treatment.groups, treatment.seed, treatment.parameters) != (target.groups, seed, target.parameters):
+        raise RepairError(
+            f"{file} is the result of another treatment ({treatment.title}, seed {treatment.seed}): {again}."
+        )
+    return treatment
+
+
+def read_cost(folder: Path) -> Cost:
+    """The measured cost.
+
+    Raises:
+        RepairError: If it is damaged.
+    """
+    return _read(folder / COST_FILE, Cost, "delete it and repeat the command, which measures again")
+
+
+def read_labels(folder: Path) -> DoubtfulLabels:
+    """The doubtful labels.
+
+    Raises:
+        RepairError: If they are damaged.
+    """
+    return _read(folder / LABELS_FILE, DoubtfulLabels, "delete it and repeat the command, which looks for them again")
+
+
+def write_record(file: Path, record: Any) -> None:
+    """Stores a dataclass."""
+    write_json(file, finite(_json(asdict(record))))
+
+
+def write_masks(folder: Path, masks: Mapping[str, torch.Tensor]) -> None:
+    """Stores which single parameters are trained, eight of them in a byte."""
+    packed = {name: torch.from_numpy(np.packbits(mask.flatten().numpy())) for name, mask in masks.items()}
+    with atomic_write(folder / MASKS_FILE) as partial:
+        save_file(packed, partial)
+
+
+def read_masks(folder: Path, shapes: Mapping[str, torch.Size], count: int) -> dict[str, torch.Tensor]:
+    """Which single parameters are trained.
+
+    Args:
+        folder: The repair's folder.
+        shapes: Shape of each trainable parameter by its name.
+        count: How many they are.
+
+    Raises:
+        RepairError: If they are damaged.
+    """
+    file = folder / MASKS_FILE
+    try:
+        packed = load_file(file)
+        if packed.keys() != shapes.keys():
+            raise ValueError("it names other parameters than the network has")
+        masks = {
+            name: torch.from_numpy(np.unpackbits(packed[name].numpy(), count=shape.numel()).astype(bool)).view(shape)
+            for name, shape in shapes.items()
+        }
+        if (found := sum(int(mask.sum()) for mask in masks.values())) != count:
+            raise ValueError(f"it chooses {found:,} parameters instead of {count:,}")
+    except (OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        raise RepairError(
+            f"{file} is damaged ({root_message(error)}): delete it and repeat the command, which chooses again."
+        ) from None
+    return masks
+
+
+def _read(file: Path, record: type[Record], remedy: str) -> Record:
+    try:
+        return from_json(record, read_json(file))
+    except (OSError, RecordError) as error:
+        raise RepairError(f"{file} is damaged ({root_message(error)}): {remedy}.") from None
+
+
+def _json(value: Any) -> Any:
+    """A dataclass's values as JSON has them: lists instead of tuples."""
+    if isinstance(value, Mapping):
+        return {name: _json(item) for name, item in value.items()}
+    return [_json(item) for item in value] if isinstance(value, list | tuple) else value

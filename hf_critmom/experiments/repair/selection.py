@@ -1,0 +1,186 @@
+"""Which groups are treated: the rules by which a diagnosis chooses them, and the controls beside them."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hf_critmom.attribution.problems import TOP, Diagnosis
+from hf_critmom.attribution.results import Attribution
+
+CHOSEN = "chosen"
+"""The role of the treatment that the diagnosis chose."""
+IKFAD_STEPS = 100
+"""Steps of the run from which ``ikfad`` chooses."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was diagnosed, and what is therefore treated.
+
+    Attributes:
+        groups: The groups to treat.
+        reason: Why these, in a sentence.
+        attribution: Gradients on the misclassified examples of the diagnosis split.
+        diagnosis: Which groups the rules name.
+        friction: Mean friction of each group after a short run of iKFAD, where that chose.
+    """
+
+    groups: tuple[str, ...]
+    reason: str
+    attribution: Attribution
+    diagnosis: Diagnosis
+    friction: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {*self.attribution.groups, *self.attribution.frozen}
+        if not self.groups or not {*self.groups, *self.friction} <= known:
+            raise ValueError(f"groups are {list(self.groups)}, and the attribution is of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a rule chooses by.
+
+    Attributes:
+        attribution: Gradients on the misclassified examples of the diagnosis split.
+        diagnosis: Which groups the rules of attribution name.
+        friction: Mean friction of each group after a short run of iKFAD; called by the rule that needs it.
+        num_groups: How many groups are wanted; None: as the rule says.
+    """
+
+    attribution: Attribution
+    diagnosis: Diagnosis
+    friction: Callable[[], Mapping[str, float]]
+    num_groups: int | None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a rule chose.
+
+    Attributes:
+        groups: The groups to treat.
+        reason: Why these, in a sentence.
+        friction: What iKFAD built up, where that chose.
+    """
+
+    groups: tuple[str, ...]
+    reason: str
+    friction: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """An entry of the table of rules.
+
+    Attributes:
+        help: What the rule chooses.
+        choose: The rule.
+    """
+
+    help: str
+    choose: Callable[[Evidence], Selected]
+
+
+def _by_gradient(evidence: Evidence) -> Selected:
+    found = evidence.diagnosis
+    if evidence.num_groups is None and found.problem:
+        reason = (
+            f"{listed(found.problem)}: more than an equal part of the gradient on misclassified examples, and beyond "
+            "chance more than on correctly classified ones."
+        )
+        return Selected(found.problem, reason, {})
+    reason = f"{listed(found.top)} have the largest shares of the gradient on misclassified examples"
+    if found.same_groups.get("correct"):
+        reason += ", as they have on correctly classified ones"
+    elif found.problem is not None and not found.problem:
+        reason += "; no group can be told from what correctly classified examples show"
+    return Selected(found.top, f"{reason}.", {})
+
+
+def _by_relative_norm(evidence: Evidence) -> Selected:
+    groups = tuple(evidence.attribution.ranked("relative_norm")[: evidence.num_groups or TOP])
+    return Selected(groups, f"{listed(groups)} have the largest gradient relative to their parameters.", {})
+
+
+def _by_friction(evidence: Evidence) -> Selected:
+    friction = evidence.friction()
+    groups = tuple(sorted(friction, key=lambda name: -friction[name])[: evidence.num_groups or TOP])
+    return Selected(groups, f"{listed(groups)} built up most friction in {IKFAD_STEPS} steps of iKFAD.", friction)
+
+
+SELECTIONS: dict[str, Selection] = {
+    "gradient": Selection(
+        "the problem groups of the gradients on misclassified examples; where there are none, the largest",
+        _by_gradient,
+    ),
+    "relative_norm": Selection(
+        "the groups of the largest gradient relative to their parameters (Auto-RGN, arXiv 2210.11466)",
+        _by_relative_norm,
+    ),
+    "ikfad": Selection("the groups in which a short run of iKFAD builds up most friction", _by_friction),
+}
+"""Ways to choose the groups to treat."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """An entry of the table of controls.
+
+    Attributes:
+        help: What is treated instead of the chosen groups.
+        groups: The groups, from the names of all of them, those that were chosen, the attribution, and the seed; None
+            where there is no such choice.
+    """
+
+    help: str
+    groups: Callable[[Sequence[str], tuple[str, ...], Attribution, int], tuple[str, ...] | None]
+
+
+def _random(
+    names: Sequence[str], chosen: tuple[str, ...], attribution: Attribution, seed: int
+) -> tuple[str, ...] | None:
+    if len(chosen) >= len(names):
+        return None
+    draw = random.Random(seed)
+    while True:
+        groups = in_order(names, draw.sample(names, len(chosen)))
+        if groups != chosen:
+            return groups
+
+
+def _relative_norm(
+    names: Sequence[str], chosen: tuple[str, ...], attribution: Attribution, seed: int
+) -> tuple[str, ...] | None:
+    if len(chosen) >= len(names):
+        return None
+    return in_order(names, attribution.ranked("relative_norm")[: len(chosen)])
+
+
+CONTROLS: dict[str, Control] = {
+    "random": Control("as many groups, drawn again for each seed among all other choices", _random),
+    "relative_norm": Control("as many groups, by the gradient relative to the parameters", _relative_norm),
+    "last_layer": Control("the last group", lambda names, chosen, attribution, seed: (names[-1],)),
+    "whole": Control("the whole network", lambda names, chosen, attribution, seed: tuple(names)),
+}
+"""What a treatment of the chosen groups is compared with, at the same budget."""
+
+PARAMETERS = "parameters"
+"""The role of the control that treats single parameters."""
+PARAMETERS_HELP = "as many single parameters as the chosen groups have, those of the largest gradient"
+
+
+def control_help(role: str) -> str:
+    """What a control treats."""
+    return PARAMETERS_HELP if role == PARAMETERS else CONTROLS[role].help
+
+
+def in_order(names: Iterable[str], chosen: Iterable[str]) -> tuple[str, ...]:
+    """The chosen names in the order of all names."""
+    wanted = set(chosen)
+    return tuple(name for name in names if name in wanted)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "nothing"
