@@ -1,28 +1,282 @@
-"""Checkpoints of unfinished runs."""
+"""Checkpoints of unfinished runs: which of them is complete, and the weights that they hold.
+
+No file is trusted here: pickles are read with ``weights_only=True``, which executes nothing, and whatever a damaged
+file makes its reader raise becomes a `CheckpointError`.
+"""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    logging,
+)
+
+from hf_critmom.errors import InputError, root_message
+
+logger = logging.get_logger(__name__)
+
+OPTIMIZER_FILE, SCHEDULER_FILE, SCALER_FILE = "optimizer.pt", "scheduler.pt", "scaler.pt"
+SET_ASIDE = "incomplete-"
+"""Prefix of checkpoints that a run has passed over."""
+
+_STEP = re.compile(r"checkpoint-(\d+)")
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint of a run that was written to its end; half-written ones are removed.
+class CheckpointError(InputError):
+    """A checkpoint that a run cannot be continued from; the message names the checkpoint and what is wrong with it."""
 
-    The Trainer writes ``trainer_state.json`` last, so a checkpoint that has a readable one is whole.
+
+# ------------------------------------------------------------------------------------------------- the complete ones
+
+
+def last_complete_checkpoint(
+    folder: Path,
+    *,
+    world_size: int | None = 1,
+    scaler: bool = False,
+    sharded: bool = False,
+    accepts: Callable[[Path], object] = lambda checkpoint: None,
+    skip: Callable[[Path, str], object] | None = None,
+) -> str | None:
+    """The newest checkpoint of a run that holds everything a run continues from, readable.
+
+    The others are passed over, each with a sentence. Nothing is removed: another process may be writing one.
+
+    Args:
+        folder: Output folder of the run.
+        world_size: Number of processes that train; each continues with random numbers of its own. None: not looked at.
+        scaler: Whether gradients are scaled (fp16).
+        sharded: Whether FSDP or DeepSpeed keep weights and optimizer in folders of their own.
+        accepts: A further check, which raises `CheckpointError`; such as that the weights are those of the model.
+        skip: Called with each checkpoint that is passed over and the sentence; by default a warning.
+
+    Returns:
+        The folder of the checkpoint; None if there is none, so that the run starts from the beginning.
     """
-    while folder.is_dir() and (checkpoint := get_last_checkpoint(str(folder))) is not None:
+    for checkpoint in reversed(checkpoints(folder)):
         try:
-            json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            return checkpoint
-        except (FileNotFoundError, json.JSONDecodeError):
-            shutil.rmtree(checkpoint)
+            check_checkpoint(checkpoint, world_size=world_size, scaler=scaler, sharded=sharded)
+            accepts(checkpoint)
+        except CheckpointError as error:
+            if skip is None:
+                logger.warning(f"{error} The checkpoint is passed over.")
+            else:
+                skip(checkpoint, str(error))
+        else:
+            return str(checkpoint)
     return None
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of an output folder, complete or not, the oldest first."""
+    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(found) if path.is_dir()]
+
+
+def check_checkpoint(
+    checkpoint: Path,
+    *,
+    world_size: int | None = 1,
+    scaler: bool = False,
+    sharded: bool = False,
+    weights_only: bool = False,
+) -> None:
+    """Checks that a checkpoint holds everything that a run continues from, and that it can be read.
+
+    Args:
+        checkpoint: The checkpoint.
+        world_size: See `last_complete_checkpoint`; None: the random numbers are not looked at.
+        scaler: See `last_complete_checkpoint`.
+        sharded: See `last_complete_checkpoint`.
+        weights_only: Whether weights and trainer state are enough (``save_only_model``).
+
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+    """
+    if not checkpoint.is_dir():
+        raise CheckpointError(f"There is no checkpoint {checkpoint}.")
+    _check_trainer_state(checkpoint)  # the Trainer writes it last
+    if not sharded:
+        read_weights(checkpoint)
+    if weights_only:
+        return
+    if not sharded:
+        state = read_torch_file(checkpoint / OPTIMIZER_FILE)
+        groups = state.get("param_groups")
+        if not (isinstance(state.get("state"), dict) and isinstance(groups, list) and groups):
+            raise CheckpointError(f"{checkpoint / OPTIMIZER_FILE} does not hold the state of an optimizer.")
+        if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups):
+            raise CheckpointError(f"{checkpoint / OPTIMIZER_FILE} does not hold the param groups of an optimizer.")
+    if not read_torch_file(checkpoint / SCHEDULER_FILE):
+        raise CheckpointError(f"{checkpoint / SCHEDULER_FILE} holds nothing.")
+    if scaler and not read_torch_file(checkpoint / SCALER_FILE):
+        raise CheckpointError(f"{checkpoint / SCALER_FILE} holds nothing.")
+    if world_size is not None:
+        check_random_states(checkpoint, world_size)
+
+
+def check_random_states(checkpoint: Path, world_size: int) -> None:
+    """Checks that a checkpoint holds the random numbers of every process.
+
+    Raises:
+        CheckpointError: If those of a process are missing or damaged, or other processes wrote them.
+    """
+    names = [f"rng_state_{rank}.pth" for rank in range(world_size)] if world_size > 1 else ["rng_state.pth"]
+    stored = {file.name for file in checkpoint.glob("rng_state*.pth")}
+    if stored and stored != set(names):
+        raise CheckpointError(
+            f"{checkpoint} was written by {len(stored)} process{'es' if len(stored) > 1 else ''}, and {world_size} "
+            f"{'are' if world_size > 1 else 'is'} training now: the random numbers would be others."
+        )
+    for name in names:
+        if missing := {"python", "numpy", "cpu"} - read_torch_file(checkpoint / name).keys():
+            raise CheckpointError(f"{checkpoint / name} lacks the random numbers of {', '.join(sorted(missing))}.")
+
+
+def _check_trainer_state(checkpoint: Path) -> None:
+    file, match = checkpoint / TRAINER_STATE_NAME, _STEP.fullmatch(checkpoint.name)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        step = TrainerState(**content).global_step
+        if not isinstance(content.get("log_history"), list) or type(step) is not int:
+            raise ValueError("it is not the state of a Trainer")
+    except FileNotFoundError:
+        raise CheckpointError(f"{checkpoint} was not written to its end: it lacks {file.name}.") from None
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read ({root_message(error)}).") from error
+    if match and step != int(match[1]):
+        raise CheckpointError(f"{file} is that of step {step}, not of the checkpoint that it lies in.")
+
+
+def set_aside(skipped: list[Path]) -> None:
+    """Renames checkpoints that a run has passed over, so that the Trainer does not count them among its own.
+
+    It keeps the newest of its checkpoints, and would keep a damaged one rather than those that follow. Only the
+    process that trains in the folder may call this.
+    """
+    for checkpoint in skipped:
+        target = checkpoint.with_name(SET_ASIDE + checkpoint.name)
+        if target.exists():
+            shutil.rmtree(target)
+        checkpoint.rename(target)
+
+
 def remove_checkpoints(folder: Path) -> None:
-    """Removes the checkpoints of a run."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    """Removes the checkpoints of a run that is finished, those that it passed over among them."""
+    for name in ("checkpoint-*", f"{SET_ASIDE}checkpoint-*"):
+        for checkpoint in folder.glob(name):
+            shutil.rmtree(checkpoint)
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+def weight_files(checkpoint: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights (or adapter), in the order in which Transformers prefers formats.
+
+    Raises:
+        CheckpointError: If there are none, or an index names files that are missing.
+    """
+    for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):
+        if (checkpoint / name).is_file():
+            return [checkpoint / name]
+    for name in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
+        if (checkpoint / name).is_file():
+            return _shards(checkpoint / name)
+    found = adapter_files(checkpoint)
+    if not found:
+        raise CheckpointError(f"{checkpoint} holds no weights.")
+    return found
+
+
+def adapter_files(checkpoint: Path) -> list[Path]:
+    """The files that hold adapters (PEFT): one in the checkpoint, or one in a folder for each adapter."""
+    folders = [checkpoint, *sorted(path for path in checkpoint.glob("*") if path.is_dir())]
+    names = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
+    found = [next((folder / name for name in names if (folder / name).is_file()), None) for folder in folders]
+    return [file for file in found if file is not None]
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [index.parent / name for name in names]
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{index} cannot be read ({root_message(error)}).") from error
+    for file in files:
+        if file.parent != index.parent or not file.is_file():
+            raise CheckpointError(f"{index} names {file.name}, which is not there.")
+    if not files:
+        raise CheckpointError(f"{index} names no files.")
+    return files
+
+
+def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every tensor that a checkpoint's weight files hold, by the name in the file, on the CPU.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or holds anything but tensors.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for file in weight_files(checkpoint):
+        weights.update(read_tensors(file))
+    if not weights:
+        raise CheckpointError(f"{checkpoint} holds no weights.")
+    return weights
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one file, safetensors or torch's format.
+
+    Raises:
+        CheckpointError: If the file is damaged, or holds anything but tensors.
+    """
+    if file.suffix != ".safetensors":
+        content = read_torch_file(file)
+        if strange := [name for name, value in content.items() if not isinstance(value, torch.Tensor)]:
+            raise CheckpointError(f"{file} holds {strange[0]!r}, which is not a tensor.")
+        return content
+    try:
+        return load_file(file)
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise CheckpointError(f"{file} cannot be read ({root_message(error)}).") from error
+
+
+def read_torch_file(file: Path) -> dict[str, Any]:
+    """The dictionary that a file of `torch.save` holds, on the CPU, without executing anything in the file.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, holds objects other than plain data, tensors and arrays,
+            or is not a dictionary.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"{file.parent} lacks {file.name}.")
+    try:
+        with torch.serialization.safe_globals(_array_types()):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise CheckpointError(f"{file} cannot be read ({root_message(error)}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds a {type(content).__name__}, not a dictionary.")
+    return content
+
+
+def _array_types() -> list[Any]:
+    """What the pickle of numpy's random state is made of; the function that rebuilds an array has no public name."""
+    array = np.zeros(1, dtype=np.uint32)
+    return [array.__reduce__()[0], np.ndarray, np.dtype, type(array.dtype)]

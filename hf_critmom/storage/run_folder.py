@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hf_critmom.storage.checkpoints import last_whole_checkpoint, remove_checkpoints
+from hf_critmom.storage.checkpoints import remove_checkpoints
 from hf_critmom.storage.files import finite, write_json
 from hf_critmom.storage.locks import broadcast_from_main, try_lock
 
@@ -34,10 +34,6 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run is finished, as the main process sees it."""
         return broadcast_from_main(self.result_file.exists())
-
-    def checkpoint(self) -> str | None:
-        """The checkpoint that an interrupted run continues from."""
-        return last_whole_checkpoint(self.path)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes the result, completely or not at all, and removes what only an unfinished run needs."""

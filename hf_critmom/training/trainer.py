@@ -2,15 +2,25 @@
 
 import copy
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import is_sagemaker_mp_enabled, logging
 
 from hf_critmom.optim import OPTIMIZERS, register
+from hf_critmom.storage.checkpoints import (
+    CheckpointError,
+    check_checkpoint,
+    check_random_states,
+    last_complete_checkpoint,
+    set_aside,
+)
 from hf_critmom.storage.commands import redact, shorten_paths
 from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, is_training_record
+from hf_critmom.training.weights import check_adapters, restore_weights, weights_for
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +39,7 @@ class CritMomTrainer(Trainer):
     args: TrainingArguments
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._passed_over: list[Path] = []
         super().__init__(*args, **kwargs)
         default = TrainingArguments.__dataclass_fields__["optim"].default
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None and self.args.optim == default:
@@ -54,6 +65,119 @@ class CritMomTrainer(Trainer):
         if is_training_record(logs):
             logs.update(self.damping_callback.metrics())
         super().log(logs, *args, **kwargs)
+
+    def last_complete_checkpoint(self) -> str | None:
+        """The newest checkpoint in the output folder that this run can be continued from exactly, if there is one.
+
+        It holds the weights of this model, the states of optimizer, schedule and gradient scaler and the random numbers
+        of every process, all readable. Others are passed over, each with a warning. The main process decides for all.
+
+        Returns:
+            The checkpoint for ``train(resume_from_checkpoint=...)``; None: the run starts from the beginning.
+        """
+        found = None
+        self._passed_over = []
+        if self.is_world_process_zero():
+            found = last_complete_checkpoint(
+                Path(str(self.args.output_dir)),
+                world_size=None if self.args.save_on_each_node else self.args.world_size,
+                scaler=getattr(self.accelerator, "scaler", None) is not None,
+                sharded=self._keeps_weights_elsewhere(),
+                accepts=self._check_weights,
+                skip=self._pass_over,
+            )
+            if self._passed_over and found is None:
+                logger.warning(
+                    f"{self.args.output_dir} holds no complete checkpoint: the run starts from the beginning."
+                )
+        return broadcast_object_list([found])[0]
+
+    def _pass_over(self, checkpoint: Path, sentence: str) -> None:
+        self._passed_over.append(checkpoint)
+        logger.warning(f"{sentence} The checkpoint is passed over.")
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `transformers.Trainer` does, and continues from a checkpoint exactly or not at all.
+
+        Args:
+            resume_from_checkpoint: A checkpoint; True: the last complete one in the output folder.
+            args: See `transformers.Trainer.train`.
+            kwargs: See `transformers.Trainer.train`.
+
+        Raises:
+            CheckpointError: If the checkpoint lacks something or is damaged, or none in the folder is complete.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self.last_complete_checkpoint()
+            if resume_from_checkpoint is None:
+                raise CheckpointError(f"{self.args.output_dir} holds no complete checkpoint to continue from.")
+        elif resume_from_checkpoint:
+            self._check_checkpoint(Path(resume_from_checkpoint))
+        if self.is_world_process_zero():
+            set_aside(self._passed_over)
+        self._passed_over = []
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _check_checkpoint(self, checkpoint: Path) -> None:
+        """Checks a checkpoint that the caller named, so that nothing that it lacks starts from zero in silence."""
+        check_checkpoint(
+            checkpoint,
+            world_size=None,
+            scaler=getattr(self.accelerator, "scaler", None) is not None,
+            sharded=self._keeps_weights_elsewhere(),
+            weights_only=self.args.save_only_model,
+        )
+        if self.args.save_only_model:
+            logger.warning(
+                f"save_only_model: optimizer, schedule and random numbers start anew where {checkpoint} lacks them."
+            )
+        elif not self.args.save_on_each_node:
+            try:
+                check_random_states(checkpoint, self.args.world_size)
+            except CheckpointError as error:
+                logger.warning(f"{error} The run is not continued exactly.")
+
+    def _check_weights(self, checkpoint: Path) -> None:
+        if not (self._keeps_weights_elsewhere() or self._is_peft_model()):
+            weights_for(self.model, checkpoint)
+
+    # Restoring weights has no public hook: both methods are guarded by `hf_critmom.upstream`.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Restores every tensor of a checkpoint, whatever names it is saved under; see `restore_weights`."""
+        if self._keeps_weights_elsewhere():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._restore(
+                Path(resume_from_checkpoint), lambda: Trainer._load_from_checkpoint(self, resume_from_checkpoint)
+            )
+
+    def _load_best_model(self) -> None:
+        """Restores every tensor of the best checkpoint (``load_best_model_at_end``)."""
+        if self._keeps_weights_elsewhere():
+            super()._load_best_model()
+        else:
+            self._restore(Path(str(self.state.best_model_checkpoint)), lambda: Trainer._load_best_model(self))
+
+    def _keeps_weights_elsewhere(self) -> bool:
+        """Whether weights lie in shards over processes, which Accelerate loads under their own names."""
+        return bool(
+            self.is_fsdp_enabled
+            or self.is_deepspeed_enabled
+            or self.is_fsdp_xla_enabled
+            or self.is_distributed_loading_by_transformers
+            or is_sagemaker_mp_enabled()
+        )
+
+    def _restore(self, checkpoint: Path, load_adapters: Callable[[], None]) -> None:
+        if self._is_peft_model():
+            load_adapters()
+            check_adapters(self.model, checkpoint)
+        else:
+            restore_weights(self.model, checkpoint)
+
+    def _is_peft_model(self) -> bool:
+        return not isinstance(self.model, PreTrainedModel) and hasattr(self.model, "peft_config")
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A run that ends within an epoch and was interrupted behind its last step would take another one.

@@ -37,7 +37,7 @@ from hf_critmom.experiments.comparison.results import (
     writing,
 )
 from hf_critmom.experiments.comparison.schedules import SCHEDULES
-from hf_critmom.storage.checkpoints import last_whole_checkpoint, remove_checkpoints
+from hf_critmom.storage.checkpoints import remove_checkpoints
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import finite, write_json
 from hf_critmom.storage.locks import broadcast_from_main, try_lock
@@ -371,7 +371,7 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
     args = _run_arguments(asked.training, arm, run, folder)
     callbacks = [SaveBehindEvaluation(), RunRecorder(), StopWhenDiverged(), progress.callback(run, task.metric)]
     trainer = _trainer(asked, arm, task, args, callbacks)
-    trained = trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    trained = trainer.train(resume_from_checkpoint=trainer.last_complete_checkpoint())
     history = trainer.state.log_history
     diverged = has_diverged(history)
     # With persistent loader workers, Trainer.evaluate would take the cached loader of the validation split again.

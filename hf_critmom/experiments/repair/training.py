@@ -156,7 +156,7 @@ def train_and_verify(
     with treatment as restore:
         if restore is not None:
             trainer.add_callback(restore)
-        trained = trainer.train(resume_from_checkpoint=run_folder.checkpoint()).metrics
+        trained = trainer.train(resume_from_checkpoint=trainer.last_complete_checkpoint()).metrics
     after = None
     if not has_diverged(trainer.state.log_history) and is_finite(model):
         after = _finite_predictions(trainer, model, test_dataset)
