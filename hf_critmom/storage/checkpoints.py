@@ -110,7 +110,7 @@ def check_checkpoint(
     """
     if not checkpoint.is_dir():
         raise CheckpointError(f"There is no checkpoint {checkpoint}.")
-    _check_trainer_state(checkpoint)  # the Trainer writes it last
+    read_trainer_state(checkpoint)  # the Trainer writes it last
     if not sharded:
         read_weights(checkpoint)
     if weights_only:
@@ -148,19 +148,25 @@ def check_random_states(checkpoint: Path, world_size: int) -> None:
             raise CheckpointError(f"{checkpoint / name} lacks the random numbers of {', '.join(sorted(missing))}.")
 
 
-def _check_trainer_state(checkpoint: Path) -> None:
+def read_trainer_state(checkpoint: Path) -> TrainerState:
+    """The state of the Trainer that a checkpoint holds.
+
+    Raises:
+        CheckpointError: If it is missing or damaged, or that of another step than the folder's name says.
+    """
     file, match = checkpoint / TRAINER_STATE_NAME, _STEP.fullmatch(checkpoint.name)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        step = TrainerState(**content).global_step
-        if not isinstance(content.get("log_history"), list) or type(step) is not int:
+        state = TrainerState(**content)
+        if not isinstance(content.get("log_history"), list) or type(state.global_step) is not int:
             raise ValueError("it is not the state of a Trainer")
     except FileNotFoundError:
         raise CheckpointError(f"{checkpoint} was not written to its end: it lacks {file.name}.") from None
     except (OSError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read ({root_message(error)}).") from error
-    if match and step != int(match[1]):
-        raise CheckpointError(f"{file} is that of step {step}, not of the checkpoint that it lies in.")
+    if match and state.global_step != int(match[1]):
+        raise CheckpointError(f"{file} is that of step {state.global_step}, not of the checkpoint that it lies in.")
+    return state
 
 
 def set_aside(skipped: list[Path]) -> None:

@@ -1,7 +1,6 @@
 """The Trainer with critically damped momentum."""
 
 import copy
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,18 @@ from transformers.utils import is_sagemaker_mp_enabled, logging
 
 from hf_critmom.optim import OPTIMIZERS, register
 from hf_critmom.storage.checkpoints import (
+    OPTIMIZER_FILE,
     CheckpointError,
     check_checkpoint,
     check_random_states,
     last_complete_checkpoint,
+    read_torch_file,
+    read_trainer_state,
     set_aside,
 )
-from hf_critmom.storage.commands import redact, shorten_paths
 from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, is_training_record
+from hf_critmom.training.cards import mend_model_card
+from hf_critmom.training.resuming import check_state, guard_resuming
 from hf_critmom.training.weights import check_adapters, restore_weights, weights_for
 
 logger = logging.get_logger(__name__)
@@ -40,6 +43,7 @@ class CritMomTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._passed_over: list[Path] = []
+        self._steps_before = 0
         super().__init__(*args, **kwargs)
         default = TrainingArguments.__dataclass_fields__["optim"].default
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None and self.args.optim == default:
@@ -83,7 +87,7 @@ class CritMomTrainer(Trainer):
                 world_size=None if self.args.save_on_each_node else self.args.world_size,
                 scaler=getattr(self.accelerator, "scaler", None) is not None,
                 sharded=self._keeps_weights_elsewhere(),
-                accepts=self._check_weights,
+                accepts=self._check_content,
                 skip=self._pass_over,
             )
             if self._passed_over and found is None:
@@ -116,7 +120,16 @@ class CritMomTrainer(Trainer):
         if self.is_world_process_zero():
             set_aside(self._passed_over)
         self._passed_over = []
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        if not resume_from_checkpoint:
+            return super().train(None, *args, **kwargs)
+        self._steps_before = read_trainer_state(Path(resume_from_checkpoint)).global_step
+        if self.args.eval_on_start:  # the run has started before
+            self.args = copy.copy(self.args)
+            self.args.eval_on_start = False
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._steps_before = 0
 
     def _check_checkpoint(self, checkpoint: Path) -> None:
         """Checks a checkpoint that the caller named, so that nothing that it lacks starts from zero in silence."""
@@ -137,9 +150,21 @@ class CritMomTrainer(Trainer):
             except CheckpointError as error:
                 logger.warning(f"{error} The run is not continued exactly.")
 
-    def _check_weights(self, checkpoint: Path) -> None:
-        if not (self._keeps_weights_elsewhere() or self._is_peft_model()):
+    def _check_content(self, checkpoint: Path) -> None:
+        """Checks that weights and optimizer state of a checkpoint are those of this run's model and optimizer."""
+        if self._keeps_weights_elsewhere():
+            return
+        if not self._is_peft_model():
             weights_for(self.model, checkpoint)
+        optimizer = self.create_optimizer()
+        check_state(getattr(optimizer, "optimizer", optimizer), read_torch_file(checkpoint / OPTIMIZER_FILE))
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Creates the optimizer, which then checks whose state it continues (see `guard_resuming`)."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if not self._keeps_weights_elsewhere():
+            guard_resuming(getattr(optimizer, "optimizer", optimizer))  # within Accelerate's wrapper, if there is one
+        return optimizer
 
     # Restoring weights has no public hook: both methods are guarded by `hf_critmom.upstream`.
 
@@ -179,10 +204,15 @@ class CritMomTrainer(Trainer):
     def _is_peft_model(self) -> bool:
         return not isinstance(self.model, PreTrainedModel) and hasattr(self.model, "peft_config")
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # A run that ends within an epoch and was interrupted behind its last step would take another one.
-        if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> Any:
+        """Number of epochs and steps; no further epoch where the checkpoint was written after the last step.
+
+        A run that ends within an epoch would take another step otherwise.
+        """
+        epochs, steps_per_epoch, *others, max_steps = super().set_initial_training_values(args, dataloader)
+        if self._steps_before >= max_steps:
+            epochs = min(epochs, self._steps_before // steps_per_epoch)
+        return epochs, steps_per_epoch, *others, max_steps
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the automatic card, naming the optimizer that trained rather than the one of ``args.optim``.
@@ -190,27 +220,4 @@ class CritMomTrainer(Trainer):
         Neither secrets nor absolute paths are left in it.
         """
         super().create_model_card(*args, **kwargs)
-        card = Path(self.args.output_dir) / "README.md"
-        if self.is_world_process_zero() and card.exists():
-            text = shorten_paths(redact(card.read_text(encoding="utf-8")))
-            if self.optimizer is not None:
-                named = f"- optimizer: {_describe(self.optimizer)}\n"
-                text = re.sub(r"^- optimizer: .*\n(?:(?!- |\n|#).*\n)*", lambda _: named, text, flags=re.M)
-            card.write_text(text, encoding="utf-8")
-
-
-def _describe(optimizer: Any) -> str:
-    """An optimizer's class with its plain options, without the schedule's current values."""
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper
-    defaults = dict(optimizer.defaults)
-    scheduled = {"lr", "weight_decay"}
-    if "rule" in defaults:  # its momentum follows the learning rate
-        scheduled |= {"momentum", "betas"}
-        if "betas" in defaults:
-            defaults["beta2"] = defaults["betas"][1]
-    options = {
-        name: value
-        for name, value in defaults.items()
-        if name not in scheduled and value not in (None, False) and isinstance(value, (str, int, float, tuple, bool))
-    }
-    return f"{type(optimizer).__name__}({', '.join(f'{name}={value}' for name, value in options.items())})"
+        mend_model_card(self)

@@ -31,7 +31,7 @@ from hf_critmom import critical_momentum, damping_ratio
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import ARMS, Arm, runner
 from hf_critmom.experiments.comparison.plan import Run
-from hf_critmom.storage.checkpoints import last_whole_checkpoint
+from hf_critmom.storage.checkpoints import last_complete_checkpoint
 from hf_critmom.tasks import CifarResNetForImageClassification, Task
 from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.training.arguments import recorded_training_arguments
@@ -611,18 +611,6 @@ def test_loader_workers_change_nothing(
     assert without_seconds(made_up) == without_seconds(finished.result("critmom", 42))
 
 
-def test_half_written_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    assert last_whole_checkpoint(tmp_path) is None
-    assert last_whole_checkpoint(tmp_path / "nothing") is None
-    for step, state in ((10, '{"global_step": 10}'), (20, '{"global_step": 20}'), (30, '{"glob'), (40, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"weights")
-        if state is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-20"]
-
-
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
     """A command, and the folder of it that was killed when its second run had written a checkpoint."""
@@ -649,7 +637,7 @@ def test_a_killed_comparison_ends_as_if_it_had_not_been(
     command, folder = killed
     run = folder / "runs" / "critmom" / "seed-42"
     assert not (run / "result.json").exists()
-    whole = last_whole_checkpoint(run)
+    whole = last_complete_checkpoint(run)
     assert whole is not None
     steps_done = json.loads((Path(whole) / "trainer_state.json").read_text())["global_step"]
     assert 0 < steps_done < 80

@@ -14,10 +14,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 from helpers.launches import NOT_PERMITTED, has_saved, launch, launch_on_a_small_disk, outcome, status_of, wait_until
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import (
+    ByT5Tokenizer,
+    MixtralConfig,
+    MixtralForCausalLM,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import ComparisonError, runner
@@ -73,8 +82,53 @@ def test_two_launches_at_once_divide_the_runs_and_change_nothing(undisturbed: Pa
     assert not leftovers(folder)
 
 
-def test_a_launch_that_is_killed_leaves_its_run_to_one_that_waits(tmp_path: Path) -> None:
-    command = ("compare", *TINY, "--num_train_epochs", "8", "--arms", "hybrid", "--num_seeds", "1", *SAVING)
+TRANSFORMER = ("--hidden_size", "8", "--num_hidden_layers", "1", "--num_attention_heads", "2")
+MODELS = {
+    "resnet18": (),
+    "vit": ("--model", "vit", "--patch_size", "4", *TRANSFORMER),
+    "gpt2": ("--task", "text", "--model", "gpt2", "--block_size", "16", *TRANSFORMER),
+    "llama": ("--task", "text", "--model", "llama", "--block_size", "16", *TRANSFORMER),
+    "swin": ("--model_name_or_path", "swin"),
+    "mixtral": (
+        *("--task", "text", "--model_name_or_path", "mixtral", "--tokenizer_name", "bytes", "--block_size", "16"),
+    ),
+}
+"""Flags of models of several families; Transformers saves all but three of them under older names."""
+
+
+def flags_of(model: str, folder: Path) -> tuple[str, ...]:
+    """The flags of a model, with whatever they need of files in a folder."""
+    if model == "swin":
+        sizes = {"embed_dim": 4, "depths": [1], "num_heads": [1], "window_size": 2}
+        config = SwinConfig(**sizes, image_size=8, patch_size=2, num_channels=1, num_labels=10)
+        SwinForImageClassification(config).save_pretrained(folder / "swin")
+    if model == "mixtral":
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+        experts = {"intermediate_size": 8, "num_local_experts": 2, "eos_token_id": 1}
+        MixtralForCausalLM(MixtralConfig(**sizes, **experts, vocab_size=384)).save_pretrained(folder / "mixtral")
+        ByT5Tokenizer().save_pretrained(folder / "bytes")
+    flags = MODELS[model]
+    if "text" in flags:
+        (folder / "words.txt").write_text("".join(f"{number} bottles of beer on the wall.\n" for number in range(400)))
+        flags = (*flags, "--train_file", str(folder / "words.txt"), "--targets", "9")
+    else:
+        flags = ("--width", "2", *flags) if model == "resnet18" else flags
+        flags = (*flags, "--targets", "0.05")
+    return tuple(str(folder / flag) if flag in ("swin", "mixtral", "bytes") else flag for flag in flags)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def datasets_cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
+        yield
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vit"])
+def test_a_launch_that_is_killed_leaves_its_run_to_one_that_waits(model: str, tmp_path: Path) -> None:
+    sizes = ("--per_device_train_batch_size", "64", "--max_train_samples", "128", "--max_eval_samples", "64")
+    command = ("compare", *flags_of(model, tmp_path), *sizes, "--use_cpu", "--num_train_epochs", "8")
+    command += ("--arms", "hybrid", "--num_seeds", "1", *SAVING)
     folder, first, second = tmp_path / "out", tmp_path / "first", tmp_path / "second"
     holds = launch(*command, "--output_dir", str(folder), said=first)
     assert holds.pid is not None
@@ -90,22 +144,29 @@ def test_a_launch_that_is_killed_leaves_its_run_to_one_that_waits(tmp_path: Path
     assert not leftovers(folder)
 
 
+BEHIND = {"resnet18": (1, 2, 3, 4, 5), "vit": (2, 3), "gpt2": (2,), "llama": (2,), "swin": (2,), "mixtral": (2,)}
+"""Steps behind which runs of a model are killed."""
+
+
+@pytest.mark.parametrize("model", BEHIND)
 def test_behind_whichever_step_a_run_is_killed_it_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three steps an epoch, and the end within the second one: evaluations and last step must not be lost or doubled.
 
     Every checkpoint is kept, and what came after it taken away, as if the run had been killed just behind it.
     """
     monkeypatch.setattr(runner, "remove_checkpoints", lambda folder: None)
-    command = ("compare", *TINY, "--per_device_train_batch_size", "48", "--num_train_epochs", "1.5", "--arms", "hybrid")
+    command = ("compare", *flags_of(model, tmp_path), "--max_train_samples", "128", "--max_eval_samples", "64")
+    command += ("--use_cpu", "--per_device_train_batch_size", "48", "--num_train_epochs", "1.5", "--arms", "hybrid")
     command += ("--num_seeds", "1", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9")
     whole = tmp_path / "whole"
     assert main((*command, "--output_dir", str(whole))) == 0
     run = Path("runs", "hybrid", "seed-42")
-    steps = [evaluation["step"] for evaluation in json.loads((whole / run / "result.json").read_text())["evaluations"]]
-    assert steps == [3, 5]
-    for last in range(1, 6):
+    evaluations = json.loads((whole / run / "result.json").read_text())["evaluations"]
+    expected = [1, 2, 3, 4, 5] if "text" in MODELS[model] else [3, 5]
+    assert [evaluation["step"] for evaluation in evaluations] == expected
+    for last in BEHIND[model]:
         folder = tmp_path / f"killed-behind-{last}"
         shutil.copytree(whole, folder)
         (folder / run / "result.json").unlink()
@@ -116,6 +177,32 @@ def test_behind_whichever_step_a_run_is_killed_it_ends_the_same(
             {name: value for name, value in outcome(one).items() if "checkpoint" not in name} for one in (folder, whole)
         )
         assert mine == theirs, last
+
+
+@pytest.mark.parametrize("damaged", [(5, 4), (5, 4, 3, 2, 1)])
+def test_damaged_checkpoints_cost_steps_but_change_nothing(
+    damaged: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner, "remove_checkpoints", lambda folder: None)
+    command = ("compare", *flags_of("vit", tmp_path), "--max_train_samples", "128", "--max_eval_samples", "64")
+    command += ("--use_cpu", "--per_device_train_batch_size", "48", "--num_train_epochs", "1.5", "--arms", "hybrid")
+    command += ("--num_seeds", "1", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9")
+    whole, folder, run = tmp_path / "whole", tmp_path / "damaged", Path("runs", "hybrid", "seed-42")
+    assert main((*command, "--output_dir", str(whole))) == 0
+    shutil.copytree(whole, folder)
+    (folder / run / "result.json").unlink()
+    names = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+    for step, name in zip(damaged, names, strict=False):
+        file = folder / run / f"checkpoint-{step}" / name
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert main((*command, "--output_dir", str(folder))) == 0
+    said = [record.getMessage() for record in caplog.records if "is passed over" in record.getMessage()]
+    assert len(said) == len(damaged) and all(name in one for name, one in zip(names, said, strict=False))
+    assert ("starts from the beginning" in caplog.text) == (len(damaged) == 5)
+    mine, theirs = (
+        {name: value for name, value in outcome(one).items() if "checkpoint" not in name} for one in (folder, whole)
+    )
+    assert mine == theirs
 
 
 def plan_of(targets: list[float]) -> Plan:

@@ -1,0 +1,177 @@
+"""Guards the state of an optimizer when a run is continued: by another optimizer, or with other options.
+
+torch's ``load_state_dict`` takes the saved param groups over those of the constructor and compares neither: another
+optimizer fails at its first step with a ``KeyError``, or trains on with a momentum that is not its own; other options
+of the same optimizer are dropped in silence.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from accelerate import PartialState
+from torch.optim import Optimizer
+from transformers.utils import logging
+
+from hf_critmom.errors import InputError
+from hf_critmom.storage.checkpoints import CheckpointError
+
+logger = logging.get_logger(__name__)
+
+CLASS_KEY = "optimizer_class"
+"""Where the state dict of a guarded optimizer names its class."""
+
+EXCHANGEABLE: tuple[frozenset[str], ...] = (
+    frozenset({"SGD", "CritMomSGD", "CritMomMatched", "CritMomCompensated"}),
+    frozenset({"Adam", "AdamW", "CritMomAdamW"}),
+)
+"""Optimizers whose state is that of one another: a run may change between them."""
+
+KNOWN_BY: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("CritMomMatched", {"control": "matched"}),
+    ("CritMomCompensated", {"control": "compensated"}),
+    ("CritMomAdamW", {"rule": ..., "betas": ...}),
+    ("CritMomSGD", {"rule": ..., "dampening": ...}),
+    ("IKFAD", {"mass": ..., "gamma": ...}),
+    ("AdamW", {"betas": ..., "amsgrad": ..., "decoupled_weight_decay": True}),
+    ("Adam", {"betas": ..., "amsgrad": ...}),
+    ("SGD", {"dampening": ..., "nesterov": ...}),
+)
+"""By what a param group tells its optimizer, where no class is named; `...` stands for any value."""
+
+_WRITTEN = {
+    *("params", "param_names", "lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "effective_lr", "control"),
+    *("num_steps", "beta1_product", "in_step"),
+}
+"""Keys of param groups that hold the parameters, and what schedulers and steps write."""
+_COMPUTED_BY = {"foreach", "fused", "capturable", "differentiable"}
+"""Options that say how steps are computed, and change nothing else."""
+
+ELEMENTWISE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "velocity", "friction")
+"""Tensors of state that have the shape of their parameter."""
+
+
+class OtherOptimizerError(InputError):
+    """A checkpoint of an optimizer that the run's own cannot take over; the message names both."""
+
+
+def guard_resuming(optimizer: Optimizer) -> None:
+    """Makes an optimizer name its class in its state dict, and check whose state it loads.
+
+    Args:
+        optimizer: The optimizer, not wrapped. Its ``load_state_dict`` then raises what `check_state` raises, warns of
+            options that differ, and keeps its own options where it continues an exchangeable optimizer.
+    """
+    if optimizer not in _guarded:
+        _guarded.add(optimizer)
+        optimizer.register_state_dict_post_hook(_name_class)
+        optimizer.register_load_state_dict_pre_hook(_check_loaded)
+
+
+_guarded: "WeakSet[Optimizer]" = WeakSet()
+
+
+def check_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Checks that a state dict is one that an optimizer can continue.
+
+    Args:
+        optimizer: The optimizer of the run.
+        state: The state dict of a checkpoint.
+
+    Raises:
+        OtherOptimizerError: If it is that of another optimizer.
+        CheckpointError: If it is that of other parameters, or damaged.
+    """
+    saved, own = state["param_groups"], optimizer.param_groups
+    theirs, ours = optimizer_name(state), type(optimizer).__name__
+    if theirs != ours and not _exchangeable(theirs, ours):
+        raise OtherOptimizerError(
+            f"The checkpoint holds the state of {theirs or 'an unknown optimizer'}, and this run trains with {ours}: "
+            "continue with the optimizer that began, or begin another run in another folder."
+        )
+    sizes = [[len(group["params"]) for group in groups] for groups in (saved, own)]
+    if sizes[0] != sizes[1]:
+        raise CheckpointError(
+            f"The checkpoint's optimizer has param groups of {_listed(sizes[0])} parameters, and this run's of "
+            f"{_listed(sizes[1])}: other parameters are trained, or another weight decay is excluded."
+        )
+    for saved_group, group in zip(saved, own, strict=True):
+        for key, parameter in zip(saved_group["params"], group["params"], strict=True):
+            entry = state["state"].get(key, {})
+            for name in ELEMENTWISE:
+                value = entry.get(name)
+                if isinstance(value, torch.Tensor) and value.shape != parameter.shape:
+                    raise CheckpointError(
+                        f"The checkpoint's optimizer holds {name} of shape {tuple(value.shape)} for a parameter of "
+                        f"shape {tuple(parameter.shape)}: it is damaged, or another model's."
+                    )
+
+
+def optimizer_name(state: Mapping[str, Any]) -> str | None:
+    """The class of the optimizer whose state dict this is: as it says itself, else as its options tell."""
+    if isinstance(name := state.get(CLASS_KEY), str):
+        return name
+    group = state["param_groups"][0]
+    for name, marks in KNOWN_BY:
+        if all(key in group and value in (..., group[key]) for key, value in marks.items()):
+            return name
+    return None
+
+
+def changed_options(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Options that differ between a checkpoint and an optimizer, which the checkpoint's replace: (stored, own)."""
+    changed: dict[str, tuple[Any, Any]] = {}
+    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        derived = {"momentum", "betas"} & own.keys() if "rule" in own else set()  # they follow the learning rate
+        for key in saved.keys() & own.keys() - _WRITTEN - _COMPUTED_BY - derived:
+            if _differ(saved[key], own[key]):
+                changed.setdefault("learning_rate" if key == "initial_lr" else key, (saved[key], own[key]))
+        if "betas" in derived and _differ(saved["betas"][1], own["betas"][1]):
+            changed.setdefault("beta2", (saved["betas"][1], own["betas"][1]))
+    return changed
+
+
+def _name_class(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    state[CLASS_KEY] = type(optimizer).__name__
+
+
+def _check_loaded(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    check_state(optimizer, state)
+    theirs, ours = optimizer_name(state), type(optimizer).__name__
+    if theirs == ours:
+        if changed := changed_options(optimizer, state):
+            _warn(
+                f"The checkpoint was trained with other options of {ours}, which continue: "
+                + "; ".join(f"{name} {stored}, not {own}" for name, (stored, own) in sorted(changed.items()))
+                + "."
+            )
+        return state
+    _warn(f"The checkpoint was trained with {theirs}, and {ours} continues it with options of its own.")
+    groups = [
+        {
+            **{key: value for key, value in own.items() if key not in _WRITTEN | {"initial_lr"}},
+            **{key: saved[key] for key in ("params", "lr", "initial_lr") if key in saved},
+        }
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {**state, "param_groups": groups}
+
+
+def _exchangeable(theirs: str | None, ours: str) -> bool:
+    return any({theirs, ours} <= family for family in EXCHANGEABLE)
+
+
+def _differ(stored: Any, own: Any) -> bool:
+    if isinstance(stored, torch.Tensor) or isinstance(own, torch.Tensor):
+        return not torch.equal(torch.as_tensor(stored).cpu(), torch.as_tensor(own).cpu())
+    return list(stored) != list(own) if isinstance(stored, (list, tuple)) else stored != own
+
+
+def _warn(sentence: str) -> None:
+    if PartialState().is_main_process:
+        logger.warning(sentence)
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return " and ".join(map(str, sizes))
