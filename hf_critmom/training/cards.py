@@ -58,7 +58,7 @@ def describe_optimizer(optimizer: Optimizer) -> str:
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
     left_out = {"params", "param_names", "lr", "initial_lr", "weight_decay", "effective_lr", "control"}
-    left_out |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "num_steps", "beta1_product", "in_step"}
+    left_out |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "num_steps", "beta1_product", "in_step", "nu"}
     options = dict(group)
     if "rule" in group:  # the momentum follows the learning rate
         left_out |= {"momentum", "betas"}

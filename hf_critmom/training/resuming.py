@@ -23,7 +23,7 @@ CLASS_KEY = "optimizer_class"
 """Where the state dict of a guarded optimizer names its class."""
 
 EXCHANGEABLE: tuple[frozenset[str], ...] = (
-    frozenset({"SGD", "CritMomSGD", "CritMomMatched", "CritMomCompensated"}),
+    frozenset({"SGD", "CritMomSGD", "CritMomMatched", "CritMomCompensated", "CritMomQHM"}),
     frozenset({"Adam", "AdamW", "CritMomAdamW"}),
 )
 """Optimizers whose state is that of one another: a run may change between them."""
@@ -32,6 +32,7 @@ KNOWN_BY: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("CritMomMatched", {"control": "matched"}),
     ("CritMomCompensated", {"control": "compensated"}),
     ("CritMomAdamW", {"rule": ..., "betas": ...}),
+    ("CritMomQHM", {"nu": ..., "curvature_source": ...}),
     ("CritMomSGD", {"rule": ..., "dampening": ...}),
     ("IKFAD", {"mass": ..., "gamma": ...}),
     ("AdamW", {"betas": ..., "amsgrad": ..., "decoupled_weight_decay": True}),
@@ -42,7 +43,7 @@ KNOWN_BY: tuple[tuple[str, Mapping[str, Any]], ...] = (
 
 _WRITTEN = {
     *("params", "param_names", "lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "effective_lr", "control"),
-    *("num_steps", "beta1_product", "in_step"),
+    *("num_steps", "beta1_product", "in_step", "nu", "curvature_source"),
 }
 """Keys of param groups that hold the parameters, and what schedulers and steps write."""
 _COMPUTED_BY = {"foreach", "fused", "capturable", "differentiable"}
@@ -124,6 +125,8 @@ def changed_options(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str,
     changed: dict[str, tuple[Any, Any]] = {}
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         derived = {"momentum", "betas"} & own.keys() if "rule" in own else set()  # they follow the learning rate
+        if {saved.get("curvature_source", "given"), own.get("curvature_source", "given")} != {"given"}:
+            derived.add("curvature")  # it is measured
         for key in saved.keys() & own.keys() - _WRITTEN - _COMPUTED_BY - derived:
             if _differ(saved[key], own[key]):
                 changed.setdefault("learning_rate" if key == "initial_lr" else key, (saved[key], own[key]))

@@ -21,10 +21,14 @@ SETTINGS = {
     "sgd": SGD,
     "adamw": ADAMW,
     "adafactor": {"optim": "adafactor"},
+    "critmom_matched": {"optim": "critmom_matched"},
+    "critmom_compensated": {"optim": "critmom_compensated"},
+    "critmom_qhm": {"optim": "critmom_qhm", "optim_args": "curvature=auto"},
 }
 CLASSES = {
     "critmom": "CritMomSGD", "critmom_adamw": "CritMomAdamW", "ikfad": "IKFAD", "sgd": "SGD", "adamw": "AdamW",
-    "adafactor": "Adafactor",
+    "adafactor": "Adafactor", "critmom_matched": "CritMomMatched", "critmom_compensated": "CritMomCompensated",
+    "critmom_qhm": "CritMomQHM",
 }  # fmt: skip
 
 
