@@ -1,5 +1,6 @@
 """AdamW whose first beta is critically damped."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, overload
@@ -7,8 +8,9 @@ from typing import Any, ClassVar, overload
 import torch
 from torch.optim import AdamW
 
-from hf_critmom.optim.damped import CohortStep, unhooked_step, warn_of_clamp
+from hf_critmom.optim.damped import CohortStep, warn_of_clamp
 from hf_critmom.optim.uncompiled import uncompiled
+from hf_critmom.upstream import unhooked_step
 
 _LARGEST_SINGLE = 1.0 - 2.0**-24
 """The largest single-precision number below 1."""
@@ -93,9 +95,6 @@ class CritMomAdamW(CohortStep, AdamW):
             differentiable=differentiable,
             fused=fused,
         )
-        # A fused step that finds an overflow on the device would be counted here all the same; without this promise
-        # GradScaler looks before it steps, as it does for every optimizer that is not fused.
-        self._step_supports_amp_scaling = False
         self._init_damping(rule=rule, hold=hold, floor=floor, curvature=curvature)
 
     def _write_momentum(self, group: dict[str, Any], momentum: float) -> None:
@@ -117,7 +116,7 @@ class CritMomAdamW(CohortStep, AdamW):
         Returns:
             The closure's loss, if there is one.
         """
-        return self._step_cohorts(_adamw_step, closure)
+        return self._step_cohorts(_adamw_step(), closure)
 
     def _advance(
         self, group: dict[str, Any], momentum: float, numbers: tuple[int, float]
@@ -143,7 +142,6 @@ class CritMomAdamW(CohortStep, AdamW):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._step_supports_amp_scaling = False
         for group in self.param_groups:
             self._complete_counts(group)
 
@@ -174,4 +172,7 @@ class CritMomAdamW(CohortStep, AdamW):
             )
 
 
-_adamw_step = unhooked_step(AdamW)
+@functools.cache
+def _adamw_step() -> Callable[..., Any]:
+    """The step of `torch.optim.AdamW` itself."""
+    return unhooked_step(AdamW)

@@ -70,7 +70,7 @@ class _Control(CohortStep, CritMomSGD):
         Returns:
             The closure's loss, if there is one.
         """
-        return self._step_cohorts(sgd_step, closure)
+        return self._step_cohorts(sgd_step(), closure)
 
     def _advance(
         self, group: dict[str, Any], momentum: float, numbers: tuple[float, float]
@@ -95,9 +95,6 @@ class _Control(CohortStep, CritMomSGD):
         super()._complete_group(group)
         group.setdefault("effective_lr", float(group["lr"]))
         group["control"] = self.control
-        # A fused step that finds an overflow on the device would be counted here all the same; without this promise
-        # GradScaler looks before it steps, as it does for every optimizer that is not fused.
-        self._step_supports_amp_scaling = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from hf_critmom.damping import critical_momentum, rule_named
 from hf_critmom.optim.options import checked_option
+from hf_critmom.upstream import leave_unscaling_to_scaler
 
 DAMPING_OPTIONS = ("rule", "hold", "floor", "curvature")
 
@@ -79,6 +80,11 @@ class CohortStep(CriticallyDamped):
 
     INITIAL: ClassVar[dict[str, int | float]]
     """Names of the two numbers, and their values before the first step."""
+
+    def _init_damping(self, **options: Any) -> None:
+        super()._init_damping(**options)
+        if any(group["fused"] for group in self.param_groups):
+            leave_unscaling_to_scaler(self)  # else a step that the kernel skips would be counted all the same
 
     def _advance(
         self, group: dict[str, Any], momentum: float, numbers: tuple[Any, Any]
@@ -181,16 +187,6 @@ def warn_of_clamp(group: Mapping[str, Any], consequence: str) -> None:
         "it with the number of processes raises it), or use rule=exponential.",
         stacklevel=2,
     )
-
-
-def unhooked_step(optimizer_cls: type[Optimizer]) -> Any:
-    """A torch optimizer's own step function, without the hooks that torch wraps around it.
-
-    torch replaces ``cls.step`` by a version that runs the registered hooks when the first instance of ``cls`` is
-    constructed. A subclass gets its own such version, so that calling the base's would run the hooks twice.
-    """
-    step: Any = optimizer_cls.step
-    return step.__wrapped__ if getattr(step, "hooked", False) else step
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,13 @@
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
+from hf_critmom.errors import InputError
 from hf_critmom.optim.adamw import CritMomAdamW
 from hf_critmom.optim.controls import CritMomCompensated, CritMomMatched
 from hf_critmom.optim.damped import DAMPING_OPTIONS
@@ -98,21 +99,58 @@ def critmom_optimizer(
     """Class and keyword arguments for ``Trainer(optimizer_cls_and_kwargs=critmom_optimizer(args))``.
 
     The Trainer ignores ``args.learning_rate`` and ``args.optim_args`` when it is handed such a pair; both are taken
-    over here. Weight decay comes from the Trainer's own param groups. The dictionary is new at every call.
+    over here, and followed until the optimizer is built: a trial of `Trainer.hyperparameter_search` writes its learning
+    rate into the arguments only then. Weight decay comes from the Trainer's own param groups. The dictionary is new at
+    every call.
 
     Args:
         args: The training arguments.
         name: A name in `OPTIMIZERS`.
-        **overrides: Options, over those of ``args.optim_args``; also ``lr``.
+        **overrides: Options, over those of ``args.optim_args``; also ``lr``, which then does not follow ``args``.
 
     Raises:
-        ValueError: If the name, an option or a value is not known, or the learning rate not positive and finite.
+        InputError: If the name, an option or a value is not known, or the learning rate not positive and finite.
     """
     warn_of_lone_processes(args)
-    cls, kwargs = named_optimizer(
-        name, lr=overrides.pop("lr", args.learning_rate), options={**parse_optim_args(args.optim_args), **overrides}
-    )
-    return cls, {**kwargs, **adam_arguments(name, args)}
+    return get_spec(name).cls, _FollowingKwargs(args, name, overrides)
+
+
+class _FollowingKwargs(dict[str, Any]):
+    """Keyword arguments of an optimizer that follow changes of the training arguments when they are unpacked.
+
+    Entries that were changed by hand stay, unless the training arguments change them later.
+    """
+
+    def __init__(self, args: "TrainingArguments", name: str, overrides: Mapping[str, Any]) -> None:
+        self.args, self.name, self.overrides = args, name, dict(overrides)
+        self.learning_rate = args.learning_rate
+        self.read = self._read()
+        super().__init__(self.read)
+
+    def _read(self) -> dict[str, Any]:
+        options = {**parse_optim_args(self.args.optim_args), **self.overrides}
+        lr = options.pop("lr", self.args.learning_rate)
+        _, kwargs = named_optimizer(self.name, lr=lr, options=options)
+        return {**kwargs, **adam_arguments(self.name, self.args)}
+
+    def keys(self) -> Any:
+        """The names, after the entries have followed the arguments; unpacking by ``**`` begins with this."""
+        read = self._read()
+        for option in self.read.keys() - read.keys():
+            self.pop(option, None)
+        self.update({option: value for option, value in read.items() if self.read.get(option, self) != value})
+        if "lr" in self.overrides and self.args.learning_rate != self.learning_rate:
+            warnings.warn(
+                f"The learning rate of the training arguments became {self.args.learning_rate}, which does not reach "
+                f"the optimizer: critmom_optimizer was called with lr={self.overrides['lr']}. Leave lr out to follow "
+                "the arguments, as in a hyperparameter search.",
+                stacklevel=3,
+            )
+        self.read, self.learning_rate = read, self.args.learning_rate
+        return super().keys()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())  # that this is not dict's own makes ** call keys
 
 
 def warn_of_lone_processes(args: "TrainingArguments") -> None:
@@ -142,16 +180,29 @@ def adam_arguments(name: str, args: "TrainingArguments") -> dict[str, Any]:
     return {"betas": (0.9, args.adam_beta2), "eps": args.adam_epsilon}
 
 
-def named_optimizer(name: str, *, lr: float, options: Mapping[str, Any]) -> tuple[type[Optimizer], dict[str, Any]]:
-    """Class and keyword arguments of an optimizer from its name, learning rate and (possibly textual) options."""
+def get_spec(name: str) -> OptimizerSpec:
+    """Looks an optimizer up.
+
+    Raises:
+        InputError: If there is none of this name; the message lists those that there are.
+    """
     if name not in OPTIMIZERS:
-        raise ValueError(f"Unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}.")
-    spec = OPTIMIZERS[name]
+        raise InputError(f"Unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}.")
+    return OPTIMIZERS[name]
+
+
+def named_optimizer(name: str, *, lr: float, options: Mapping[str, Any]) -> tuple[type[Optimizer], dict[str, Any]]:
+    """Class and keyword arguments of an optimizer from its name, learning rate and (possibly textual) options.
+
+    Raises:
+        InputError: If the name, an option or a value is not known, or the learning rate not positive and finite.
+    """
+    spec = get_spec(name)
     if not (math.isfinite(lr) and lr > 0.0):
-        raise ValueError(f"The learning rate must be positive and finite for {name}, got {lr}.")
+        raise InputError(f"The learning rate must be positive and finite for {name}, got {lr}.")
     unknown = [option for option in options if option not in spec.options]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"Optimizer {name} has no option {', '.join(map(repr, unknown))}: it knows {', '.join(spec.options)}."
         )
     checked = {option: checked_option(spec.option(option), value) for option, value in options.items()}

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from hf_critmom.optim.options import checked_option
 from hf_critmom.optim.uncompiled import uncompiled
+from hf_critmom.upstream import multi_tensor_operations
 
 
 class IKFAD(Optimizer):
@@ -71,6 +72,7 @@ class IKFAD(Optimizer):
             "maximize": maximize,
             "foreach": foreach,
         }
+        multi_tensor_operations()  # says where torch has changed what `_foreach_update` calls
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -4,11 +4,12 @@ Adding an option means one line in `OPTIONS` and the keyword in the constructors
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hf_critmom.damping import RULES, rule_named
+from hf_critmom.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -133,29 +134,42 @@ def checked_option(option: str | Option, value: Any) -> Any:
         value: Its value.
 
     Raises:
-        ValueError: One sentence that names the option, the value and what was expected.
+        InputError: One sentence that names the option, the value and what was expected.
     """
     option = OPTIONS[option] if isinstance(option, str) else option
     try:
         return option.check(value)
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"Option {option.name}={value!r} is not valid: expected {option.expects}.") from None
+        raise InputError(f"Option {option.name}={value!r} is not valid: expected {option.expects}.") from None
 
 
-def parse_optim_args(text: str | None) -> dict[str, str]:
-    """Splits ``--optim_args`` ("rule=exact,nesterov=true") into names and texts.
+def parse_optim_args(text: Any) -> dict[str, str]:
+    """Splits ``--optim_args`` into names and texts.
+
+        >>> parse_optim_args("rule=exact, nesterov=true")
+        {'rule': 'exact', 'nesterov': 'true'}
+
+    Args:
+        text: The argument, or None.
 
     Raises:
-        ValueError: If an item is not ``name=value`` or a name occurs twice.
+        InputError: If it is no text, an item is not ``name=value``, or a name occurs twice.
     """
+    if isinstance(text, Mapping) or (isinstance(text, str) and text.lstrip().startswith("{")):
+        raise InputError(f"--optim_args is a JSON object, {text}: {_EXPECTED}.")
+    if not isinstance(text, str | None):
+        raise InputError(f"--optim_args is {text!r}: {_EXPECTED}.")
     pairs: dict[str, str] = {}
     for item in (text or "").split(","):
         if not item.strip():
             continue
-        name, separator, value = (part.strip() for part in item.partition("="))
-        if not (separator and name and value):
-            raise ValueError(f"--optim_args holds {item.strip()!r}: expected name=value pairs separated by commas.")
+        name, _, value = (part.strip() for part in item.partition("="))
+        if not (name and value) or "=" in value:
+            raise InputError(f"--optim_args holds {item.strip()!r}: {_EXPECTED}.")
         if name in pairs:
-            raise ValueError(f"--optim_args names {name!r} twice: give it once.")
+            raise InputError(f"--optim_args names {name!r} twice: give it once.")
         pairs[name] = value
     return pairs
+
+
+_EXPECTED = "expected name=value pairs separated by commas, such as rule=exact,nesterov=true"

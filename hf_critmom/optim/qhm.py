@@ -1,5 +1,6 @@
 """Quasi-hyperbolic momentum whose immediate weight is critically damped, at a constant momentum."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
@@ -12,6 +13,7 @@ from hf_critmom.damping import critical_nu
 from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE, QHM_CURVATURE, checked_option
 from hf_critmom.optim.sgd import ALMOST_ZERO
 from hf_critmom.optim.uncompiled import uncompiled
+from hf_critmom.upstream import fused_sgd, leave_unscaling_to_scaler, multi_tensor_operations
 
 Tensors = list[torch.Tensor]
 
@@ -85,8 +87,9 @@ class CritMomQHM(SGD):
             foreach=foreach,
             fused=fused,
         )
+        multi_tensor_operations()  # says where torch has changed what the updates call
         # A part of the update lies outside of the kernel, so the kernel must not be the one that unscales gradients.
-        self._step_supports_amp_scaling = False
+        leave_unscaling_to_scaler(self)
         options = {"curvature": curvature, "nu": nu}
         kept: dict[str, Any] = {}
         _keep_options(kept, options)
@@ -273,7 +276,7 @@ def _fused_update(params: Tensors, gradients: Tensors, velocities: Tensors, grou
         if kept != 1.0:
             torch._foreach_mul_(params, kept)
         torch._foreach_add_(params, gradients, alpha=direct if group["maximize"] else -direct)
-    torch._fused_sgd_(
+    _kernel()(
         params,
         gradients,
         velocities,
@@ -285,6 +288,9 @@ def _fused_update(params: Tensors, gradients: Tensors, velocities: Tensors, grou
         maximize=group["maximize"],
         is_first_step=False,
     )
+
+
+_kernel = functools.cache(fused_sgd)
 
 
 def _local(tensors: Tensors) -> Tensors:

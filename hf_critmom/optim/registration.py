@@ -1,17 +1,22 @@
 """Makes the optimizers' names known to Transformers, which has no plug-in point for that.
 
 ``TrainingArguments`` accepts what is a member of the enum ``OptimizerNames``, ``HfArgumentParser`` takes its choices
-from there, and the Trainer looks the name up in a table of handlers. `register` adds to both. These are private
-pieces: where a future Transformers has changed them, `register` says so in one sentence and names the way out,
-`critmom_optimizer`, which needs none of them.
+from there, and the Trainer looks the name up in a table of handlers. `register` adds to both, and makes the Trainer say
+what is wrong with ``--optim_args``. These are private pieces (see `hf_critmom.upstream`): where a future Transformers
+has changed them, `register` says so in one sentence and names the way out, `critmom_optimizer`, which needs none of
+them.
 """
 
-from enum import EnumMeta
+import functools
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import transformers
 
 from hf_critmom.optim.factory import OPTIMIZERS, adam_arguments, named_optimizer, warn_of_lone_processes
+from hf_critmom.optim.options import parse_optim_args
+from hf_critmom.upstream import UpstreamChangedError, optim_args_parser, optimizer_handlers, optimizer_names
 
 
 class RegistrationError(RuntimeError):
@@ -50,6 +55,12 @@ def register_handlers() -> None:
     names, handlers = _names(), _handlers()
     for name in OPTIMIZERS:
         handlers[_add_member(names, name)] = _handler
+    try:
+        parse = optim_args_parser()
+        if not hasattr(parse, "explains"):
+            optim_args_parser(replacement=_explaining(parse))
+    except UpstreamChangedError as error:  # the names work all the same
+        warnings.warn(str(error), stacklevel=2)
 
 
 def optimizer_name(value: str) -> Any:
@@ -59,36 +70,19 @@ def optimizer_name(value: str) -> Any:
 
 
 def _names() -> Any:
-    """The enum of optimizer names, after checking that it is what we expect."""
+    """The enum of optimizer names."""
     try:
-        from transformers import training_args
-
-        names: Any = training_args.OptimizerNames
-        intact = (
-            isinstance(names, EnumMeta)
-            and str in names.__mro__
-            and isinstance(names._member_map_, dict)
-            and isinstance(names._member_names_, list)
-            and isinstance(names._value2member_map_, dict)
-        )
-    except (ImportError, AttributeError, TypeError):
-        intact = False
-    if not intact:
-        raise RegistrationError(_changed())
-    return names
+        return optimizer_names()
+    except UpstreamChangedError as error:
+        raise RegistrationError(_changed()) from error
 
 
 def _handlers() -> dict[Any, Any]:
-    """The Trainer's table of handlers, after checking that it is what we expect."""
+    """The Trainer's table of handlers."""
     try:
-        from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as handlers
-
-        intact = isinstance(handlers, dict) and _names()("sgd") in handlers
-    except (ImportError, AttributeError, TypeError, ValueError):
-        intact = False
-    if not intact:
-        raise RegistrationError(_changed())
-    return handlers
+        return optimizer_handlers()
+    except UpstreamChangedError as error:
+        raise RegistrationError(_changed()) from error
 
 
 def _changed() -> str:
@@ -120,3 +114,17 @@ def _handler(context: Any) -> tuple[Any, dict[str, Any]]:
     warn_of_lone_processes(args)
     cls, kwargs = named_optimizer(name, lr=args.learning_rate, options=context.optim_args)
     return cls, {**kwargs, **adam_arguments(name, args)}
+
+
+def _explaining(parse: Callable[[Any], dict[str, str]]) -> Callable[[Any], dict[str, str]]:
+    """The Trainer's reading of ``--optim_args``, which says what is wrong with a value that it cannot take apart."""
+
+    @functools.wraps(parse)
+    def parse_or_explain(optim_args_str: Any) -> dict[str, str]:
+        try:
+            return parse(optim_args_str)
+        except (ValueError, AttributeError):
+            return parse_optim_args(optim_args_str)
+
+    parse_or_explain.explains = True  # type: ignore[attr-defined]
+    return parse_or_explain

@@ -1,5 +1,6 @@
 """SGD whose momentum is critically damped: the momentum of every step follows the group's own learning rate."""
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any, overload
@@ -7,8 +8,9 @@ from typing import Any, overload
 import torch
 from torch.optim import SGD
 
-from hf_critmom.optim.damped import CriticallyDamped, unhooked_step, warn_of_clamp
+from hf_critmom.optim.damped import CriticallyDamped, warn_of_clamp
 from hf_critmom.optim.uncompiled import uncompiled
+from hf_critmom.upstream import unhooked_step
 
 ALMOST_ZERO = sys.float_info.min
 """Stands in for a momentum of exactly 0 within a step: torch's SGD would leave the velocity as it is, and a later
@@ -105,10 +107,13 @@ class CritMomSGD(CriticallyDamped, SGD):
             warn_of_clamp(group, "which is plain SGD")
             group["momentum"] = ALMOST_ZERO
         try:
-            return sgd_step(self, closure)
+            return sgd_step()(self, closure)
         finally:
             for group in clamped:
                 group["momentum"] = 0.0
 
 
-sgd_step = unhooked_step(SGD)
+@functools.cache
+def sgd_step() -> Callable[..., Any]:
+    """The step of `torch.optim.SGD` itself, to be called within the step of a subclass."""
+    return unhooked_step(SGD)

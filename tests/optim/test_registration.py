@@ -13,11 +13,13 @@ import torch
 import transformers.trainer_optimizer
 import transformers.training_args
 from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.trainer_utils import HPSearchBackend
 from transformers.training_args import OptimizerNames
 
 import hf_critmom
-from hf_critmom import CritMomSGD, critmom_optimizer, register
+from hf_critmom import CritMomSGD, critical_momentum, critmom_optimizer, register
 from hf_critmom.damping import RULES
+from hf_critmom.errors import InputError
 from hf_critmom.optim import OPTIMIZERS, RegistrationError
 
 any_name = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -159,13 +161,38 @@ def test_a_bad_option_is_named_with_the_known_ones(make, optim_args, named, argu
 
 
 @pytest.mark.parametrize(
-    ("optim_args", "named"), [("nesterov", ["nesterov", "name=value"]), ("rule=exact,rule=linear", ["rule", "twice"])]
+    ("optim_args", "named"), [("=exact", ["'=exact'", "name=value"]), ("rule=exact,rule=linear", ["rule", "twice"])]
 )
 def test_the_factory_reads_option_text_strictly(optim_args, named, arguments):
     with pytest.raises(ValueError) as error:
         critmom_optimizer(arguments(optim_args=optim_args))
     for word in named:
         assert word in str(error.value)
+
+
+@either_way
+@pytest.mark.parametrize(
+    ("optim_args", "named"),
+    [
+        ("nesterov", ["'nesterov'"]),
+        ("rule=exact,nesterov", ["'nesterov'"]),
+        ("rule=exact=linear", ["'rule=exact=linear'"]),
+        ('{"rule": "exact", "hold": 0.9}', ["JSON object"]),
+        ({"rule": "exact"}, ["JSON object", "exact"]),
+        (["rule=exact"], ["['rule=exact']"]),
+    ],
+)
+def test_option_text_that_cannot_be_taken_apart_is_a_sentence(make, optim_args, named, arguments):
+    with pytest.raises(InputError) as error:
+        make(arguments(optim="critmom", optim_args=optim_args))
+    for word in (*named, "--optim_args", "name=value pairs separated by commas"):
+        assert word in str(error.value)
+
+
+def test_option_text_of_other_optimizers_still_reaches_them(arguments):
+    args = arguments(optim="sgd", optim_args="momentum=0.5, nesterov=true")
+    group = built(*Trainer.get_optimizer_cls_and_kwargs(args)).param_groups[0]
+    assert (group["momentum"], group["nesterov"]) == (0.5, True)
 
 
 @either_way
@@ -191,6 +218,60 @@ def test_the_factory_makes_a_new_dictionary_each_time(arguments):
         expected = dict(first)
         first.clear()
         assert critmom_optimizer(args, name=name)[1] == expected
+
+
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, x, labels):
+        return {"loss": (self.layer(x) - labels).pow(2).mean()}
+
+
+@pytest.mark.parametrize("trainer_cls", [Trainer, hf_critmom.CritMomTrainer])
+def test_what_a_trial_of_a_hyperparameter_search_sets_reaches_the_optimizer(trainer_cls, arguments):
+    """A search writes a trial's values into the arguments, long after the factory was called."""
+    args = arguments(learning_rate=0.1)
+    pair = critmom_optimizer(args, nesterov=True)
+    trainer = trainer_cls(args=args, model_init=Line, optimizer_cls_and_kwargs=pair)
+    trainer.hp_search_backend = HPSearchBackend.WANDB  # whose trials are dictionaries
+    for trial in ({"learning_rate": 0.02}, {"learning_rate": 0.05, "optim_args": "rule=exact"}):
+        trainer._hp_search_setup(trial)  # what `train` does with a trial, before it creates the optimizer
+        trainer.optimizer = None
+        group = trainer.create_optimizer().param_groups[0]
+        assert group["lr"] == trial["learning_rate"]
+        assert group["nesterov"] is True
+        assert group["rule"] == ("exact" if "optim_args" in trial else "linear")
+        assert group["momentum"] == critical_momentum(group["lr"], rule=group["rule"])
+
+
+def test_a_learning_rate_that_was_fixed_at_the_factory_stays_and_that_is_said(arguments):
+    args = arguments(learning_rate=0.1)
+    cls, kwargs = critmom_optimizer(args, lr=0.03)
+    assert built(cls, kwargs).param_groups[0]["lr"] == 0.03
+    args.learning_rate = 0.2
+    with pytest.warns(UserWarning, match="does not reach the optimizer") as said:
+        assert built(cls, kwargs).param_groups[0]["lr"] == 0.03
+    assert "0.2" in str(said[0].message) and "lr=0.03" in str(said[0].message)
+
+
+def test_a_trials_learning_rate_that_trains_nothing_is_refused(arguments):
+    args = arguments(learning_rate=0.1)
+    cls, kwargs = critmom_optimizer(args)
+    args.learning_rate = 0.0
+    with pytest.raises(InputError, match="learning rate must be positive"):
+        built(cls, kwargs)
+
+
+def test_what_is_changed_by_hand_in_the_dictionary_stays(arguments):
+    args = arguments(learning_rate=0.1)
+    cls, kwargs = critmom_optimizer(args)
+    kwargs.update(lr=0.04, hold=0.5)
+    group = built(cls, kwargs).param_groups[0]
+    assert (group["lr"], group["hold"]) == (0.04, 0.5)
+    for twin in (copy.deepcopy(kwargs), pickle.loads(pickle.dumps(kwargs)), dict(kwargs)):
+        assert twin == {"lr": 0.04, "hold": 0.5}
 
 
 def test_overrides_win_over_option_text_and_presets(arguments):
@@ -232,6 +313,7 @@ def test_training_arguments_survive_json_copies_and_pickles(name, arguments):
 ELSEWHERE = """
 import importlib.abc, sys
 import torch, transformers
+from transformers.trainer_utils import HPSearchBackend
 from transformers.training_args import OptimizerNames
 
 class NotInstalled(importlib.abc.MetaPathFinder):
@@ -344,6 +426,7 @@ def test_where_names_cannot_be_registered_importing_warns_and_the_factory_still_
 IMPORTED_TWICE = """
 import importlib, pickle, sys
 import hf_critmom
+from transformers.trainer_utils import HPSearchBackend
 from transformers.training_args import OptimizerNames
 
 before = list(OptimizerNames)
