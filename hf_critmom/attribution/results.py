@@ -26,7 +26,7 @@ class GroupGradient:
         parameters: Number of trainable values.
     """
 
-    _NO_LONGER_STORED: ClassVar[tuple[str, ...]] = ("mean_batch_norm", "rms")
+    _NOT_READ: ClassVar[tuple[str, ...]] = ("mean_batch_norm", "rms")
 
     norm: float
     share: float

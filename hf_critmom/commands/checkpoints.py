@@ -1,9 +1,13 @@
 """What is recorded of the checkpoints that commands are given, by the experiment that trained them."""
 
-from dataclasses import dataclass
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hf_critmom.errors import InputError
 from hf_critmom.experiments.comparison import run_of
+from hf_critmom.experiments.diagnosis.plan import CheckpointSpec
 from hf_critmom.experiments.repair.plan import find_repair
 from hf_critmom.tasks.provenance import TrainedOn
 
@@ -29,16 +33,42 @@ def find_record(checkpoint: str) -> CheckpointRecord:
     Raises:
         InputError: If there is one and it is damaged.
     """
-    path = Path(checkpoint)
-    if not path.exists():
-        return CheckpointRecord()
-    path = path.resolve()
+    path = Path(checkpoint).resolve()
     if (run := run_of(path)) is not None:
         plan, arm, seed = run
         return CheckpointRecord(_trained_on(plan.task, plan.command), arm, seed)
     if (repair := find_repair(path)) is not None:
         return CheckpointRecord(_trained_on(repair.get("task"), repair.get("command")))
     return CheckpointRecord()
+
+
+def checkpoint_specs(paths: Sequence[str]) -> list[CheckpointSpec]:
+    """Checkpoints to be studied, each with a label of its own.
+
+    Raises:
+        InputError: If a checkpoint is named twice, or its folder's record is damaged.
+    """
+    labels = _labels(paths)
+    specs = []
+    for path, label in zip(paths, labels, strict=True):
+        record, name = find_record(path), Path(path).name
+        of_a_step = f", {name}" if name.startswith("checkpoint-") else ""
+        title = label if record.arm is None else f"{record.arm}, seed {record.seed}{of_a_step}"
+        specs.append(CheckpointSpec(path, title, record.arm, record.seed, record.trained_on))
+    if len({spec.label for spec in specs}) < len(specs):  # runs of the same name from two comparisons
+        specs = [replace(spec, label=label) for spec, label in zip(specs, labels, strict=True)]
+    return specs
+
+
+def _labels(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of paths that tell them apart."""
+    parts = [Path(path).absolute().parts if Path(path).exists() else Path(path).parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise InputError(f"A checkpoint is named twice among {shlex.join(paths)}: name each once.")
+    lengths = [1] * len(paths)
+    while len(set(ends := [part[-length:] for part, length in zip(parts, lengths, strict=True)])) < len(ends):
+        lengths = [length + (ends.count(end) > 1) for length, end in zip(lengths, ends, strict=True)]
+    return ["/".join(end) for end in ends]
 
 
 def _trained_on(task: object, command: object) -> TrainedOn | None:

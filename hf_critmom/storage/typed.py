@@ -43,8 +43,8 @@ def from_json(record: type[Record], content: Any, name: str = "") -> Record:
 
     Fields may be of the types str, bool, int, float (finite, and an integer will do), None, unions of these, tuples,
     lists and mappings of them, other dataclasses, and Any. What a class knows beyond types it checks itself, by a
-    `ValueError` in ``__post_init__``. Names that earlier versions stored and this one does not are listed in a class
-    variable ``_NO_LONGER_STORED``; fields that earlier versions did not store have defaults.
+    `ValueError` in ``__post_init__``. A class variable ``_NOT_READ`` lists names that files hold and the class does
+    not: what follows from the rest, and what earlier versions stored. Fields that these did not store have defaults.
 
     Args:
         record: The dataclass.
@@ -75,7 +75,7 @@ def _record(record: type, content: Any, name: str) -> Any:
         raise RecordError(f"{name or 'it'} is {_shown(content)} instead of an object")
     types_of = _types(record)
     known = {part.name: part for part in fields(record) if part.init}
-    dropped = getattr(record, "_NO_LONGER_STORED", ())
+    dropped = getattr(record, "_NOT_READ", ())
     if unknown := [key for key in content if key not in known and key not in dropped]:
         raise RecordError(f"{_path(name, unknown[0])} is not known")
     values = {}

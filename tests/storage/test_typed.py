@@ -25,7 +25,7 @@ class Inner:
 
 @dataclass(frozen=True)
 class Outer:
-    _NO_LONGER_STORED: ClassVar[tuple[str, ...]] = ("old",)
+    _NOT_READ: ClassVar[tuple[str, ...]] = ("old",)
 
     name: str
     count: int

@@ -7,6 +7,9 @@ from hf_critmom.attribution.predictions import SELECTIONS
 from hf_critmom.attribution.problems import TOP
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 
+ALIASES = {"--groups": "--layer_groups"}
+"""Earlier spellings of flags, which still work."""
+
 
 @dataclass
 class AttributionArguments:
@@ -21,11 +24,23 @@ class AttributionArguments:
         default="misclassified",
         metadata={"help": f"Examples whose gradient is taken: {', '.join(SELECTIONS)}."},
     )
-    groups: list[str] | None = field(
+    layer_groups: list[str] | None = field(
         default=None,
-        metadata={"help": "Layer groups as regular expressions or NAME=EXPRESSION; default: found by themselves."},
+        metadata={
+            "help": "Layer groups, each a regular expression over parameter names or NAME=EXPRESSION; default: the "
+            "stages or blocks of the network."
+        },
     )
-    num_top_groups: int = field(default=TOP, metadata={"help": "How many groups of largest share are compared."})
+    num_top_groups: int = field(
+        default=TOP, metadata={"help": "How many groups with the largest share count as a network's top groups."}
+    )
+    check_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "List misclassified examples whose label is doubtful (confident learning; needs the extra: "
+            "pip install 'hf-critmom[labels]')."
+        },
+    )
     corruption: str | None = field(
         default=None,
         metadata={
@@ -37,7 +52,7 @@ class AttributionArguments:
         default=True, metadata={"help": "Compare with the same network before training, on the same examples."}
     )
     seed: int = field(
-        default=0, metadata={"help": "Of the correctly classified examples that are drawn, noise and resampling."}
+        default=0, metadata={"help": "Seed for drawing control examples, for noise and for the bootstrap."}
     )
     per_device_eval_batch_size: int = field(default=500, metadata={"help": "Batch size of predictions."})
     gradient_batch_size: int | None = field(
@@ -55,5 +70,10 @@ class AttributionArguments:
                 raise DiagnosisError(f"--{flag} must be at least 1, got {value}.")
         if self.seed < 0:
             raise DiagnosisError(f"--seed must not be negative, got {self.seed}.")
+        if self.check_labels and self.split == "train":
+            raise DiagnosisError(
+                "--check_labels looks at examples that the network was not trained on, so --split train has none: "
+                "choose validation or test."
+            )
         if self.select not in SELECTIONS:
             raise DiagnosisError(f"Unknown --select {self.select!r}: choose one of {', '.join(SELECTIONS)}.")

@@ -10,10 +10,68 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hf_critmom.attribution.results import Attribution
+from hf_critmom.experiments.diagnosis.results import Result
+from hf_critmom.experiments.diagnosis.tables import display_name, study_title
+from hf_critmom.reporting.text import figure_text
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # colour-blind safe: Okabe and Ito (2008)
 _MARKERS = ("o", "s", "^", "D")
 _COLOR_MAP = "cividis"  # even in lightness, and the same to the colour-blind (Nunez et al., 2018)
+
+
+def result_figures(result: Result) -> dict[str, tuple[str, Figure]]:
+    """The figures of one checkpoint: what each shows, and the figure, by kind."""
+    first = result.studies[0]
+    named = {display_name(name): found for name, found in first.attributions.items()}
+    drawn = {
+        "shares": (
+            "Shares of the layer groups with their intervals",
+            shares_figure(named, title=f"{result.label}: {study_title(first)}"),
+        )
+    }
+    if first.classes:
+        figure = heat_map(
+            [f"{name} ({found.selected})" for name, found in first.classes.items()],
+            [found.shares for found in first.classes.values()],
+            title=f"{result.label}: misclassified examples of each class",
+            label="class (misclassified examples)",
+            top=[found.ranked()[: first.num_top] for found in first.classes.values()],
+        )
+        drawn["classes"] = ("Shares of the layer groups by class", figure)
+    if len(result.studies) > 1:
+        corruption, diagnoses = result.studies[-1].corruption, [study.diagnosis for study in result.studies]
+        figure = heat_map(
+            [f"{study.severity}" if study.severity else "clean" for study in result.studies],
+            [study.attribution.shares for study in result.studies],
+            title=f"{result.label}: {corruption}",
+            label="severity",
+            top=[diagnosis.top for diagnosis in diagnoses],
+            problem=[diagnosis.problem or () for diagnosis in diagnoses],
+        )
+        drawn["severity"] = (f"Shares and problem groups by severity of {corruption}", figure)
+    if len(result.history) > 1:
+        figure = heat_map(
+            [f"{epoch:.3g}" for epoch, _ in result.epochs],
+            [found.shares for _, found in result.epochs],
+            title=f"{result.label}: evaluations while training",
+            label="epoch",
+            top=[found.ranked()[: first.num_top] for _, found in result.epochs],
+        )
+        drawn["epochs"] = ("Shares of the layer groups over training", figure)
+    return drawn
+
+
+def checkpoints_figure(results: Sequence[Result]) -> Figure:
+    """Shares of the layer groups, a column for each checkpoint."""
+    studies = [result.studies[0] for result in results]
+    return heat_map(
+        [result.label for result in results],
+        [study.attribution.shares for study in studies],
+        title=f"Gradient of {display_name(studies[0].attribution.select)} examples, by checkpoint",
+        label="checkpoint",
+        top=[study.diagnosis.top for study in studies],
+        problem=[study.diagnosis.problem or () for study in studies],
+    )
 
 
 def shares_figure(attributions: Mapping[str, Attribution], *, title: str) -> Figure:
@@ -33,16 +91,21 @@ def shares_figure(attributions: Mapping[str, Attribution], *, title: str) -> Fig
         place = rows + step * (index - (len(attributions) - 1) / 2.0)
         style: dict[str, Any] = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
         axes.plot(
-            [attribution.groups[name].share for name in names], place, linestyle="", label=label, clip_on=False, **style
+            [attribution.groups[name].share for name in names],
+            place,
+            linestyle="",
+            label=figure_text(label),
+            clip_on=False,
+            **style,
         )
         for row, name in zip(place, names, strict=True):
             if (interval := attribution.groups[name].share_interval) is not None:
                 axes.plot(interval, (row, row), color=style["color"], linewidth=1.4)
     axes.axvline(1.0 / len(names), color="0.5", linestyle=":", linewidth=0.9)
     axes.annotate(" equal part", (1.0 / len(names), 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="0.3")
-    axes.set_yticks(rows, names)
+    axes.set_yticks(rows, [figure_text(name) for name in names])
     axes.invert_yaxis()
-    axes.set(xlabel="share of the squared gradient norm", xlim=(0.0, None), title=title)
+    axes.set(xlabel="share of the squared gradient norm", xlim=(0.0, None), title=figure_text(title))
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="x", alpha=0.25)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
@@ -95,9 +158,14 @@ def heat_map(
         if name in top[column]:
             axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor="#D55E00", lw=1.6))
     tilted = max(map(len, columns)) * len(columns) > 70
-    axes.set_xticks(range(len(columns)), columns, rotation=35 if tilted else 0, ha="right" if tilted else "center")
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(
+        range(len(columns)),
+        [figure_text(column) for column in columns],
+        rotation=35 if tilted else 0,
+        ha="right" if tilted else "center",
+    )
+    axes.set_yticks(range(len(names)), [figure_text(name) for name in names])
     axes.tick_params(labelsize=8)
-    axes.set(title=title, xlabel=label)
+    axes.set(title=figure_text(title), xlabel=label)
     figure.colorbar(drawn, ax=axes, label="share of the squared gradient norm", format="{x:.0%}", pad=0.02)
     return figure

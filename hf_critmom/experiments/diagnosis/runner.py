@@ -1,114 +1,40 @@
 """Runs the ``attribute`` command: studies of checkpoints, each result written as soon as it is there."""
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
-from hf_critmom.attribution.agreement import Agreement, measure_agreement
+from hf_critmom.attribution.attribution import predict
+from hf_critmom.attribution.doubtful_labels import DoubtfulLabel, find_doubtful_labels
 from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.groups import layer_groups
-from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
+from hf_critmom.experiments.diagnosis.plan import AttributionRequest, CheckpointSpec, settings_record
+from hf_critmom.experiments.diagnosis.results import RESULTS_FILE, Result, read_results, store_result, stored_results
 from hf_critmom.experiments.diagnosis.study import Study, make_study
-from hf_critmom.storage.environment import versions
-from hf_critmom.storage.files import create_or_open_folder, write_json
-from hf_critmom.tasks import (
-    CheckpointArguments,
-    DataArguments,
-    ImageTask,
-    Task,
-    corrupt,
-    load_checkpoint,
-    load_task_of,
-    parse_corruption,
-)
+from hf_critmom.reporting.text import console_text
+from hf_critmom.storage.digest import weights_digest
+from hf_critmom.storage.files import create_or_open_folder, explain_write_errors, remove_partial_files
+from hf_critmom.storage.locks import broadcast_from_main, try_lock
+from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS
+from hf_critmom.tasks import ImageTask, Task, corrupt, load_checkpoint, load_task_of, parse_corruption
 from hf_critmom.tasks.images import ImageDataset
+from hf_critmom.tasks.provenance import check_trained_on
 from hf_critmom.training.history import read_history
 
-RESULTS_FILE = "attribution.json"
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A checkpoint to be studied.
-
-    Attributes:
-        path: Its folder, or its name on the Hub.
-        label: What it is called in tables; different for every checkpoint.
-        arm: The arm of a comparison that it is a run of, if it is one.
-        seed: That run's seed.
-        train_sha256: Fingerprint of the training split that it was trained on, where that is known.
-        trained_by: The command that trained it, to be quoted.
-    """
-
-    path: str
-    label: str
-    arm: str | None = None
-    seed: int | None = None
-    train_sha256: str | None = None
-    trained_by: str = ""
-
-
-@dataclass(frozen=True)
-class AttributionRequest:
-    """An attribution as the command line describes it."""
-
-    subjects: Sequence[Subject]
-    attribution: AttributionArguments
-    data: DataArguments
-    loading: CheckpointArguments = field(default_factory=CheckpointArguments)
-    command: str = ""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was found for one checkpoint.
-
-    Attributes:
-        label: See `Subject`.
-        arm: See `Subject`.
-        seed: See `Subject`.
-        sha256: Of its weights.
-        parameters: Number of its parameters.
-        studies: One for each severity of the corruption; else one.
-        history: What `AttributionCallback` kept of its training, if anything.
-    """
-
-    label: str
-    arm: str | None
-    seed: int | None
-    sha256: str
-    parameters: int
-    studies: tuple[Study, ...]
-    history: tuple[dict[str, Any], ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        plain = {name: getattr(self, name) for name in ("label", "arm", "seed", "sha256", "parameters")}
-        return {**plain, "studies": [study.to_dict() for study in self.studies], "history": list(self.history)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Result":
-        """The inverse of `to_dict`."""
-        studies = tuple(Study.from_dict(study) for study in content["studies"])
-        return cls(**{**content, "studies": studies, "history": tuple(content["history"])})
-
-
-def run_attribution(asked: AttributionRequest) -> Path:
-    """Studies what is not yet studied of an attribution.
+def run_attribution(request: AttributionRequest) -> Path:
+    """Studies what is not yet studied of an attribution; several launches divide the checkpoints among themselves.
 
     Args:
-        asked: The arguments.
+        request: The arguments.
 
     Returns:
         The folder with ``attribution.json``.
@@ -116,111 +42,170 @@ def run_attribution(asked: AttributionRequest) -> Path:
     Raises:
         DiagnosisError: If the arguments cannot be followed, or a checkpoint cannot be diagnosed; what was found for
             others by then is stored, and the same command goes on from there.
+        AttributionError: If the layer groups cannot be made.
         TaskError: If the data or a checkpoint cannot be used.
     """
-    args = asked.attribution
+    args = request.attribution
     accelerator = Accelerator(cpu=args.use_cpu or not torch.accelerator.is_available())
     corruption, severities = (None, (0,)) if args.corruption is None else parse_corruption(args.corruption)
     if len(severities) > 1:
         severities = (0, *severities)  # the clean images beside them
-    task = load_task_of(asked.subjects[0].path, asked.data, asked.loading)
+    task = load_task_of(request.checkpoints[0].path, request.data, request.loading)
     task.split(args.split)
-    if args.corruption is not None and not isinstance(task, ImageTask):
-        raise DiagnosisError(f"--corruption {args.corruption} corrupts images, and {task.name} has none: leave it out.")
-    digests = _check_checkpoints(asked, task)
-    folder = Path(str(args.output_dir))
-    settings = _settings(args, asked.loading, task)
-    stored = _settle(folder, settings, digests, write=accelerator.is_main_process)
+    for flag, value in (("corruption", args.corruption), ("check_labels", args.check_labels)):
+        if value and not isinstance(task, ImageTask):
+            raise DiagnosisError(f"--{flag} is for images with classes, and {task.name} has none: leave it out.")
+    digests = _check_checkpoints(request, task)
+    folder, settings = Path(str(args.output_dir)), settings_record(request, task)
+    if broadcast_from_main(not (folder / RESULTS_FILE).exists()):
+        kind, write = "attribution", accelerator.is_main_process
+        create_or_open_folder(folder, kind, RESULTS_FILE, DiagnosisError, write=write)
     accelerator.wait_for_everyone()
-    results: list[Result] = []
-    console = Console(stderr=True)
-    shown = accelerator.is_main_process and console.is_terminal
-    with Progress(console=console, disable=not shown, transient=True) as progress:
-        steps = progress.add_task("", total=len(asked.subjects) * len(severities))
-        for subject in asked.subjects:
-            if subject.label in stored:
-                results.append(stored[subject.label])
-                progress.advance(steps, len(severities))
-                continue
-            model, own_task = load_checkpoint(subject.path, task, asked.loading)
-            studies = []
-            for severity in severities:
-                progress.update(
-                    steps, description=f"{subject.label}, severity {severity}" if severity else subject.label
-                )
-                try:
-                    studies.append(_study(args, subject, model, own_task, accelerator, corruption, severity))
-                except AttributionError as error:
-                    at = f" at severity {severity}" if severity else ""
-                    raise DiagnosisError(f"{subject.label}{at}: {error}") from None
-                progress.advance(steps)
-            results.append(
-                Result(
-                    subject.label,
-                    subject.arm,
-                    subject.seed,
-                    digests[subject.label],
-                    sum(parameter.numel() for parameter in model.parameters()),
-                    tuple(studies),
-                    _history(subject.path),
-                )
-            )
-            if accelerator.is_main_process:
-                _store(folder, settings, results, asked.command)
-            accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _store(folder, settings, results, asked.command)
+    kept = "what was found for other checkpoints stays, and is not computed again"
+    with explain_write_errors(folder, DiagnosisError, kept):
+        stored_results(folder, settings, digests)
+        if accelerator.is_main_process:
+            remove_partial_files(folder)
+        runner = DiagnosisRunner(request, task, digests, settings, accelerator, corruption, severities)
+        runner.run(folder)
     accelerator.wait_for_everyone()
     return folder
 
 
-def read_results(folder: Path) -> tuple[dict[str, Any], list[Result]]:
-    """The settings, versions and command of an attribution, and its results.
+class DiagnosisRunner:
+    """Studies checkpoints, one after another.
 
-    Raises:
-        DiagnosisError: If there are none, or the file is corrupt.
+    Args:
+        request: The arguments.
+        task: The data.
+        digests: Digest of each checkpoint's weights, by label.
+        settings: What results depend on, as JSON.
+        accelerator: Of this launch.
+        corruption: Name of the corruption of the images, or None.
+        severities: Its severities; 0 for clean images.
     """
-    file = folder / RESULTS_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return content, [Result.from_dict(result) for result in content["checkpoints"]]
-    except (FileNotFoundError, NotADirectoryError):
-        raise DiagnosisError(f"{folder} holds no attribution: expected a folder with a {RESULTS_FILE}.") from None
-    except (KeyError, TypeError, ValueError):
-        raise DiagnosisError(
-            f"{file} is corrupt, or of another version: delete it, or choose another --output_dir."
-        ) from None
+
+    def __init__(
+        self,
+        request: AttributionRequest,
+        task: Task,
+        digests: dict[str, str],
+        settings: dict[str, Any],
+        accelerator: Accelerator,
+        corruption: str | None,
+        severities: tuple[int, ...],
+    ) -> None:
+        self.request, self.task, self.digests, self.settings = request, task, digests, settings
+        self.accelerator, self.corruption, self.severities = accelerator, corruption, severities
+
+    def run(self, folder: Path) -> None:
+        """Studies every checkpoint that no launch has studied, and waits for those that others study."""
+        console = Console(stderr=True)
+        shown = self.accelerator.is_main_process and console.is_terminal
+        order = [spec.label for spec in self.request.checkpoints]
+        with Progress(console=console, disable=not shown, transient=True) as progress:
+            bar = progress.add_task("", total=len(order) * len(self.severities))
+            waiting = list(self.request.checkpoints)
+            while waiting:
+                left = [spec for spec in waiting if not self._studied(spec, folder, order, progress, bar)]
+                if len(left) == len(waiting):
+                    progress.update(bar, description=f"another launch studies the last {len(left)}")
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+                waiting = left
+
+    def _studied(self, spec: CheckpointSpec, folder: Path, order: list[str], progress: Progress, bar: TaskID) -> bool:
+        """Studies a checkpoint unless it is; False if another launch is studying it."""
+        if self._is_stored(spec, folder):
+            progress.advance(bar, len(self.severities))
+            return True
+        with try_lock(folder, f"study-{self.digests[spec.label][:16]}") as acquired:
+            if not acquired:
+                return False
+            if self._is_stored(spec, folder):
+                progress.advance(bar, len(self.severities))
+                return True
+            result = self._study(spec, progress, bar)
+            if self.accelerator.is_main_process:
+                store_result(folder, self.settings, result, self.request.command, order)
+            self.accelerator.wait_for_everyone()
+        return True
+
+    def _is_stored(self, spec: CheckpointSpec, folder: Path) -> bool:
+        stored = {}
+        if self.accelerator.is_main_process and (folder / RESULTS_FILE).exists():
+            stored = {one.label: one.sha256 for one in read_results(folder).checkpoints}
+        return broadcast_from_main(stored.get(spec.label) == self.digests[spec.label])
+
+    def _study(self, spec: CheckpointSpec, progress: Progress, bar: TaskID) -> Result:
+        model, task = load_checkpoint(spec.path, self.task, self.request.loading)
+        studies = []
+        for severity in self.severities:
+            title = f"{spec.label}, severity {severity}" if severity else spec.label
+            progress.update(bar, description=console_text(title))
+            try:
+                studies.append(self._study_of(spec, model, task, severity))
+            except AttributionError as error:
+                at = f" at severity {severity}" if severity else ""
+                raise DiagnosisError(f"{spec.label}{at}: {error}") from None
+            progress.advance(bar)
+        return Result(
+            spec.label,
+            spec.arm,
+            spec.seed,
+            self.digests[spec.label],
+            sum(parameter.numel() for parameter in model.parameters()),
+            tuple(studies),
+            _history(spec.path),
+            self._doubtful_labels(model, task) if self.request.attribution.check_labels else None,
+        )
+
+    def _study_of(self, spec: CheckpointSpec, model: PreTrainedModel, task: Task, severity: int) -> Study:
+        args = self.request.attribution
+        initial = None
+        if args.initial:
+            set_seed(spec.seed or 0)
+            initial = self._placed(type(model)(model.config).to(model.dtype), task)
+        return make_study(
+            self._placed(model, task),
+            self._loader(task, severity),
+            select=args.select,
+            initial=initial,
+            groups=args.layer_groups,
+            class_names=task.label_names if isinstance(task, ImageTask) else (),
+            batch_size=args.gradient_batch_size,
+            num_top=args.num_top_groups,
+            seed=args.seed,
+            accelerator=self.accelerator,
+            corruption=self.corruption,
+            severity=severity,
+        )
+
+    def _doubtful_labels(self, model: PreTrainedModel, task: Task) -> tuple[DoubtfulLabel, ...]:
+        loader = self._loader(task, 0)
+        return tuple(find_doubtful_labels(predict(model, loader, accelerator=self.accelerator, probabilities=True)))
+
+    def _placed(self, model: PreTrainedModel, task: Task) -> PreTrainedModel:
+        return model.to(device=self.accelerator.device, memory_format=task.memory_format)
+
+    def _loader(self, task: Task, severity: int) -> Any:
+        args = self.request.attribution
+        examples = task.split(args.split).evaluated()
+        if self.corruption is not None and severity and isinstance(examples, ImageDataset):
+            images = corrupt(examples.images, self.corruption, severity, seed=args.seed)
+            examples = examples.evaluated(images)
+        loader = DataLoader(examples, args.per_device_eval_batch_size, collate_fn=task.collator)
+        return self.accelerator.prepare_data_loader(loader)
 
 
-def agreements_of(results: Sequence[Result], num_top: int) -> dict[str, Agreement]:
-    """Agreement of several checkpoints, on the chosen examples and on every control that all of them have."""
-    if len(results) < 2:
-        return {}
-    arms = {result.label: result.arm or "all" for result in results}
-    found = {}
-    for name in results[0].studies[0].attributions:
-        made = {result.label: result.studies[0].attributions.get(name) for result in results}
-        attributions = {label: attribution for label, attribution in made.items() if attribution is not None}
-        if len(attributions) == len(results):
-            found[name] = measure_agreement(attributions, arms, num_top=num_top)
-    return found
-
-
-def _check_checkpoints(asked: AttributionRequest, task: Task) -> dict[str, str]:
+def _check_checkpoints(request: AttributionRequest, task: Task) -> dict[str, str]:
     """Loads every checkpoint once, before anything is computed; returns digests of their weights by label."""
     groups_of: dict[str, tuple[str, ...]] = {}
     digests = {}
-    trained_on = task.description()["splits"]["train"]["sha256"]
-    for subject in asked.subjects:
-        if subject.train_sha256 not in (None, trained_on):
-            raise DiagnosisError(
-                f"{subject.label} was trained on other images than the training split of {task.name}, so the "
-                f"{asked.attribution.split} split may hold some of those: give the data flags that it was trained with "
-                f"({subject.trained_by})."
-            )
-        model, _ = load_checkpoint(subject.path, task, asked.loading)
-        groups_of[subject.label] = layer_groups(model, asked.attribution.groups).names
-        digests[subject.label] = _digest(model)
+    for spec in request.checkpoints:
+        check_trained_on(spec.label, spec.trained_on, task, request.attribution.split)
+        model, _ = load_checkpoint(spec.path, task, request.loading)
+        groups_of[spec.label] = layer_groups(model, request.attribution.layer_groups).names
+        digests[spec.label] = weights_digest(model)
     first = next(iter(groups_of))
     for label, names in groups_of.items():
         if names != groups_of[first]:
@@ -229,90 +214,6 @@ def _check_checkpoints(asked: AttributionRequest, task: Task) -> dict[str, str]:
                 f"{', '.join(names)}): attribute models of one architecture together, others apart."
             )
     return digests
-
-
-def _study(
-    args: AttributionArguments,
-    subject: Subject,
-    model: PreTrainedModel,
-    task: Task,
-    accelerator: Accelerator,
-    corruption: str | None,
-    severity: int,
-) -> Study:
-    examples = task.split(args.split).evaluated()
-    if corruption is not None and severity and isinstance(examples, ImageDataset):
-        examples = examples.evaluated(corrupt(examples.images, corruption, severity, seed=args.seed))
-    loader = DataLoader(examples, args.per_device_eval_batch_size, collate_fn=task.collator)
-    initial = None
-    if args.initial:
-        set_seed(subject.seed or 0)
-        initial = type(model)(model.config)
-
-    def placed(some_model: PreTrainedModel) -> PreTrainedModel:
-        return some_model.to(device=accelerator.device, memory_format=task.memory_format)
-
-    return make_study(
-        placed(model),
-        accelerator.prepare_data_loader(loader),
-        select=args.select,
-        initial=None if initial is None else placed(initial),
-        groups=args.groups,
-        class_names=task.label_names if isinstance(task, ImageTask) else (),
-        batch_size=args.gradient_batch_size,
-        num_top=args.num_top_groups,
-        seed=args.seed,
-        accelerator=accelerator,
-        corruption=corruption,
-        severity=severity,
-    )
-
-
-def _settings(args: AttributionArguments, loading: CheckpointArguments, task: Task) -> dict[str, Any]:
-    """What results depend on, as JSON."""
-    chosen = asdict(args)
-    for name in ("output_dir", "use_cpu", "per_device_eval_batch_size"):
-        del chosen[name]
-    return json.loads(json.dumps({"task": task.description(), "dtype": loading.dtype, **chosen}))
-
-
-def _settle(folder: Path, settings: dict[str, Any], digests: dict[str, str], *, write: bool) -> dict[str, Result]:
-    """The results by label that the folder holds already, if it was made with these settings and checkpoints."""
-    if not (folder / RESULTS_FILE).exists():
-        create_or_open_folder(folder, "attribution", RESULTS_FILE, DiagnosisError, write=write)
-        return {}
-    content, results = read_results(folder)
-    content["settings"].setdefault("dtype", settings["dtype"])  # earlier versions kept the digests of the weights only
-    different = [name for name in settings if content["settings"].get(name) != settings[name]]
-    different += [result.label for result in results if digests.get(result.label) != result.sha256]
-    if different:
-        raise DiagnosisError(
-            f"{folder} holds an attribution with other settings or checkpoints ({', '.join(different)}): repeat its "
-            "command to continue it, or choose another --output_dir."
-        )
-    return {result.label: result for result in results}
-
-
-def _store(folder: Path, settings: dict[str, Any], results: list[Result], command: str) -> None:
-    agreements = agreements_of(results, settings["num_top_groups"])
-    write_json(
-        folder / RESULTS_FILE,
-        {
-            "settings": settings,
-            "versions": versions(),
-            "command": command,
-            "checkpoints": [result.to_dict() for result in results],
-            "agreement": {name: agreement.to_dict() for name, agreement in agreements.items()},
-        },
-    )
-
-
-def _digest(model: PreTrainedModel) -> str:
-    digest = hashlib.sha256()
-    for name, values in model.state_dict().items():
-        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _history(path: str) -> tuple[dict[str, Any], ...]:

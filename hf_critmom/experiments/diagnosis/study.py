@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from accelerate import Accelerator
@@ -15,6 +15,7 @@ from hf_critmom.attribution.passes import LARGEST_GRADIENT_BATCH
 from hf_critmom.attribution.problems import TOP, Diagnosis, diagnose
 from hf_critmom.attribution.results import Attribution
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
+from hf_critmom.storage.typed import RecordError, from_json
 
 MOST_CLASSES = 20
 """Classes that are attributed one by one: those with the most mistakes."""
@@ -41,6 +42,16 @@ class Study:
     corruption: str | None = None
     severity: int = 0
     num_top: int = TOP
+
+    _NOT_READ: ClassVar[tuple[str, ...]] = ("diagnosis",)
+
+    def __post_init__(self) -> None:
+        names = list(self.attribution.groups)
+        others = [control for control in (self.correct, self.initial) if control is not None]
+        if any(list(found.groups) != names for found in (*others, *self.classes.values())):
+            raise ValueError("the attributions are of different layer groups")
+        if self.num_top < 1 or self.severity < 0:
+            raise ValueError("num_top or severity is below its least value")
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -75,17 +86,9 @@ class Study:
             DiagnosisError: If it is not one.
         """
         try:
-            return cls(
-                attribution=Attribution.from_dict(content["attribution"]),
-                correct=content["correct"] and Attribution.from_dict(content["correct"]),
-                initial=content["initial"] and Attribution.from_dict(content["initial"]),
-                classes={name: Attribution.from_dict(found) for name, found in content["classes"].items()},
-                corruption=content["corruption"],
-                severity=content["severity"],
-                num_top=content["num_top"],
-            )
-        except (AttributeError, KeyError, TypeError):
-            raise DiagnosisError("This is not a stored study: make it anew.") from None
+            return from_json(cls, dict(content))
+        except (RecordError, TypeError, ValueError) as error:
+            raise DiagnosisError(f"This is not a stored study ({error}): make it again.") from None
 
 
 def make_study(
@@ -114,13 +117,13 @@ def make_study(
         class_names: Names of the classes by index; empty: nothing is done class by class.
         batch_size: See `attribute_gradients`.
         num_top: Number of groups that are called the top.
-        seed: Of the draw of correctly classified examples, and of the resampling.
+        seed: Seed for drawing correctly classified examples and for the bootstrap.
         accelerator: See `attribute_gradients`.
         corruption: Recorded with the result.
         severity: Recorded with the result.
 
     Raises:
-        DiagnosisError: As `attribute_gradients`.
+        AttributionError: As `attribute_gradients`.
     """
     options: dict[str, Any] = {
         "groups": groups,
@@ -134,7 +137,7 @@ def make_study(
     predictions = predict(model, dataloader, accelerator=accelerator)
     wrong, matched = predictions.wrong, predictions.matched(seed)
     if not wrong.any():
-        # Says that there is nothing to attribute, as it does for everyone who asks for it.
+        # Raises the sentence that there is nothing to attribute.
         attribute_gradients(model, dataloader, **options)
 
     def of(part: np.ndarray, name: str, of_model: nn.Module = model, **changed: Any) -> Attribution:

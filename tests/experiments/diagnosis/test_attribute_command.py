@@ -18,7 +18,7 @@ from hf_critmom.experiments.comparison import ComparisonTrainingArguments, run_o
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.diagnosis import runner
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
-from hf_critmom.experiments.diagnosis.runner import read_results
+from hf_critmom.experiments.diagnosis.results import read_results
 from hf_critmom.tasks import (
     CifarResNetConfig,
     CifarResNetForImageClassification,
@@ -58,13 +58,18 @@ def task():
 def refused(tmp_path, capfd):
     """Runs a command that must fail with one sentence and without a trace on disk; returns the sentence."""
 
+    def kept():
+        """Every file but the locks of a folder, which stay where a launch has waited for another."""
+        files = (path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != ".locks")
+        return {path: path.read_bytes() for path in files}
+
     def run(*words):
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        before = kept()
         capfd.readouterr()
         status = main(("attribute", *map(str, words)))
         shown = capfd.readouterr()
         assert status == 2 and shown.out == ""
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        assert kept() == before
         lines = [line for line in re.split(r"[\n\r]", shown.err) if line.strip()]
         assert len(lines) == 1 and lines[0].startswith("hf-critmom attribute: error: ") and lines[0].endswith(".")
         return lines[0]
@@ -77,8 +82,7 @@ def attributed(*words):
 
 
 def the_study(folder, number=0):
-    _, results = read_results(Path(folder))
-    return results[number].studies[0]
+    return read_results(Path(folder)).checkpoints[number].studies[0]
 
 
 # ---------------------------------------------------------------------------------------------------- what it writes
@@ -88,7 +92,8 @@ def test_one_checkpoint_gets_a_table_figures_json_and_a_section(comparison, caps
     run = comparison / "runs" / "critmom" / "seed-42"
     attributed(run)
     folder = Path("attribution-digits")
-    content, (result,) = read_results(folder)
+    stored = read_results(folder)
+    (result,) = stored.checkpoints
     assert (result.label, result.arm, result.seed) == ("critmom, seed 42", "critmom", 42)
     study = result.studies[0]
     assert list(study.attribution.groups) == list(SEVEN)
@@ -106,7 +111,7 @@ def test_one_checkpoint_gets_a_table_figures_json_and_a_section(comparison, caps
     for figure in figures:
         height, width, _ = matplotlib.image.imread(folder / figure).shape
         assert 800 < width < 1000 and height > 300
-    assert content["settings"]["task"]["splits"]["validation"]["examples"] == 70
+    assert stored.settings.task.splits["validation"].examples == 70
 
 
 def test_the_untrained_network_is_the_one_that_the_run_started_from(comparison, task):
@@ -127,8 +132,8 @@ def test_the_untrained_network_is_the_one_that_the_run_started_from(comparison, 
 def test_several_checkpoints_get_a_table_of_agreement(comparison, capsys):
     runs = sorted((comparison / "runs").glob("*/*"))
     attributed(*runs, "--output_dir", "all", "--num_top_groups", "2")
-    content, results = read_results(Path("all"))
-    assert [result.label for result in results] == [
+    content = json.loads(Path("all/attribution.json").read_text())
+    assert [result.label for result in read_results(Path("all")).checkpoints] == [
         f"{arm}, seed {seed}" for arm in ("constant", "critmom") for seed in (42, 43)
     ]
     assert content["agreement"].keys() == {"misclassified", "correct", "initial"}
@@ -146,13 +151,13 @@ def test_several_checkpoints_get_a_table_of_agreement(comparison, capsys):
 def test_the_same_command_continues_and_another_is_refused(comparison, refused, monkeypatch):
     runs = sorted((comparison / "runs").glob("*/*"))[:2]
     attributed(runs[0], "--output_dir", "out")
-    (first,) = read_results(Path("out"))[1]
+    (first,) = read_results(Path("out")).checkpoints
     made = []
     original = runner.make_study
     monkeypatch.setattr(runner, "make_study", lambda *args, **named: made.append(1) or original(*args, **named))
     attributed(*runs, "--output_dir", "out")
     assert len(made) == 1
-    assert read_results(Path("out"))[1][0] == first
+    assert read_results(Path("out")).checkpoints[0] == first
     assert "(seed)" in refused(*runs, "--output_dir", "out", "--seed", "3", *DATA)
     assert "(constant, seed 43)" in refused(runs[0], "--output_dir", "out", *DATA)
     assert "(task)" in refused("--output_dir", "out", "--split_seed", "0", "--max_train_samples", "300", "--", *runs)
@@ -173,7 +178,7 @@ def test_what_was_found_before_a_failure_is_kept(comparison, capsys):
         patched.setattr(runner, "make_study", failing)
         assert main(("attribute", *map(str, runs[:2]), "--output_dir", "out", *DATA)) == 2
     assert "constant, seed 43: None of the 70" in capsys.readouterr().err
-    assert [result.label for result in read_results(Path("out"))[1]] == ["constant, seed 42"]
+    assert [result.label for result in read_results(Path("out")).checkpoints] == ["constant, seed 42"]
 
 
 def test_a_corruption_is_followed_over_its_severities(comparison, capsys):
@@ -186,7 +191,7 @@ def test_a_corruption_is_followed_over_its_severities(comparison, capsys):
         "--output_dir",
         "out",
     )
-    studies = read_results(Path("out"))[1][0].studies
+    studies = read_results(Path("out")).checkpoints[0].studies
     assert [(study.corruption, study.severity) for study in studies] == [("contrast", s) for s in range(6)]
     assert len({study.attribution.loss for study in studies}) == 6
     section = Path("out/README.md").read_text()
@@ -197,7 +202,7 @@ def test_a_corruption_is_followed_over_its_severities(comparison, capsys):
 
 def test_one_severity_is_that_one(comparison):
     attributed(comparison / "runs" / "critmom" / "seed-42", "--corruption", "gaussian_blur:2", "--output_dir", "out")
-    (study,) = read_results(Path("out"))[1][0].studies
+    (study,) = read_results(Path("out")).checkpoints[0].studies
     assert (study.corruption, study.severity) == ("gaussian_blur", 2)
     assert "gaussian_blur of severity 2" in Path("out/README.md").read_text()
 
@@ -231,7 +236,7 @@ def test_the_history_of_the_callback_becomes_a_heat_map(comparison, task):
     trainer.train()
     (saved,) = Path("watched").glob("checkpoint-*")
     attributed(saved, "--output_dir", "out")
-    (result,) = read_results(Path("out"))[1]
+    (result,) = read_results(Path("out")).checkpoints
     assert [entry["epoch"] for entry in result.history] == [1.0, 2.0]
     assert f"figures/epochs-{saved.name}.png" in Path("out/README.md").read_text()
 
@@ -258,10 +263,10 @@ def test_labels_are_as_short_as_can_be(comparison):
     for folder in ("a/one", "b/one", "b/two"):
         Path(folder).mkdir(parents=True)
     asked = parse_attribution(["a/one", "b/one", "b/two"])
-    assert [subject.label for subject in asked.subjects] == ["a/one", "b/one", "two"]
+    assert [spec.label for spec in asked.checkpoints] == ["a/one", "b/one", "two"]
     run = comparison / "runs" / "critmom" / "seed-43"
     asked = parse_attribution([str(run), str(run / "checkpoint-7"), "org/name"])
-    assert [subject.label for subject in asked.subjects] == [
+    assert [spec.label for spec in asked.checkpoints] == [
         "critmom, seed 43",
         "critmom, seed 43, checkpoint-7",
         "name",

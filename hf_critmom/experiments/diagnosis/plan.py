@@ -1,0 +1,87 @@
+"""What an attribution was asked for: its checkpoints, and the settings that its results depend on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
+from hf_critmom.tasks import CheckpointArguments, DataArguments, Task
+from hf_critmom.tasks.provenance import TrainedOn
+from hf_critmom.tasks.records import TaskRecord
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """A checkpoint to be studied.
+
+    Attributes:
+        path: Its folder, or its name on the Hub.
+        label: What it is called in tables; different for every checkpoint.
+        arm: The arm of a comparison that it is a run of, if it is one.
+        seed: That run's seed.
+        trained_on: What it was trained on, where that is recorded.
+    """
+
+    path: str
+    label: str
+    arm: str | None = None
+    seed: int | None = None
+    trained_on: TrainedOn | None = None
+
+
+@dataclass(frozen=True)
+class AttributionRequest:
+    """An attribution as the command line describes it.
+
+    Attributes:
+        checkpoints: What is studied.
+        attribution: How.
+        data: The data.
+        loading: How checkpoints are loaded.
+        command: The command line, for the record.
+    """
+
+    checkpoints: Sequence[CheckpointSpec]
+    attribution: AttributionArguments
+    data: DataArguments
+    loading: CheckpointArguments = field(default_factory=CheckpointArguments)
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The stored settings that reports show.
+
+    Attributes:
+        task: The data.
+        split: The split that was studied.
+        num_top_groups: How many groups count as a network's top groups.
+        corruption: Corruption of the images, or None.
+        dtype: Number type of the weights; None: an earlier version, which did not record it.
+    """
+
+    task: TaskRecord
+    split: str
+    num_top_groups: int
+    corruption: str | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_top_groups < 1 or self.split not in self.task.splits:
+            raise ValueError(f"{self.num_top_groups} top groups of the split {self.split!r} cannot be")
+
+
+def settings_record(request: AttributionRequest, task: Task) -> dict[str, Any]:
+    """What results depend on, as JSON."""
+    chosen = asdict(request.attribution)
+    for name in ("output_dir", "use_cpu", "per_device_eval_batch_size"):
+        del chosen[name]
+    chosen["groups"] = chosen.pop("layer_groups")  # as it was called first
+    return json.loads(json.dumps({"task": task.description(), "dtype": request.loading.dtype, **chosen}))
+
+
+def different_settings(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Names of the settings that differ; what earlier versions did not record is as their default was."""
+    known = {"dtype": current["dtype"], "check_labels": False, **stored}
+    return [name for name in current if known.get(name) != current[name]]

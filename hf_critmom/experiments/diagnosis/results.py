@@ -1,0 +1,218 @@
+"""What an attribution found, as dataclasses, and the file that holds it: everything that is read is read here."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.attribution.agreement import Agreement, measure_agreement
+from hf_critmom.attribution.doubtful_labels import DoubtfulLabel
+from hf_critmom.attribution.problems import check_same_groups
+from hf_critmom.attribution.results import Attribution
+from hf_critmom.errors import root_message
+from hf_critmom.experiments.diagnosis.errors import DiagnosisError
+from hf_critmom.experiments.diagnosis.plan import Settings, different_settings
+from hf_critmom.experiments.diagnosis.study import Study
+from hf_critmom.storage.environment import versions
+from hf_critmom.storage.files import write_json
+from hf_critmom.storage.locks import locked
+from hf_critmom.storage.typed import from_json, read_json
+from hf_critmom.tasks.records import TaskRecord
+from hf_critmom.training.history import read_entry
+
+RESULTS_FILE = "attribution.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found for one checkpoint.
+
+    Attributes:
+        label: See `CheckpointSpec`.
+        arm: See `CheckpointSpec`.
+        seed: See `CheckpointSpec`.
+        sha256: Digest of its weights.
+        parameters: Number of its parameters.
+        studies: One for each severity of the corruption; else one.
+        history: What `AttributionCallback` kept of its training, if anything.
+        doubtful_labels: Misclassified examples with doubtful labels; None where they were not looked for.
+    """
+
+    label: str
+    arm: str | None
+    seed: int | None
+    sha256: str
+    parameters: int
+    studies: tuple[Study, ...]
+    history: tuple[dict[str, Any], ...] = ()
+    doubtful_labels: tuple[DoubtfulLabel, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.studies or self.parameters < 1:
+            raise ValueError(f"{self.label!r} has no study")
+        for entry in self.history:
+            read_entry(entry)
+
+    @property
+    def epochs(self) -> list[tuple[float, Attribution]]:
+        """Epoch and attribution of each entry of the history."""
+        return [read_entry(entry) for entry in self.history]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        plain = {name: getattr(self, name) for name in ("label", "arm", "seed", "sha256", "parameters")}
+        labels = {}
+        if self.doubtful_labels is not None:
+            labels = {"doubtful_labels": [asdict(one) for one in self.doubtful_labels]}
+        return {
+            **plain,
+            "studies": [study.to_dict() for study in self.studies],
+            "history": list(self.history),
+            **labels,
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """A stored attribution.
+
+    Attributes:
+        settings: What reports show of the settings.
+        all_settings: All of them, as JSON holds them.
+        checkpoints: One result for each checkpoint.
+        versions: Versions of the libraries, and the machine.
+        command: The command line.
+    """
+
+    settings: Settings
+    all_settings: dict[str, Any]
+    checkpoints: tuple[Result, ...]
+    versions: dict[str, str]
+    command: str
+
+
+@dataclass(frozen=True)
+class _File:
+    _NOT_READ = ("agreement",)
+
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    command: str
+    checkpoints: tuple[Result, ...]
+
+    def __post_init__(self) -> None:
+        labels = [result.label for result in self.checkpoints]
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError("its checkpoints have no or the same labels")
+
+
+def read_results(folder: Path) -> Results:
+    """A stored attribution.
+
+    Raises:
+        DiagnosisError: If there is none, or the file is damaged.
+    """
+    file = folder / RESULTS_FILE
+    try:
+        content = from_json(_File, read_json(file))
+        settings = dict(content.settings)
+        task = TaskRecord.from_description(settings.get("task"), "settings.task")
+        shown = {
+            name: settings[name] for name in ("split", "num_top_groups", "corruption", "dtype") if name in settings
+        }
+        known = from_json(_Shown, shown, "settings")
+        reported = Settings(task, known.split, known.num_top_groups, known.corruption, known.dtype)
+        check_same_groups({result.label: result.studies[0].attribution for result in content.checkpoints})
+    except (FileNotFoundError, NotADirectoryError):
+        raise DiagnosisError(f"{folder} holds no attribution: expected a folder with a {RESULTS_FILE}.") from None
+    except (OSError, ValueError) as error:
+        raise DiagnosisError(
+            f"{file} is corrupt, or of another version ({root_message(error).rstrip('.')}): delete it, or choose "
+            "another --output_dir."
+        ) from None
+    return Results(reported, settings, content.checkpoints, content.versions, content.command)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    split: str
+    num_top_groups: int
+    corruption: str | None = None
+    dtype: str | None = None
+
+
+def stored_results(folder: Path, settings: dict[str, Any], digests: dict[str, str]) -> dict[str, Result]:
+    """The results by label that a folder holds, if it was made with these settings and checkpoints.
+
+    Args:
+        folder: The folder.
+        settings: The settings of this launch.
+        digests: Digests of the weights of its checkpoints, by label.
+
+    Raises:
+        DiagnosisError: If it was made with others, or is damaged.
+    """
+    if not (folder / RESULTS_FILE).exists():
+        return {}
+    stored = read_results(folder)
+    different = different_settings(stored.all_settings, settings)
+    different += [one.label for one in stored.checkpoints if digests.get(one.label) != one.sha256]
+    if different:
+        raise DiagnosisError(
+            f"{folder} holds an attribution with other settings or checkpoints ({', '.join(different)}): repeat its "
+            "command to continue it, or choose another --output_dir."
+        )
+    return {result.label: result for result in stored.checkpoints}
+
+
+def store_result(folder: Path, settings: dict[str, Any], result: Result, command: str, order: Sequence[str]) -> None:
+    """Adds the result of a checkpoint to those that this and other launches have stored.
+
+    Args:
+        folder: The folder.
+        settings: The settings of this launch.
+        result: The result.
+        command: The command line.
+        order: Labels of this launch's checkpoints, in the order of tables.
+
+    Raises:
+        DiagnosisError: If another launch has meanwhile stored results with other settings.
+    """
+    with locked(folder, "results"):
+        results = {}
+        if (folder / RESULTS_FILE).exists():
+            stored = read_results(folder)
+            if different := different_settings(stored.all_settings, settings):
+                raise DiagnosisError(
+                    f"Another launch has meanwhile written to {folder} with other settings ({', '.join(different)}): "
+                    "choose another --output_dir."
+                )
+            results = {one.label: one for one in stored.checkpoints}
+        results[result.label] = result
+        places = {label: place for place, label in enumerate(order)}
+        ordered = sorted(results.values(), key=lambda one: places.get(one.label, len(places)))
+        agreements = agreements_of(ordered, settings["num_top_groups"])
+        write_json(
+            folder / RESULTS_FILE,
+            {
+                "settings": settings,
+                "versions": versions(),
+                "command": command,
+                "checkpoints": [one.to_dict() for one in ordered],
+                "agreement": {name: agreement.to_dict() for name, agreement in agreements.items()},
+            },
+        )
+
+
+def agreements_of(results: Sequence[Result], num_top: int) -> dict[str, Agreement]:
+    """Agreement of several checkpoints, on the chosen examples and on every control that all of them have."""
+    if len(results) < 2:
+        return {}
+    arms = {result.label: result.arm or "all" for result in results}
+    found = {}
+    for name in results[0].studies[0].attributions:
+        made = {result.label: result.studies[0].attributions.get(name) for result in results}
+        attributions = {label: attribution for label, attribution in made.items() if attribution is not None}
+        if len(attributions) == len(results):
+            found[name] = measure_agreement(attributions, arms, num_top=num_top)
+    return found

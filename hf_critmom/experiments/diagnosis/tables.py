@@ -1,0 +1,176 @@
+"""The tables of attributions, and their findings in sentences."""
+
+from collections.abc import Mapping, Sequence
+
+from hf_critmom.attribution.agreement import Agreement, Mean
+from hf_critmom.attribution.problems import Diagnosis
+from hf_critmom.attribution.results import Attribution
+from hf_critmom.experiments.diagnosis.results import Result
+from hf_critmom.experiments.diagnosis.study import Study
+from hf_critmom.reporting.tables import Table
+
+_SHOWN_LABELS = 20
+
+
+def summary_table(results: Sequence[Result]) -> Table:
+    """Several checkpoints, a row each."""
+    header = ["checkpoint", "accuracy", "chosen", "largest shares", "problem groups", "same groups named by"]
+    rows = []
+    for result in results:
+        study, diagnosis = result.studies[0], result.studies[0].diagnosis
+        same = [display_name(name) for name, same in diagnosis.same_groups.items() if same]
+        rows.append(
+            [
+                result.label,
+                "-" if study.attribution.accuracy is None else f"{study.attribution.accuracy:.4f}",
+                f"{study.attribution.selected:,}",
+                _largest(study, diagnosis),
+                _problem(diagnosis),
+                ", ".join(same) or ("none" if diagnosis.controls else "-"),
+            ]
+        )
+    return Table(header, rows, title="Checkpoints")
+
+
+def study_table(label: str, study: Study, *, brief: bool = False) -> Table:
+    """One study, a row for each layer group, shares in percent; brief for terminals."""
+    diagnosis, named = study.diagnosis, study.attributions
+    chosen = study.attribution
+    header = ["group", *(display_name(name) if brief else f"{display_name(name)} %" for name in named)]
+    if diagnosis.contrast:
+        header.append("quotient" if brief else f"{chosen.select} / correct")
+    header += ["rel. norm"] if brief else ["relative norm", "parameters"]
+    rows = []
+    for name, group in chosen.groups.items():
+        row = [f"{name}*" if diagnosis.problem and name in diagnosis.problem else name]
+        row += [_share(found, name, brief=brief, interval=not brief or found is chosen) for found in named.values()]
+        if diagnosis.contrast:
+            quotient = diagnosis.contrast[name]
+            row.append(_with_interval(quotient.ratio, quotient.interval, "{:.2f}", "-" if brief else ", "))
+        row.append("-" if group.relative_norm is None else f"{group.relative_norm:.3g}")
+        frozen = f" (and {chosen.frozen[name]:,} frozen)" if name in chosen.frozen else ""
+        rows.append([*row, f"{group.parameters:,}{frozen}"][: len(header)])
+    for name, size in chosen.frozen.items():
+        if name not in chosen.groups:
+            blank = [""] * (len(header) - 2 if brief else len(header) - 3)
+            rows.append([name, "frozen", *blank, f"{size:,}"][: len(header)])
+    return Table(header, rows, title=f"{label}: {study_title(study)}; shares in %")
+
+
+def severity_table(label: str, studies: Sequence[Study]) -> Table:
+    """Several severities of a corruption, a row each."""
+    header = ["severity", "accuracy", "largest shares", "problem groups"]
+    rows = []
+    for study in studies:
+        accuracy, diagnosis = study.attribution.accuracy, study.diagnosis
+        measured = "-" if accuracy is None else f"{accuracy:.4f}"
+        rows.append([str(study.severity), measured, _largest(study, diagnosis), _problem(diagnosis)])
+    return Table(header, rows, title=f"{label}: {studies[-1].corruption} by severity")
+
+
+def agreement_table(agreements: Mapping[str, Agreement]) -> Table:
+    """Agreement: a row for each two arms, on the examples and on each control."""
+    num_top = next(iter(agreements.values())).num_top
+    header = ["runs", "gradients", "pairs", f"of {num_top} top groups shared", "all shared", "rank correlation"]
+    rows = []
+    for name, found in agreements.items():
+        for arms in found.arms:
+            who = arms.first if arms.first == arms.second else f"{arms.first} and {arms.second}"
+            shared = _mean(arms.overlap)
+            correlation = "-" if arms.spearman is None else _mean(arms.spearman)
+            rows.append([who, display_name(name), str(arms.pairs), shared, f"{arms.full:.0%}", correlation])
+    rows = sorted(rows, key=lambda row: [arm[0] for arm in rows].index(row[0]))
+    return Table(header, rows, title="Agreement between runs")
+
+
+def label_table(result: Result, names: Sequence[str]) -> Table:
+    """The most doubtful labels of the misclassified examples."""
+    rows = []
+    for one in (result.doubtful_labels or ())[:_SHOWN_LABELS]:
+        classes = [names[index] if 0 <= index < len(names) else str(index) for index in (one.label, one.predicted)]
+        rows.append([str(one.index), *classes, f"{one.probability:.3f}"])
+    header = ["example", "label", "predicted", "probability of the label"]
+    return Table(header, rows, title=f"{result.label}: doubtful labels")
+
+
+# ------------------------------------------------------------------------------------------------------------ sentences
+
+
+def study_findings(result: Result) -> list[str]:
+    """What a study found, in sentences."""
+    study = result.studies[0]
+    found = study.diagnosis.findings() if study.attribution.select == "misclassified" else []
+    if result.doubtful_labels is not None:
+        count = len(result.doubtful_labels)
+        found.append(
+            f"{count:,} misclassified example{' has' if count == 1 else 's have'} a doubtful label by confident "
+            "learning (cleanlab): look at those before layers are blamed."
+        )
+    return found
+
+
+def agreement_findings(agreements: Mapping[str, Agreement]) -> list[str]:
+    """What the agreement of misclassified examples says beside that of the controls."""
+    shared = {name: sum(pair.overlap for pair in found.pairs) / len(found.pairs) for name, found in agreements.items()}
+    (chosen, overlap), *controls = shared.items()
+    if not controls:
+        return []
+    said = ", ".join(f"{of_control:.2f} ({display_name(name)})" for name, of_control in controls)
+    if overlap > max(of_control for _, of_control in controls):
+        verdict = "more than the controls: the runs agree on more than where such networks have their gradient"
+    else:
+        verdict = "no more than the controls, so it is no evidence that the runs' mistakes lie in the same layers"
+    return [
+        f"Over all pairs of runs, {overlap:.2f} of {agreements[chosen].num_top} top groups are shared "
+        f"({display_name(chosen)}), beside {said}: {verdict}."
+    ]
+
+
+def agreement_by_chance(agreements: Mapping[str, Agreement]) -> str:
+    """What random choices of groups would share."""
+    agreement = next(iter(agreements.values()))
+    return (
+        f"Two random choices of {agreement.num_top} of {agreement.groups} groups share {agreement.expected:.2f} on "
+        f"average and agree in full once in {1.0 / agreement.full_by_chance:.0f} times. But networks of one "
+        "architecture are no random choices: what counts is whether misclassified examples agree more than controls do."
+    )
+
+
+def study_title(study: Study) -> str:
+    """What a study is of."""
+    attribution = study.attribution
+    images = f"{study.corruption} of severity {study.severity}, " if study.severity else ""
+    chosen = f"{attribution.selected:,} {display_name(attribution.select)} of {attribution.total:,} {attribution.unit}"
+    return f"{images}{chosen}"
+
+
+def display_name(name: str) -> str:
+    """A selection or control as reports call it."""
+    return {"top_loss": "largest loss", "initial": "untrained"}.get(name, name)
+
+
+def _largest(study: Study, diagnosis: Diagnosis) -> str:
+    return ", ".join(f"{name} {study.attribution.groups[name].share:.0%}" for name in diagnosis.top)
+
+
+def _problem(diagnosis: Diagnosis) -> str:
+    return "cannot be told" if diagnosis.problem is None else ", ".join(diagnosis.problem) or "none"
+
+
+def _share(attribution: Attribution, name: str, *, brief: bool, interval: bool) -> str:
+    group = attribution.groups[name]
+    ends = group.share_interval if interval else None
+    if brief and ends is not None:
+        return f"{100.0 * group.share:.1f} ({100.0 * ends[0]:.0f}-{100.0 * ends[1]:.0f})"
+    return _with_interval(100.0 * group.share, ends and (100.0 * ends[0], 100.0 * ends[1]), "{:.1f}")
+
+
+def _mean(mean: Mean) -> str:
+    return _with_interval(mean.value, mean.interval, "{:.2f}")
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None, form: str, between: str = ", ") -> str:
+    if value is None:
+        return "-"
+    shown = form.format(value)
+    return shown if interval is None else f"{shown} ({form.format(interval[0])}{between}{form.format(interval[1])})"
