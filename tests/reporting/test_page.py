@@ -33,6 +33,7 @@ def page(tmp_path: Path) -> Path:
     rows = [
         {"arm": arm, "step": step, "value": step * (1 + place)} for place, arm in enumerate(ARMS) for step in (0, 1, 2)
     ]
+    scale = alt.Scale(domain=list(ARMS), range=list(ARMS.values()))
     chart = (
         alt.Chart(pd.DataFrame(rows))
         .transform_filter("indexof(arms, datum.arm) >= 0")
