@@ -1,0 +1,181 @@
+"""Workers: forked processes of one command that divide its runs by their claims, as several launches do.
+
+Runs are claimed by file locks (`run_folder.run_all`), so workers need nothing of each other, and one that dies leaves
+its run to the others. They are forked, because data and code that the command has loaded are then there at once and shared;
+a pool of spawned processes would load them again, six seconds for the imports alone. A process that holds an
+accelerator cannot be forked: there a command has one worker.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import joblib
+import torch
+
+from hf_critmom.errors import InputError
+
+Send = Callable[..., None]
+"""Sends an event, of values that can be pickled, from a worker to the command."""
+
+
+class WorkersDied(InputError):
+    """Every worker died before the work was done."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its CPU affinity and the quota of its control group are respected."""
+    return max(1, int(joblib.cpu_count()))
+
+
+def check_workers(workers: int, threads: int) -> None:
+    """Checks that a command can have workers.
+
+    Args:
+        workers: Number of workers.
+        threads: Threads of each.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    for flag, value in (("workers", workers), ("threads_per_worker", threads)):
+        if value < 1:
+            raise InputError(f"--{flag} must be at least 1, got {value}.")
+    if workers == 1:
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"--workers {workers} under a launcher of several processes: these share each run, so use --workers 1."
+        )
+    if torch.cuda.is_initialized():
+        raise InputError(
+            f"--workers {workers} cannot share an accelerator that this process has begun to use: use --workers 1, and "
+            "start the same command several times."
+        )
+
+
+def run_in_workers(
+    work: Callable[[Send], None],
+    *,
+    workers: int,
+    threads: int = 1,
+    handle: Callable[..., None] = lambda worker, *event: None,
+    died: Callable[[int, int], None] = lambda worker, signal_number: None,
+) -> None:
+    """Does the same work in several workers, and waits for all of them.
+
+    Args:
+        work: What each worker does; it is given a function that sends events to this process.
+        workers: Number of workers.
+        threads: Threads that each computes with.
+        handle: Called in this process with a worker's number and each event that it sends.
+        died: Called with the number of a worker that was killed, and the signal.
+
+    Raises:
+        InputError: If the work raised one in a worker; the other workers went on first.
+        WorkersDied: If all workers were killed.
+        RuntimeError: If the work raised another error, with its traceback.
+    """
+    context = multiprocessing.get_context("fork")
+    pool: dict[Connection, tuple[int, BaseProcess]] = {}
+    for number in range(workers):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(work, sender, threads, os.getpid()), name=f"worker-{number}")
+        process.start()
+        sender.close()
+        pool[receiver] = (number, process)
+    errors: list[Exception] = []
+    killed: list[int] = []
+    try:
+        _attend(pool, handle, died, errors, killed)
+    finally:
+        _stop(process for _, process in pool.values())
+    if errors:
+        raise errors[0]
+    if len(killed) == workers:
+        raise WorkersDied(
+            f"All {workers} workers were killed (signal {killed[0]}), perhaps since memory ran out: repeat the command "
+            "with fewer --workers; what is finished is kept."
+        )
+
+
+def _attend(
+    pool: dict[Connection, tuple[int, BaseProcess]],
+    handle: Callable[..., None],
+    died: Callable[[int, int], None],
+    errors: list[Exception],
+    killed: list[int],
+) -> None:
+    """Handles events until every worker has ended."""
+    listening = dict(pool)
+    while listening:
+        for receiver in wait(list(listening)):
+            assert isinstance(receiver, Connection)
+            number, process = listening[receiver]
+            try:
+                kind, content = receiver.recv()
+            except (EOFError, OSError):
+                del listening[receiver]
+                process.join()
+                if process.exitcode is not None and process.exitcode < 0:
+                    killed.append(-process.exitcode)
+                    died(number, -process.exitcode)
+                continue
+            if kind == "event":
+                handle(number, *content)
+            elif kind == "refused":
+                errors.append(content)
+            else:
+                errors.append(RuntimeError(f"A worker failed:\n{content}"))
+
+
+def _stop(processes: Iterable[BaseProcess]) -> None:
+    """Ends the workers that are left: first so that they can clean up, then by force."""
+    left = [process for process in processes if process.is_alive()]
+    for process in left:
+        process.terminate()
+    deadline = time.monotonic() + 5.0
+    for process in left:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _work(work: Callable[[Send], None], sender: Connection, threads: int, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the command ends its workers
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(threads)
+    lock = threading.Lock()
+
+    def send(kind: str, content: Any) -> None:
+        with lock:
+            sender.send((kind, content))
+
+    try:
+        work(lambda *event: send("event", event))
+    except InputError as error:
+        send("refused", error)
+    except Exception:
+        send("failed", traceback.format_exc())
+    finally:
+        sender.close()
+
+
+def _leave(*_: Any) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when the command has ended, also if that was killed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
