@@ -1,8 +1,8 @@
 """Workers: forked processes of one command that divide its runs by their claims, as several launches do.
 
 Runs are claimed by file locks (`run_folder.run_all`), so workers need nothing of each other, and one that dies leaves
-its run to the others. They are forked, because data and code that the command has loaded are then there at once and shared;
-a pool of spawned processes would load them again, six seconds for the imports alone. A process that holds an
+its run to the others. They are forked, because data and code that the command has loaded are then there at once and
+shared; a pool of spawned processes would load them again, six seconds for the imports alone. A process that holds an
 accelerator cannot be forked: there a command has one worker.
 """
 
