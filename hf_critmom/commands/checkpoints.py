@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_critmom.errors import InputError
-from hf_critmom.experiments.comparison import run_of
+from hf_critmom.experiments.comparison import find_run
 from hf_critmom.experiments.diagnosis.plan import CheckpointSpec
 from hf_critmom.experiments.repair.plan import find_repair
 from hf_critmom.tasks.provenance import TrainedOn
@@ -34,9 +34,9 @@ def find_record(checkpoint: str) -> CheckpointRecord:
         InputError: If there is one and it is damaged.
     """
     path = Path(checkpoint).resolve()
-    if (run := run_of(path)) is not None:
+    if (run := find_run(path)) is not None:
         plan, arm, seed = run
-        return CheckpointRecord(_trained_on(plan.task, plan.command), arm, seed)
+        return CheckpointRecord(_trained_on(plan.task.content, plan.command), arm, seed)
     if (repair := find_repair(path)) is not None:
         return CheckpointRecord(_trained_on(repair.get("task"), repair.get("command")))
     return CheckpointRecord()

@@ -1,7 +1,6 @@
 """The cards of what is pushed, and test results in the Hub's own format."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResultEntry, HfApi
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import RESULT_FILE, RESULTS_FILE
 from hf_critmom.hub.choice import ChosenRun
 from hf_critmom.hub.refusals import HubError
@@ -22,7 +22,7 @@ _LOADED = {
 """What a repository's model is loaded with, by its task on the Hub."""
 
 
-def model_card(card: str, repository: Repository, run: Mapping[str, Any] | None, metric: str, why: str) -> str:
+def model_card(card: str, repository: Repository, run: RunResult | None, metric: str, why: str) -> str:
     """The report as the card of a model repository; without a model it promises none."""
     pushed = ModelCard(card)
     if run is None:
@@ -69,19 +69,19 @@ def evaluation(
     Our choices, for data that is no benchmark: data from outside the Hub goes by the name that ``model-index`` gives
     it, and the task is "default", as in the documentation's example.
     """
-    source, metric = plan.task["source"], plan.task["metric"]
+    source, metric = plan.task.source, plan.task.metric
     if dataset_id is not None and not is_repo_id(dataset_id):
         raise HubError(f"--dataset_id {dataset_id!r} names no data set of the Hub: write it as NAMESPACE/NAME.")
     record = (chosen.folder.relative_to(folder) / RESULT_FILE).as_posix()
     entry = EvalResultEntry(
-        dataset_id=dataset_id or (source if is_repo_id(source) else plan.task["name"]),
+        dataset_id=dataset_id or (source if is_repo_id(source) else plan.task.name),
         task_id=task_id,
-        value=chosen.result["test"][metric],
+        value=chosen.result.test[metric],
         source_url=f"{HfApi().endpoint}/{repository.repo_id}/blob/{repository.revision or 'main'}/{record}",
         source_name="Record of the run",
         notes=f"{metric} on the test split of {source}; {chosen}, {chosen.reason}",
     )
-    return f".eval_results/{re.sub('[^A-Za-z0-9._-]+', '-', plan.task['name'])}.yaml", entry
+    return f".eval_results/{re.sub('[^A-Za-z0-9._-]+', '-', plan.task.name)}.yaml", entry
 
 
 def check_card(card: str, repository: Repository) -> None:

@@ -4,9 +4,9 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import RESULT_FILE, read_results
 from hf_critmom.hub.refusals import HubError
 
@@ -27,13 +27,13 @@ class ChosenRun:
     """
 
     folder: Path
-    result: Mapping[str, Any]
+    result: RunResult
     reason: str = ""
 
     def __str__(self) -> str:
         parts = [part.removeprefix("epochs-") for part in self.folder.parts if part.startswith("epochs-")]
         budget = f"{parts[-1]} epochs, " if parts else ""
-        return f"{self.result['arm']}, {budget}seed {self.result['seed']}"
+        return f"{self.result.arm}, {budget}seed {self.result.seed}"
 
     def model_files(self) -> list[Path]:
         """Files from which ``from_pretrained`` loads its model and processor; empty if there is no model."""
@@ -42,13 +42,13 @@ class ChosenRun:
         return files if "config.json" in names and fnmatch.filter(names, "*.safetensors") else []
 
 
-def finished_runs(folder: Path, plan: Plan) -> dict[Path, dict[str, Any]]:
+def finished_runs(folder: Path, plan: Plan) -> dict[Path, RunResult]:
     """Results of a comparison's finished runs by their folders, in the plan's order."""
     return {folder / run.folder: result for run, result in read_results(folder, plan).runs.items()}
 
 
 def choose_run(
-    plan: Plan, runs: Mapping[Path, Mapping[str, Any]], *, arm: str | None = None, seed: int | None = None
+    plan: Plan, runs: Mapping[Path, RunResult], *, arm: str | None = None, seed: int | None = None
 ) -> ChosenRun | None:
     """The run whose model stands for a comparison: the best on validation of those that the arm and seed leave.
 
@@ -69,19 +69,19 @@ def choose_run(
     """
     given = {name: value for name, value in (("arm", arm), ("seed", seed)) if value is not None}
     for name, planned in (("arm", plan.arms), ("seed", plan.seeds)):
-        known = dict.fromkeys([*planned, *(result[name] for result in runs.values())])
+        known = dict.fromkeys([*planned, *(getattr(result, name) for result in runs.values())])
         if name in given and given[name] not in known:
             raise HubError(
                 f"The comparison has no {name} {given[name]}: choose --{name} among {', '.join(map(str, known))}."
             )
     of_them = f" of {' and '.join(f'{name} {value}' for name, value in given.items())}" if given else ""
-    metric, better = plan.task["metric"], 1.0 if plan.task.get("greater_is_better", True) else -1.0
+    metric, better = plan.task.metric, 1.0 if plan.task.greater_is_better else -1.0
     values = {
-        run: float(result["evaluations"][-1][metric])
+        run: value
         for run, result in runs.items()
-        if result["status"] == "finished"
-        and result["evaluations"]
-        and all(result[name] == value for name, value in given.items())
+        if result.finished
+        and (value := result.evaluations[-1].values[metric]) is not None
+        and all(getattr(result, name) == wanted for name, wanted in given.items())
     }
     if not values:
         if given:
@@ -92,9 +92,7 @@ def choose_run(
     return ChosenRun(best, runs[best], f"{among}{of_them} by final validation {metric}, {values[best]:.4f}")
 
 
-def model_of(
-    chosen: ChosenRun | None, runs: Mapping[Path, Mapping[str, Any]], *, explicit: bool
-) -> tuple[list[Path], str]:
+def model_of(chosen: ChosenRun | None, runs: Mapping[Path, RunResult], *, explicit: bool) -> tuple[list[Path], str]:
     """Files of the chosen run's model, and why it is this one, or none."""
     if chosen is None:
         return [], "every run diverged"

@@ -78,7 +78,7 @@ def prepare_upload(
         raise ComparisonError(f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}.")
     report, notes = _report(folder), []
     files: dict[str, bytes | Path] = dict(report)
-    finished = sum(result["arm"] in plan.arms for result in runs.values())  # tuned variants come after their trials
+    finished = sum(result.arm in plan.arms for result in runs.values())  # tuned variants come after their trials
     if finished < asked:
         notes.append(f"Unfinished: {finished} of {asked} runs; the card says so.")
     if repository.repo_type == "dataset":
@@ -92,18 +92,18 @@ def prepare_upload(
         files |= {file.name: file for file in model}
         notes.append(f"{'Model' if model else 'No model'}: {why}.")
         run = chosen.result if chosen and model else None
-        card = model_card(report[CARD_FILE].decode(), repository, run, plan.task["metric"], why)
+        card = model_card(report[CARD_FILE].decode(), repository, run, plan.task.metric, why)
         if chosen is not None:
             path, entry = evaluation(chosen, plan, folder, repository, dataset_id, task_id)
             files[path] = yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
-            if not is_repo_id(dataset_id or plan.task["source"]):
+            if not is_repo_id(dataset_id or plan.task.source):
                 notes.append(
-                    f"The data ({plan.task['source']}) is not from the Hub: {path} calls it {entry.dataset_id!r}, "
+                    f"The data ({plan.task.source}) is not from the Hub: {path} calls it {entry.dataset_id!r}, "
                     "which no leaderboard shows; if the Hub has it, name it with --dataset_id."
                 )
     check_card(card, repository)
     files[CARD_FILE] = card.encode()
-    summary = f"Comparison of {', '.join(plan.arms)} on {plan.task['name']}, {len(runs)} of {asked} runs"
+    summary = f"Comparison of {', '.join(plan.arms)} on {plan.task.name}, {len(runs)} of {asked} runs"
     return Upload(repository, dict(sorted(files.items())), message or summary, notes)
 
 

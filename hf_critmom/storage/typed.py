@@ -5,7 +5,7 @@ that names the place, and nobody computes with what it holds.
 """
 
 import json
-import math
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -45,6 +45,8 @@ def from_json(record: type[Record], content: Any, name: str = "") -> Record:
     lists and mappings of them, other dataclasses, and Any. What a class knows beyond types it checks itself, by a
     `ValueError` in ``__post_init__``. A class variable ``_NOT_READ`` lists names that files hold and the class does
     not: what follows from the rest, and what earlier versions stored. Fields that these did not store have defaults.
+    A class that is stored in another arrangement has a class method ``from_stored``, which takes the stored object and
+    returns its fields.
 
     Args:
         record: The dataclass.
@@ -73,6 +75,8 @@ def from_json(record: type[Record], content: Any, name: str = "") -> Record:
 def _record(record: type, content: Any, name: str) -> Any:
     if not isinstance(content, dict):
         raise RecordError(f"{name or 'it'} is {_shown(content)} instead of an object")
+    if hasattr(record, "from_stored"):
+        content = record.from_stored(content)
     types_of = _types(record)
     known = {part.name: part for part in fields(record) if part.init}
     dropped = getattr(record, "_NOT_READ", ())
@@ -106,7 +110,7 @@ def _value(expected: Any, content: Any, name: str) -> Any:
             raise RecordError(f"{name} is {_shown(content)} instead of null")
         return None
     if expected is float:
-        if isinstance(content, bool) or not isinstance(content, int | float) or not math.isfinite(content):
+        if isinstance(content, bool) or not isinstance(content, int | float) or not abs(content) <= _LARGEST:
             raise RecordError(f"{name} is {_shown(content)} instead of a number")
         return float(content)
     if expected in (str, bool, int):
@@ -122,6 +126,7 @@ def _value(expected: Any, content: Any, name: str) -> Any:
     raise TypeError(f"{name}: fields of type {expected} cannot be read from JSON")
 
 
+_LARGEST = sys.float_info.max
 _KINDS: dict[Any, str] = {str: "text", bool: "true or false", int: "an integer"}
 
 

@@ -1,11 +1,15 @@
 """Tables of results made by hand, for `test_statistics.py` and `test_verdict.py`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from hf_critmom.experiments.comparison.results import results_table
+from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.experiments.comparison.results import results_table as table_of_results
 from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.storage.files import finite
+from hf_critmom.storage.typed import from_json
 
 STEPS_PER_EPOCH = 10
 ACCURACY = Metric("accuracy")
@@ -36,7 +40,18 @@ def run_of(
             for epoch, accuracy in enumerate(accuracies, start=1)
         ],
         "test": {"loss": 0.7, "accuracy": test},
+        "versions": {"hardware": "none"},
     }
+
+
+def result_of(run: dict[str, Any]) -> RunResult:
+    """The result that result.json would hold so."""
+    return from_json(RunResult, finite({"training_log": [], **run}))
+
+
+def results_table(runs: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The table of results that result.json would hold so."""
+    return table_of_results(map(result_of, runs))
 
 
 def reaching_at(epoch: int | None) -> list[float]:

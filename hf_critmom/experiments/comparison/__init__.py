@@ -4,7 +4,7 @@ from hf_critmom.experiments.comparison.arguments import ComparisonArguments, Com
 from hf_critmom.experiments.comparison.arms import ARMS, Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.report import write_report
-from hf_critmom.experiments.comparison.results import run_of
+from hf_critmom.experiments.comparison.results import find_run
 from hf_critmom.experiments.comparison.runner import Comparison, run_comparison
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "ComparisonArguments",
     "ComparisonError",
     "ComparisonTrainingArguments",
+    "find_run",
     "run_comparison",
-    "run_of",
     "write_report",
 ]

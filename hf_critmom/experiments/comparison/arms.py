@@ -20,6 +20,12 @@ from hf_critmom.experiments.comparison.schedules import SCHEDULES
 from hf_critmom.optim.damped import CriticallyDamped
 from hf_critmom.optim.factory import OPTIMIZERS, named_optimizer
 
+ARM_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+"""What the names of arms match, which are names of folders too."""
+TUNED_SUFFIX = "_tuned"
+_COLOR = "#[0-9A-Fa-f]{6}"
+_LEAST_LEARNING_RATE = 1e-300
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -47,6 +53,18 @@ class Arm:
     color: str = "#000000"
     base: str | None = None
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(ARM_NAME, self.name):
+            raise ValueError(f"{self.name!r} cannot name an arm")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {self.schedule!r} instead of one of {', '.join(SCHEDULES)}")
+        if not re.fullmatch(_COLOR, self.color):
+            raise ValueError(f"color is {self.color!r} instead of one such as #0072B2")
+        for name, least in (("learning_rate", _LEAST_LEARNING_RATE), ("weight_decay", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"{name} is {value:g} instead of a finite number {'above' if least else 'from'} 0")
+
     def optimizer_cls_and_kwargs(self, lr: float) -> tuple[type[Optimizer], dict[str, Any]]:
         """What the Trainer builds this arm's optimizer from, at a learning rate."""
         if self.optimizer in BASELINES:
@@ -60,6 +78,12 @@ class Arm:
         told = {name: value for name, value in values.items() if value != getattr(defaults, name)}
         shown = {"help": self.help, "color": self.color}
         return {"optimizer": self.optimizer, **told, "options": dict(self.options), **shown}
+
+    @classmethod
+    def from_stored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of what a plan holds; early plans recorded no help and colour, which the table knows."""
+        known = ARMS.get(str(content.get("name")))
+        return {**({} if known is None else {"help": known.help, "color": known.color}), **content}
 
 
 def _schedule_free() -> type[Optimizer]:
@@ -79,8 +103,8 @@ BASELINES: dict[str, Callable[[], type[Optimizer]]] = {
 
 _SGD = {"momentum": 0.9}
 _ADAMW = {"betas": [0.9, 0.999], "eps": 1e-8}
-# Adam's usual learning rate; weight decay at which a step shrinks weights as much as under the SGD defaults,
-# 1e-3 x 0.05 = 0.1 x 5e-4. Both can be tuned, or replaced in a file of arms.
+# Adam's usual learning rate, and a weight decay of which lr x weight decay is that of the SGD defaults, 1e-3 x 0.05 =
+# 0.1 x 5e-4. Momentum 0.9 takes ten times that lr, so that AdamW shrinks weights a tenth as much as `constant` does.
 _ADAMW_SCALE: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.05}
 
 ARMS: dict[str, Arm] = {
@@ -176,7 +200,7 @@ ARM_SETS: dict[str, tuple[str, ...]] = {
 """Names that stand for several arms: the paper's five methods with AdamW beside them; the same with the controls."""
 
 
-def arms_named(names: list[str], arms: Mapping[str, Arm] = ARMS) -> list[Arm]:
+def get_arms(names: list[str], arms: Mapping[str, Arm] = ARMS) -> list[Arm]:
     """Looks arms up; a name of `ARM_SETS` stands for its arms.
 
     Args:
@@ -231,22 +255,8 @@ def read_arms(file: Path) -> dict[str, Arm]:
 _SPARE_COLORS = ("#000000", "#F0E442", "#88CCEE", "#CC6677", "#DDCC77", "#777777")
 
 
-def arm_from_record(name: str, record: Mapping[str, Any]) -> Arm:
-    """The arm that a plan recorded; plans of before 0.2 recorded no help and colour, which the table knows.
-
-    Raises:
-        ComparisonError: If it is not one that this version can make.
-    """
-    known = ARMS.get(name)
-    shown = {"help": known.help, "color": known.color} if known is not None else {}
-    try:
-        return Arm(name, **{**shown, **record})
-    except TypeError as error:
-        raise ComparisonError(f"The plan's arm {name!r} is not one of this version ({root_message(error)}).") from None
-
-
 def _arm_from_file(name: str, values: Any, color: str) -> Arm:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name in ARM_SETS or name.endswith(TUNED_SUFFIX):
+    if not re.fullmatch(ARM_NAME, name) or name in ARM_SETS or name.endswith(TUNED_SUFFIX):
         raise ComparisonError(
             f"a name is of letters, digits, '_', '-' and '.', other than {', '.join(ARM_SETS)}, and does not end in "
             f"{TUNED_SUFFIX}."
@@ -264,16 +274,20 @@ def _arm_from_file(name: str, values: Any, color: str) -> Arm:
         )
     if values.get("schedule", "trainer") not in list(SCHEDULES):
         raise ComparisonError(f"unknown schedule {values['schedule']!r}: choose among {', '.join(SCHEDULES)}.")
-    for key, least in (("learning_rate", 1e-300), ("weight_decay", 0.0)):
+    for key, least in (("learning_rate", _LEAST_LEARNING_RATE), ("weight_decay", 0.0)):
         value = values.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (least <= value < math.inf):
             raise ComparisonError(f"{key} must be a finite number, {'above' if least else 'at least'} 0: {value!r}.")
     options = values.get("options", {})
     if not isinstance(options, dict) or {"lr", "weight_decay"} & options.keys():
         raise ComparisonError("options must be a table without lr and weight_decay, which stand beside it.")
-    arm = Arm(name, **{"color": color, "help": f"{values['optimizer']}, from a file of arms", **values})
-    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", str(arm.color)) or not isinstance(arm.help, str):
-        raise ComparisonError(f"color must be like #0072B2, help a text: {arm.color!r}, {arm.help!r}.")
+    shown = {"color": color, "help": f"{values['optimizer']}, from a file of arms"}
+    shown |= {key: value for key, value in values.items() if key in shown}
+    if not (
+        isinstance(shown["color"], str) and re.fullmatch(_COLOR, shown["color"]) and isinstance(shown["help"], str)
+    ):
+        raise ComparisonError(f"color must be like #0072B2, help a text: {shown['color']!r}, {shown['help']!r}.")
+    arm = Arm(name, **{**values, **shown})
     try:
         cls, kwargs = arm.optimizer_cls_and_kwargs(0.1)
         optimizer = cls([torch.zeros(1, requires_grad=True)], **kwargs)
@@ -297,6 +311,3 @@ def _json_error(values: Any) -> str:
     except (TypeError, ValueError) as error:
         return root_message(error)
     return ""
-
-
-TUNED_SUFFIX = "_tuned"

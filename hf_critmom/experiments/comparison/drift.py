@@ -1,23 +1,21 @@
 """Drift: how the networks that a comparison trained do on corrupted test images."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 
-from hf_critmom.experiments.comparison.drift_statistics import CLEAN, DRIFT_FILE
+from hf_critmom.attribution import predict
+from hf_critmom.experiments.comparison.drift_statistics import DRIFT_FILE
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import Plan, Run
-from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.experiments.comparison.records import CLEAN, DriftRecord, read_drift_record, severities
+from hf_critmom.experiments.comparison.results import read_results, writing
 from hf_critmom.storage.files import write_json
+from hf_critmom.storage.locks import locked
 from hf_critmom.tasks import CORRUPTIONS, ImageTask, Task, corrupt, load_checkpoint
-from hf_critmom.tasks.corruptions import SEVERITIES
 from hf_critmom.tasks.images import ImageDataset
 
 _SEED = 0  # of the noise: the same corrupted images for every network
@@ -53,36 +51,37 @@ def measure_drift(
     plan = Plan.read(folder)
     if not isinstance(task, ImageTask):
         raise ComparisonError(f"Only images can be corrupted, and {task.name} has none.")
-    stored = plan.task["splits"]["test"]["sha256"]
-    if task.test.fingerprint() != stored:
+    if task.test.fingerprint() != plan.task.splits["test"].sha256:
         raise ComparisonError(
             f"The test images of {task.name} are not those of the comparison in {folder}: give the data's flags as in "
             f"its command, {plan.command}."
         )
     examples = _sample(task.test, max_samples)
     process = PartialState()
-    runs = [run for run, result in read_results(folder, plan).runs.items() if result["status"] == "finished"]
+    runs = [run for run, result in read_results(folder, plan).runs.items() if result.finished]
     runs = [run for run in runs if (folder / run.folder / "config.json").exists()]
     if not runs:
         raise ComparisonError(f"No run of the comparison in {folder} has kept its model: drift is measured on models.")
     runs = runs[process.process_index :: process.num_processes]
-    found = {run: _read(folder / run.folder / DRIFT_FILE, len(examples)) for run in runs}
+    measured = {run: set(_read(folder / run.folder / DRIFT_FILE, len(examples)).accuracy) for run in runs}
     networks = {run: load_checkpoint(str(folder / run.folder), task) for run in runs}
     for name in (CLEAN, *corruptions):
-        missing = [run for run in runs if name not in found[run]]
+        missing = [run for run in runs if name not in measured[run]]
         if not missing:
             continue
         accuracies: dict[Run, list[float]] = {run: [] for run in missing}
-        for severity in (0,) if name == CLEAN else SEVERITIES:
+        for severity in severities(name):
             images = examples.images if name == CLEAN else corrupt(examples.images, name, severity, seed=_SEED)
             for run in missing:
                 model, own_task = networks[run]
                 assert isinstance(own_task, ImageTask)  # as the task is
                 seen = _sample(own_task.test, max_samples).evaluated(images)
-                accuracies[run].append(_accuracy(model.to(process.device), seen, own_task, batch_size))
+                loader = DataLoader(seen, batch_size, collate_fn=own_task.collator)
+                accuracies[run].append(predict(model.to(process.device), loader).accuracy)
         for run in missing:
-            found[run][name] = accuracies[run]
-            write_json(folder / run.folder / DRIFT_FILE, {"examples": len(examples), "accuracy": found[run]})
+            record = DriftRecord(len(examples), {name: tuple(accuracies[run])})
+            with writing(folder):
+                _add(folder, run, record)
         progress(name)
     process.wait_for_everyone()
 
@@ -102,24 +101,22 @@ def _sample(examples: ImageDataset, max_samples: int | None) -> ImageDataset:
     )
 
 
-def _read(file: Path, examples: int) -> dict[str, list[float]]:
+def _read(file: Path, examples: int) -> DriftRecord:
+    """What was measured of a network before; nothing yet where there is no file."""
     if not file.exists():
-        return {}
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    if stored["examples"] != examples:
+        return DriftRecord(examples, {})
+    stored = read_drift_record(file)
+    if stored.examples != examples:
         raise ComparisonError(
-            f"{file} was measured on {stored['examples']:,} images, and this asks for {examples:,}: repeat its "
+            f"{file} was measured on {stored.examples:,} images, and this asks for {examples:,}: repeat its "
             "command, or delete it."
         )
-    return dict(stored["accuracy"])
+    return stored
 
 
-@torch.no_grad()
-def _accuracy(model: PreTrainedModel, examples: ImageDataset, task: Any, batch_size: int) -> float:
-    model.eval()
-    right = 0
-    for batch in DataLoader(examples, batch_size, collate_fn=task.collator):
-        labels = batch.pop("labels")
-        predicted = model(**{name: value.to(model.device) for name, value in batch.items()}).logits.argmax(-1)
-        right += int((predicted.cpu() == labels).sum())
-    return right / len(examples)
+def _add(folder: Path, run: Run, record: DriftRecord) -> None:
+    """Adds accuracies to those of the run's file, to which another launch may have added others meanwhile."""
+    file = folder / run.folder / DRIFT_FILE
+    with locked(folder, "drift"):
+        stored = _read(file, record.examples)
+        write_json(file, DriftRecord(record.examples, {**stored.accuracy, **record.accuracy}).as_json())

@@ -1,6 +1,5 @@
 """What was measured of drift, as a table, and its statistics: pure functions, without a network."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.records import CLEAN, read_drift_record, severities
 from hf_critmom.experiments.comparison.results import read_results
 from hf_critmom.reporting.intervals import Interval, mean_interval
-from hf_critmom.tasks.corruptions import SEVERITIES
 
 DRIFT_FILE = "drift.json"
-CLEAN, CORRUPTED = "clean", "corrupted"
+CORRUPTED = "corrupted"
 
 
 @dataclass(frozen=True)
@@ -68,18 +67,20 @@ class DriftSummary:
 
 
 def read_drift(folder: Path, plan: Plan) -> pd.DataFrame:
-    """Accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean)."""
+    """Accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean).
+
+    Raises:
+        ComparisonError: If what was measured is damaged.
+    """
     rows = []
     for run, result in read_results(folder, plan).runs.items():
         file = folder / run.folder / DRIFT_FILE
         if not file.exists():
             continue
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        for corruption, accuracies in stored["accuracy"].items():
-            severities = (0,) if corruption == CLEAN else SEVERITIES
-            for severity, accuracy in zip(severities, accuracies, strict=True):
-                row = (result["arm"], result["seed"], run.epochs, corruption, severity, accuracy, stored["examples"])
-                rows.append(row)
+        stored = read_drift_record(file)
+        for corruption, accuracies in stored.accuracy.items():
+            for severity, accuracy in zip(severities(corruption), accuracies, strict=True):
+                rows.append((result.arm, result.seed, run.epochs, corruption, severity, accuracy, stored.examples))
     return pd.DataFrame(rows, columns=["arm", "seed", "budget", "corruption", "severity", "accuracy", "examples"])
 
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFor
 from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.drift_statistics import DriftSummary
+from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.statistics import PairedRatio
 from hf_critmom.storage.files import atomic_write
 
@@ -54,7 +55,7 @@ def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     return figure
 
 
-def damping_figure(runs: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm]) -> Figure:
+def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure:
     """Momentum and damping ratio over the optimizer's steps, of each arm's first seed (the schedule has no others).
 
     How to read it: above, the momentum that each step used. Below, its damping ratio on a curvature of 1: the shaded
@@ -68,15 +69,15 @@ def damping_figure(runs: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm]) -
     upper, lower = figure.subplots(2, 1, sharex=True)
     ratios: list[float] = []
     for index, arm in enumerate(arms.values()):
-        log: list[dict[str, float]] = next((run["training_log"] for run in runs if run["arm"] == arm.name), [])
+        log = next((run.training_log for run in runs if run.arm == arm.name), ())
         logged = [record for record in log if "momentum" in record]
         if not logged:
             continue
         style = _style(arm, index)
         upper.plot([record["step"] for record in logged], [record["momentum"] for record in logged], **style)
-        damped = [record for record in logged if "damping_ratio" in record]
-        ratios += [record["damping_ratio"] for record in damped]
-        lower.plot([record["step"] for record in damped], [record["damping_ratio"] for record in damped], **style)
+        damped = {record["step"]: ratio for record in logged if (ratio := record.get("damping_ratio")) is not None}
+        ratios += damped.values()
+        lower.plot(list(damped), list(damped.values()), **style)
     upper.set(ylabel="momentum", title="What the optimizers used")
     lower.set(xlabel="step", ylabel="damping ratio (curvature 1)", yscale="log")
     lower.yaxis.set_major_formatter(LogFormatter())

@@ -8,6 +8,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_critmom.experiments.comparison.plan import Run
+from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.statistics import Metric
 
 
@@ -48,12 +49,12 @@ class Progress:
         """A callback that shows one run's steps, and a metric of its evaluations."""
         return _StepsCallback(self, run.title, metric)
 
-    def finished(self, run: Run, result: dict[str, Any], *, earlier: bool = False) -> None:
+    def finished(self, run: Run, result: RunResult, *, earlier: bool = False) -> None:
         """Counts a run as finished and says how it ended."""
-        tested = {name: value for name, value in result["test"].items() if name != "loss" and value is not None}
+        tested = {name: value for name, value in result.test.items() if name != "loss" and value is not None}
         ended = "".join(f"test {Metric(name).title} {value:.4f}, " for name, value in tested.items())
-        ended = ended if result["status"] == "finished" else f"{result['status']}, "
-        seconds = f"{result['train_seconds']:.0f} s of training"
+        ended = ended if result.finished else f"{result.status}, "
+        seconds = f"{result.train_seconds:.0f} s of training"
         when = " (done before)" if earlier else ""
         self.console.print(f"{run.title}: {ended}{seconds}{when}", highlight=False)
         self._bars.advance(self._runs)

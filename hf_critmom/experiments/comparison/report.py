@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hf_critmom.experiments.comparison.analysis import Analysis, analyse
-from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm, arm_from_record
+from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.drift_statistics import CLEAN, CORRUPTED, DriftSummary, read_drift
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.figures import (
@@ -64,10 +64,10 @@ def write_report(folder: Path) -> RenderableType:
 
 def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
     """The arms that have results, in the plan's order, each followed by its tuned variant."""
-    with_results = {run["arm"] for run in results.runs.values()}
+    with_results = {run.arm for run in results.runs.values()}
     arms: dict[str, Arm] = {}
-    for name, record in plan.arms.items():
-        arm, tuned = arm_from_record(name, record), f"{name}{TUNED_SUFFIX}"
+    for name, arm in plan.arms.items():
+        tuned = f"{name}{TUNED_SUFFIX}"
         arms[name] = arm
         arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": f"{arm.help}, tuned"})
     return {name: arm for name, arm in arms.items() if name in with_results}
@@ -177,13 +177,13 @@ def _ratio(found: PairedRatio, *, interval: bool = True) -> str:
 
 
 def _metric(plan: Plan) -> Metric:
-    return Metric(plan.task["metric"], plan.task.get("greater_is_better", True))
+    return Metric(plan.task.metric, plan.task.greater_is_better)
 
 
 def _for_terminal(plan: Plan, analysis: Analysis) -> list[RenderableType]:
     header, rows = table_rows(analysis.summaries, analysis.metric.title)
     table = Table(
-        title=f"{plan.task['name']}: {_training_in_words(plan, analysis.budget)}",
+        title=f"{plan.task.name}: {_training_in_words(plan, analysis.budget)}",
         caption="Steps and seconds of training until validation first reached the target: median (range) over seeds. "
         "Test: mean ± standard deviation over seeds.",
     )
@@ -205,10 +205,10 @@ def _epochs(budget: float) -> str:
 
 
 def _training_in_words(plan: Plan, epochs: float | None) -> str:
-    training = plan.training
-    budget = training.get("num_train_epochs", 3.0) if epochs is None else epochs
-    length = f"{training['max_steps']} steps" if training.get("max_steps", -1) > 0 else _epochs(budget)
-    return f"{_model_in_words(plan)}, {length}, learning rate {training['learning_rate']:g}"
+    budget = plan.training_argument("num_train_epochs") if epochs is None else epochs
+    max_steps = plan.training_argument("max_steps")
+    length = f"{max_steps} steps" if max_steps > 0 else _epochs(budget)
+    return f"{_model_in_words(plan)}, {length}, learning rate {plan.training_argument('learning_rate'):g}"
 
 
 def _model_in_words(plan: Plan) -> str:
@@ -229,7 +229,7 @@ def _choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
         ),
         None,
     )
-    values = "-" if tuned is None else f"{tuned['learning_rate']:g}, {tuned['weight_decay']:g}"
+    values = "-" if tuned is None else f"{tuned.learning_rate:g}, {tuned.weight_decay:g}"
     notes = [f"{choice.diverged} diverged"] if choice.diverged else []
     notes += [f"**{name} on the edge of the grid**" for name in choice.edges]
     return [
@@ -253,9 +253,9 @@ def _card(
     runs = list(results.runs.values())
     evaluated = [
         EvalResult(
-            task_type=plan.task.get("hub_task", "image-classification"),
-            dataset_type=plan.task["name"],
-            dataset_name=plan.task["source"],
+            task_type=plan.task.hub_task,
+            dataset_type=plan.task.name,
+            dataset_name=plan.task.source,
             dataset_split="test",
             metric_type=metric.name,
             metric_name=", ".join(
@@ -277,16 +277,16 @@ def _card(
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
-        pipeline_tag=plan.task.get("hub_task", "image-classification"),
+        pipeline_tag=plan.task.hub_task,
         tags=["hf-critmom", "optimizer-comparison", "momentum"],
         metrics=[metric.name],
-        model_name=f"{plan.task['name']} momentum comparison",
+        model_name=f"{plan.task.name} momentum comparison",
         eval_results=evaluated or None,
     )
     # A tuned variant that is the arm itself has no run of its own.
     tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
     asked = [*plan.runs(), *tuned]
-    loads = [run["load"] for run in runs if run.get("load") is not None]
+    loads = [run.load for run in runs if run.load is not None]
     return render(
         "comparison.md",
         front_matter=data.to_yaml(),
@@ -308,18 +308,19 @@ def _card(
         arms=arms,
         metric=metric,
         grid={
-            name: [f"{factor:g}" for factor in plan.tuning.get(name, [])] for name in ("learning_rate", "weight_decay")
+            name: [f"{factor:g}" for factor in getattr(plan.tuning, name, ())]
+            for name in ("learning_rate", "weight_decay")
         },
         choices=[_choice_row(choice, results, metric.name) for choice in results.choices],
         finished=sum(run in results.runs for run in asked),
         asked=len(asked),
         trials_finished=len(results.trials),
         trials_asked=len(plan.trials()),
-        diverged=sum(run["status"] == "diverged" for run in runs),
-        hardware=sorted({run["versions"]["hardware"] for run in runs}),
+        diverged=sum(not run.finished for run in runs),
+        hardware=sorted({run.versions["hardware"] for run in runs}),
         load=max(loads, default=None),
         versions={name: version for name, version in plan.versions.items() if name != "hardware"},
-        evaluations=_counted([len(run["evaluations"]) for run in runs], "evaluation"),
+        evaluations=_counted([len(run.evaluations) for run in runs], "evaluation"),
     )
 
 

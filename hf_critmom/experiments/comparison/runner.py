@@ -18,29 +18,20 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.arguments import ComparisonArguments, ComparisonTrainingArguments
-from hf_critmom.experiments.comparison.arms import ARMS, Arm, arms_named, read_arms
+from hf_critmom.experiments.comparison.arms import ARMS, Arm, get_arms, read_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.plan import (
-    Plan,
-    Run,
-    Trial,
-    settle_plan,
-)
+from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning, load_or_create_plan
 from hf_critmom.experiments.comparison.progress import Progress
 from hf_critmom.experiments.comparison.recorder import RunRecorder, SaveBehindEvaluation
-from hf_critmom.experiments.comparison.results import (
-    RESULT_FILE,
-    read_result,
-    read_results,
-    tuned_runs,
-    write_results,
-    writing,
-)
+from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult, TaskRecord
+from hf_critmom.experiments.comparison.results import read_results, read_run, tuned_runs, write_results, writing
 from hf_critmom.experiments.comparison.schedules import SCHEDULES
-from hf_critmom.storage.checkpoints import remove_checkpoints
 from hf_critmom.storage.environment import versions
-from hf_critmom.storage.files import finite, write_json
-from hf_critmom.storage.locks import broadcast_from_main, try_lock
+from hf_critmom.storage.files import finite
+from hf_critmom.storage.locks import locked
+from hf_critmom.storage.plan import plain
+from hf_critmom.storage.run_folder import RunFolder, run_all
+from hf_critmom.storage.typed import from_json
 from hf_critmom.tasks import (
     DataArguments,
     ModelArguments,
@@ -69,13 +60,13 @@ class Comparison:
     command: str = ""
 
 
-def run_comparison(asked: Comparison) -> Path:
+def run_comparison(request: Comparison) -> Path:
     """Runs what is not yet finished of a comparison.
 
     Several launches, on one machine or on several that share the folder, divide the runs among themselves.
 
     Args:
-        asked: The arguments.
+        request: The arguments.
 
     Returns:
         The folder with ``comparison.json``, ``runs/ARM/seed-N/`` and ``results.parquet``.
@@ -85,28 +76,28 @@ def run_comparison(asked: Comparison) -> Path:
             written to any more; what is finished then stays.
         TaskError: If the data or the model cannot be used.
     """
-    file = asked.comparison.arms_file
-    arms = {arm.name: arm for arm in arms_named(asked.comparison.arms, ARMS if file is None else read_arms(Path(file)))}
-    task = load_task(asked.data, asked.model)
-    _check_targets(asked, task)
-    probe = build_model(task, asked.model, seed=0)
+    file = request.comparison.arms_file
+    known = ARMS if file is None else read_arms(Path(file))
+    arms = {arm.name: arm for arm in get_arms(request.comparison.arms, known)}
+    task = load_task(request.data, request.model)
+    _check_targets(request, task)
+    probe = build_model(task, request.model, seed=0)
     check_model(probe, task)
     process = PartialState()
-    _check_steps(asked.training, task)
-    _check_last_batch(asked.training, task, probe)
+    _check_steps(request.training, task)
+    _check_last_batch(request.training, task, probe)
     for arm in arms.values():
-        _check_trainer(asked, arm, task)
-    folder = Path(str(asked.training.output_dir))
+        _check_trainer(request, arm, task)
+    folder = Path(str(request.training.output_dir))
     with writing(folder):
-        plan = settle_plan(
-            _plan(asked, arms, task, probe.num_parameters(), folder), folder, write=process.is_main_process
-        )
+        requested = _plan(request, arms, task, probe.num_parameters(), folder)
+        plan = load_or_create_plan(requested, folder, write=process.is_main_process)
         process.wait_for_everyone()
         del probe
         read_results(folder, plan)  # a corrupt result is better known now than after hours
-        runner = _Runner(asked, task, plan, folder, arms)
-        runner.finish(plan.trials())
-        runner.finish([*plan.runs(), *runner.tuned_runs()])
+        runner = _Runner(request, task, plan, folder, arms)
+        runner.run_all(plan.trials())
+        runner.run_all([*plan.runs(), *runner.tuned_runs()])
         if process.is_main_process:
             write_results(folder, plan)
     process.wait_for_everyone()
@@ -116,28 +107,26 @@ def run_comparison(asked: Comparison) -> Path:
 class _Runner:
     """Makes runs of one comparison, one after another."""
 
-    def __init__(self, asked: Comparison, task: Task, plan: Plan, folder: Path, arms: dict[str, Arm]) -> None:
-        self.asked, self.task, self.plan, self.folder, self.arms = asked, task, plan, folder, arms
+    def __init__(self, request: Comparison, task: Task, plan: Plan, folder: Path, arms: dict[str, Arm]) -> None:
+        self.request, self.task, self.plan, self.folder, self.arms = request, task, plan, folder, arms
         self.process = PartialState()
-        self.rehearsed = False
+        self.is_warm = False
         self.trainer_seconds = 0.0
 
-    def finish(self, runs: list[Run]) -> None:
-        """Makes those of the runs that nobody has made, and waits for those that others are making.
-
-        A launch that dies leaves its run to the others.
-        """
-        waiting = list(runs)
+    def run_all(self, runs: list[Run]) -> None:
+        """Makes those of the runs that nobody has made, and waits for those that other launches are making."""
         if not runs:
             return
         began = time.perf_counter()
         with Progress(len(runs), shown=self.process.is_main_process) as progress:
-            while waiting:
-                left = [run for run in waiting if not self._finished(run, progress)]
-                if len(left) == len(waiting):
-                    progress.waits_for_others(len(left))
-                    time.sleep(_SECONDS_BETWEEN_LOOKS)
-                waiting = left
+            run_all(
+                self.folder,
+                runs,
+                path=lambda run: run.folder,
+                execute=lambda run, run_folder: self._execute(run, run_folder, progress),
+                finished=lambda run, _, earlier: progress.finished(run, self._result(run), earlier=earlier),
+                waiting=progress.waits_for_others,
+            )
             if self.trainer_seconds:
                 progress.took(time.perf_counter() - began, self.trainer_seconds)
                 self.trainer_seconds = 0.0
@@ -152,47 +141,38 @@ class _Runner:
                 runs.append(run)
         return runs
 
-    def _finished(self, run: Run, progress: Progress) -> bool:
-        """Makes a run unless it is made; False if another launch is making it."""
-        file = self.folder / run.folder / RESULT_FILE
-        earlier = broadcast_from_main(file.exists())
-        if not earlier:
-            with try_lock(self.folder, "-".join(run.folder.parts[1:])) as acquired:
-                if not acquired:
-                    return False
-                earlier = broadcast_from_main(file.exists())
-                if not earlier:
-                    self._make(run, file, progress)
-        progress.finished(run, read_result(file), earlier=earlier)
-        return True
-
-    def _make(self, run: Run, file: Path, progress: Progress) -> None:
-        if not self.rehearsed:
-            _rehearse(self.asked, self.arms[run.arm], self.task)
-            self.rehearsed = True
+    def _execute(self, run: Run, run_folder: RunFolder, progress: Progress) -> None:
+        if not self.is_warm:
+            _warm_up(self.request, self.arms[run.arm], self.task)
+            self.is_warm = True
         began = time.perf_counter()
-        result = _run(self.asked, self._arm(run), run, self.task, file.parent, progress)
-        self.trainer_seconds += result["trainer_seconds"]
+        result = _run(self.request, self._arm(run), run, self.task, run_folder.path, progress)
+        self.trainer_seconds += result.trainer_seconds
         if self.process.is_main_process:
-            result["wall_seconds"] = time.perf_counter() - began
-            write_json(file, result)
-            remove_checkpoints(file.parent)
-            write_results(self.folder, self.plan)
+            result = dataclasses.replace(result, wall_seconds=time.perf_counter() - began)
+            run_folder.finish(result.as_json())
+            with locked(self.folder, "results"):  # the last launch to write has read every result
+                write_results(self.folder, self.plan)
         self.process.wait_for_everyone()
+
+    def _result(self, run: Run) -> RunResult:
+        trial = None if (base := self.arms[run.arm].base) is None else self._choice(base, run)
+        result = read_run(self.folder, self.plan, run, trial)
+        if result is None:
+            raise ComparisonError(f"The result of {run.title} has gone from {self.folder}: repeat the command.")
+        return result
+
+    def _choice(self, base: str, run: Run) -> Trial:
+        """What the trials of an arm chose for a run of its tuned variant."""
+        choices = read_results(self.folder, self.plan).choices
+        return next(choice.trial for choice in choices if (choice.arm, choice.epochs) == (base, run.epochs))
 
     def _arm(self, run: Run) -> Arm:
         """The run's arm at the learning rate and weight decay that this run has."""
-        arm, trial = self.arms[run.arm], run.trial
-        if arm.base is not None:
-            choices = read_results(self.folder, self.plan).choices
-            trial = next(one.trial for one in choices if (one.arm, one.epochs) == (arm.base, run.epochs))
-        learning_rate, weight_decay = _settings(self.asked.training, arm)
-        if trial is not None:
-            learning_rate, weight_decay = learning_rate * trial.learning_rate, weight_decay * trial.weight_decay
+        arm = self.arms[run.arm]
+        trial = run.trial if arm.base is None else self._choice(arm.base, run)
+        learning_rate, weight_decay = self.plan.settings(arm, trial)
         return dataclasses.replace(arm, learning_rate=learning_rate, weight_decay=weight_decay)
-
-
-_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def _settings(training: TrainingArguments, arm: Arm) -> tuple[float, float]:
@@ -202,14 +182,14 @@ def _settings(training: TrainingArguments, arm: Arm) -> tuple[float, float]:
     return learning_rate, weight_decay
 
 
-def _check_targets(asked: Comparison, task: Task) -> None:
+def _check_targets(request: Comparison, task: Task) -> None:
     """Refuses targets that are no values of the task's metric, and a metric that has no targets."""
     metric = METRICS[task.metric]
-    for target in asked.comparison.targets or ():
+    for target in request.comparison.targets or ():
         if not (math.isfinite(target) and metric.above < target <= metric.at_most):
             hint = ": write 90 % as 0.9" if metric.at_most == 1.0 else ""
             raise ComparisonError(f"--targets are {metric.in_words}, got {target:g}{hint}.")
-    if not asked.comparison.targets and task.metric != task.metrics[0]:
+    if not request.comparison.targets and task.metric != task.metrics[0]:
         raise ComparisonError(
             f"The task has no targets of its own for --metric {task.metric}: give some with --targets."
         )
@@ -270,14 +250,14 @@ def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrained
         ) from error
 
 
-def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
+def _check_trainer(request: Comparison, arm: Arm, task: Task) -> None:
     """Builds a Trainer with its schedule, so that what it refuses is known before anything is written."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            args = _run_arguments(asked.training, arm, Run(arm.name, 0), Path(folder))
-            trainer = _trainer(asked, arm, task, args, [])
+            args = _run_arguments(request.training, arm, Run(arm.name, 0), Path(folder))
+            trainer = _trainer(request, arm, task, args, [])
             trainer.create_optimizer()
-            trainer.create_scheduler(_STEPS_OF_A_REHEARSAL)
+            trainer.create_scheduler(_WARM_UP_STEPS)
         except ComparisonError:
             raise
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
@@ -286,46 +266,43 @@ def _check_trainer(asked: Comparison, arm: Arm, task: Task) -> None:
             ) from error
 
 
-def _plan(asked: Comparison, arms: dict[str, Arm], task: Task, num_parameters: int, folder: Path) -> Plan:
-    spec = task_spec(asked.data)
-    training = recorded_training_arguments(asked.training)
-    if len(asked.training.budgets) > 1:
-        training["num_train_epochs"] = asked.training.budgets
+def _plan(request: Comparison, arms: dict[str, Arm], task: Task, num_parameters: int, folder: Path) -> Plan:
+    spec = task_spec(request.data)
+    training = recorded_training_arguments(request.training)
+    if len(request.training.budgets) > 1:
+        training["num_train_epochs"] = request.training.budgets
     return Plan(
-        task=task.description(),
-        model={**model_record(task, asked.model), "num_parameters": num_parameters},
-        arms={name: arm.record() for name, arm in arms.items()},
-        seeds=[asked.training.seed + offset for offset in range(asked.comparison.num_seeds)],
-        targets=sorted(set(asked.comparison.targets or spec.targets), reverse=not task.greater_is_better),
+        task=from_json(TaskRecord, plain(task.description())),
+        model={**model_record(task, request.model), "num_parameters": num_parameters},
+        arms=arms,
+        seeds=tuple(request.training.seed + offset for offset in range(request.comparison.num_seeds)),
+        targets=tuple(sorted(set(request.comparison.targets or spec.targets), reverse=not task.greater_is_better)),
         training=training,
         versions=versions(),
-        command=asked.command,
-        tuning=_tuning(asked),
-        arguments={"data": store_arguments(asked.data, folder), "model": store_arguments(asked.model, folder)},
+        command=request.command,
+        tuning=_tuning(request),
+        arguments={"data": store_arguments(request.data, folder), "model": store_arguments(request.model, folder)},
     )
 
 
-def _tuning(asked: Comparison) -> dict[str, Any]:
-    grids = {
-        "learning_rate": asked.comparison.learning_rate_grid,
-        "weight_decay": asked.comparison.weight_decay_grid,
-    }
-    if not any(grids.values()):
-        return {}
-    seed = asked.training.seed + asked.comparison.num_seeds
-    return {**{name: sorted(set(factors or [1.0])) for name, factors in grids.items()}, "seed": seed}
+def _tuning(request: Comparison) -> Tuning | None:
+    grids = request.comparison.learning_rate_grid, request.comparison.weight_decay_grid
+    if not any(grids):
+        return None
+    learning_rate, weight_decay = (tuple(sorted(set(factors or [1.0]))) for factors in grids)
+    return Tuning(learning_rate, weight_decay, seed=request.training.seed + request.comparison.num_seeds)
 
 
-_STEPS_OF_A_REHEARSAL = 3
+_WARM_UP_STEPS = 3
 
 
-def _rehearse(asked: Comparison, arm: Arm, task: Task) -> None:
+def _warm_up(request: Comparison, arm: Arm, task: Task) -> None:
     """A few steps and an evaluation that are thrown away: the first run must not pay for caches and lazy imports."""
     with tempfile.TemporaryDirectory() as folder:
-        args = _run_arguments(asked.training, arm, Run(arm.name, asked.training.seed), Path(folder))
-        args.max_steps, args.report_to, args.push_to_hub = _STEPS_OF_A_REHEARSAL, [], False
+        args = _run_arguments(request.training, arm, Run(arm.name, request.training.seed), Path(folder))
+        args.max_steps, args.report_to, args.push_to_hub = _WARM_UP_STEPS, [], False
         args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
-        trainer = _trainer(asked, arm, task, args, callbacks=[])
+        trainer = _trainer(request, arm, task, args, callbacks=[])
         trainer.train()
         trainer.evaluate(Subset(task.validation, range(min(len(task.validation), args.eval_batch_size))))
 
@@ -347,9 +324,9 @@ class _ArmTrainer(CritMomTrainer):
 
 
 def _trainer(
-    asked: Comparison, arm: Arm, task: Task, args: TrainingArguments, callbacks: list[TrainerCallback]
+    request: Comparison, arm: Arm, task: Task, args: TrainingArguments, callbacks: list[TrainerCallback]
 ) -> CritMomTrainer:
-    model = build_model(task, asked.model, args.seed).to(memory_format=task.memory_format)
+    model = build_model(task, request.model, args.seed).to(memory_format=task.memory_format)
     trainer = _ArmTrainer(
         arm,
         args,
@@ -366,11 +343,11 @@ def _trainer(
     return trainer
 
 
-def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progress: Progress) -> dict[str, Any]:
+def _run(request: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progress: Progress) -> RunResult:
     """One run: trains an arm with a seed from where it stopped, tests it once, saves the model."""
-    args = _run_arguments(asked.training, arm, run, folder)
+    args = _run_arguments(request.training, arm, run, folder)
     callbacks = [SaveBehindEvaluation(), RunRecorder(), StopWhenDiverged(), progress.callback(run, task.metric)]
-    trainer = _trainer(asked, arm, task, args, callbacks)
+    trainer = _trainer(request, arm, task, args, callbacks)
     trained = trainer.train(resume_from_checkpoint=trainer.last_complete_checkpoint())
     history = trainer.state.log_history
     diverged = has_diverged(history)
@@ -386,26 +363,26 @@ def _run(asked: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progre
     result = {
         "arm": run.arm,
         "seed": run.seed,
+        "status": DIVERGED if diverged else FINISHED,
+        "steps": trainer.state.global_step,
+        "train_seconds": recorder.seconds,
+        "evaluations": recorder.evaluations,
+        "test": {name: tested[f"test_{name}"] for name in ("loss", *task.metrics) if tested},
+        "versions": versions(),
         "budget": args.num_train_epochs if args.max_steps <= 0 else None,
         "learning_rate": args.learning_rate,
         "weight_decay": args.weight_decay,
-        "status": "diverged" if diverged else "finished",
-        "steps": trainer.state.global_step,
-        "train_seconds": recorder.seconds,
         "trainer_seconds": trained.metrics["train_runtime"] + tested.get("test_runtime", 0.0),
         "load": recorder.load,
-        "evaluations": recorder.evaluations,
-        "test": {name: tested[f"test_{name}"] for name in ("loss", *task.metrics) if tested},
         "training_log": [
             {name: value for name, value in record.items() if name != "grad_norm"}
             for record in history
             if "loss" in record
         ],
-        "versions": versions(),
     }
     del trainer
     gc.collect()
-    return finite(result)
+    return from_json(RunResult, finite(result))
 
 
 def _run_arguments(training: TrainingArguments, arm: Arm, run: Run, folder: Path) -> TrainingArguments:

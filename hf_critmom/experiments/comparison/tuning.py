@@ -1,11 +1,11 @@
 """Tuning: the same trials for every arm, and what they choose."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from hf_critmom.experiments.comparison.plan import Plan, Run, Trial
+from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
+from hf_critmom.experiments.comparison.records import RunResult
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Choice:
     edges: tuple[str, ...]
 
 
-def choose(plan: Plan, trials: Mapping[Run, Mapping[str, Any]]) -> list[Choice]:
+def choose(plan: Plan, trials: Mapping[Run, RunResult]) -> list[Choice]:
     """Chooses, for every arm and budget whose trials have all ended, the best of its grid.
 
     The best trial is the one whose last evaluation on the validation split is best; one that diverged is never
@@ -42,31 +42,31 @@ def choose(plan: Plan, trials: Mapping[Run, Mapping[str, Any]]) -> list[Choice]:
         plan: The plan.
         trials: Results of the trials that have ended.
     """
-    if not plan.tuning:
+    if plan.tuning is None:
         return []
-    metric, better = plan.task["metric"], 1.0 if plan.task.get("greater_is_better", True) else -1.0
+    metric, better = plan.task.metric, 1.0 if plan.task.greater_is_better else -1.0
     choices = []
     for arm in plan.arms:
         for epochs in plan.budgets:
-            asked = [run for run in plan.trials() if (run.arm, run.epochs) == (arm, epochs)]
-            if any(run not in trials for run in asked):
+            planned = [run for run in plan.trials() if (run.arm, run.epochs) == (arm, epochs)]
+            if any(run not in trials for run in planned):
                 continue
             values = {
-                run.trial: float(trials[run]["evaluations"][-1][metric])
-                for run in asked
-                if run.trial is not None and _has_value(trials[run], metric)
+                run.trial: value
+                for run in planned
+                if run.trial is not None and (value := _value(trials[run], metric)) is not None
             }
             if not values:
                 continue
             best = min(values, key=lambda trial: (-better * values[trial], _distance(trial)))
-            diverged = len(asked) - len(values)
-            choices.append(Choice(arm, epochs, best, values[best], len(asked), diverged, _edges(plan, best)))
+            diverged = len(planned) - len(values)
+            choices.append(Choice(arm, epochs, best, values[best], len(planned), diverged, _edges(plan.tuning, best)))
     return choices
 
 
-def _has_value(result: Mapping[str, Any], metric: str) -> bool:
-    """Whether a trial ended with a value: a perplexity can be infinite, recorded as None, where the loss is not."""
-    return result["status"] == "finished" and result["evaluations"][-1][metric] is not None
+def _value(result: RunResult, metric: str) -> float | None:
+    """What a trial ended with; None if it diverged or its perplexity is infinite where its loss is not."""
+    return result.evaluations[-1].values[metric] if result.finished else None
 
 
 def _distance(trial: Trial) -> tuple[bool, float]:
@@ -75,14 +75,13 @@ def _distance(trial: Trial) -> tuple[bool, float]:
     return trial.weight_decay == 0.0, sum(abs(math.log(factor)) for factor in factors)
 
 
-def _edges(plan: Plan, trial: Trial) -> tuple[str, ...]:
-    coordinates: Iterable[tuple[str, float]] = (
-        ("learning_rate", trial.learning_rate),
-        ("weight_decay", trial.weight_decay),
+def _edges(tuning: Tuning, trial: Trial) -> tuple[str, ...]:
+    coordinates = (
+        ("learning rate", trial.learning_rate, tuning.learning_rate),
+        ("weight decay", trial.weight_decay, tuning.weight_decay),
     )
-    grid: dict[str, list[float]] = {name: plan.tuning[name] for name, _ in coordinates}
     return tuple(
-        name.replace("_", " ")
-        for name, factor in coordinates
-        if len(grid[name]) > 1 and factor > 0.0 and factor in (min(grid[name]), max(grid[name]))
+        name
+        for name, factor, grid in coordinates
+        if len(grid) > 1 and factor > 0.0 and factor in (min(grid), max(grid))
     )

@@ -14,8 +14,9 @@ from transformers import TrainerCallback, TrainingArguments
 from hf_critmom import IKFAD, CritMomAdamW, CritMomSGD
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import ARMS, Arm, ComparisonError
-from hf_critmom.experiments.comparison.arms import ARM_SETS, BASELINES, arm_from_record, arms_named, read_arms
+from hf_critmom.experiments.comparison.arms import ARM_SETS, BASELINES, get_arms, read_arms
 from hf_critmom.experiments.comparison.runner import _ArmTrainer, _settings
+from hf_critmom.storage.typed import RecordError, from_json
 
 any_arm = pytest.mark.parametrize("name", ARMS)
 STEPS, PEAK = 8, 0.09
@@ -146,28 +147,33 @@ def test_arms_are_told_apart_by_name_colour_and_words() -> None:
 
 
 def test_a_set_of_arms_stands_for_its_names() -> None:
-    assert [arm.name for arm in arms_named(["paper"])] == [
+    assert [arm.name for arm in get_arms(["paper"])] == [
         *("constant", "critmom", "hybrid", "onecycle", "ikfad", "adamw")
     ]
-    assert {arm.name for arm in arms_named(["fair"])} == {*ARM_SETS["paper"], "nesterov", "matched", "demon"}
-    assert [arm.name for arm in arms_named(["matched", "paper"])] == ["matched", *ARM_SETS["paper"]]
+    assert {arm.name for arm in get_arms(["fair"])} == {*ARM_SETS["paper"], "nesterov", "matched", "demon"}
+    assert [arm.name for arm in get_arms(["matched", "paper"])] == ["matched", *ARM_SETS["paper"]]
     with pytest.raises(ComparisonError, match="--arms paper constant"):
-        arms_named(["paper", "constant"])
+        get_arms(["paper", "constant"])
+
+
+def recorded(name: str, record: dict[str, Any]) -> Arm:
+    """The arm that a plan on disk gives."""
+    return from_json(Arm, {"name": name, **json.loads(json.dumps(record))})
 
 
 @any_arm
 def test_an_arm_is_what_its_record_says(name: str) -> None:
-    assert arm_from_record(name, json.loads(json.dumps(ARMS[name].record()))) == ARMS[name]
+    assert recorded(name, ARMS[name].record()) == ARMS[name]
 
 
 def test_an_arm_of_an_older_plan_looks_as_it_does_today() -> None:
-    assert arm_from_record("constant", {"optimizer": "sgd", "options": {"momentum": 0.9}}) == ARMS["constant"]
+    assert recorded("constant", {"optimizer": "sgd", "options": {"momentum": 0.9}}) == ARMS["constant"]
 
 
 @pytest.mark.parametrize("record", [{}, {"options": {}}, {"optimizer": "sgd", "warmth": 3}])
 def test_an_arm_of_another_version_is_refused(record: dict[str, Any]) -> None:
-    with pytest.raises(ComparisonError, match="'bygone' is not one of this version"):
-        arm_from_record("bygone", record)
+    with pytest.raises(RecordError):
+        recorded("bygone", record)
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -238,8 +244,8 @@ def test_a_file_adds_to_the_table_or_replaces_what_has_its_name(whole: Path) -> 
     assert before == ARMS
     assert list(arms) == [*ARMS, "heavy", "warm"]
     assert arms["constant"].options == {"momentum": 0.5} and arms["critmom"] is ARMS["critmom"]
-    assert [arm.options.get("momentum") for arm in arms_named(["heavy", "constant"], arms)] == [0.95, 0.5]
-    assert arms_named(["paper"], arms)[0] is arms["constant"]
+    assert [arm.options.get("momentum") for arm in get_arms(["heavy", "constant"], arms)] == [0.95, 0.5]
+    assert get_arms(["paper"], arms)[0] is arms["constant"]
 
 
 def test_arms_of_a_file_train_as_it_says(whole: Path, tmp_path: Path) -> None:
@@ -255,7 +261,7 @@ def test_arms_of_a_file_train_as_it_says(whole: Path, tmp_path: Path) -> None:
 def test_arms_of_a_file_are_what_their_records_say(whole: Path) -> None:
     """Also where they replace one of the table, of which a plan's reader knows another colour and other words."""
     for name, arm in read_arms(whole).items():
-        assert arm_from_record(name, json.loads(json.dumps(arm.record()))) == arm
+        assert recorded(name, arm.record()) == arm
 
 
 def refusal(file: Path) -> str:
@@ -366,7 +372,7 @@ def test_where_schedule_free_is_not_installed_only_its_arm_is_refused(
     find_spec = importlib.util.find_spec
     missing = lambda name, *words: None if name == "schedulefree" else find_spec(name, *words)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", missing)
-    assert len(arms_named([name for name in ARMS if name != "schedule_free"])) == len(ARMS) - 1
+    assert len(get_arms([name for name in ARMS if name != "schedule_free"])) == len(ARMS) - 1
     out = tmp_path / "out"
     assert main(("compare", "--arms", "constant", "schedule_free", "--use_cpu", "--output_dir", str(out))) == 2
     assert "pip install schedulefree" in capsys.readouterr().err

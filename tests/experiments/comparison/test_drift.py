@@ -9,10 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.launches import launch, status_of
 from PIL import Image
 
 from hf_critmom.commands import main
+from hf_critmom.experiments.comparison import ComparisonError
+from hf_critmom.experiments.comparison.drift import _add
 from hf_critmom.experiments.comparison.drift_statistics import drift_differences
+from hf_critmom.experiments.comparison.plan import Run
+from hf_critmom.experiments.comparison.records import DriftRecord
 from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, corrupt, load_task
 
 COMPARE = (
@@ -76,6 +81,34 @@ def test_what_was_measured_is_not_measured_again_and_more_can_be_added(
     assert (folder / "runs" / "constant" / "seed-42" / "drift.json").stat().st_mtime_ns == untouched
     assert main(("drift", str(folder), "--corruptions", "pixelate")) == 0
     assert list(drift_of(folder, "constant", 42)["accuracy"]) == [*before["accuracy"], "pixelate"]
+
+
+def test_two_measurements_at_once_lose_nothing(measured: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(measured, folder)
+    names = ("pixelate", "brightness", "gaussian_noise", "saturate")
+    launches = [
+        launch("drift", str(folder), "--corruptions", name, said=tmp_path / f"said-{name}") for name in names[:3]
+    ]
+    assert main(("drift", str(folder), "--corruptions", names[3])) == 0
+    assert [status_of(one) for one in launches] == [0, 0, 0]
+    for arm in ("constant", "critmom"):
+        for seed in (42, 43):
+            found, before = drift_of(folder, arm, seed), drift_of(measured, arm, seed)
+            assert {*found["accuracy"]} == {*before["accuracy"], *names}
+            assert found["accuracy"].items() >= before["accuracy"].items()
+
+
+def test_a_measurement_on_other_images_is_not_mixed_with_one_that_came_first(measured: Path, tmp_path: Path) -> None:
+    """Also where it began before the other had written anything."""
+    run, file = Run("critmom", 42), tmp_path / Run("critmom", 42).folder / "drift.json"
+    file.parent.mkdir(parents=True)
+    _add(tmp_path, run, DriftRecord(64, {"contrast": (0.5,) * 5}))
+    _add(tmp_path, run, DriftRecord(64, {"clean": (0.9,)}))
+    assert json.loads(file.read_text())["accuracy"] == {"contrast": [0.5] * 5, "clean": [0.9]}
+    with pytest.raises(ComparisonError, match="measured on 64 images, and this asks for 10"):
+        _add(tmp_path, run, DriftRecord(10, {"pixelate": (0.5,) * 5}))
+    assert "pixelate" not in file.read_text()
 
 
 def test_the_report_tells_of_it(measured: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.tables_by_hand import ACCURACY, STEPS_PER_EPOCH, reaching_at, run_of
+from helpers.tables_by_hand import ACCURACY, STEPS_PER_EPOCH, reaching_at, result_of, results_table, run_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -23,7 +23,6 @@ from hf_critmom.experiments.comparison.figures import (
     speed_figure,
     write_figures,
 )
-from hf_critmom.experiments.comparison.results import results_table
 from hf_critmom.experiments.comparison.statistics import Metric
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -88,7 +87,7 @@ def figures_of(runs: list[dict[str, Any]], metric: Metric = ACCURACY, targets: A
     analysis = analysed(table, *arms, metric=metric, targets=targets)
     figures = {
         "metric": metric_figure(analysis, arms),
-        "damping": damping_figure(runs, arms),
+        "damping": damping_figure([result_of(run) for run in runs], arms),
         "reach": reach_figure(analysis, arms),
     }
     if len(arms) > 1:
@@ -166,7 +165,9 @@ def test_the_reach_curve_steps_up_where_seeds_arrive_and_runs_to_the_end() -> No
 
 
 def test_regimes_are_shaded_where_the_damping_ratio_is_below_1() -> None:
-    _, lower = damping_figure(CASES["three-seeds"], {name: ARMS[name] for name in THREE}).axes
+    _, lower = damping_figure(
+        [result_of(run) for run in CASES["three-seeds"]], {name: ARMS[name] for name in THREE}
+    ).axes
     assert {text.get_text() for text in lower.texts} == {"underdamped", "overdamped"}
     (shade,) = lower.patches
     bottom, top = shade.get_extents().transformed(lower.transData.inverted()).intervaly

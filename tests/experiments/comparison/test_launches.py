@@ -18,6 +18,7 @@ import datasets
 import pandas as pd
 import pytest
 from helpers.launches import NOT_PERMITTED, has_saved, launch, launch_on_a_small_disk, outcome, status_of, wait_until
+from helpers.plans_by_hand import plan_of
 from transformers import (
     ByT5Tokenizer,
     MixtralConfig,
@@ -29,8 +30,9 @@ from transformers import (
 )
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import ComparisonError, runner
-from hf_critmom.experiments.comparison.plan import Plan, settle_plan
+from hf_critmom.experiments.comparison import ComparisonError
+from hf_critmom.experiments.comparison.plan import Plan, load_or_create_plan
+from hf_critmom.storage import run_folder
 
 TINY = (
     *("--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "128", "--max_eval_samples", "64"),
@@ -156,7 +158,7 @@ def test_behind_whichever_step_a_run_is_killed_it_ends_the_same(
 
     Every checkpoint is kept, and what came after it taken away, as if the run had been killed just behind it.
     """
-    monkeypatch.setattr(runner, "remove_checkpoints", lambda folder: None)
+    monkeypatch.setattr(run_folder, "remove_checkpoints", lambda folder: None)
     command = ("compare", *flags_of(model, tmp_path), "--max_train_samples", "128", "--max_eval_samples", "64")
     command += ("--use_cpu", "--per_device_train_batch_size", "48", "--num_train_epochs", "1.5", "--arms", "hybrid")
     command += ("--num_seeds", "1", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9")
@@ -183,7 +185,7 @@ def test_behind_whichever_step_a_run_is_killed_it_ends_the_same(
 def test_damaged_checkpoints_cost_steps_but_change_nothing(
     damaged: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(runner, "remove_checkpoints", lambda folder: None)
+    monkeypatch.setattr(run_folder, "remove_checkpoints", lambda folder: None)
     command = ("compare", *flags_of("vit", tmp_path), "--max_train_samples", "128", "--max_eval_samples", "64")
     command += ("--use_cpu", "--per_device_train_batch_size", "48", "--num_train_epochs", "1.5", "--arms", "hybrid")
     command += ("--num_seeds", "1", "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9")
@@ -205,18 +207,14 @@ def test_damaged_checkpoints_cost_steps_but_change_nothing(
     assert mine == theirs
 
 
-def plan_of(targets: list[float]) -> Plan:
-    return Plan(task={}, model={}, arms={}, seeds=[0], targets=targets, training={})
-
-
 def test_of_plans_that_are_settled_at_the_same_moment_one_governs(tmp_path: Path) -> None:
-    plans = [plan_of([0.5]), plan_of([0.9])] * 6
+    plans = [plan_of(targets=[0.5]), plan_of(targets=[0.9])] * 6
     start = threading.Barrier(len(plans))
 
     def settle(plan: Plan) -> Plan | str:
         start.wait()
         try:
-            return settle_plan(plan, tmp_path / "out", write=True)
+            return load_or_create_plan(plan, tmp_path / "out", write=True)
         except ComparisonError as error:
             return str(error)
 
@@ -235,7 +233,11 @@ def test_of_plans_that_are_settled_at_the_same_moment_one_governs(tmp_path: Path
 def test_a_launch_that_was_killed_while_it_wrote_the_plan_is_repeated(tmp_path: Path) -> None:
     (tmp_path / ".locks").mkdir()
     (tmp_path / ".comparison.0123abcd.partial.json").write_text('{"task": ')
-    assert settle_plan(plan_of([0.5]), tmp_path, write=True) == Plan.read(tmp_path) == plan_of([0.5])
+    assert (
+        load_or_create_plan(plan_of(targets=[0.5]), tmp_path, write=True)
+        == Plan.read(tmp_path)
+        == plan_of(targets=[0.5])
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- full disks

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.tables_by_hand import ACCURACY, STEPS_PER_EPOCH, Epochs, compared, reaching_at, run_of
+from helpers.plans_by_hand import plan_of
+from helpers.tables_by_hand import ACCURACY, STEPS_PER_EPOCH, Epochs, compared, reaching_at, results_table, run_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_critmom.experiments.comparison import ComparisonError
-from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.report import table_rows
-from hf_critmom.experiments.comparison.results import read_runs, results_table, write_results
+from hf_critmom.experiments.comparison.results import read_runs, write_results
 from hf_critmom.experiments.comparison.statistics import (
     Metric,
     PairedRatio,
@@ -579,14 +580,10 @@ def test_rows_hold_what_the_runs_recorded() -> None:
     assert (last["accuracy"], last["loss"]) == (0.7, 0.7)
 
 
-def plan_of(arms: list[str], seeds: list[int]) -> Plan:
-    return Plan(task={}, model={}, arms={arm: {} for arm in arms}, seeds=seeds, targets=[], training={})
-
-
 def write_run(folder: Path, run: dict[str, Any]) -> Path:
     file = folder / Run(run["arm"], run["seed"]).folder / "result.json"
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(run))
+    file.write_text(json.dumps({"training_log": [], **run}))
     return file
 
 
@@ -594,9 +591,9 @@ def test_finished_runs_are_read_in_the_plans_order_and_others_left_out(tmp_path:
     for arm, seed in (("critmom", 1), ("constant", 0), ("critmom", 0)):
         write_run(tmp_path, run_of([0.5], arm=arm, seed=seed))
     write_run(tmp_path, run_of([0.5], arm="constant", seed=7))  # not in the plan
-    runs = read_runs(tmp_path, plan_of(["critmom", "constant"], [0, 1]).runs())
+    runs = read_runs(tmp_path, plan := plan_of(["critmom", "constant"], [0, 1]), plan.runs())
     assert [(run.arm, run.seed) for run in runs] == [("critmom", 0), ("constant", 0), ("critmom", 1)]
-    assert all((run.arm, run.seed) == (result["arm"], result["seed"]) for run, result in runs.items())
+    assert all((run.arm, run.seed) == (result.arm, result.seed) for run, result in runs.items())
 
 
 def test_the_parquet_file_is_the_table(tmp_path: Path) -> None:
@@ -616,5 +613,5 @@ def test_a_corrupt_result_is_named(tmp_path: Path, content: str) -> None:
     file = write_run(tmp_path, run_of([0.5]))
     file.write_text(content)
     with pytest.raises(ComparisonError, match="corrupt") as caught:
-        read_runs(tmp_path, plan_of(["constant"], [0]).runs())
+        read_runs(tmp_path, plan := plan_of(["constant"], [0]), plan.runs())
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)

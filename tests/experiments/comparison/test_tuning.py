@@ -14,13 +14,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from helpers import plans_by_hand
 from helpers.launches import launch, outcome, status_of, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import runner
-from hf_critmom.experiments.comparison.plan import Plan, Run, Trial
+from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
+from hf_critmom.experiments.comparison.records import Evaluation, RunResult
 from hf_critmom.experiments.comparison.results import read_results
 from hf_critmom.experiments.comparison.tuning import Choice, choose
 from hf_critmom.tasks import Task
@@ -34,22 +36,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*momentum is clamped to 0")
 def plan_of(
     rates: list[float], decays: list[float], *, arms: tuple[str, ...] = ("constant",), better: bool = True
 ) -> Plan:
-    return Plan(
-        task={"metric": "accuracy", "greater_is_better": better},
-        model={},
-        arms={arm: {} for arm in arms},
-        seeds=[0],
-        targets=[0.9],
-        training={},
-        tuning={"learning_rate": rates, "weight_decay": decays, "seed": 1},
+    metric = "accuracy" if better else "bits_per_byte"
+    return plans_by_hand.plan_of(arms, metric=metric, tuning=Tuning(tuple(rates), tuple(decays), seed=1))
+
+
+def ended(*values: float | None, status: str = "finished") -> RunResult:
+    evaluations = (
+        Evaluation(step, float(step), float(step), {"accuracy": value, "bits_per_byte": value})
+        for step, value in enumerate(values, start=1)
     )
+    return RunResult("constant", 1, status, len(values), float(len(values)), tuple(evaluations), {}, {})
 
 
-def ended(*values: float | None, status: str = "finished") -> dict[str, Any]:
-    return {"status": status, "evaluations": [{"accuracy": value} for value in values]}
-
-
-def choice_of(plan: Plan, *results: dict[str, Any]) -> Choice | None:
+def choice_of(plan: Plan, *results: RunResult) -> Choice | None:
     """What the trials of a plan's only arm choose, from their results in the grid's order."""
     found = choose(plan, dict(zip(plan.trials(), results, strict=True)))
     return found[0] if found else None

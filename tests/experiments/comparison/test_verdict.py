@@ -6,12 +6,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from helpers.tables_by_hand import ACCURACY, Epochs, compared, reaching_at, run_of
+from helpers.tables_by_hand import ACCURACY, Epochs, compared, reaching_at, results_table, run_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_critmom.experiments.comparison import verdict as room
-from hf_critmom.experiments.comparison.results import results_table
 from hf_critmom.experiments.comparison.statistics import Metric
 from hf_critmom.experiments.comparison.verdict import (
     CLAIMS,

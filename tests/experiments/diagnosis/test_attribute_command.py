@@ -14,7 +14,7 @@ from hf_critmom import AttributionCallback, CritMomTrainer
 from hf_critmom.attribution import AttributionError
 from hf_critmom.commands import main
 from hf_critmom.commands.attribute import parse_attribution
-from hf_critmom.experiments.comparison import ComparisonTrainingArguments, run_of
+from hf_critmom.experiments.comparison import ComparisonTrainingArguments, find_run
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.diagnosis import runner
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
@@ -253,10 +253,10 @@ def test_the_report_follows_from_the_json_alone(comparison):
 
 
 def test_runs_are_recognised_by_their_folder(comparison):
-    plan, arm, seed = run_of(comparison / "runs" / "critmom" / "seed-43")
+    plan, arm, seed = find_run(comparison / "runs" / "critmom" / "seed-43")
     assert (arm, seed) == ("critmom", 43) and isinstance(plan, Plan)
-    assert run_of(comparison / "runs" / "critmom" / "seed-43" / "checkpoint-7")[1:] == ("critmom", 43)
-    assert run_of(comparison) is None and run_of("google/vit-base-patch16-224") is None
+    assert find_run(comparison / "runs" / "critmom" / "seed-43" / "checkpoint-7")[1:] == ("critmom", 43)
+    assert find_run(comparison) is None and find_run("google/vit-base-patch16-224") is None
 
 
 def test_labels_are_as_short_as_can_be(comparison):
