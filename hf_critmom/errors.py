@@ -1,9 +1,13 @@
 """The error that the command line turns into one sentence, and how errors of other libraries are quoted in one."""
 
+import struct
+
 _GENERIC = ("An error occurred while generating the dataset", "Couldn't cast")
 """Beginnings of lines that say only that something failed."""
 _TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "socket", "ssl", "huggingface_hub")
 """Modules whose errors say how a connection failed; what was wanted of it stands in the error around them."""
+_INTERNAL = (LookupError, AttributeError, ArithmeticError, AssertionError, EOFError, struct.error)
+"""Errors that say what a program stumbled over rather than what is wrong with its input."""
 _LONGEST = 300
 
 
@@ -16,8 +20,8 @@ def root_message(error: BaseException) -> str:
 
     Libraries wrap the error that tells what is wrong (a byte that is not UTF-8, a row that is too long) in one that
     says only where it happened, so the chain of ``__cause__`` is followed to its innermost informative message, and
-    ``__context__`` where none of these is. An `InputError` is a sentence already and ends the search, and so does an
-    error that explains a failed connection.
+    ``__context__`` where none of these is. An `InputError` is a sentence already and ends the search. Errors of
+    connections and such as a missing key are quoted only where no error around them says more.
 
     Args:
         error: The error that was caught.
@@ -27,7 +31,7 @@ def root_message(error: BaseException) -> str:
     """
     for chain in (_chain(error, contexts=False), _chain(error, contexts=True)):
         lines = [(link, line) for link in chain if (line := _informative_line(link))]
-        specific = [line for link, line in lines if not _is_transport(link)]
+        specific = [line for link, line in lines if not (_is_transport(link) or isinstance(link, _INTERNAL))]
         if lines:
             return _quotable(specific[-1] if specific else lines[0][1])
     text = str(error).strip()

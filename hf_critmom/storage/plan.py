@@ -97,12 +97,14 @@ def plain(value: Any) -> Any:
 def differences(name: str, stored: Any, current: Any) -> list[str]:
     """What two records disagree about, as "name: stored and current", names of inner values with dots.
 
+    Notes are sentences for readers: what they are about is recorded elsewhere, and a newer version may say more.
+
     Example:
         >>> differences("plan", {"lr": 0.1, "seed": 1}, {"lr": 0.2, "seed": 1})
         ['plan.lr: 0.1 and 0.2']
     """
     if isinstance(stored, dict) and isinstance(current, dict):
-        keys = list(dict.fromkeys([*stored, *current]))
+        keys = [key for key in dict.fromkeys([*stored, *current]) if key != "notes"]
         return [
             line for key in keys for line in differences(f"{name}.{key}", stored.get(key, "-"), current.get(key, "-"))
         ]

@@ -39,6 +39,10 @@ class BlockDataset(Split):
         """The blocks of the given indices."""
         return BlockDataset(self.blocks[indices], num_bytes=self.num_bytes, num_tokens=self.num_tokens)
 
+    def content_keys(self) -> list[bytes]:
+        """A digest of each block: the same text at another place may be cut into others."""
+        return [hashlib.sha256(block.astype("<i4").tobytes()).digest() for block in self.blocks]
+
     def fingerprint(self) -> str:
         """SHA-256 of the blocks, as hexadecimal digits."""
         digest = hashlib.sha256(repr(self.blocks.shape).encode())

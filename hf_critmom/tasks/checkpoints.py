@@ -98,7 +98,7 @@ def _prepared_for(model: PreTrainedModel, name: str, task: ImageTask, loading: C
     height, width = task.image_shape[1:]
     size = dict(getattr(processor, "size", None) or {}) if getattr(processor, "do_resize", False) else {}
     if size and (size.get("height"), size.get("width")) != (height, width):
-        splits = {split: data.prepared_by(processor=processor) for split, data in _image_splits(task).items()}
+        splits = {split: data.replace(processor=processor) for split, data in _image_splits(task).items()}
         return dataclasses.replace(task, **splits, processor=processor)
     configured = getattr(model.config, "image_size", None)
     if configured is not None:  # one number is the height; where the width must be the same, the model says so itself
@@ -127,7 +127,7 @@ def _normalised_by(processor: Any, task: ImageTask, name: str) -> ImageTask:
             f"{task.name} have {channels}; name its task with --task."
         )
     mean, std = (np.broadcast_to(values, channels).tolist() for values in (means, deviations))
-    splits = {split: data.prepared_by(mean=mean, std=std) for split, data in _image_splits(task).items()}
+    splits = {split: data.replace(mean=mean, std=std) for split, data in _image_splits(task).items()}
     return dataclasses.replace(task, **splits, processor=processor)
 
 

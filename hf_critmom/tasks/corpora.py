@@ -1,4 +1,4 @@
-"""Where text comes from: Python's own standard library, files, and everything that `datasets.load_dataset` reads."""
+"""Where text comes from: Python's own standard library, files, and data sets that `datasets` loads."""
 
 import platform
 import sys
@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.packaged_modules.text.text import TextConfig
 
 from hf_critmom.errors import root_message
 from hf_critmom.tasks.arguments import DataArguments
 from hf_critmom.tasks.errors import TaskError
-from hf_critmom.tasks.sources import dataset_of, usual_splits
+from hf_critmom.tasks.loading import loaded_dataset
+from hf_critmom.tasks.tables import TABLE_SUFFIXES, check_separated, is_table, read_table
 
-_TABLE_READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_NO_TEXT = (
+    *(".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".rtf", ".pdf", ".epub", ".feather", ".arrow", ".orc", ".avro"),
+    *(".h5", ".hdf5", ".pkl", ".pickle", ".npy", ".npz", ".pt", ".bin", ".safetensors", ".db", ".sqlite", ".sqlite3"),
+    *(".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
+)
+"""Endings of files that hold no plain text, even where their bytes happen to be UTF-8."""
 _NOT_IN_CORPUS = {
     # Not everywhere installed, written by the build, or mostly generated tables that are nearly copies of each other.
     *("test", "tests", "idle_test", "idlelib", "turtledemo", "lib2to3", "ensurepip", "encodings", "site-packages"),
@@ -32,10 +37,12 @@ class Corpus:
     Attributes:
         splits: Texts of what there is of "train", "validation" and "test", in a fixed order.
         unit: What a text is, in the plural, for notes.
+        notes: Sentences on what was left out.
     """
 
     splits: dict[str, list[str]]
     unit: str = "texts"
+    notes: tuple[str, ...] = ()
 
 
 def load_standard_library(arguments: DataArguments) -> Corpus:
@@ -66,7 +73,7 @@ def load_texts(arguments: DataArguments) -> Corpus:
 
     Args:
         arguments: ``dataset_name`` (a folder or a name on the Hub) or ``train_file``, ``validation_file``,
-            ``test_file``: a text each, or JSON, CSV or Parquet with a text a row.
+            ``test_file``: a text each, or a table with a text a row.
 
     Raises:
         TaskError: If there is no such data set or file, or it has no training split or texts.
@@ -86,11 +93,13 @@ def load_texts(arguments: DataArguments) -> Corpus:
         raise TaskError(
             f"A file was given for {' and '.join(files)} but none for training: give one with --train_file."
         )
+    column = arguments.text_column_name
     if files:
-        return Corpus({name: _texts_in(file, arguments) for name, file in files.items()})
-    loaded = _loaded(str(arguments.dataset_name), arguments.dataset_config_name)
-    splits = usual_splits(loaded, dataset_of(arguments), "--train_file")
-    return Corpus({name: _column(split, arguments.text_column_name, name) for name, split in splits.items()})
+        return Corpus({name: _texts_in(file, column) for name, file in files.items()})
+    name = str(arguments.dataset_name)
+    with loaded_dataset(name, arguments.dataset_config_name, "texts", "--train_file") as (splits, notes):
+        texts = {split: _column(table, column, split) for split, table in splits.items()}
+    return Corpus(texts, notes=tuple(notes))
 
 
 def _modules(folder: Path) -> Iterator[Path]:
@@ -103,19 +112,15 @@ def _modules(folder: Path) -> Iterator[Path]:
                 yield file
 
 
-def _texts_in(file: Path, arguments: DataArguments) -> list[str]:
+def _texts_in(file: Path, column: str | None) -> list[str]:
     """The texts of a file."""
     if not file.is_file():
-        raise TaskError(f"There is no file {file}: expected a file of text, or of JSON, CSV or Parquet.")
-    if file.suffix in _TABLE_READERS:
-        try:
-            table = datasets.load_dataset(_TABLE_READERS[file.suffix], data_files=str(file))["train"]
-        except Exception as error:  # its readers raise errors of their own; the sentence keeps what it was
-            raise TaskError(
-                f"{file} cannot be read ({root_message(error)}): expected {file.suffix[1:]} rows."
-            ) from error
-        return _column(table, arguments.text_column_name, str(file))
-    if arguments.text_column_name is not None:
+        raise TaskError(f"There is no file {file}: expected a file of text, or a table of texts.")
+    if is_table(file):
+        return _column(read_table(file), column, str(file))
+    if file.suffix.lower() in _NO_TEXT:
+        raise TaskError(f"{file} is no plain text: convert it to text, or to a table ({', '.join(TABLE_SUFFIXES)}).")
+    if column is not None:
         raise TaskError(f"{file} has no columns, so --text_column_name has no meaning: leave it out.")
     text = _read(file)
     if not text.strip():
@@ -130,26 +135,17 @@ def _source(file: Path) -> str:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{file} cannot be read as UTF-8 text ({root_message(error)}): convert it first.") from error
-
-
-def _loaded(name: str, config: str | None) -> Any:
-    """A data set; files of plain text in it are a text each, not one for every line."""
-    try:
-        builder = datasets.load_dataset_builder(name, config)
-        options = {"sample_by": "document"} if isinstance(builder.config, TextConfig) else {}
-        return datasets.load_dataset(name, config, **options)
-    except Exception as error:  # load_dataset raises whatever its readers raise; the sentence keeps what it was
-        raise TaskError(
-            f"No texts could be loaded from {name!r} ({root_message(error)}): expected a folder that "
-            "datasets.load_dataset reads, or the name of a data set on the Hub."
-        ) from error
+    if "\0" in text:
+        raise TaskError(f"{file} holds the character NUL, so it is no UTF-8 text (but UTF-16, perhaps): convert it.")
+    return text
 
 
 def _column(split: datasets.Dataset, given: str | None, where: str) -> list[str]:
     """The texts of a split, from the column given, the one called text, or the only one of strings."""
+    check_separated(split.column_names, f"Split {where}")
     strings = [name for name, feature in split.features.items() if _holds_strings(feature)]
     if given is not None and given not in strings:
         raise TaskError(
@@ -169,4 +165,4 @@ def _column(split: datasets.Dataset, given: str | None, where: str) -> list[str]
 
 
 def _holds_strings(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string", "string_view")

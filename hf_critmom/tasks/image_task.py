@@ -1,5 +1,6 @@
 """Image classification: from labelled images to a task."""
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from transformers import (
 )
 
 from hf_critmom.tasks.arguments import DataArguments, ModelArguments
+from hf_critmom.tasks.decoding import coloured
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics
 from hf_critmom.tasks.metrics import accuracy_of, predicted_class
 from hf_critmom.tasks.pretrained import load_image_processor, load_pretrained
-from hf_critmom.tasks.sources import LabelledImages, Source, coloured
+from hf_critmom.tasks.sources import LabelledImages, Source
 from hf_critmom.tasks.splits import cut_to_size, held_out_share
 from hf_critmom.tasks.task import ComputeMetrics, Task
 
@@ -136,8 +138,10 @@ def image_task(
         TaskError: If the images cannot be split as asked, or the checkpoint cannot take them.
     """
     checkpoint = model.model_name_or_path
+    _check_unseen(loaded.splits)
     splits, notes = _split(loaded.splits, arguments)
-    notes = [*loaded.notes, *notes]
+    _check_classes(splits["train"], loaded.label_names)
+    notes = [*loaded.notes, *notes, *_notes_on_copies(splits)]
     processor = None
     if checkpoint is not None:
         config = load_pretrained(AutoConfig, checkpoint, "image classifier", model)
@@ -169,6 +173,47 @@ def image_task(
     )
 
 
+_HELD_OUT = ("validation", "test")
+_MOST_SEEN = 0.1
+"""Share of a given split that may be copies of training images, as a few are in many data sets."""
+
+
+def _check_unseen(splits: dict[str, LabelledImages]) -> None:
+    """Refuses given splits of which more than a few images were also given for training."""
+    for name in _HELD_OUT:
+        seen = splits[name].num_shared(splits["train"]) if name in splits else 0
+        if name in splits and seen > _MOST_SEEN * len(splits[name]):
+            raise TaskError(
+                f"{_of(seen, splits, name)} also in the training split ({len(splits['train']):,} images): held-out "
+                "images must not be trained on, so give others, or none to have some held out."
+            )
+
+
+def _notes_on_copies(splits: dict[str, LabelledImages]) -> list[str]:
+    """Notes on images that are in two of the splits."""
+    pairs = [("validation", "train"), ("test", "train"), ("test", "validation")]
+    shared = {pair: splits[pair[0]].num_shared(splits[pair[1]]) for pair in pairs}
+    usual = {"train": "training"}
+    return [
+        f"{_of(seen, splits, name)} also in the {usual.get(other, other)} split."
+        for (name, other), seen in shared.items()
+        if seen
+    ]
+
+
+def _of(seen: int, splits: dict[str, LabelledImages], name: str) -> str:
+    return f"{seen:,} of the {len(splits[name]):,} {name} images {'is' if seen == 1 else 'are'}"
+
+
+def _check_classes(train: LabelledImages, names: tuple[str, ...]) -> None:
+    """Refuses training images of a single class, which nothing can be learnt from."""
+    if len(found := np.unique(train.labels)) < 2:
+        raise TaskError(
+            f"All {len(train):,} training images are of class {names[found[0]]}: a classifier needs at least two "
+            "classes, each with a subfolder or a label of its own; and more images, if these were cut to a few."
+        )
+
+
 def _augmentation(arguments: DataArguments, height: int, width: int) -> Augmentation | None:
     crop_padding = min(height, width) // 8 if arguments.crop_padding is None else arguments.crop_padding
     flip = True if arguments.random_flip is None else arguments.random_flip
@@ -190,7 +235,9 @@ def _in_channels_of(
             f"{checkpoint!r} takes images of {expected} channel{'s' if expected > 1 else ''} and these have {found}: "
             "convert the images, or choose another model."
         )
-    repeated = {name: LabelledImages(coloured(split.images, axis=1), split.labels) for name, split in splits.items()}
+    repeated = {
+        name: dataclasses.replace(split, images=coloured(split.images, axis=1)) for name, split in splits.items()
+    }
     return repeated, ["The images are grey: each of the model's three channels is given the same."]
 
 

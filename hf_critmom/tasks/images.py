@@ -87,28 +87,18 @@ class ImageDataset(Split):
     def __len__(self) -> int:
         return len(self.images)
 
+    def replace(self, **changes: Any) -> "ImageDataset":
+        """The same dataset with other values of some of the class's arguments."""
+        arguments = ("images", "labels", "mean", "std", "augmentation", "processor")
+        return ImageDataset(**{**{name: getattr(self, name) for name in arguments}, **changes})
+
+    def take(self, indices: np.ndarray) -> "ImageDataset":
+        """The examples of the given indices."""
+        return self.replace(images=self.images[indices], labels=self.labels[indices])
+
     def evaluated(self, images: np.ndarray | None = None) -> "ImageDataset":
         """The same examples without augmentation; with other images, if any are given."""
-        return ImageDataset(
-            self.images if images is None else images,
-            self.labels,
-            mean=self.mean,
-            std=self.std,
-            processor=self.processor,
-        )
-
-    def prepared_by(
-        self, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, processor: Any = None
-    ) -> "ImageDataset":
-        """The same examples, augmented as before, normalised otherwise."""
-        return ImageDataset(
-            self.images,
-            self.labels,
-            mean=self.mean if mean is None else mean,
-            std=self.std if std is None else std,
-            augmentation=self.augmentation,
-            processor=processor,
-        )
+        return self.replace(augmentation=None, images=self.images if images is None else images)
 
     def set_epoch(self, epoch: int) -> None:
         """Tells the augmentation which epoch it is."""
@@ -120,7 +110,7 @@ class ImageDataset(Split):
 
     def content_keys(self) -> list[bytes]:
         """A digest of each image as it is before augmentation: equal ones are the same example."""
-        return [hashlib.sha256(image.tobytes()).digest() for image in self.images]
+        return image_keys(self.images)
 
     def fingerprint(self) -> str:
         """SHA-256 of images and labels, as hexadecimal digits."""
@@ -146,6 +136,11 @@ class ImageDataset(Split):
         # Pictures are what every processor takes, those of timm included.
         pictures = [Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)) for image in images]
         return self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+
+
+def image_keys(images: np.ndarray) -> list[bytes]:
+    """A digest of each of some images (examples, channels, height, width)."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

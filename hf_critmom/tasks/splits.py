@@ -34,6 +34,10 @@ class Split(Dataset[dict[str, torch.Tensor]]):
         return self
 
     @abstractmethod
+    def content_keys(self) -> list[bytes]:
+        """A digest of each example without its label: examples of the same digest are the same."""
+
+    @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 of the content, as hexadecimal digits."""
 

@@ -153,10 +153,10 @@ def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str
     """
     share = held_out_share(arguments)
     splits, unit = dict(loaded.splits), loaded.unit
-    notes: list[str] = []
+    notes = list(loaded.notes)
     missing = [name for name in ("test", "validation") if name not in splits]
     for name in ("test", "validation"):
-        _check_unseen(splits, name)
+        notes += _check_unseen(splits, name)
     if not missing:
         return splits, notes
     texts = list(dict.fromkeys(splits["train"]))
@@ -197,16 +197,41 @@ def _held_out(texts: list[str], num_bytes: float, rng: np.random.Generator) -> t
     return [text for index, text in enumerate(texts) if index in chosen], kept
 
 
-def _check_unseen(splits: dict[str, list[str]], name: str) -> None:
-    """Refuses a held-out split of which some longer text was also given for training."""
-    longer = {text for text in splits["train"] if len(text) >= _LONGER}
-    seen = sum(text in longer for text in splits.get(name, ()))
-    if seen:
+def _check_unseen(splits: dict[str, list[str]], name: str) -> list[str]:
+    """Refuses a held-out split that was also given for training; notes on a small part of it that was.
+
+    Whole texts are compared, and passages from all over the split, which find a text that is part of another.
+    """
+    longer = {text for text in splits["train"] if len(text) >= _LONG_TEXT}
+    texts = splits.get(name, [])
+    if seen := sum(text in longer for text in texts):
         raise TaskError(
-            f"{seen:,} of the {name} texts {'is' if seen == 1 else 'are'} also in the training split: held-out text "
-            "must not be trained on, so give others, or none to have some held out."
+            f"{seen:,} of the {len(texts):,} {name} texts {'is' if seen == 1 else 'are'} also in the training split: "
+            "held-out text must not be trained on, so give others, or none to have some held out."
         )
+    passages, training = _passages(texts), "\0".join(splits["train"])
+    if not (seen := sum(passage in training for passage in passages)):
+        return []
+    if seen > _MOST_SEEN * len(passages):
+        raise TaskError(
+            f"{seen} of {len(passages)} passages from all over the {name} text are also in the training split: "
+            "held-out text must not be trained on, so give other text, or none to have some held out."
+        )
+    return [f"{seen} of {len(passages)} passages from all over the {name} text are also in the training text."]
 
 
-_LONGER = 200
+def _passages(texts: Sequence[str]) -> list[str]:
+    """Passages of `_LONG_TEXT` characters, evenly spaced over the longer ones of some texts."""
+    longer = [text for text in texts if len(text) >= _LONG_TEXT]
+    starts = [(number, start) for number, text in enumerate(longer) for start in range(0, len(text), _LONG_TEXT)]
+    chosen = starts[:: max(1, len(starts) // _NUM_PASSAGES)]
+    return [longer[number][min(start, len(longer[number]) - _LONG_TEXT) :][:_LONG_TEXT] for number, start in chosen]
+
+
+_LONG_TEXT = 200
 """Characters of a text of which two copies are no chance, as they are of a heading or an empty line."""
+
+_MOST_SEEN = 0.2
+"""Share of a held-out text, such as licences at the head of files, that may be trained on."""
+
+_NUM_PASSAGES = 50

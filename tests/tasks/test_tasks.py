@@ -481,7 +481,8 @@ def test_pixels_of_the_digits_are_what_the_processor_computes(digits: Task) -> N
 
 def test_resized_pixels_agree_with_the_processor_to_a_grey_level(tmp_path: Path) -> None:
     smooth = np.kron(random_images(30, 3, size=4), np.ones((1, 1, 8, 8), dtype=np.uint8))
-    folder = write_parquet(tmp_path, {"train": (smooth, labels_in_turn(30)), "test": (smooth, labels_in_turn(30))})
+    other = 255 - smooth
+    folder = write_parquet(tmp_path, {"train": (other, labels_in_turn(30)), "test": (smooth, labels_in_turn(30))})
     task = load_task(DataArguments(task=str(folder), image_size=16))
     assert task.image_shape == (3, 16, 16)
     expected = task.processor(images=[picture(image) for image in smooth], return_tensors="pt")["pixel_values"]
@@ -649,11 +650,12 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
 
 def test_labels_that_are_names_or_numbers_become_indices(tmp_path: Path) -> None:
     images, names = random_images(30), [CLASSES[label] for label in labels_in_turn(30)]
-    splits: dict[str, tuple[np.ndarray, Any]] = {"train": (images, names), "test": (images[:3], names[:3])}
+    new = random_images(3, seed=1)
+    splits: dict[str, tuple[np.ndarray, Any]] = {"train": (images, names), "test": (new, names[:3])}
     by_name = write_parquet(tmp_path / "names", splits, datasets.Value("string"))
     task = load_task(DataArguments(task=str(by_name), label_column_name="label"))
     assert task.label_names == CLASSES and task.test.labels.tolist() == [0, 1, 2]
-    splits = {"train": (images, labels_in_turn(30) * 10), "test": (images[:3], [0, 10, 20])}
+    splits = {"train": (images, labels_in_turn(30) * 10), "test": (new, [0, 10, 20])}
     by_number = write_parquet(tmp_path / "numbers", splits, datasets.Value("int64"))
     task = load_task(DataArguments(task=str(by_number), label_column_name="label"))
     assert task.label_names == ("0", "10", "20") and task.test.labels.tolist() == [0, 1, 2]
@@ -839,6 +841,8 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     for index, image in enumerate(random_images(5)):
         picture(image).save(tmp_path / f"{index}.png")
     message = error_of(task=str(tmp_path))
+    assert str(tmp_path) in message and "5 images and no folder of a class" in message
+    assert "one subfolder per class" in message and "metadata.csv" in message
     assert "no column that could hold the labels" in message and "--label_column_name" in message
 
 
@@ -870,7 +874,8 @@ def test_a_corrupt_image_is_named_by_its_place(tmp_path: Path) -> None:
     for damaged in (whole[: len(whole) // 2], b"", b"this is no image"):
         file.write_bytes(damaged)
         message = error_of(task=str(folder))
-        assert "Image 10 of split train cannot be decoded" in message  # behind the ten of class cat
+        assert "Image 10 of split train cannot be decoded (0001.png: " in message  # after the ten of class cat
+        assert "buffer" not in message
 
 
 def test_a_missing_image_is_named_by_its_place(tmp_path: Path) -> None:

@@ -92,13 +92,7 @@ def _sample(examples: ImageDataset, max_samples: int | None) -> ImageDataset:
     if max_samples < 1:
         raise ComparisonError(f"--max_eval_samples must be at least 1, got {max_samples}.")
     chosen = np.sort(np.random.default_rng(_SEED).permutation(len(examples))[:max_samples])
-    return ImageDataset(
-        examples.images[chosen],
-        examples.labels[chosen],
-        mean=examples.mean,
-        std=examples.std,
-        processor=examples.processor,
-    )
+    return examples.take(chosen)
 
 
 def _read(file: Path, examples: int) -> DriftRecord:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
+from hf_critmom.storage.plan import differences
 from hf_critmom.tasks import CheckpointArguments, DataArguments, Task
 from hf_critmom.tasks.provenance import TrainedOn
 from hf_critmom.tasks.records import TaskRecord
@@ -84,4 +85,4 @@ def settings_record(request: AttributionRequest, task: Task) -> dict[str, Any]:
 def different_settings(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """Names of the settings that differ; what earlier versions did not record is as their default was."""
     known = {"dtype": current["dtype"], "check_labels": False, **stored}
-    return [name for name in current if known.get(name) != current[name]]
+    return [name for name in current if differences(name, known.get(name), current[name])]

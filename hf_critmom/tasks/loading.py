@@ -1,0 +1,131 @@
+"""Loads data sets by `datasets`: of the Hub, or exactly the folder that was named."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from hf_critmom.errors import root_message
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.paths import files_below, is_pattern, literal_path
+
+_OTHER_NAMES = {"valid": "validation", "val": "validation"}
+_UNLISTED = ("readme", "license", "licence", "dataset_info", "dataset_dict", "thumbs.db", "desktop.ini")
+"""Beginnings of the names of files that are no data."""
+
+
+@contextmanager
+def loaded_dataset(name: str, config: str | None, what: str, flag: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """The splits of a data set, and notes on what of it is not used.
+
+    The files that the splits may refer to exist as long as the context does.
+
+    Args:
+        name: A folder, or a name on the Hub.
+        config: Its configuration, if it has several.
+        what: What is loaded, for messages.
+        flag: The flag that names training data otherwise, for messages.
+
+    Raises:
+        TaskError: If it cannot be loaded, or has no training split.
+    """
+    folder = Path(name)
+    if folder.is_file():
+        raise TaskError(f"{name} is a file: expected a folder, or the name of a data set on the Hub; or use {flag}.")
+    if not folder.is_dir():
+        if is_pattern(name):
+            raise TaskError(f"There is no folder {name}, and patterns of paths are not expanded: name one folder.")
+        builder, splits = _built(name, name, config, what)
+        if local := [file for file in _data_files(builder) if "://" not in file]:
+            raise TaskError(
+                f"{name!r} is no data set but a reader, which takes files of the current folder ({local[0]}): name a "
+                "folder, or a data set on the Hub."
+            )
+        used, notes = usual_splits(splits, name, flag)
+        yield used, notes
+        return
+    with literal_path(folder) as path:
+        builder, splits = _built(name, str(path), config, what)
+        used, notes = usual_splits(splits, name, flag)
+        if builder is not None:
+            read = {Path(file) for file in _data_files(builder)}
+            notes += left_out((file for file in files_below(path).files if file not in read), folder)
+        yield used, notes
+
+
+def left_out(files: Iterable[Path], folder: Path) -> list[str]:
+    """A note on files of a folder that are no data, if there are any, with their number by ending."""
+    endings = Counter(
+        file.suffix.lower() or "no ending" for file in files if not file.name.lower().startswith(_UNLISTED)
+    )
+    if not endings:
+        return []
+    count = endings.total()
+    listed = ", ".join(f"{ending}: {number:,}" for ending, number in endings.most_common(5))
+    return [
+        f"{count:,} other file{'s' if count > 1 else ''} of folder {folder.resolve().name} were not read ({listed})."
+    ]
+
+
+def usual_splits(splits: Mapping[str, Any], name: str, flag: str) -> tuple[dict[str, Any], list[str]]:
+    """What a data set has of "train", "validation" and "test", also where validation goes by another name.
+
+    Args:
+        splits: Its splits by name.
+        name: What it is called.
+        flag: The flag that names training data otherwise.
+
+    Returns:
+        The splits in that order, and a note on those that are not used.
+
+    Raises:
+        TaskError: If it has no training split, or two of one kind.
+    """
+    renamed: dict[str, Any] = {}
+    for found, split in splits.items():
+        usual = _OTHER_NAMES.get(found, found)
+        if usual in renamed:
+            raise TaskError(f"Data set {name!r} has two splits for {usual} among {', '.join(splits)}: rename one.")
+        renamed[usual] = split
+    if "train" not in renamed:
+        raise TaskError(
+            f"Data set {name!r} has no split named train, only {', '.join(splits)}: name a data set with one, or use "
+            f"{flag}."
+        )
+    used: dict[str, Any] = {split: renamed[split] for split in ("train", "validation", "test") if split in renamed}
+    unused = [f"{split} ({len(renamed[split]):,} examples)" for split in renamed if split not in used]
+    return used, [f"Not used: split {', '.join(unused)}."] if unused else []
+
+
+def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Mapping[str, Any]]:
+    """The builder of a data set and its splits; files of plain text in it are a text each, not one for every line."""
+    mirrored = Path(path).is_dir() and Path(path) != Path(name).resolve()
+    options = {"cache_dir": str(Path(path).parent / "cache")} if mirrored else {}
+    try:
+        if (Path(path) / "state.json").exists() or (Path(path) / "dataset_dict.json").exists():
+            return None, _saved_to_disk(path)
+        builder = datasets.load_dataset_builder(path, config, **options)
+        if builder.info.builder_name == "text":
+            builder = datasets.load_dataset_builder(path, config, sample_by="document", **options)
+        builder.download_and_prepare()
+        return builder, builder.as_dataset(in_memory=mirrored)
+    except Exception as error:  # it raises whatever its readers raise; the sentence keeps what it was
+        reason = root_message(error).replace(path, name)
+        raise TaskError(
+            f"No {what} could be loaded from {name!r} ({reason}): expected a known task, a folder that "
+            "datasets.load_dataset reads, or the name of a data set on the Hub."
+        ) from error
+
+
+def _saved_to_disk(path: str) -> Mapping[str, Any]:
+    """What ``save_to_disk`` wrote: splits, or one split, which then is the training data."""
+    saved = datasets.load_from_disk(path, keep_in_memory=True)
+    return saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+
+
+def _data_files(builder: Any) -> list[str]:
+    """Paths or addresses of all files that a builder reads."""
+    return [str(file) for files in (builder.config.data_files or {}).values() for file in files]

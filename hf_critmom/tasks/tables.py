@@ -1,0 +1,92 @@
+"""Tables in files: which files are tables, and what stands in one."""
+
+import csv
+import itertools
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
+
+from hf_critmom.errors import root_message
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.paths import literal_path
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
+_JSON = (".json", ".jsonl", ".ndjson")
+TABLE_SUFFIXES = (*_DELIMITERS, *_JSON, ".parquet", ".pq")
+"""Endings of the names of files that are read as tables, in lower case."""
+
+_ROWS_TO_SEE = 50
+_LARGEST_BLOCK = 2**31 - 1
+
+
+def is_table(file: Path) -> bool:
+    """Whether a file is read as a table, by its name."""
+    return file.suffix.lower() in TABLE_SUFFIXES
+
+
+def read_table(file: Path) -> datasets.Dataset:
+    """Reads a table: JSON, CSV (separated by commas, semicolons, tabs or bars) or Parquet.
+
+    Raises:
+        TaskError: If the file is no such table.
+    """
+    suffix = file.suffix.lower()
+    try:
+        if suffix in _DELIMITERS:
+            return datasets.Dataset(_read_csv(file, _delimiter(file, _DELIMITERS[suffix])))
+        if suffix in _JSON:
+            return _read_json(file)
+        return datasets.Dataset(pa_parquet.read_table(file))
+    except TaskError:
+        raise
+    except Exception as error:  # its readers raise errors of their own; the sentence keeps what it was
+        raise TaskError(f"{file} cannot be read ({root_message(error)}): expected {suffix[1:]} rows.") from error
+
+
+def check_separated(column_names: list[str], where: str) -> None:
+    """Refuses a single column whose name holds a delimiter: it is a table that was not taken apart.
+
+    Raises:
+        TaskError: If it is one.
+    """
+    found = [delimiter for delimiter in set(_DELIMITERS.values()) | {";"} if delimiter in column_names[0]]
+    if len(column_names) == 1 and found:
+        raise TaskError(
+            f"{where} has one column, called {column_names[0]!r}: it seems to be separated by {found[0]!r}, but not "
+            "all of its rows have equally many fields; quote fields that hold the delimiter."
+        )
+
+
+def _delimiter(file: Path, usual: str) -> str:
+    """The delimiter of a file: the usual one of its ending, unless only another one gives rows of one length."""
+    fitting = []
+    for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            try:
+                rows = [row for row in itertools.islice(csv.reader(lines, delimiter=delimiter), _ROWS_TO_SEE) if row]
+            except csv.Error:  # a field is longer than this reader's limit
+                continue
+        if rows and len(rows[0]) > 1 and {len(row) for row in rows} == {len(rows[0])}:
+            fitting.append(delimiter)
+    return fitting[0] if fitting and (fitting[0] == usual or len(fitting) == 1) else usual
+
+
+def _read_csv(file: Path, delimiter: str) -> Any:
+    # One block, as a row must not be longer than a block; and no field is ever cut off or taken for an index.
+    block_size = min(max(file.stat().st_size + 1, 2**20), _LARGEST_BLOCK)
+    table = pa_csv.read_csv(
+        file,
+        read_options=pa_csv.ReadOptions(block_size=block_size),
+        parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+    )
+    check_separated(table.column_names, str(file))
+    return table
+
+
+def _read_json(file: Path) -> datasets.Dataset:
+    with literal_path(file) as path:
+        temporary = {} if path == file.resolve() else {"cache_dir": str(path.parent / "cache"), "keep_in_memory": True}
+        return datasets.load_dataset("json", data_files=str(path), **temporary)["train"]
