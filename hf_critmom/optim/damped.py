@@ -7,16 +7,16 @@ from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
-from torch.optim import Optimizer
 
 from hf_critmom.damping import critical_momentum, rule_named
 from hf_critmom.optim.options import checked_option
+from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.upstream import leave_unscaling_to_scaler
 
 DAMPING_OPTIONS = ("rule", "hold", "floor", "curvature")
 
 
-class CriticallyDamped(Optimizer):
+class CriticallyDamped(ChecksState):
     """Base of optimizers whose param groups hold `DAMPING_OPTIONS`, as plain numbers and strings.
 
     It completes the groups of the constructor, of `add_param_group` and of state dicts that lack the options, such as

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch.optim import Optimizer
 
 from hf_critmom.optim.options import checked_option
+from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.optim.uncompiled import uncompiled
 from hf_critmom.upstream import multi_tensor_operations
 
 
-class IKFAD(Optimizer):
+class IKFAD(ChecksState):
     """Individual kinetic-friction adaptive descent: momentum descent with a friction per parameter.
 
     The dynamics ``x' = p, p' = -grad f - xi p - gamma p, xi' = p^2 / mass - alpha xi`` is integrated with steps of

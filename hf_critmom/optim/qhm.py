@@ -11,6 +11,7 @@ from torch.optim import SGD
 
 from hf_critmom.damping import critical_nu
 from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE, QHM_CURVATURE, checked_option
+from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.optim.sgd import ALMOST_ZERO
 from hf_critmom.optim.uncompiled import uncompiled
 from hf_critmom.upstream import fused_sgd, leave_unscaling_to_scaler, multi_tensor_operations
@@ -24,7 +25,7 @@ _LARGEST_SHRINKAGE = 0.1
 """Share of a weight that one step's weight decay takes directly, from where on the fused update would lose digits."""
 
 
-class CritMomQHM(SGD):
+class CritMomQHM(ChecksState, SGD):
     """SGD with quasi-hyperbolic momentum, whose immediate weight ``nu`` makes one curvature critically damped.
 
     Momentum ``mu`` stays constant. Each step sets ``group["nu"]`` of every param group from the group's own current

@@ -26,7 +26,8 @@ from transformers.utils import (
     logging,
 )
 
-from hf_critmom.errors import InputError, root_message
+from hf_critmom.errors import root_message
+from hf_critmom.storage.errors import CheckpointError
 
 logger = logging.get_logger(__name__)
 
@@ -35,10 +36,6 @@ SET_ASIDE = "incomplete-"
 """Prefix of checkpoints that a run has passed over."""
 
 _STEP = re.compile(r"checkpoint-(\d+)")
-
-
-class CheckpointError(InputError):
-    """A checkpoint that a run cannot be continued from; the message names the checkpoint and what is wrong with it."""
 
 
 # ------------------------------------------------------------------------------------------------- the complete ones

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import is_sagemaker_mp_enabled, logging
 
 from hf_critmom.optim import OPTIMIZERS, register
+from hf_critmom.optim.resuming import check_state, guard_resuming
 from hf_critmom.storage.checkpoints import (
     OPTIMIZER_FILE,
     CheckpointError,
@@ -22,7 +23,6 @@ from hf_critmom.storage.checkpoints import (
 )
 from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, is_training_record
 from hf_critmom.training.cards import mend_model_card
-from hf_critmom.training.resuming import check_state, guard_resuming
 from hf_critmom.training.weights import check_adapters, restore_weights, weights_for
 
 logger = logging.get_logger(__name__)

@@ -8,8 +8,8 @@ from helpers.tiny_models import tiny_data, tiny_model
 from transformers import Trainer, TrainingArguments
 
 from hf_critmom import CritMomSGD, CritMomTrainer, critical_momentum
+from hf_critmom.optim.resuming import OtherOptimizerError, guard_resuming, optimizer_name
 from hf_critmom.storage.checkpoints import CheckpointError
-from hf_critmom.training.resuming import OtherOptimizerError, guard_resuming, optimizer_name
 
 STEPS = 4
 SGD = {"optim": "sgd", "optim_args": "momentum=0.9"}

@@ -10,14 +10,10 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from accelerate import PartialState
 from torch.optim import Optimizer
-from transformers.utils import logging
 
 from hf_critmom.errors import InputError
-from hf_critmom.storage.checkpoints import CheckpointError
-
-logger = logging.get_logger(__name__)
+from hf_critmom.storage.errors import CheckpointError
 
 CLASS_KEY = "optimizer_class"
 """Where the state dict of a guarded optimizer names its class."""
@@ -57,20 +53,58 @@ class OtherOptimizerError(InputError):
     """A checkpoint of an optimizer that the run's own cannot take over; the message names both."""
 
 
+class ChecksState(Optimizer):
+    """Base of optimizers that check whose state they load: all of this package, under any Trainer."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Loads a state dict, as `torch.optim.Optimizer` does, after `state_to_continue` has checked it."""
+        super().load_state_dict(state_to_continue(self, state_dict))
+
+
 def guard_resuming(optimizer: Optimizer) -> None:
-    """Makes an optimizer name its class in its state dict, and check whose state it loads.
+    """Makes an optimizer of any class name that class in its state dict, and check whose state it loads.
 
     Args:
-        optimizer: The optimizer, not wrapped. Its ``load_state_dict`` then raises what `check_state` raises, warns of
-            options that differ, and keeps its own options where it continues an exchangeable optimizer.
+        optimizer: The optimizer, not wrapped. What it loads goes through `state_to_continue` from now on.
     """
     if optimizer not in _guarded:
         _guarded.add(optimizer)
         optimizer.register_state_dict_post_hook(_name_class)
-        optimizer.register_load_state_dict_pre_hook(_check_loaded)
+        if not isinstance(optimizer, ChecksState):
+            optimizer.register_load_state_dict_pre_hook(state_to_continue)
 
 
 _guarded: "WeakSet[Optimizer]" = WeakSet()
+
+
+def state_to_continue(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks a state dict and returns what an optimizer loads to continue it.
+
+    One warning tells of other options of the same optimizer, which continue, and one of another optimizer whose state
+    is exchangeable. The run's optimizer then keeps its own options, so that none inherits a momentum that was meant for
+    another learning rate.
+
+    Args:
+        optimizer: The optimizer of the run.
+        state: The state dict of a checkpoint.
+
+    Raises:
+        OtherOptimizerError: See `check_state`.
+        CheckpointError: See `check_state`.
+    """
+    check_state(optimizer, state)
+    theirs, ours = optimizer_name(state), type(optimizer).__name__
+    if theirs == ours:
+        if changed := changed_options(optimizer, state):
+            _warn(
+                f"The checkpoint was trained with other options of {ours}, which continue: "
+                + "; ".join(f"{name} {stored}, not {own}" for name, (stored, own) in sorted(changed.items()))
+                + "."
+            )
+        return dict(state)
+    _warn(f"The checkpoint was trained with {theirs}, and {ours} continues it with options of its own.")
+    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return {**state, "param_groups": [_continued_group(saved, own) for saved, own in pairs]}
 
 
 def check_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
@@ -139,26 +173,13 @@ def _name_class(optimizer: Optimizer, state: dict[str, Any]) -> None:
     state[CLASS_KEY] = type(optimizer).__name__
 
 
-def _check_loaded(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    check_state(optimizer, state)
-    theirs, ours = optimizer_name(state), type(optimizer).__name__
-    if theirs == ours:
-        if changed := changed_options(optimizer, state):
-            _warn(
-                f"The checkpoint was trained with other options of {ours}, which continue: "
-                + "; ".join(f"{name} {stored}, not {own}" for name, (stored, own) in sorted(changed.items()))
-                + "."
-            )
-        return state
-    _warn(f"The checkpoint was trained with {theirs}, and {ours} continues it with options of its own.")
-    groups = [
-        {
-            **{key: value for key, value in own.items() if key not in _WRITTEN | {"initial_lr"}},
-            **{key: saved[key] for key in ("params", "lr", "initial_lr") if key in saved},
-        }
-        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
-    ]
-    return {**state, "param_groups": groups}
+def _continued_group(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A param group with an optimizer's own options, and the parameters and learning rate of another's."""
+    group = {key: value for key, value in own.items() if key not in _WRITTEN | {"initial_lr"}}
+    group |= {key: saved[key] for key in ("params", "lr", "initial_lr") if key in saved}
+    if "rule" in own and "betas" in own:  # the steps so far were made with the first beta that is saved
+        group["betas"] = (saved["betas"][0], own["betas"][1])
+    return group
 
 
 def _exchangeable(theirs: str | None, ours: str) -> bool:
@@ -172,8 +193,11 @@ def _differ(stored: Any, own: Any) -> bool:
 
 
 def _warn(sentence: str) -> None:
-    if PartialState().is_main_process:
-        logger.warning(sentence)
+    """Logs as the Trainer does; of several processes that train together, the first."""
+    from transformers.utils import logging  # optimizers work without Transformers, too
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank()):
+        logging.get_logger(__name__).warning(sentence)
 
 
 def _listed(sizes: Sequence[int]) -> str:
