@@ -1,7 +1,5 @@
 """``hf-critmom drift``: test a comparison's networks on corrupted images."""
 
-import dataclasses
-import shlex
 from pathlib import Path
 
 from hf_critmom.commands.parser import Parser, quieten_libraries
@@ -13,34 +11,31 @@ def main(argv: list[str]) -> int:
     from accelerate import PartialState
     from rich.console import Console
 
-    from hf_critmom.commands.compare import parse_comparison
-    from hf_critmom.experiments.comparison.drift import measure_drift
+    from hf_critmom.experiments.comparison.drift import load_compared_task, measure_drift
     from hf_critmom.experiments.comparison.plan import Plan
-    from hf_critmom.tasks import CORRUPTIONS, DataArguments, ModelArguments, load_task
-    from hf_critmom.tasks.stored_arguments import restore_arguments
+    from hf_critmom.tasks import CORRUPTIONS, CheckpointArguments
 
     parser = Parser("drift", "Test a comparison's networks on corrupted images.")
     parser.add_argument("folder", type=Path, help="folder of the comparison, with its models")
-    parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS))
-    parser.add_argument("--max_eval_samples", type=int, help="test with so many images, drawn at random")
-    parser.add_argument("--task", help="where the data is, if not where the comparison's command says")
+    parser.add_argument(
+        "--corruptions", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS), help="corruptions to measure"
+    )
+    parser.add_argument("--max_eval_samples", type=int, metavar="N", help="test with N images, drawn at random")
+    parser.add_argument("--task", metavar="TEXT", help="where the data is, if not where the comparison found it")
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run Python code that comes with the model's image processor"
+    )
     args = parser.parse_args(argv)
     plan = Plan.read(args.folder)
-    if plan.arguments:
-        data = restore_arguments(DataArguments, plan.arguments["data"], args.folder)
-        model = restore_arguments(ModelArguments, plan.arguments["model"], args.folder)
-    else:  # an earlier version's plan
-        request = parse_comparison(shlex.split(plan.command)[2:])
-        data, model = request.data, request.model
     quieten_libraries()
-    if args.task is not None:
-        data = dataclasses.replace(data, task=args.task)
+    task = load_compared_task(args.folder, plan, task=args.task, trust_remote_code=args.trust_remote_code)
     console = Console(stderr=True, highlight=False, quiet=not PartialState().is_main_process)
     measure_drift(
         args.folder,
-        load_task(data, model),
+        task,
         corruptions=args.corruptions,
         max_samples=args.max_eval_samples,
+        loading=CheckpointArguments(trust_remote_code=args.trust_remote_code),
         progress=console.print,
     )
     if PartialState().is_main_process:

@@ -1,7 +1,9 @@
 """Drift: how the networks that a comparison trained do on corrupted test images."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
@@ -15,10 +17,69 @@ from hf_critmom.experiments.comparison.records import CLEAN, DriftRecord, read_d
 from hf_critmom.experiments.comparison.results import read_results, writing
 from hf_critmom.storage.files import write_json
 from hf_critmom.storage.locks import locked
-from hf_critmom.tasks import CORRUPTIONS, ImageTask, Task, corrupt, load_checkpoint
+from hf_critmom.tasks import (
+    CORRUPTIONS,
+    TASKS,
+    CheckpointArguments,
+    DataArguments,
+    ImageTask,
+    ModelArguments,
+    Task,
+    corrupt,
+    load_checkpoint,
+    load_task,
+)
 from hf_critmom.tasks.images import ImageDataset
+from hf_critmom.tasks.stored_arguments import restore_arguments
 
 _SEED = 0  # of the noise: the same corrupted images for every network
+
+
+def load_compared_task(folder: Path, plan: Plan, *, task: str | None = None, trust_remote_code: bool = False) -> Task:
+    """The task of a comparison, from the flags that its plan holds.
+
+    Plans of early versions hold no flags, but names and sizes of the data, which say enough unless the data was local.
+
+    Args:
+        folder: The comparison's folder.
+        plan: Its plan.
+        task: Where the data is, if not where the plan says.
+        trust_remote_code: Run code that comes with the model's processor; the plan cannot say so.
+
+    Raises:
+        ComparisonError: If the plan does not say where the data is.
+        TaskError: If the data cannot be used.
+    """
+    if plan.arguments:
+        data = restore_arguments(DataArguments, plan.arguments.get("data", {}), folder)
+        model = restore_arguments(ModelArguments, plan.arguments.get("model", {}), folder)
+    else:
+        data, model = _early_arguments(folder, plan, task)
+    if task is not None:
+        elsewhere: dict[str, Any] = {part.name: None for part in dataclasses.fields(data) if _names_data(part.name)}
+        data = dataclasses.replace(data, task=task, **elsewhere)
+    return load_task(data, dataclasses.replace(model, trust_remote_code=trust_remote_code))
+
+
+def _names_data(flag: str) -> bool:
+    return flag == "dataset_name" or flag.endswith(("_dir", "_file"))
+
+
+def _early_arguments(folder: Path, plan: Plan, task: str | None) -> tuple[DataArguments, ModelArguments]:
+    """Flags that describe the data as a plan without flags does; its fingerprints tell whether they are right."""
+    source, splits = plan.task.source, plan.task.splits
+    if task is None and source.startswith(("local folder ", "local file ")):
+        raise ComparisonError(
+            f"The plan in {folder} is of an early version, which did not keep where its data is: name it with --task; "
+            f"it was the {source}."
+        )
+    known = plan.task.name in TASKS and TASKS[plan.task.name].source == source
+    data = DataArguments(
+        task=plan.task.name if known else source,
+        max_train_samples=splits["train"].examples,
+        max_eval_samples=max(splits["validation"].examples, splits["test"].examples),
+    )
+    return data, ModelArguments(model_name_or_path=plan.model.get("model_name_or_path"))
 
 
 def measure_drift(
@@ -28,6 +89,7 @@ def measure_drift(
     corruptions: Sequence[str] = tuple(CORRUPTIONS),
     max_samples: int | None = None,
     batch_size: int = 500,
+    loading: CheckpointArguments | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> None:
     """Tests every finished run's network on corrupted test images, and keeps the accuracies beside its result.
@@ -41,6 +103,7 @@ def measure_drift(
         corruptions: Names in `CORRUPTIONS`.
         max_samples: Test with so many images, drawn at random; None: with all.
         batch_size: Images of a forward pass.
+        loading: How the networks are loaded.
         progress: Told of each corruption that is finished.
 
     Raises:
@@ -53,8 +116,8 @@ def measure_drift(
         raise ComparisonError(f"Only images can be corrupted, and {task.name} has none.")
     if task.test.fingerprint() != plan.task.splits["test"].sha256:
         raise ComparisonError(
-            f"The test images of {task.name} are not those of the comparison in {folder}: give the data's flags as in "
-            f"its command, {plan.command}."
+            f"The test images of {task.name} are not those of the comparison in {folder}: bring its data back, or say "
+            "with --task where they are."
         )
     examples = _sample(task.test, max_samples)
     process = PartialState()
@@ -64,7 +127,7 @@ def measure_drift(
         raise ComparisonError(f"No run of the comparison in {folder} has kept its model: drift is measured on models.")
     runs = runs[process.process_index :: process.num_processes]
     measured = {run: set(_read(folder / run.folder / DRIFT_FILE, len(examples)).accuracy) for run in runs}
-    networks = {run: load_checkpoint(str(folder / run.folder), task) for run in runs}
+    networks = {run: load_checkpoint(str(folder / run.folder), task, loading) for run in runs}
     for name in (CLEAN, *corruptions):
         missing = [run for run in runs if name not in measured[run]]
         if not missing:

@@ -160,6 +160,25 @@ def test_what_cannot_be_measured_is_said(refused: Any, measured: Path, tmp_path:
     assert "not those of the comparison" in refused(str(other))
 
 
+def test_an_early_plan_says_by_its_data_what_to_load(refused: Any, measured: Path, tmp_path: Path) -> None:
+    """Plans of before kept no flags; the command that they keep is for people, and is not parsed."""
+    folder = tmp_path / "out"
+    shutil.copytree(measured, folder)
+    plan = json.loads((folder / "comparison.json").read_text())
+    del plan["arguments"]
+    plan["command"] = "hf-critmom compare --max_eval_samples '"
+    (folder / "comparison.json").write_text(json.dumps(plan))
+    before = drift_of(folder, "critmom", 42)
+    (folder / "runs" / "critmom" / "seed-42" / "drift.json").unlink()
+    assert main(("drift", str(folder), *SOME)) == 0
+    assert drift_of(folder, "critmom", 42) == before
+    plan["task"]["source"] = "local folder pets"
+    (folder / "comparison.json").write_text(json.dumps(plan))
+    sentence = refused(str(folder))
+    assert "name it with --task; it was the local folder pets" in sentence
+    assert main(("drift", str(folder), *SOME, "--task", "digits")) == 0
+
+
 def test_texts_cannot_be_corrupted(refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be, that is the question. " * 400)
