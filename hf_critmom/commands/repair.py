@@ -1,5 +1,6 @@
 """``hf-critmom repair``: retrain the layers to blame for a network's errors, and verify what that did."""
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -9,9 +10,11 @@ from hf_critmom.commands.checkpoints import find_record
 from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries, rename_flags
 from hf_critmom.errors import InputError
 from hf_critmom.experiments.repair.arguments import ALIASES, RepairArguments, RepairTrainingArguments
+from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.report import write_repair_report
 from hf_critmom.experiments.repair.runner import RepairRequest, run_repair
 from hf_critmom.storage.commands import recorded_command
+from hf_critmom.storage.files import explain_write_errors
 from hf_critmom.tasks import CheckpointArguments, DataArguments
 
 
@@ -20,9 +23,11 @@ def main(argv: list[str]) -> int:
     request = parse_repair(argv)
     quieten_libraries()
     console = Console(stderr=True, highlight=False, markup=False, quiet=request.training.process_index != 0)
-    repair = run_repair(request, progress=console.print)
+    repair = run_repair(request, progress=partial(console.print, soft_wrap=True))
     if request.training.process_index == 0:
-        Console().print(write_repair_report(repair))
+        with explain_write_errors(repair.folder, RepairError, "what is finished stays, and is not repeated"):
+            report = write_repair_report(repair)
+        Console().print(report)
         made = "Repaired model and report" if repair.verification else "Report"
         Console().print(f"{made}: {repair.folder}", highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -38,7 +38,8 @@ class Table:
         """The table for the terminal."""
         shown = rich_table.Table(title=console_text(self.title) or None, caption=console_text(self.caption) or None)
         for place, name in enumerate(self.header):
-            shown.add_column(console_text(name), justify="left" if self.is_left(place) else "right")
+            # Names of groups have no blanks to break at.
+            shown.add_column(console_text(name), justify="left" if self.is_left(place) else "right", overflow="fold")
         for row in self.rows:
             shown.add_row(*(console_text(cell) for cell in row))
         return shown

@@ -104,7 +104,8 @@ def study_findings(result: Result) -> list[str]:
         count = len(result.doubtful_labels)
         found.append(
             f"{count:,} misclassified example{' has' if count == 1 else 's have'} a doubtful label by confident "
-            "learning (cleanlab): look at those before layers are blamed."
+            "learning (cleanlab): look at those before layers are blamed. The less a network predicts correctly, the "
+            "less its doubts say."
         )
     return found
 

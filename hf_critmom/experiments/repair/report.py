@@ -145,10 +145,13 @@ def _status(advantage: Interval) -> str:
 
 def label_findings(labels: DoubtfulLabels) -> list[str]:
     """How many labels are doubtful, in a sentence."""
-    count = len(labels.doubtful)
-    said = f"Of {labels.misclassified:,} misclassified examples of the {labels.split} split, {count:,} "
-    said += "has a doubtful label" if count == 1 else "have a doubtful label"
-    return [f"{said} by confident learning (cleanlab): look at those before the layers are blamed."]
+    count, accuracy = len(labels.doubtful), 1.0 - labels.misclassified / labels.examples
+    has = "has" if count == 1 else "have"
+    return [
+        f"Of {labels.misclassified:,} misclassified examples of the {labels.split} split, {count:,} {has} a doubtful "
+        f"label by confident learning (cleanlab): look at those before the layers are blamed. The network predicts "
+        f"{accuracy:.1%} of that split correctly; the less it does, the less its doubts say."
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
