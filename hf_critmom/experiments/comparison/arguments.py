@@ -1,6 +1,7 @@
 """Flags of a comparison, beside those of the data, the model and training."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -58,6 +59,9 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
     """`TrainingArguments` with the defaults of a comparison; every one is a flag and is recorded with the results."""
 
     _argument_group_name: ClassVar[str] = "training (--help_all shows all TrainingArguments)"
+    decided: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("adam_beta1", "adam_beta2", "adam_epsilon"), "every arm brings its own, see --arms_file"
+    )
 
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the comparison; default: comparison-TASK in the current folder."}

@@ -1,0 +1,381 @@
+"""What becomes of every field of `TrainingArguments` in the commands, as one table.
+
+A field is used, and then its value has to make sense; or it is refused with the reason, because it would be ignored,
+break what the commands promise (runs that continue exactly, results that the plan explains) or has a command of its
+own; or it only concerns what is shown and is left alone. A test holds the table against the installed release.
+"""
+
+import json
+import math
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
+
+from hf_critmom.errors import InputError
+from hf_critmom.optim import OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class Number:
+    """The numbers that a flag takes; never nan or infinite.
+
+    Attributes:
+        expected: What they are, after "must be".
+        least: The least of them.
+        most: The largest of them.
+        above: A number that all of them exceed.
+        below: A number that all of them stay below.
+        none: A number that stands for none and is taken, too.
+        whole_from: From where on only whole numbers are taken.
+    """
+
+    expected: str
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    none: float | None = None
+    whole_from: float = math.inf
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is one of them."""
+        if value == self.none:
+            return True
+        if not math.isfinite(value) or (value >= self.whole_from and not float(value).is_integer()):
+            return False
+        return self.least <= value <= self.most and self.above < value < self.below
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The words that a flag takes.
+
+    Attributes:
+        words: All of them.
+    """
+
+    words: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        """What they are, after "must be"."""
+        return f"one of {', '.join(self.words)}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is one of them."""
+        return value in self.words
+
+
+@dataclass(frozen=True)
+class Member:
+    """The names that a flag takes.
+
+    Attributes:
+        enum: The enumeration that holds them, which other packages may extend.
+    """
+
+    enum: type[Enum]
+
+    @property
+    def expected(self) -> str:
+        """What they are, after "must be"."""
+        return f"one of {', '.join(member.value for member in self.enum)}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is one of them."""
+        return any(value in (member, member.value) for member in self.enum)
+
+
+@dataclass(frozen=True)
+class Json:
+    """A JSON object.
+
+    Attributes:
+        file: Whether the path of a file that holds one is taken, too.
+    """
+
+    file: bool = False
+
+    @property
+    def expected(self) -> str:
+        """What it is, after "must be"."""
+        return "a JSON object" + (" or the path of a file that holds one" if self.file else "")
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is one; a dictionary is one that was parsed."""
+        if not isinstance(value, str):
+            return True
+        try:
+            text = Path(value).read_text(encoding="utf-8") if self.file and not value.startswith("{") else value
+            return isinstance(json.loads(text), dict)
+        except (OSError, ValueError, RecursionError):
+            return False
+
+
+@dataclass(frozen=True)
+class Used:
+    """A flag that the commands use.
+
+    Attributes:
+        values: The values that make sense; None: whatever `TrainingArguments` takes.
+        recorded: Whether results depend on it, so that it stands in the plan.
+    """
+
+    values: Number | OneOf | Member | Json | None = None
+    recorded: bool = True
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A flag that is refused unless it has the command's default.
+
+    Attributes:
+        reason: Why, and what to do instead.
+        recorded: Whether plans hold it where it differs from Transformers' default.
+    """
+
+    reason: str
+    recorded: bool = True
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A flag that changes nothing here, and whose value nobody has to care about.
+
+    Attributes:
+        why: Why it is harmless.
+        recorded: Whether plans hold it where it differs from Transformers' default.
+    """
+
+    why: str
+    recorded: bool = False
+
+
+Treatment = Used | Refused | Ignored
+
+MANY = 1_000_000
+"""Upper bound of counts: anything above is a slip of the keyboard."""
+
+COUNT = Number("at least 1", least=1, most=MANY)
+SIZE = Number("at least 0", least=0, most=MANY)
+POSITIVE = Number("positive and finite", above=0.0)
+STEPS = Number("a positive whole number, or a share of all steps below 1", above=0.0, whole_from=1.0)
+NOT_NEGATIVE = Number("finite and not negative", least=0.0)
+SHARE = Number("at least 0 and below 1", least=0.0, below=1.0)
+SEED = Number("between 0 and 4294967295", least=0, most=2**32 - 1)
+
+_SHOWN = Used(recorded=False)
+_PUSH = Refused("finished results are published by hf-critmom push, which checks them first", recorded=False)
+_HALF = Refused("it leaves the model in half precision after the first evaluation; --bf16 is mixed precision")
+_KERNELS = Refused("it replaces layers by those of another package, so that the model is another one")
+_MEMORY = Refused(
+    "it computes activations twice, and seconds are measured here: choose a smaller --per_device_train_batch_size with "
+    "--gradient_accumulation_steps"
+)
+_METRICS = Refused("the metrics need the predictions and labels of the whole split, as arrays")
+_EXACT = Refused("an interrupted run could not be continued exactly", recorded=False)
+_LOSES_EXACTNESS = Refused("an interrupted run could not be continued exactly")
+_ORDER = Refused("the order of the training data follows from the seed alone")
+_ENGINE = Refused("its engine takes the optimizer's step by itself, so that it would not be the one of the plan")
+_SCRIPTS = Ignored("the commands decide what is done; example scripts have this flag")
+
+FLAGS: dict[str, Treatment] = {
+    "output_dir": _SHOWN,
+    "per_device_train_batch_size": Used(COUNT),
+    "num_train_epochs": Used(Number(f"positive and at most {MANY:,}", above=0.0, most=MANY)),
+    "max_steps": Used(Number("at least 1, or -1 for none", least=1, most=1000 * MANY, none=-1)),
+    "learning_rate": Used(POSITIVE),
+    "lr_scheduler_type": Used(Member(SchedulerType)),
+    "lr_scheduler_kwargs": Used(Json()),
+    "warmup_steps": Used(
+        Number("a whole number, or a share of all steps below 1", least=0.0, most=1000 * MANY, whole_from=1.0)
+    ),
+    "optim": Used(Member(OptimizerNames), recorded=False),
+    "optim_args": Used(recorded=False),
+    "weight_decay": Used(NOT_NEGATIVE),
+    "adam_beta1": Used(SHARE),
+    "adam_beta2": Used(SHARE),
+    "adam_epsilon": Used(POSITIVE),
+    "optim_target_modules": Refused("the layers that are trained are chosen by the command"),
+    "gradient_accumulation_steps": Used(COUNT),
+    "average_tokens_across_devices": Used(),
+    "max_grad_norm": Used(NOT_NEGATIVE),
+    "label_smoothing_factor": Used(SHARE),
+    "bf16": Used(),
+    "fp16": Used(),
+    "bf16_full_eval": _HALF,
+    "fp16_full_eval": _HALF,
+    "tf32": Used(),
+    "activation_checkpointing": _MEMORY,
+    "activation_checkpointing_kwargs": _MEMORY,
+    "gradient_checkpointing": _MEMORY,
+    "gradient_checkpointing_kwargs": _MEMORY,
+    "torch_compile": Used(),
+    "torch_compile_backend": Used(),
+    "torch_compile_mode": Used(),
+    "use_liger_kernel": _KERNELS,
+    "liger_kernel_config": _KERNELS,
+    "use_cache": Refused("a cache is of use to generation only"),
+    "neftune_noise_alpha": Used(NOT_NEGATIVE),
+    "torch_empty_cache_steps": Used(COUNT),
+    "auto_find_batch_size": Refused("the batch size is part of the plan: give one that fits into memory"),
+    "logging_strategy": Used(Member(IntervalStrategy), recorded=False),
+    "logging_steps": Used(STEPS, recorded=False),
+    "logging_first_step": _SHOWN,
+    "log_on_each_node": _SHOWN,
+    "logging_nan_inf_filter": Refused("a run that diverges has to be seen", recorded=False),
+    "include_num_input_tokens_seen": Used(),
+    "log_level": _SHOWN,
+    "log_level_replica": _SHOWN,
+    "disable_tqdm": Ignored("the commands show their own progress"),
+    "report_to": _SHOWN,
+    "run_name": _SHOWN,
+    "project": _SHOWN,
+    "trackio_space_id": _SHOWN,
+    "trackio_bucket_id": Used(),
+    "trackio_static_space_id": Used(),
+    "eval_strategy": Used(Member(IntervalStrategy)),
+    "eval_steps": Used(STEPS),
+    "eval_delay": Used(NOT_NEGATIVE),
+    "per_device_eval_batch_size": Used(COUNT),
+    "prediction_loss_only": _METRICS,
+    "eval_on_start": Refused("the network is evaluated from the first --eval_strategy on", recorded=False),
+    "eval_do_concat_batches": _METRICS,
+    "eval_use_gather_object": _METRICS,
+    "eval_accumulation_steps": Used(COUNT),
+    "include_for_metrics": _METRICS,
+    "batch_eval_metrics": _METRICS,
+    "save_only_model": _EXACT,
+    "save_strategy": Used(Member(SaveStrategy), recorded=False),
+    "save_steps": Used(STEPS, recorded=False),
+    "save_on_each_node": _SHOWN,
+    "save_total_limit": Used(COUNT, recorded=False),
+    "enable_jit_checkpoint": Refused("checkpoints are written by --save_strategy, and the same command continues"),
+    "push_to_hub": _PUSH,
+    "hub_token": Ignored("nothing is pushed here, and it is forgotten at once"),
+    "hub_private_repo": _PUSH,
+    "hub_model_id": _PUSH,
+    "hub_strategy": _PUSH,
+    "hub_always_push": _PUSH,
+    "hub_revision": _PUSH,
+    "load_best_model_at_end": Used(),
+    "metric_for_best_model": Used(),
+    "greater_is_better": Used(),
+    "ignore_data_skip": _EXACT,
+    "restore_callback_states_from_checkpoint": Ignored("the commands always restore them"),
+    "full_determinism": Used(),
+    "seed": Used(SEED, recorded=False),
+    "data_seed": Used(SEED, recorded=False),
+    "use_cpu": _SHOWN,
+    "accelerator_config": Used(Json(file=True)),
+    "parallelism_config": Refused("models are trained data-parallel; launch several processes with torchrun"),
+    "dataloader_drop_last": Used(),
+    "dataloader_num_workers": Used(Number("between 0 and 1,024", least=0, most=1024), recorded=False),
+    "dataloader_pin_memory": _SHOWN,
+    "dataloader_persistent_workers": _SHOWN,
+    "dataloader_prefetch_factor": Used(COUNT, recorded=False),
+    "dataloader_multiprocessing_context": Used(OneOf(tuple(multiprocessing.get_all_start_methods())), recorded=False),
+    "dataloader_in_order": _EXACT,
+    "remove_unused_columns": Ignored("the data hands out exactly what the model takes"),
+    "label_names": Refused("the labels are those that the model's class names"),
+    "train_sampling_strategy": _ORDER,
+    "length_column_name": _ORDER,
+    "ddp_find_unused_parameters": _SHOWN,
+    "ddp_bucket_cap_mb": Used(COUNT),
+    "ddp_broadcast_buffers": Used(),
+    "ddp_static_graph": Used(),
+    "ddp_backend": Used(OneOf(("nccl", "gloo", "mpi", "ccl", "hccl", "cncl", "mccl", "xccl"))),
+    "ddp_timeout": Used(Number("between 1 and 31,536,000 seconds", least=1, most=31_536_000)),
+    "fsdp": Used(),
+    "fsdp_config": Used(Json(file=True)),
+    "deepspeed": _ENGINE,
+    "debug": _SHOWN,
+    "skip_memory_metrics": Refused(
+        "measuring memory slows training down, and seconds are measured here", recorded=False
+    ),
+    "do_train": _SCRIPTS,
+    "do_eval": _SCRIPTS,
+    "do_predict": _SCRIPTS,
+    "resume_from_checkpoint": Refused("the same command continues by itself what was interrupted", recorded=False),
+    "local_rank": Ignored("torchrun and accelerate launch set it"),
+}
+"""Every field of `TrainingArguments` of the releases that the package works with."""
+
+
+def check_flags(args: TrainingArguments, decided: Mapping[str, str]) -> None:
+    """Checks training arguments against the table, before Transformers looks at them.
+
+    Args:
+        args: The arguments, of the class whose defaults are the command's.
+        decided: Flags that the command decides otherwise, with the reason.
+
+    Raises:
+        InputError: At the first flag that cannot be used, in one sentence.
+    """
+    for name, treatment in FLAGS.items():
+        value = getattr(args, name, None)
+        given = name in args.__dataclass_fields__ and value != _default(args, name)
+        if given and name in decided:
+            raise InputError(f"--{name} is not for this command: {decided[name]}.")
+        if given and isinstance(treatment, Refused):
+            raise InputError(f"--{name} is not for this command: {treatment.reason}.")
+        if isinstance(treatment, Used) and treatment.values is not None:
+            for part in value if isinstance(value, list) else [value]:
+                if part is not None and not treatment.values.accepts(part):
+                    raise InputError(f"--{name} must be {treatment.values.expected}, got {part}.")
+    for name, useless, reason in _useless(args):
+        if useless and getattr(args, name) != _default(args, name):
+            raise InputError(f"--{name} would have no effect: {reason}.")
+
+
+def check_finite(args: TrainingArguments) -> None:
+    """Checks that no number within a flag that holds JSON is nan or infinite.
+
+    Raises:
+        InputError: At the first such flag.
+    """
+    for name in FLAGS:
+        if not all(map(math.isfinite, _numbers(getattr(args, name, None)))):
+            raise InputError(f"--{name} holds a number that is not finite: give finite ones.")
+
+
+def _useless(args: TrainingArguments) -> Iterator[tuple[str, bool, str]]:
+    """Flags that have no effect beside others: name, whether that is so, and why."""
+    optim, saving, schedule = (
+        str(getattr(value, "value", value)) for value in (args.optim, args.save_strategy, args.lr_scheduler_type)
+    )
+    adam = OPTIMIZERS[optim].takes_adam_arguments if optim in OPTIMIZERS else optim not in _WITHOUT_BETAS
+    for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+        yield name, not adam, f"{optim} does not have it"
+    yield "adam_beta1", optim == "critmom_adamw", "the first beta of critmom_adamw follows the learning rate"
+    best = args.load_best_model_at_end or saving == "best" or schedule in ("reduce_lr_on_plateau", "greedy")
+    for name in ("metric_for_best_model", "greater_is_better"):
+        yield name, not best, "it chooses the checkpoint of --load_best_model_at_end"
+    yield "fsdp_config", not args.fsdp, "it belongs to --fsdp"
+    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+        yield name, args.dataloader_num_workers < 1, "it needs workers: give --dataloader_num_workers, too"
+
+
+_WITHOUT_BETAS = ("sgd", "adagrad", "adafactor", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit")
+
+
+def _default(args: TrainingArguments, name: str) -> Any:
+    part = args.__dataclass_fields__[name]
+    return part.default_factory() if callable(part.default_factory) else part.default
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for part in value:
+            yield from _numbers(part)
