@@ -265,6 +265,14 @@ def trainer_loading() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return resume, best
 
 
+@_private("transformers", "core_model_loading.revert_weight_conversion", "verify the weights that it restores")
+def weight_reversion() -> Callable[[Any, dict[str, Any]], dict[str, Any]]:
+    """The function that gives a model's tensors the names and shapes that ``save_pretrained`` writes."""
+    revert: Any = import_module("transformers.core_model_loading").revert_weight_conversion
+    _expect(list(inspect.signature(revert).parameters) == ["model", "state_dict"])
+    return revert
+
+
 # ------------------------------------------------------------------------------------------------------- Accelerate
 
 

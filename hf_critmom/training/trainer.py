@@ -24,6 +24,7 @@ from hf_critmom.storage.checkpoints import (
 from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, is_training_record
 from hf_critmom.training.cards import mend_model_card
 from hf_critmom.training.weights import check_adapters, restore_weights, weights_for
+from hf_critmom.upstream import trainer_loading
 
 logger = logging.get_logger(__name__)
 
@@ -120,6 +121,8 @@ class CritMomTrainer(Trainer):
         if self.is_world_process_zero():
             set_aside(self._passed_over)
         self._passed_over = []
+        if resume_from_checkpoint or self.args.load_best_model_at_end:
+            trainer_loading()
         if not resume_from_checkpoint:
             return super().train(None, *args, **kwargs)
         self._steps_before = read_trainer_state(Path(resume_from_checkpoint)).global_step
@@ -166,23 +169,23 @@ class CritMomTrainer(Trainer):
             guard_resuming(getattr(optimizer, "optimizer", optimizer))  # within Accelerate's wrapper, if there is one
         return optimizer
 
-    # Restoring weights has no public hook: both methods are guarded by `hf_critmom.upstream`.
+    # Restoring weights has no public hook: train checks that these are still the methods that are called.
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restores every tensor of a checkpoint, whatever names it is saved under; see `restore_weights`."""
+        load, _ = trainer_loading()
         if self._keeps_weights_elsewhere():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            load(self, resume_from_checkpoint, model)
         else:
-            self._restore(
-                Path(resume_from_checkpoint), lambda: Trainer._load_from_checkpoint(self, resume_from_checkpoint)
-            )
+            self._restore(Path(resume_from_checkpoint), lambda: load(self, resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         """Restores every tensor of the best checkpoint (``load_best_model_at_end``)."""
+        _, load_best = trainer_loading()
         if self._keeps_weights_elsewhere():
-            super()._load_best_model()
+            load_best(self)
         else:
-            self._restore(Path(str(self.state.best_model_checkpoint)), lambda: Trainer._load_best_model(self))
+            self._restore(Path(str(self.state.best_model_checkpoint)), lambda: load_best(self))
 
     def _keeps_weights_elsewhere(self) -> bool:
         """Whether weights lie in shards over processes, which Accelerate loads under their own names."""

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from hf_critmom.errors import root_message
 from hf_critmom.storage.checkpoints import CheckpointError, adapter_files, read_tensors, read_weights
+from hf_critmom.upstream import weight_reversion
 
 Tensors = dict[str, torch.Tensor]
 
@@ -154,14 +155,7 @@ class _Converted:
         """The tensors under the names, and in the shapes, that the file has for them."""
         if not isinstance(self.model, PreTrainedModel):
             return weights
-        try:
-            from transformers.core_model_loading import revert_weight_conversion
-        except ImportError:
-            raise CheckpointError(
-                f"Transformers {transformers.__version__} converts checkpoints in a way unknown to hf-critmom, which "
-                "therefore cannot verify what it restores: update hf-critmom."
-            ) from None
-        return revert_weight_conversion(self.model, dict(weights))
+        return weight_reversion()(self.model, dict(weights))
 
 
 def _converted(model: nn.Module, stored: Tensors) -> _Converted:
