@@ -76,6 +76,9 @@ RULES: dict[str, Rule] = {
 def critical_momentum(lr: float, *, rule: str = "linear", curvature: float = 1.0) -> float:
     """The momentum that makes a heavy-ball step critically damped.
 
+        >>> [round(critical_momentum(lr), 6) for lr in (0.1, 0.01, 0.0025)]
+        [0.367544, 0.8, 0.9]
+
     Args:
         lr: Learning rate of the step, finite and not negative.
         rule: A name in `RULES`.
@@ -90,7 +93,7 @@ def critical_momentum(lr: float, *, rule: str = "linear", curvature: float = 1.0
 
     Source: arXiv 2603.28921 for `linear`; see the module's docstring for the others.
     """
-    momentum = rule_named(rule).momentum(_frequency(lr, curvature))
+    momentum = get_rule(rule).momentum(_frequency(lr, curvature))
     return min(max(momentum, 0.0), LARGEST_MOMENTUM)
 
 
@@ -154,7 +157,7 @@ def damping_ratio(
     frequency = _frequency(lr, curvature)
     if nu is not None:
         return _ratio_of_roots(momentum, nu, frequency) if frequency > 0.0 else math.inf
-    critical_frequency = rule_named(rule).frequency(momentum)
+    critical_frequency = get_rule(rule).frequency(momentum)
     return critical_frequency / frequency if frequency > 0.0 else math.inf
 
 
@@ -166,6 +169,9 @@ def damping_regime(
     "critical" allows for rounding: momenta that differ from the rule's own by a few units in the last place, or
     whose ratio differs from 1 by less than one part in a million. So a step at ``lr`` 0 with the momentum of
     `critical_momentum` is critical, although nothing moves there.
+
+        >>> [damping_regime(0.9, lr) for lr in (0.1, 0.0025, 0.0001)]
+        ['underdamped', 'critical', 'overdamped']
     """
     ratio = damping_ratio(momentum, lr, rule=rule, curvature=curvature, nu=nu)
     critical = critical_momentum(lr, rule=rule, curvature=curvature)
@@ -175,7 +181,7 @@ def damping_regime(
     return "underdamped" if ratio < 1.0 else "overdamped"
 
 
-def rule_named(name: str) -> Rule:
+def get_rule(name: str) -> Rule:
     """Looks a rule up; the error names the known ones."""
     try:
         return RULES[name]
@@ -247,7 +253,7 @@ def integrated_steps(
         The integrated step of each record.
 
     Raises:
-        ValueError: If both forms are asked for, or a momentum lies outside [0, 1].
+        ValueError: If both forms are requested, or a momentum lies outside [0, 1].
     """
     if nesterov and averaged:
         raise ValueError("A step is either Nesterov's or that of a running average: pass one of nesterov and averaged.")

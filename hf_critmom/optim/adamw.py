@@ -34,6 +34,13 @@ class CritMomAdamW(CohortStep, AdamW):
     torch computes the update, for-loop, foreach or fused: its own correction by ``1 - beta1^t`` cancels when it is
     given ``lr (1 - beta1^t) / (1 - P)``, and the decay stays right when weight decay is rescaled the other way.
 
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = CritMomAdamW([weight], lr=0.01, rule="ema", hold=0.95)
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.param_groups[0]["betas"]
+        (0.95, 0.999)
+
     `torch.compile` leaves the step as it is, and says so; ``fused=True`` is one kernel without compilation.
 
     State per parameter is that of `torch.optim.AdamW` and two plain numbers, ``P`` and the number of steps ``t``: a

@@ -112,6 +112,16 @@ class CritMomMatched(_Control):
     What this run gains over constant momentum 0.9 at the same schedule is due to the size of the steps alone; what
     `CritMomSGD` gains over this run is due to its momentum. Arguments, param groups and errors are those of
     `CritMomSGD`: ``rule``, ``hold``, ``floor`` and ``curvature`` say which critical momentum is matched.
+
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.zeros(1))
+        >>> optimizer = CritMomMatched([weight], lr=0.04)
+        >>> for _ in range(2):
+        ...     weight.grad = torch.ones(1)
+        ...     optimizer.step()
+        >>> group = optimizer.param_groups[0]  # two steps of critmom: S = 1.6, S' = 1.9
+        >>> group["momentum"], round(group["effective_lr"], 6) == round(0.04 * 1.6 / 1.9, 6)
+        (0.9, True)
     """
 
     control = "matched"

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from hf_critmom.damping import critical_momentum, rule_named
-from hf_critmom.optim.options import checked_option
+from hf_critmom.damping import critical_momentum, get_rule
+from hf_critmom.optim.options import check_option
 from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.upstream import leave_unscaling_to_scaler
 
@@ -32,7 +32,7 @@ class CriticallyDamped(ChecksState):
     def _complete_group(self, group: dict[str, Any]) -> None:
         """Completes and checks the options of a group and writes its momentum."""
         for name in DAMPING_OPTIONS:
-            group[name] = checked_option(name, group.get(name, self.defaults[name]))
+            group[name] = check_option(name, group.get(name, self.defaults[name]))
         if group["hold"] is not None and group["floor"] > group["hold"]:
             raise ValueError(f"floor={group['floor']} exceeds hold={group['hold']}: the floor must not be higher.")
         self._write_momentum(group, group_momentum(group))
@@ -57,7 +57,7 @@ class CriticallyDamped(ChecksState):
         """Adds a group, which may override the options; its momentum follows its ``lr``."""
         for name in DAMPING_OPTIONS:
             if name in param_group:
-                checked_option(name, param_group[name])
+                check_option(name, param_group[name])
         super().add_param_group(param_group)
         if DAMPING_OPTIONS[0] in self.defaults:  # not yet while the constructor adds the first groups
             self._complete_group(self.param_groups[-1])
@@ -180,7 +180,7 @@ def warn_of_clamp(group: Mapping[str, Any], consequence: str) -> None:
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
         return
-    limit = rule_named(group["rule"]).frequency(0.0) ** 2 / group["curvature"]
+    limit = get_rule(group["rule"]).frequency(0.0) ** 2 / group["curvature"]
     warnings.warn(
         f"The learning rate is {limit:g} or more, from where on the {group['rule']} rule has no positive momentum at "
         f"curvature {group['curvature']:g}: momentum is clamped to 0, {consequence}. Lower the learning rate (scaling "

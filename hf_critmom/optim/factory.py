@@ -14,7 +14,7 @@ from hf_critmom.optim.adamw import CritMomAdamW
 from hf_critmom.optim.controls import CritMomCompensated, CritMomMatched
 from hf_critmom.optim.damped import DAMPING_OPTIONS
 from hf_critmom.optim.ikfad import IKFAD
-from hf_critmom.optim.options import OPTIONS, QHM_CURVATURE, Option, checked_option, parse_optim_args
+from hf_critmom.optim.options import OPTIONS, QHM_CURVATURE, Option, check_option, parse_optim_args
 from hf_critmom.optim.qhm import CritMomQHM
 from hf_critmom.optim.sgd import CritMomSGD
 
@@ -32,7 +32,7 @@ class OptimizerSpec:
         options: Names of the options in `hf_critmom.optim.options.OPTIONS` that it takes.
         preset: Values that the name implies; given options override them.
         takes_adam_arguments: Whether ``--adam_beta2`` and ``--adam_epsilon`` are meant for it.
-        help: What it is, one line.
+        help: What it is, one sentence, for the guide.
         own: Options that differ from those of the same name in the table.
     """
 
@@ -54,41 +54,46 @@ _SGD_OPTIONS = (*DAMPING_OPTIONS, "nesterov", "foreach", "fused")
 OPTIMIZERS: dict[str, OptimizerSpec] = {
     spec.name: spec
     for spec in (
-        OptimizerSpec("critmom", CritMomSGD, _SGD_OPTIONS, help="SGD, critically damped momentum"),
+        OptimizerSpec("critmom", CritMomSGD, _SGD_OPTIONS, help="SGD with critically damped momentum."),
         OptimizerSpec(
             "critmom_hybrid",
             CritMomSGD,
             _SGD_OPTIONS,
             preset={"hold": 0.9},
-            help="SGD, critically damped momentum up to 0.9, constant from there",
+            help="SGD with critically damped momentum up to 0.9, and constant momentum from there.",
         ),
         OptimizerSpec(
             "critmom_adamw",
             CritMomAdamW,
             (*DAMPING_OPTIONS, "foreach", "fused"),
             takes_adam_arguments=True,
-            help="AdamW, critically damped beta1",
+            help="AdamW with critically damped beta1, and the bias correction that a changing beta needs.",
         ),
         OptimizerSpec(
             "critmom_qhm",
             CritMomQHM,
             ("momentum", "curvature", "nu", "foreach", "fused"),
-            help="SGD, quasi-hyperbolic momentum with critically damped immediate weight",
+            help="SGD with quasi-hyperbolic momentum, whose immediate weight is critically damped.",
             own=(QHM_CURVATURE,),
         ),
         OptimizerSpec(
             "critmom_matched",
             CritMomMatched,
             _SGD_OPTIONS,
-            help="SGD, constant momentum 0.9 that takes critmom's integrated step",
+            help="Control: SGD with momentum 0.9, at the learning rate that takes critmom's integrated step.",
         ),
         OptimizerSpec(
             "critmom_compensated",
             CritMomCompensated,
             _SGD_OPTIONS,
-            help="SGD, critically damped momentum that takes the integrated step of constant momentum 0.9",
+            help="Control: critmom, at the learning rate that takes the integrated step of momentum 0.9.",
         ),
-        OptimizerSpec("ikfad", IKFAD, ("gamma", "alpha", "mass", "foreach"), help="adaptive friction per parameter"),
+        OptimizerSpec(
+            "ikfad",
+            IKFAD,
+            ("gamma", "alpha", "mass", "foreach"),
+            help="Descent with a friction per parameter; the learning rate is the square of its step.",
+        ),
     )
 }
 
@@ -108,10 +113,16 @@ def critmom_optimizer(
         name: A name in `OPTIMIZERS`.
         **overrides: Options, over those of ``args.optim_args``; also ``lr``, which then does not follow ``args``.
 
+        >>> from transformers import TrainingArguments
+        >>> args = TrainingArguments(use_cpu=True, learning_rate=0.1, optim_args="rule=exact")
+        >>> cls, kwargs = critmom_optimizer(args, name="critmom_hybrid", nesterov=True)
+        >>> cls.__name__, dict(kwargs)
+        ('CritMomSGD', {'lr': 0.1, 'hold': 0.9, 'rule': 'exact', 'nesterov': True})
+
     Raises:
         InputError: If the name, an option or a value is not known, or the learning rate not positive and finite.
     """
-    warn_of_lone_processes(args)
+    warn_of_separate_processes(args)
     return get_spec(name).cls, _FollowingKwargs(args, name, overrides)
 
 
@@ -153,10 +164,10 @@ class _FollowingKwargs(dict[str, Any]):
         return iter(self.keys())  # that this is not dict's own makes ** call keys
 
 
-def warn_of_lone_processes(args: "TrainingArguments") -> None:
+def warn_of_separate_processes(args: "TrainingArguments") -> None:
     """Warns where several processes were launched of which each would train a model of its own.
 
-    Transformers joins processes on the CPU only if it is told that it is one.
+    Transformers joins processes on CPUs only with --use_cpu.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and args.world_size == 1:
@@ -205,5 +216,5 @@ def named_optimizer(name: str, *, lr: float, options: Mapping[str, Any]) -> tupl
         raise InputError(
             f"Optimizer {name} has no option {', '.join(map(repr, unknown))}: it knows {', '.join(spec.options)}."
         )
-    checked = {option: checked_option(spec.option(option), value) for option, value in options.items()}
+    checked = {option: check_option(spec.option(option), value) for option, value in options.items()}
     return spec.cls, {"lr": lr, **spec.preset, **checked}

@@ -6,7 +6,7 @@ from typing import Any, overload
 
 import torch
 
-from hf_critmom.optim.options import checked_option
+from hf_critmom.optim.options import check_option
 from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.optim.uncompiled import uncompiled
 from hf_critmom.upstream import multi_tensor_operations
@@ -28,6 +28,13 @@ class IKFAD(ChecksState):
     ``lr`` is ``h^2``, the learning rate that a heavy ball of the same step would have, so that the schedules of SGD
     apply; the source's default step 0.001 is ``lr`` 1e-6. With ``gamma`` 2 and no adaptive friction this is SGD with
     the ``exponential`` rule. Two tensors of state per parameter, ``velocity`` and ``friction``.
+
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = IKFAD([weight], lr=0.01)
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> 0.0 < optimizer.friction([weight]) < 0.01
+        True
 
     `torch.compile` leaves the step as it is, and says so.
 
@@ -81,7 +88,7 @@ class IKFAD(ChecksState):
         group = self.param_groups[-1]
         _step_size(group)
         for name in ("gamma", "alpha", "mass", "foreach"):
-            group[name] = checked_option(name, group[name])
+            group[name] = check_option(name, group[name])
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -120,7 +127,7 @@ class IKFAD(ChecksState):
     def friction(self, params: Iterable[torch.Tensor]) -> float:
         """Mean adaptive friction over all elements of some parameters, such as those of a layer group.
 
-        Where the parameters are sharded (FSDP2), all processes must ask, and all get the mean over every shard.
+        Where the parameters are sharded (FSDP2), all processes must call this, and all get the mean over every shard.
 
         Args:
             params: Parameters of this optimizer; those that have not taken a step count as friction 0.
@@ -133,10 +140,10 @@ class IKFAD(ChecksState):
         """
         params = list(params)
         if not params:
-            raise ValueError("The friction of no parameters was asked for: pass at least one parameter.")
+            raise ValueError("friction() got no parameters: pass at least one.")
         sums = [self.state[p]["friction"].sum(dtype=torch.float64) for p in params if self.state.get(p)]
-        whole = [getattr(part, "full_tensor", lambda part=part: part)() for part in sums]  # DTensors know their shard
-        total = torch.stack([part.cpu() for part in whole]).sum().item() if whole else 0.0
+        full = [getattr(part, "full_tensor", lambda part=part: part)() for part in sums]  # a DTensor is a shard
+        total = torch.stack([part.cpu() for part in full]).sum().item() if full else 0.0
         return total / sum(p.numel() for p in params)
 
     def _state_of(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -163,14 +170,14 @@ def _single_tensor_update(
     params: Tensors, gradients: Tensors, velocities: Tensors, frictions: Tensors, group: dict[str, Any], h: float
 ) -> None:
     sign = 1.0 if group["maximize"] else -1.0
-    fade = math.exp(-group["alpha"] * h)
+    decay = math.exp(-group["alpha"] * h)
     for x, g, p, xi in zip(params, gradients, velocities, frictions, strict=True):
         if group["weight_decay"]:
             g = g.add(x, alpha=-sign * group["weight_decay"])
         p.add_(g, alpha=sign * h)
         x.add_(p, alpha=h)
         p.mul_(torch.exp(xi * (-0.5 * h)))
-        xi.mul_(fade).addcmul_(p, p, value=(1.0 - fade) / (group["mass"] * group["alpha"]))
+        xi.mul_(decay).addcmul_(p, p, value=(1.0 - decay) / (group["mass"] * group["alpha"]))
         p.mul_(torch.exp(xi * (-0.5 * h)))
         p.mul_(math.exp(-group["gamma"] * h))
 
@@ -179,19 +186,19 @@ def _foreach_update(
     params: Tensors, gradients: Tensors, velocities: Tensors, frictions: Tensors, group: dict[str, Any], h: float
 ) -> None:
     sign = 1.0 if group["maximize"] else -1.0
-    fade = math.exp(-group["alpha"] * h)
+    decay = math.exp(-group["alpha"] * h)
     if group["weight_decay"]:
         gradients = list(torch._foreach_add(gradients, params, alpha=-sign * group["weight_decay"]))
     torch._foreach_add_(velocities, gradients, alpha=sign * h)
     torch._foreach_add_(params, velocities, alpha=h)
-    _damp(velocities, frictions, h)
-    torch._foreach_mul_(frictions, fade)
-    torch._foreach_addcmul_(frictions, velocities, velocities, value=(1.0 - fade) / (group["mass"] * group["alpha"]))
-    _damp(velocities, frictions, h)
+    _apply_friction(velocities, frictions, h)
+    torch._foreach_mul_(frictions, decay)
+    torch._foreach_addcmul_(frictions, velocities, velocities, value=(1.0 - decay) / (group["mass"] * group["alpha"]))
+    _apply_friction(velocities, frictions, h)
     torch._foreach_mul_(velocities, math.exp(-group["gamma"] * h))
 
 
-def _damp(velocities: Tensors, frictions: Tensors, h: float) -> None:
+def _apply_friction(velocities: Tensors, frictions: Tensors, h: float) -> None:
     """Half a step of adaptive friction: velocities times exp(-h xi / 2)."""
     factors = torch._foreach_mul(frictions, -0.5 * h)
     torch._foreach_exp_(factors)

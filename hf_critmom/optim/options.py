@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_critmom.damping import RULES, rule_named
+from hf_critmom.damping import RULES, get_rule
 from hf_critmom.errors import InputError
 
 
@@ -19,10 +19,10 @@ class Option:
     Attributes:
         name: Keyword of the constructor and key in ``--optim_args``.
         default: The constructor's default.
-        expects: What a value must be, for messages and the README.
+        expects: What a value must be, for messages and the guide.
         check: Returns the value itself if it is a proper one, after parsing it if it is text; raises
             `ValueError` or `TypeError` otherwise.
-        help: What it does, one line.
+        help: What it does, one sentence, for the guide.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Option:
 
 
 def _rule(value: Any) -> str:
-    return rule_named(value).name
+    return get_rule(value).name
 
 
 def _hold(value: Any) -> float | None:
@@ -85,30 +85,48 @@ def _optional_boolean(value: Any) -> bool | None:
 OPTIONS: dict[str, Option] = {
     option.name: option
     for option in (
-        Option("rule", "linear", f"one of {', '.join(RULES)}", _rule, "how momentum follows from the learning rate"),
+        Option(
+            "rule",
+            "linear",
+            f"one of {', '.join(RULES)}",
+            _rule,
+            "How momentum follows from the learning rate.",
+        ),
         Option(
             "hold",
             None,
             "a number between 0 and 1, or none",
             _hold,
-            "ceiling: momentum = min(critical, hold); the hybrid holds 0.9",
+            "Ceiling of the momentum: min(critical, hold).",
         ),
-        Option("floor", 0.0, "a number in [0, 1), at most hold", _floor, "floor: momentum = max(critical, floor)"),
-        Option("curvature", 1.0, "a positive number", _positive, "curvature k that is critically damped"),
-        Option("momentum", 0.9, "a number in [0, 1)", _floor, "critmom_qhm: constant momentum"),
+        Option(
+            "floor",
+            0.0,
+            "a number in [0, 1), at most hold",
+            _floor,
+            "Least momentum: max(critical, floor).",
+        ),
+        Option("curvature", 1.0, "a positive number", _positive, "Curvature k that is critically damped."),
+        Option("momentum", 0.9, "a number in [0, 1)", _floor, "Constant momentum."),
         Option(
             "nu",
             None,
             "a number in [0, 1], or none",
             _weight,
-            "critmom_qhm: a constant weight of the velocity in place of the critical one",
+            "Constant weight of the velocity, in place of the critical one.",
         ),
-        Option("gamma", 1.0, "a positive number", _positive, "iKFAD: constant friction"),
-        Option("alpha", 1.0, "a positive number", _positive, "iKFAD: decay rate of the adaptive friction"),
-        Option("mass", 1.0, "a positive number", _positive, "iKFAD: thermal mass, kinetic energy per unit of friction"),
-        Option("nesterov", False, "true or false", _boolean, "Nesterov's look-ahead gradient"),
-        Option("foreach", None, "true, false or none", _optional_boolean, "torch's multi-tensor implementation"),
-        Option("fused", None, "true, false or none", _optional_boolean, "torch's fused implementation"),
+        Option("gamma", 1.0, "a positive number", _positive, "Constant friction."),
+        Option("alpha", 1.0, "a positive number", _positive, "Decay rate of the adaptive friction."),
+        Option(
+            "mass",
+            1.0,
+            "a positive number",
+            _positive,
+            "Thermal mass: how much kinetic energy raises the friction by one unit.",
+        ),
+        Option("nesterov", False, "true or false", _boolean, "Nesterov's look-ahead gradient."),
+        Option("foreach", None, "true, false or none", _optional_boolean, "torch's multi-tensor implementation."),
+        Option("fused", None, "true, false or none", _optional_boolean, "torch's fused implementation."),
     )
 }
 
@@ -122,11 +140,11 @@ QHM_CURVATURE = Option(
     DEFAULT_QHM_CURVATURE,
     "a positive number, or auto",
     _curvature_or_auto,
-    "curvature k that is critically damped; auto: measured during the run by CurvatureCallback",
+    "Curvature k that is critically damped; auto: `CurvatureCallback` measures it during the run.",
 )
 
 
-def checked_option(option: str | Option, value: Any) -> Any:
+def check_option(option: str | Option, value: Any) -> Any:
     """Checks (and, for text, parses) one option's value.
 
     Args:

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD
 
 from hf_critmom.damping import critical_nu
-from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE, QHM_CURVATURE, checked_option
+from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE, QHM_CURVATURE, check_option
 from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.optim.sgd import ALMOST_ZERO
 from hf_critmom.optim.uncompiled import uncompiled
@@ -82,7 +82,7 @@ class CritMomQHM(ChecksState, SGD):
         super().__init__(
             params,
             lr=lr,
-            momentum=checked_option("momentum", momentum),
+            momentum=check_option("momentum", momentum),
             weight_decay=weight_decay,
             maximize=maximize,
             foreach=foreach,
@@ -179,7 +179,7 @@ def set_measured_curvature(param_groups: Iterable[dict[str, Any]], curvature: fl
     """
     automatic = [group for group in param_groups if group.get("curvature_source", "given") != "given"]
     for group in automatic:
-        group["curvature"] = checked_option("curvature", curvature)
+        group["curvature"] = check_option("curvature", curvature)
         group["curvature_source"] = "measured"
     return bool(automatic)
 
@@ -191,15 +191,15 @@ def _keep_options(group: dict[str, Any], options: dict[str, Any]) -> None:
     and ``curvature_source`` tells where it is from: "given", "assumed" (nothing was measured yet) or "measured".
     """
     if "nu" in options:
-        group["fixed_nu"] = checked_option("nu", options["nu"])
+        group["fixed_nu"] = check_option("nu", options["nu"])
         group["nu"] = 0.0
     if "curvature" in options:
-        curvature = checked_option(QHM_CURVATURE, options["curvature"])
+        curvature = check_option(QHM_CURVATURE, options["curvature"])
         automatic = curvature == "auto"
         group["curvature"] = DEFAULT_QHM_CURVATURE if automatic else curvature
         group["curvature_source"] = "assumed" if automatic else "given"
     if "momentum" in options:
-        group["momentum"] = checked_option("momentum", options["momentum"])
+        group["momentum"] = check_option("momentum", options["momentum"])
 
 
 def _show_nu(group: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import transformers
 
-from hf_critmom.optim.factory import OPTIMIZERS, adam_arguments, named_optimizer, warn_of_lone_processes
+from hf_critmom.optim.factory import OPTIMIZERS, adam_arguments, named_optimizer, warn_of_separate_processes
 from hf_critmom.optim.options import parse_optim_args
 from hf_critmom.upstream import UpstreamChangedError, optim_args_parser, optimizer_handlers, optimizer_names
 
@@ -111,7 +111,7 @@ def _add_member(names: Any, value: str) -> Any:
 def _handler(context: Any) -> tuple[Any, dict[str, Any]]:
     """The Trainer's handler: builds the optimizer that ``args.optim`` names from ``args`` and ``optim_args``."""
     args, name = context.args, context.args.optim.value
-    warn_of_lone_processes(args)
+    warn_of_separate_processes(args)
     cls, kwargs = named_optimizer(name, lr=args.learning_rate, options=context.optim_args)
     return cls, {**kwargs, **adam_arguments(name, args)}
 

@@ -30,6 +30,13 @@ class CritMomSGD(CriticallyDamped, SGD):
     The optimizer keeps no memory of the schedule, so learning-rate schedulers, warmup, gradient accumulation and
     resumed runs need nothing. State dicts are those of SGD with four more plain values in each group.
 
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = CritMomSGD([weight], lr=0.04, rule="exact")
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> round(optimizer.param_groups[0]["momentum"], 6)
+        0.64
+
     `torch.compile` leaves the step as it is, and says so; ``fused=True`` is one kernel without compilation.
 
     Args:

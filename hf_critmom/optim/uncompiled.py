@@ -1,4 +1,4 @@
-"""Keeps `torch.compile` out of an optimizer's step, which it would compile anew for every learning rate."""
+"""Keeps `torch.compile` out of an optimizer's step, which it would recompile for every learning rate."""
 
 import functools
 import warnings
@@ -10,22 +10,22 @@ from torch.optim import Optimizer
 
 Step = TypeVar("Step", bound=Callable[..., Any])
 
-_REASON = "its numbers follow the learning rate, and torch would compile the update anew for every new value"
+_REASON = "its numbers follow the learning rate, and torch would recompile the update for every new value"
 
 
 def uncompiled(step: Step) -> Step:
-    """Runs a step as it is also within compiled code, and warns of that once.
+    """Decorates a step so that compiled code runs it uncompiled, and warns of that once.
 
-    Inductor compiles torch's own SGD anew for each learning rate, until the limit of recompilations is reached. It
+    Inductor recompiles torch's own SGD for each learning rate, until the limit of recompilations is reached. It
     compiles torch's AdamW once, but to compute ``1 - beta1^t`` in single precision: 0 for the beta of ``lr`` 0.
     """
-    as_it_is = torch.compiler.disable(step, reason=_REASON)
+    eager_step = torch.compiler.disable(step, reason=_REASON)
 
     @functools.wraps(step)
     def step_outside_of_graphs(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             _warn(type(self).__name__)
-            return as_it_is(self, *args, **kwargs)
+            return eager_step(self, *args, **kwargs)
         return step(self, *args, **kwargs)
 
     return step_outside_of_graphs  # type: ignore[return-value]

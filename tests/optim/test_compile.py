@@ -1,4 +1,4 @@
-"""Claims about `torch.compile`: a changing learning rate compiles nothing anew, and changes nothing."""
+"""Claims about `torch.compile`: a changing learning rate recompiles nothing, and changes nothing."""
 
 import math
 import warnings
@@ -62,7 +62,7 @@ def assert_identical(ours, theirs):
 
 @any_optimizer
 @pytest.mark.parametrize("how", ["the method", "a function that calls it"])
-def test_a_compiled_step_is_never_compiled_anew_and_equals_the_plain_one(make, how):
+def test_a_compiled_step_is_never_recompiled_and_equals_the_plain_one(make, how):
     counter = CompileCounter()
 
     def compiled(optimizer):

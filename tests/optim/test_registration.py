@@ -387,8 +387,8 @@ del trainer_optimizer._OPTIMIZER_HANDLERS
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import hf_critmom
-told = [str(warning.message) for warning in caught if "critmom_optimizer" in str(warning.message)]
-assert len(told) == 1, caught
+said = [str(warning.message) for warning in caught if "critmom_optimizer" in str(warning.message)]
+assert len(said) == 1, caught
 
 args = TrainingArguments(output_dir="run", use_cpu=True, learning_rate=0.04, max_steps=1, save_strategy="no")
 data = [{"x": torch.ones(2), "labels": torch.ones(1)}] * 8
