@@ -53,6 +53,10 @@ CHANGES = {
         ("transformers:Trainer._load_best_model", None),
         ("transformers:Trainer._load_from_checkpoint", lambda self, checkpoint: None),
     ],
+    "weight_reversion": [
+        ("transformers.core_model_loading:revert_weight_conversion", None),
+        ("transformers.core_model_loading:revert_weight_conversion", lambda model: {}),
+    ],
     "rows_of_last_batch": [("accelerate.data_loader:DataLoaderStateMixin.reset", lambda self: None)],
 }
 CASES = [(name, path, value) for name, changes in CHANGES.items() for path, value in changes]
