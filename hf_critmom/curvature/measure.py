@@ -1,0 +1,173 @@
+"""Curvature of the loss where a model's parameters are: the largest, along the gradient, along the last update."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hf_critmom.curvature.eigenvalue import Eigenvalue, top_eigenvalue
+from hf_critmom.curvature.errors import CurvatureError
+from hf_critmom.curvature.objective import ComputeLoss, Objective, model_loss, preserved
+from hf_critmom.curvature.products import Hessian, hessian
+from hf_critmom.curvature.vectors import dot, norm
+
+GroupsOfParameters = Mapping[str, Mapping[str, nn.Parameter] | Sequence[nn.Parameter]]
+"""Parameters by layer group, as ``layer_groups(model).of(model)`` gives them."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Curvatures of the loss along parameters: second derivatives along unit vectors.
+
+    Attributes:
+        top: The largest eigenvalue of the Hessian.
+        gradient: Curvature along the gradient, ``g'Hg / g'g``; None where the gradient is 0.
+        update: Curvature along the last update of the parameters; None where there is none.
+        gradient_norm: Length of the gradient.
+    """
+
+    top: Eigenvalue
+    gradient: float | None
+    update: float | None
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Measurement(Curvature):
+    """The curvature of a whole network and what it was measured on.
+
+    Attributes:
+        groups: The curvature of each layer group, of its own parameters alone (a diagonal block of the Hessian).
+        method: "double_backward" or "central_differences".
+        batch_norm: Which statistics batch normalization used: "train", those of the batch, or "eval".
+        examples: Number of examples, of this process.
+        products: Products with a Hessian that it took.
+        seconds: What it took.
+    """
+
+    groups: Mapping[str, Curvature] = field(default_factory=dict)
+    method: str = "double_backward"
+    batch_norm: str = "train"
+    examples: int = 0
+    products: int = 0
+    seconds: float = 0.0
+
+
+def measure_curvature(
+    model: nn.Module,
+    batches: Sequence[Any],
+    compute_loss: ComputeLoss = model_loss,
+    *,
+    groups: GroupsOfParameters | None = None,
+    update: Mapping[str, Tensor] | None = None,
+    method: str = "auto",
+    batch_norm: str = "train",
+    tolerance: float = 0.02,
+    max_iterations: int = 100,
+    accelerator: Accelerator | None = None,
+    seed: int = 0,
+) -> Measurement:
+    """Measures the curvature of the mean loss over fixed examples, with respect to the trainable parameters.
+
+    The model is left as it is, to the bit: parameters, gradients, buffers, modes and random number generators. Dropout
+    is off. Parameters in half precision are measured in single precision. At most four vectors of the size of the
+    parameters are held, beside ``update`` and what the graph of the network needs.
+
+    Args:
+        model: The model; wrappers of data parallelism and compilation are taken off.
+        batches: The examples with labels, in as many pieces as memory needs. One piece is fastest.
+        compute_loss: Computes the loss from model and batch; by default the model itself does, from labels.
+        groups: Layer groups to measure as well, each on its own.
+        update: The last update of the parameters, by their names in ``model.named_parameters()``.
+        method: "double_backward" is exact; "central_differences" serves models without second derivatives; "auto" takes
+            the first where it works. In both cases the result says which.
+        batch_norm: "train": batch normalization uses each piece's own statistics, as training does. "eval": running
+            ones.
+        tolerance: Largest residual of the top eigenvalue, as a share of it.
+        max_iterations: Most products with the Hessian for a top eigenvalue.
+        accelerator: Where several processes train one model by data parallelism, each with examples of its own: every
+            process must call this, and all get the curvature of the mean loss. None for this process alone.
+        seed: Seed of the random vector that the top eigenvalue is found from.
+
+    Raises:
+        CurvatureError: If the model has no trainable parameters, labels are missing, the loss is not finite, there is
+            no second derivative where ``method`` demands it, or the parameters are sharded over processes.
+    """
+    began = time.perf_counter()
+    common: dict[str, Any] = {"batch_norm": batch_norm, "accelerator": accelerator, "seed": seed}
+    search: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations, "seed": seed}
+    with preserved(model, batch_norm=batch_norm):
+        objective = Objective(model, batches, compute_loss, **common)
+        whole, method, products = _curvature(objective, method, update, search)
+        found: dict[str, Curvature] = {}
+        for name, parameters in _trainable_groups(groups or {}):
+            block = Objective(model, batches, compute_loss, parameters=parameters, **common)
+            found[name], _, more = _curvature(block, method, update, search)
+            products += more
+    return Measurement(
+        top=whole.top,
+        gradient=whole.gradient,
+        update=whole.update,
+        gradient_norm=whole.gradient_norm,
+        groups=found,
+        method=method,
+        batch_norm=batch_norm,
+        examples=sum(objective.rows),
+        products=products,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def curvature_along(hessian: Hessian, vector: Sequence[Tensor]) -> float | None:
+    """The curvature along a direction, ``v'Hv / v'v``; None where the vector is 0.
+
+    Raises:
+        CurvatureError: If it is not finite.
+    """
+    square = dot(vector, vector)
+    if square == 0.0:
+        return None
+    product = [torch.zeros_like(part) for part in vector]
+    hessian.add_product(vector, product)
+    curvature = dot(vector, product) / square
+    if curvature != curvature or abs(curvature) == float("inf"):
+        raise CurvatureError("The curvature along a direction is not finite: measure before the training diverges.")
+    return curvature
+
+
+def _curvature(
+    objective: Objective, method: str, update: Mapping[str, Tensor] | None, search: Mapping[str, Any]
+) -> tuple[Curvature, str, int]:
+    with hessian(objective, method) as operator:
+        along_update = None
+        if update is not None:
+            along_update = curvature_along(operator, _vector(update, objective))
+        gradient = objective.gradient()
+        length, along_gradient = norm(gradient), curvature_along(operator, gradient)
+        del gradient
+        top = top_eigenvalue(operator, **search)
+        return Curvature(top, along_gradient, along_update, length), operator.method, operator.products
+
+
+def _vector(update: Mapping[str, Tensor], objective: Objective) -> list[Tensor]:
+    if missing := [name for name in objective.names if name not in update]:
+        raise CurvatureError(
+            f"The update lacks {missing[0]} ({len(missing)} parameters are missing): pass the change of every "
+            "trainable parameter by its name in model.named_parameters()."
+        )
+    return [
+        update[name].detach().to(part.device, part.dtype)
+        for name, part in zip(objective.names, objective.point(), strict=True)
+    ]
+
+
+def _trainable_groups(groups: GroupsOfParameters) -> Iterator[tuple[str, list[nn.Parameter]]]:
+    """Groups with the parameters of theirs that are trainable; groups that are frozen are left out."""
+    for name, members in groups.items():
+        parameters = list(members.values() if isinstance(members, Mapping) else members)
+        if trainable := [p for p in parameters if p.requires_grad]:
+            yield name, trainable

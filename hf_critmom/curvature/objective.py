@@ -1,0 +1,299 @@
+"""The loss on fixed examples as a function of a model's parameters, which leaves the model as it is.
+
+The function is smooth and the same at every evaluation: dropout is off, whatever draws random numbers draws the same
+ones, and the parameters are substituted (`torch.func.functional_call`), so that neither they nor their gradients are
+written to. Batch normalization uses the statistics of the batch ("train"), as in training, or the running ones
+("eval"), which are of little use in the first epochs.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import find_batch_size, recursively_apply, send_to_device
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from hf_critmom.curvature.errors import CurvatureError
+from hf_critmom.curvature.vectors import Vector
+
+BATCH_NORM_MODES = ("train", "eval")
+IGNORED = -100
+"""The label that losses leave out."""
+
+Result = TypeVar("Result")
+
+ComputeLoss = Callable[[nn.Module, Any], Any]
+"""The loss of a model on a batch, a mean over its items: a scalar, a tuple that it is the first of, or outputs with a
+``loss``."""
+
+
+def model_loss(model: nn.Module, batch: Any) -> Any:
+    """The loss that a model computes from the labels in a batch."""
+    return model(**batch) if isinstance(batch, Mapping) else model(batch)
+
+
+class Objective:
+    """The mean loss over batches, as a function of some of a model's parameters.
+
+    Parameters and buffers in half precision are taken in single precision.
+
+    Args:
+        model: Any module; wrappers of data parallelism and compilation are taken off.
+        batches: The examples, in as many pieces as memory needs. Their losses are weighted by their rows, or labelled
+            tokens.
+        compute_loss: See `ComputeLoss`.
+        parameters: The parameters that it is a function of; all that are trainable by default.
+        batch_norm: "train" or "eval".
+        accelerator: Where several processes train one model, each with examples of its own: losses and gradients then
+            are means over all of them, and every process must take part. None for this process alone.
+        seed: Seed of the random numbers that a model may draw.
+
+    Attributes:
+        names: Names of the parameters that it is a function of.
+        rows: Examples in each batch.
+        weights: Weight of each batch's loss; all of them, of every process, add up to 1.
+
+    Evaluate it within `preserved`, which leaves no trace of that.
+
+    Raises:
+        CurvatureError: If there is nothing to differentiate, there are no examples, or the parameters are sharded.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Any],
+        compute_loss: ComputeLoss = model_loss,
+        *,
+        parameters: Sequence[nn.Parameter] | None = None,
+        batch_norm: str = "train",
+        accelerator: Accelerator | None = None,
+        seed: int = 0,
+    ) -> None:
+        if batch_norm not in BATCH_NORM_MODES:
+            raise CurvatureError(f"batch_norm={batch_norm!r} is not known: choose {' or '.join(BATCH_NORM_MODES)}.")
+        self.model = unwrapped(model)
+        self.batches = list(batches)
+        self.batch_norm = batch_norm
+        self.accelerator = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
+        self.seed = seed
+        self._call = _LossOfModel(self.model, compute_loss)
+        trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if parameters is not None:
+            chosen = {id(p) for p in parameters}
+            trainable = {name: p for name, p in trainable.items() if id(p) in chosen}
+        if not trainable:
+            raise CurvatureError(
+                f"{type(self.model).__name__} has no trainable parameter here: its curvature is that of the loss along "
+                "trainable parameters, so unfreeze some (requires_grad_(True))."
+            )
+        self.names = list(trainable)
+        if not self.batches:
+            raise CurvatureError("There are no examples to measure on: pass at least one batch.")
+        self.rows = [_rows(batch) for batch in self.batches]
+        self.weights = [_labelled_items(batch) for batch in self.batches]
+        total = self.summed(float(sum(self.weights)))
+        if total <= 0.0:
+            raise CurvatureError("No example to measure on has a label: pass batches with labels.")
+        self.weights = [weight / total for weight in self.weights]
+
+    def point(self) -> Vector:
+        """The parameters where they are now, in single precision at least; those that are so already are not copied."""
+        parameters = dict(self.model.named_parameters())
+        return [_wide(parameters[name].detach()) for name in self.names]
+
+    def loss(self, point: Sequence[Tensor], index: int) -> Tensor:
+        """The loss of one batch at a point, times the batch's weight.
+
+        Raises:
+            CurvatureError: If the model returns no loss, or one that is not finite.
+        """
+        return self._with_loss(point, index, lambda loss: loss)
+
+    def batch_gradient(self, point: Sequence[Tensor], index: int) -> list[Tensor | None]:
+        """Gradient of one batch's weighted loss at a point; None where the loss does not depend on a parameter."""
+        leaves = [value.detach().requires_grad_() for value in point]
+
+        def gradient_of(loss: Tensor) -> list[Tensor | None]:
+            if not loss.requires_grad:
+                return [None] * len(leaves)
+            return list(torch.autograd.grad(loss, leaves, allow_unused=True))
+
+        with torch.enable_grad():  # while the parameters are substituted, for what is recomputed on the way back
+            return self._with_loss(leaves, index, gradient_of)
+
+    def _with_loss(self, point: Sequence[Tensor], index: int, then: Callable[[Tensor], Result]) -> Result:
+        buffers = {name: _wide(buffer.detach()).clone() for name, buffer in self.model.named_buffers()}
+        parameters = {name: _wide(p.detach()) for name, p in self.model.named_parameters()}
+        values = {**buffers, **parameters, **dict(zip(self.names, point, strict=True))}
+        device = point[0].device
+        batch = recursively_apply(_wide, send_to_device(self.batches[index], device), test_type=torch.is_tensor)
+        torch.manual_seed(self.seed + index)
+        random.seed(self.seed + index)
+        np.random.seed(self.seed + index)
+
+        def finish(result: Any) -> Result:
+            loss = self._scalar(result)
+            return then(loss.to(torch.promote_types(loss.dtype, torch.float32)) * self.weights[index])
+
+        substituted = {f"model.{name}": value for name, value in values.items()}
+        return functional_call(self._call, substituted, (batch, finish))
+
+    @torch.no_grad()
+    def add_gradient(self, point: Sequence[Tensor], out: Vector, scale: float = 1.0) -> None:
+        """Adds the gradient at a point, times a number, to a vector; of this process's examples only."""
+        for index in range(len(self.batches)):
+            for total, part in zip(out, self.batch_gradient(point, index), strict=True):
+                if part is not None:
+                    total.add_(part, alpha=scale)
+
+    def gradient(self) -> Vector:
+        """The gradient where the parameters are now, of all processes' examples."""
+        point = self.point()
+        out = [torch.zeros_like(value) for value in point]
+        self.add_gradient(point, out)
+        self.reduce_(out)
+        return out
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """The loss where the parameters are now, of all processes' examples."""
+        point = self.point()
+        return self.summed(float(sum(self.loss(point, index).item() for index in range(len(self.batches)))))
+
+    def reduce_(self, vector: Vector) -> None:
+        """Sums a vector over the processes, in place."""
+        if self.accelerator is not None:
+            for part in vector:
+                dist.all_reduce(part)
+
+    def summed(self, number: float) -> float:
+        """Sums a number over the processes."""
+        if self.accelerator is None:
+            return number
+        total = torch.tensor(number, dtype=torch.float64, device=self.accelerator.device)
+        dist.all_reduce(total)
+        return total.item()
+
+    def _scalar(self, result: Any) -> Tensor:
+        loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", result)
+        loss = loss[0] if isinstance(loss, (tuple, list)) and loss else loss
+        name = type(self.model).__name__
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise CurvatureError(
+                f"{name} returned no loss for the examples to measure on: pass batches with labels to a model that "
+                "computes its loss from them, or pass compute_loss."
+            )
+        if not torch.isfinite(loss.detach()).item():
+            raise CurvatureError(
+                f"The loss of {name} on the examples to measure on is {loss.item()}: curvature needs a finite one, so "
+                "measure before the training diverges, or lower the learning rate."
+            )
+        return loss.reshape(())
+
+
+class _LossOfModel(nn.Module):
+    """Lets `functional_call` substitute a model's parameters within any loss function."""
+
+    def __init__(self, model: nn.Module, compute_loss: ComputeLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.compute_loss = compute_loss
+
+    def forward(self, batch: Any, finish: Callable[[Any], Any]) -> Any:
+        """Whatever is made of the loss function's result."""
+        return finish(self.compute_loss(self.model, batch))
+
+
+@contextmanager
+def preserved(model: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
+    """Within, a model is as it is measured; afterwards it and all random number generators are as before, to the bit.
+
+    Dropout and its relatives are off, batch normalization is in the mode that was asked for, and there is no mixed
+    precision, neither Accelerate's nor an autocast around.
+    """
+    model = unwrapped(model)
+    modes = {module: module.training for module in model.modules()}
+    mixed = model.__dict__.get("forward") if "_original_forward" in model.__dict__ else None
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    kind = next((p.device.type for p in model.parameters()), "cpu")
+    with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
+        try:
+            for module in modes:
+                module.training = isinstance(module, _BatchNorm) and batch_norm == "train"
+            if mixed is not None:
+                model.forward = model.__dict__["_original_forward"]
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+            if mixed is not None:
+                model.forward = mixed
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """A model without the wrappers of data parallelism and compilation.
+
+    Raises:
+        CurvatureError: If its parameters are sharded or kept elsewhere, so that they have no second derivatives here.
+    """
+    while True:
+        if isinstance(model, (DistributedDataParallel, DataParallel)):
+            model = model.module
+        elif isinstance(inner := model.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):
+            model = inner
+        else:
+            break
+    sharded = None
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        sharded = "FSDP1"
+    elif any(isinstance(p, DTensor) for p in model.parameters()):
+        sharded = "FSDP2 or tensor parallelism"
+    elif any(hasattr(p, "ds_id") for p in model.parameters()) or type(model).__name__ == "DeepSpeedEngine":
+        sharded = "DeepSpeed"
+    if sharded is not None:
+        raise CurvatureError(
+            f"The parameters are sharded over processes ({sharded}), where curvature is not measured: load a "
+            "checkpoint into one process and measure there."
+        )
+    return model
+
+
+def no_fused_attention() -> AbstractContextManager[Any]:
+    """Has torch's attention computed by plain operations, which have second derivatives."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """A floating-point tensor in single precision at least."""
+    narrow = tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32
+    return tensor.float() if narrow else tensor
+
+
+def _rows(batch: Any) -> int:
+    try:
+        return int(find_batch_size(batch) or 0)
+    except (TypeError, ValueError):
+        return 1  # a batch of another kind is a unit of its own
+
+
+def _labelled_items(batch: Any) -> float:
+    """Labelled tokens of a batch for tokens, else its rows: what its mean loss is a mean over."""
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    if isinstance(labels, Tensor) and labels.ndim > 1 and not labels.is_floating_point():
+        return float((labels != IGNORED).sum().item())
+    return float(_rows(batch))

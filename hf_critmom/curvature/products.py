@@ -1,0 +1,179 @@
+"""Products of the Hessian with a vector, without the Hessian.
+
+``double_backward`` differentiates the gradient along the vector and is exact (Pearlmutter 1994, Neural Computation
+6:147). ``central_differences`` takes two gradients, ``(g(theta + e v) - g(theta - e v)) / 2 e``, for models whose
+kernels have no second derivative. Where a network has kinks, as with ReLU, the two differ: differences see the jumps of
+the gradient between the two points, derivatives do not.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from hf_critmom.curvature.errors import CurvatureError
+from hf_critmom.curvature.objective import Objective, no_fused_attention
+from hf_critmom.curvature.vectors import Vector, norm
+from hf_critmom.errors import root_message
+
+METHODS = ("auto", "double_backward", "central_differences")
+
+_RELATIVE_STEP = 1e-4
+"""Length of the step of a difference, as a share of the length of the parameters: on small transformers in single
+precision, truncation and rounding are then both below 2 percent of the top eigenvalue."""
+
+
+class Hessian:
+    """The Hessian of an objective where the model's parameters are, as a linear map.
+
+    Beside the vectors of the caller it needs at most two of the size of the gradient. With one batch, `double_backward`
+    keeps the graph of the gradient between products.
+
+    Args:
+        objective: What is differentiated twice.
+        method: "double_backward", "central_differences", or "auto": the first where it works, else the second.
+
+    Attributes:
+        method: The method in use.
+        products: Number of products so far.
+        relative_step: Length of the step of a difference, as a share of the length of the parameters.
+
+    Raises:
+        CurvatureError: If the method is not known, or there is no second derivative where it was asked for.
+    """
+
+    def __init__(self, objective: Objective, method: str = "auto") -> None:
+        if method not in METHODS:
+            raise CurvatureError(f"method={method!r} is not known: choose one of {', '.join(METHODS)}.")
+        self.objective = objective
+        self.products = 0
+        self.relative_step = _RELATIVE_STEP
+        self._graph: _GradientGraph | None = None
+        self.method = self._available(method)
+
+    def add_product(self, vector: Sequence[Tensor], out: Vector) -> None:
+        """Adds the product with a vector to another vector, in place; in every process, the sum over all of them.
+
+        Raises:
+            CurvatureError: If the loss is not finite.
+        """
+        self.products += 1
+        shared = 1.0 if self.objective.accelerator is None else 1.0 / self.objective.accelerator.num_processes
+        if shared != 1.0:
+            torch._foreach_mul_(out, shared)
+        if self.method == "double_backward":
+            for index in range(len(self.objective.batches)):
+                self._add_derivative(index, vector, out)
+        else:
+            self._add_difference(vector, out)
+        self.objective.reduce_(out)
+
+    def close(self) -> None:
+        """Frees the graph."""
+        self._graph = None
+
+    # -------------------------------------------------------------------------------------------------- double backward
+
+    def _add_derivative(self, index: int, vector: Sequence[Tensor], out: Vector) -> None:
+        graph = self._graph or _GradientGraph(self.objective, index)
+        keep = len(self.objective.batches) == 1
+        if keep:
+            self._graph = graph
+        parts = graph.derivatives_along(vector, keep)
+        with torch.no_grad():
+            for total, part in zip(out, parts, strict=True):
+                if part is not None:
+                    total.add_(part)
+
+    def _available(self, method: str) -> str:
+        """The method that is used, after trying whether the gradient can be differentiated."""
+        if method == "central_differences":
+            return method
+        try:
+            graph = _GradientGraph(self.objective, 0)
+            if method == "auto" and any(isinstance(node, BackwardCFunction) for node in graph.nodes()):
+                return "central_differences"
+            if any(node.name() == "torch::autograd::Error" for node in graph.nodes()):
+                raise RuntimeError("a function that is marked as once differentiable is part of it")
+            graph.derivatives_along([torch.zeros_like(leaf) for leaf in graph.leaves], keep=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if method == "double_backward":
+                raise CurvatureError(
+                    f"{type(self.objective.model).__name__} has no second derivative ({root_message(error)}): use "
+                    "method=central_differences."
+                ) from error
+            return "central_differences"
+        if len(self.objective.batches) == 1:
+            self._graph = graph
+        return "double_backward"
+
+    # ---------------------------------------------------------------------------------------------- central differences
+
+    def _add_difference(self, vector: Sequence[Tensor], out: Vector) -> None:
+        point = self.objective.point()
+        length = norm(vector)
+        if length == 0.0:
+            return
+        step = self.relative_step * max(norm(point), 1.0) / length
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                moved = list(torch._foreach_add(point, list(vector), alpha=sign * step))
+            self.objective.add_gradient(moved, out, scale=sign / (2.0 * step))
+            del moved
+
+
+class _GradientGraph:
+    """The gradient of one batch as part of a graph, to be differentiated; its values themselves are not kept."""
+
+    def __init__(self, objective: Objective, index: int) -> None:
+        self.leaves = [value.detach().requires_grad_() for value in objective.point()]
+        self._edges: dict[int, GradientEdge] = {}
+        with torch.enable_grad(), no_fused_attention():
+            loss = objective.loss(self.leaves, index)
+            self._root = get_gradient_edge(loss) if loss.requires_grad else None
+            if self._root is None:
+                return
+            gradient = torch.autograd.grad(loss, self.leaves, create_graph=True, allow_unused=True)
+        for place, part in enumerate(gradient):
+            if part is not None and part.requires_grad:  # else the loss is linear in it
+                self._edges[place] = get_gradient_edge(part)
+
+    def derivatives_along(self, vector: Sequence[Tensor], keep: bool) -> Sequence[Tensor | None]:
+        """The product of this batch's Hessian with a vector; None stands for zeros."""
+        if not self._edges:
+            return [None] * len(self.leaves)
+        along = [vector[place] for place in self._edges]
+        edges = list(self._edges.values())
+        return torch.autograd.grad(edges, self.leaves, along, retain_graph=keep, allow_unused=True)
+
+    def nodes(self) -> Iterator[Any]:
+        """Every function that loss and gradient were computed by.
+
+        Those that Python code defines may not be differentiable twice. Torch marks some of them so; others give a wrong
+        second derivative in silence, since their backward pass is no part of the graph.
+        """
+        waiting: list[Any] = [edge.node for edge in (self._root, *self._edges.values()) if edge is not None]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            yield node
+            for following, _ in node.next_functions:
+                if following is not None and following not in seen:
+                    seen.add(following)
+                    waiting.append(following)
+
+
+@contextlib.contextmanager
+def hessian(objective: Objective, method: str = "auto") -> Iterator[Hessian]:
+    """A `Hessian` whose graph is freed at the end."""
+    opened = Hessian(objective, method)
+    try:
+        yield opened
+    finally:
+        opened.close()

@@ -1,0 +1,52 @@
+"""Claims about what is said of momentum: it follows from the measured numbers, and they stand in the sentence."""
+
+import math
+
+import pytest
+
+from hf_critmom.curvature import CurvatureError, NoiseScale, momentum_advice
+
+
+def noise(value, low, high):
+    return NoiseScale(value, low, high, 0.9, 3, (64, 512))
+
+
+def test_noise_well_above_the_batch_size_leaves_momentum_nothing_to_do():
+    advice = momentum_advice(64, noise(230.0, 150.0, 380.0), mean_step=0.2, curvature=8.0)
+    assert advice.role == "hardly"
+    for word in ("hardly", "64", "230", "150", "380", "mean step", "0.2", "8"):
+        assert word in advice.sentence
+    assert momentum_advice(64, noise(None, 150.0, math.inf), 0.2, 8.0).role == "hardly", "a lower bound is enough"
+
+
+def test_a_mean_step_beyond_the_limit_of_plain_sgd_needs_momentum_whatever_the_noise():
+    for scale in (None, noise(230.0, 150.0, 380.0), noise(None, 0.0, math.inf)):
+        advice = momentum_advice(64, scale, mean_step=1.0, curvature=14.0)
+        assert advice.role == "needed"
+        assert advice.least_momentum == pytest.approx(0.75)
+        for word in ("needed", "0.75", "upwards", "critmom_qhm"):
+            assert word in advice.sentence
+
+
+def test_the_least_momentum_is_the_one_at_which_a_heavy_ball_becomes_stable():
+    product = 14.0
+    momentum = momentum_advice(64, None, 1.0, product).least_momentum
+    assert product == pytest.approx(2.0 * (1.0 + momentum) / (1.0 - momentum))
+
+
+def test_a_gradient_that_is_not_lost_in_noise_lets_momentum_matter():
+    assert momentum_advice(1024, noise(600.0, 340.0, 1160.0), 0.2, 8.0).role == "can"
+
+
+def test_an_interval_that_does_not_decide_leaves_it_open():
+    assert momentum_advice(64, noise(150.0, 90.0, 300.0), 0.2, 8.0).role == "open"
+    assert momentum_advice(64, noise(None, 0.0, math.inf), 0.2, 8.0).role == "open"
+    advice = momentum_advice(64, None, 0.2, 8.0)
+    assert advice.role == "open" and "not measured" in advice.sentence
+
+
+@pytest.mark.parametrize("numbers", [(0, 0.2, 8.0), (64, 0.0, 8.0), (64, 0.2, -1.0), (64, 0.2, math.nan)])
+def test_numbers_that_say_nothing_are_a_sentence(numbers):
+    batch_size, mean_step, curvature = numbers
+    with pytest.raises(CurvatureError, match="expected a positive number"):
+        momentum_advice(batch_size, None, mean_step, curvature)

@@ -1,0 +1,525 @@
+"""Claims about measured curvature: it is that of the full Hessian, and measuring leaves no trace."""
+
+import copy
+import math
+import random
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from helpers import curvature_programs as programs
+from helpers.curvature_programs import convolutional, cross_entropy, exact_hessian, examples, perceptron, train
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from hf_critmom.curvature import CurvatureError, Objective, hessian, measure_curvature, preserved, top_eigenvalue
+from hf_critmom.curvature.vectors import dot, random_unit_like
+
+NETWORKS = {
+    "tanh": (perceptron, 10),
+    "relu": (lambda: perceptron((10, 40, 5), nn.ReLU), 10),
+    "convolutions": (convolutional, 64),
+    "deep": (lambda: perceptron((10, 16, 16, 16, 5), nn.GELU, seed=2), 10),
+}
+any_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def network(name, steps):
+    make, inputs = NETWORKS[name]
+    model, batch = make(), examples(inputs)
+    train(model, batch, steps)
+    return model, batch
+
+
+# --- The right numbers ----------------------------------------------------------------------------------------------
+
+
+@any_network
+@pytest.mark.parametrize("steps", [0, 4, 60])
+def test_the_top_eigenvalue_is_that_of_the_full_hessian(name, steps):
+    model, batch = network(name, steps)
+    exact = torch.linalg.eigvalsh(exact_hessian(model, batch).double())
+    assert len(exact) >= 300
+    found = measure_curvature(model, [batch], cross_entropy)
+    assert found.method == "double_backward"
+    assert found.top.converged
+    assert found.top.value == pytest.approx(exact[-1].item(), rel=0.01)
+    assert (exact - found.top.value).abs().min() <= found.top.residual + 1e-4
+    assert found.top.residual <= 0.02 * found.top.value
+    assert exact[0].item() - 1e-4 <= found.top.lowest <= found.top.value
+
+
+@any_network
+def test_curvature_along_gradient_and_update_is_the_quadratic_form_of_the_full_hessian(name):
+    model, batch = network(name, 3)
+    before = copy.deepcopy(model)
+    train(model, batch, 1)
+    named = dict(model.named_parameters())
+    update = {name: p.detach() - dict(before.named_parameters())[name].detach() for name, p in named.items()}
+    matrix = exact_hessian(model, batch).double()
+    gradient = torch.autograd.grad(cross_entropy(model, batch), list(named.values()))
+    found = measure_curvature(model, [batch], cross_entropy, update=update)
+    for curvature, vector in ((found.gradient, gradient), (found.update, update.values())):
+        v = torch.cat([part.reshape(-1) for part in vector]).double()
+        assert curvature == pytest.approx((v @ matrix @ v / (v @ v)).item(), rel=1e-3)
+    assert found.gradient_norm == pytest.approx(
+        torch.cat([part.reshape(-1) for part in gradient]).norm().item(), rel=1e-5
+    )
+
+
+def test_layer_groups_are_measured_on_their_own_blocks():
+    model, batch = network("tanh", 5)
+    groups = {"first": dict(model[0].named_parameters()), "rest": [*model[2].parameters(), *model[4].parameters()]}
+    found = measure_curvature(model, [batch], cross_entropy, groups=groups, tolerance=1e-3)
+    whole = exact_hessian(model, batch).double()
+    for name, block in {"first": whole[:220, :220], "rest": whole[220:, 220:]}.items():
+        assert found.groups[name].top.value == pytest.approx(torch.linalg.eigvalsh(block)[-1].item(), rel=1e-3)
+        assert found.groups[name].top.value <= found.top.value * 1.001
+    squares = sum(group.gradient_norm**2 for group in found.groups.values())
+    assert math.sqrt(squares) == pytest.approx(found.gradient_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 60])
+@pytest.mark.parametrize("method", ["double_backward", "central_differences"])
+def test_it_is_exact_on_quadratics(size, method):
+    eigenvalues = [float(value) for value in np.linspace(-3.0, 8.0, size)] if size > 1 else [4.0]
+    model = programs.Quadratic(eigenvalues)
+    found = measure_curvature(
+        model, [torch.zeros(4, dtype=torch.float64)], method=method, tolerance=1e-6, max_iterations=300
+    )
+    assert found.method == method
+    assert found.top.converged
+    assert found.top.value == pytest.approx(eigenvalues[-1], rel=1e-6)
+    assert found.top.lowest == pytest.approx(eigenvalues[0], rel=1e-2)
+
+
+def test_a_negative_definite_and_a_flat_loss_have_the_curvature_that_they_have():
+    batch = [torch.zeros(4, dtype=torch.float64)]
+    negative = measure_curvature(programs.Quadratic([-5.0, -2.0, -1.0, -0.5]), batch, tolerance=1e-6)
+    assert negative.top.value == pytest.approx(-0.5, rel=1e-5)
+    flat = measure_curvature(nn.Linear(3, 1), [torch.ones(4, 3)], lambda model, x: model(x).mean())
+    assert (flat.top.value, flat.top.residual, flat.gradient, flat.top.converged) == (0.0, 0.0, 0.0, True)
+
+
+def test_where_the_gradient_is_zero_it_has_no_curvature():
+    model = programs.Quadratic([1.0, 2.0, 3.0])
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    found = measure_curvature(model, [torch.zeros(4, dtype=torch.float64)])
+    assert found.gradient is None and found.gradient_norm == 0.0
+
+
+def test_too_few_products_are_told_as_such():
+    model, batch = network("tanh", 0)
+    found = measure_curvature(model, [batch], cross_entropy, tolerance=1e-6, max_iterations=3)
+    assert not found.top.converged
+    assert found.top.iterations == 3
+    assert found.top.residual > 1e-6 * found.top.value
+
+
+def test_pieces_give_the_curvature_of_the_whole_by_their_rows():
+    model, batch = network("tanh", 3)
+    pieces = [
+        {name: rows[part] for name, rows in batch.items()} for part in (slice(10), slice(10, 40), slice(40, None))
+    ]
+    whole = measure_curvature(model, [batch], cross_entropy)
+    parts = measure_curvature(model, pieces, cross_entropy)
+    assert parts.top.value == pytest.approx(whole.top.value, rel=1e-4)
+    assert parts.gradient == pytest.approx(whole.gradient, rel=1e-4)
+    assert parts.examples == whole.examples == 64
+
+
+def test_only_trainable_parameters_count():
+    model, batch = network("tanh", 3)
+    model[0].requires_grad_(False)
+    rest = [*model[2].parameters(), *model[4].parameters()]
+    exact = torch.linalg.eigvalsh(exact_hessian(model, batch, parameters=rest).double())[-1]
+    assert measure_curvature(model, [batch], cross_entropy).top.value == pytest.approx(exact.item(), rel=0.01)
+
+
+def test_batch_normalization_uses_the_batch_by_default_and_running_statistics_when_told():
+    model, batch = network("convolutions", 0)
+    train_mode = measure_curvature(model, [batch], cross_entropy)
+    eval_mode = measure_curvature(model, [batch], cross_entropy, batch_norm="eval")
+    assert (train_mode.batch_norm, eval_mode.batch_norm) == ("train", "eval")
+    assert abs(train_mode.top.value - eval_mode.top.value) > 0.1 * train_mode.top.value
+
+
+def tiny_gpt2():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config), {"input_ids": (tokens := torch.randint(0, 16, (12, 8))), "labels": tokens}
+
+
+def test_a_transformer_with_dropout_and_fused_attention_has_the_hessian_of_its_loss():
+    model, batch = tiny_gpt2()
+    assert model.config._attn_implementation == "sdpa"
+    found = measure_curvature(model, [batch], tolerance=1e-3)
+    eager = GPT2LMHeadModel._from_config(model.config, attn_implementation="eager")
+    eager.load_state_dict(model.state_dict())
+    exact = torch.linalg.eigvalsh(exact_hessian(eager, batch, lambda network, rows: network(**rows).loss).double())
+    assert found.method == "double_backward"
+    assert found.top.value == pytest.approx(exact[-1].item(), rel=1e-3)
+    differences = measure_curvature(model, [batch], tolerance=0.01, method="central_differences")
+    assert differences.top.converged
+    assert differences.top.value == pytest.approx(exact[-1].item(), rel=0.02)
+
+
+def test_a_model_in_bfloat16_is_measured_in_single_precision():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=16,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=8,
+        num_labels=3,
+    )
+    model = BertForSequenceClassification(config).to(torch.bfloat16)
+    batch = {"input_ids": torch.randint(0, 16, (12, 8)), "labels": torch.randint(0, 3, (12,))}
+    narrow = measure_curvature(model, [batch], tolerance=1e-3)
+    assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+    wide = measure_curvature(copy.deepcopy(model).float(), [batch], tolerance=1e-3)
+    assert narrow.top.value == pytest.approx(wide.top.value, rel=1e-4)
+
+
+def test_mixed_precision_of_the_trainer_is_taken_off():
+    model, batch = tiny_gpt2()
+    plain = measure_curvature(copy.deepcopy(model), [batch], tolerance=1e-3)
+    prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = measure_curvature(prepared, [batch], tolerance=1e-3)
+    assert found.top.value == pytest.approx(plain.top.value, rel=1e-5)
+    assert prepared(**batch).logits.dtype == torch.float32  # its own wrapper is there again
+    assert "forward" in prepared.__dict__
+
+
+def test_curvlinops_finds_the_same_products_and_eigenvalue():
+    curvlinops = pytest.importorskip("curvlinops")
+    from scipy.sparse.linalg import eigsh
+
+    model, batch = network("relu", 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        operator = curvlinops.HessianLinearOperator(
+            model, nn.CrossEntropyLoss(), list(model.parameters()), [(batch["x"], batch["labels"])]
+        )
+        oracle = operator.to_scipy()
+    objective = Objective(model, [batch], cross_entropy)
+    with preserved(model), hessian(objective) as ours:
+        vector = random_unit_like(objective.point(), seed=1)
+        product = [torch.zeros_like(part) for part in vector]
+        ours.add_product(vector, product)
+    flat = torch.cat([part.reshape(-1) for part in vector]).numpy()
+    expected = oracle @ flat
+    assert torch.cat([part.reshape(-1) for part in product]).numpy() == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    top = eigsh(oracle, k=1, which="LA", return_eigenvectors=False)[0]
+    assert measure_curvature(model, [batch], cross_entropy, tolerance=1e-3).top.value == pytest.approx(top, rel=1e-3)
+
+
+# --- Without second derivatives -------------------------------------------------------------------------------------
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * x.cos()
+
+
+class SilentlyWrong(OnceDifferentiable):
+    """Its backward pass is no part of the graph, as that of a kernel of one's own, and nothing says so."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * x.detach().cos()
+
+
+class Sine(nn.Module):
+    def __init__(self, function=None):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function.apply(x) if self.function else x.sin()
+
+
+def sines(function):
+    model = perceptron()
+    model[1], model[3] = Sine(function), Sine(function)
+    return model
+
+
+@pytest.mark.parametrize("function", [OnceDifferentiable, SilentlyWrong])
+def test_where_second_derivatives_cannot_be_trusted_differences_are_taken(function):
+    batch = examples(10)
+    exact = measure_curvature(sines(None), [batch], cross_entropy)
+    assert exact.method == "double_backward"
+    found = measure_curvature(sines(function), [batch], cross_entropy)
+    assert found.method == "central_differences"
+    assert found.top.converged
+    assert found.top.value == pytest.approx(exact.top.value, rel=0.02)
+    assert found.gradient == pytest.approx(exact.gradient, rel=0.02)
+
+
+def test_a_missing_second_derivative_is_a_sentence_where_it_was_demanded():
+    with pytest.raises(CurvatureError, match=r"no second derivative.*central_differences"):
+        measure_curvature(sines(OnceDifferentiable), [examples(10)], cross_entropy, method="double_backward")
+
+
+def test_differences_of_a_network_with_kinks_are_not_called_converged():
+    model, batch = network("convolutions", 3)
+    exact = measure_curvature(model, [batch], cross_entropy).top.value
+    found = measure_curvature(model, [batch], cross_entropy, method="central_differences").top
+    assert not found.converged or found.value == pytest.approx(exact, rel=0.05)
+
+
+# --- No trace -------------------------------------------------------------------------------------------------------
+
+
+def state_of(model):
+    """Everything that a measurement might change."""
+    return {
+        "tensors": {name: value.clone() for name, value in model.state_dict().items()},
+        "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "modes": [module.training for module in model.modules()],
+        "trainable": [p.requires_grad for p in model.parameters()],
+        "versions": [tensor._version for tensor in (*model.parameters(), *model.buffers())],
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].copy(),
+    }
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second["tensors"][name]) for name, value in first["tensors"].items())
+    for one, other in zip(first["gradients"], second["gradients"], strict=True):
+        assert (one is None) == (other is None) and (one is None or torch.equal(one, other))
+    assert torch.equal(first["torch"], second["torch"])
+    assert (first["numpy"] == second["numpy"]).all()
+    for name in ("modes", "trainable", "versions", "python"):
+        assert first[name] == second[name], name
+
+
+@pytest.mark.parametrize("method", ["double_backward", "central_differences"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_measuring_leaves_parameters_gradients_buffers_modes_and_generators_as_they_are(method, mode):
+    model, batch = network("convolutions", 2)
+    model.train(mode)
+    model[1].train(not mode)
+    cross_entropy(model, batch).backward()
+    model[1].weight.grad = None
+    model[4].requires_grad_(False)
+    before = state_of(model)
+    groups = {"last": model[9].parameters()}
+    measure_curvature(model, [batch], cross_entropy, groups=groups, method=method, max_iterations=10)
+    assert_same(before, state_of(model))
+
+
+def test_an_error_leaves_no_trace_either():
+    model, batch = network("convolutions", 2)
+    model.train()
+    before = state_of(model)
+    with pytest.raises(CurvatureError):
+        measure_curvature(model, [batch], lambda network, rows: cross_entropy(network, rows) * math.nan)
+    assert_same(before, state_of(model))
+
+
+def test_a_model_that_draws_random_numbers_is_the_same_function_each_time():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = perceptron()
+
+        def forward(self, x):
+            return self.inner(x + torch.randn_like(x) + random.random() + np.random.rand())
+
+    found = [measure_curvature(Noisy(), [examples(10)], cross_entropy) for _ in range(2)]
+    assert found[0].top == found[1].top
+
+
+def test_recomputed_activations_are_those_of_the_substituted_parameters():
+    model, batch = network("tanh", 3)
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            for layer in self.inner:
+                x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+            return x
+
+    plain = measure_curvature(model, [batch], cross_entropy)
+    for method in ("double_backward", "central_differences"):
+        found = measure_curvature(Checkpointed(), [batch], cross_entropy, method=method)
+        assert found.top.value == pytest.approx(plain.top.value, rel=0.01)
+
+
+MEMORY = """
+import torch
+from torch import nn
+from hf_critmom.curvature import measure_curvature, sample_noise
+
+def peak():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+def from_here():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+layers = [module for _ in range(40) for module in (nn.Linear(350, 350), nn.Tanh())]
+model = nn.Sequential(*layers, nn.Linear(350, 10))
+batch = {"x": torch.randn(4, 350), "labels": torch.randint(0, 10, (4,))}
+vector = 4 * sum(p.numel() for p in model.parameters())
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch["x"]), batch["labels"])
+
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+def step():
+    optimizer.zero_grad()
+    loss(model, batch).backward()
+    optimizer.step()
+
+step()
+optimizer.zero_grad()
+from_here()
+step()
+of_training = peak()
+optimizer.zero_grad()
+halves = [{name: rows[part] for name, rows in batch.items()} for part in (slice(2), slice(2, 4))]
+for measure in (
+    lambda: measure_curvature(model, [batch], loss, max_iterations=10),
+    lambda: measure_curvature(model, halves, loss, max_iterations=10),
+    lambda: measure_curvature(model, [batch], loss, max_iterations=10, method="central_differences"),
+    lambda: sample_noise(model, [batch], loss, rows=1),
+):
+    from_here()
+    measure()
+    print((peak() - of_training) / vector)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_a_measurement_needs_at_most_three_vectors_more_than_a_training_step(run_python, monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # so that what is freed is seen as free
+    finished = run_python("-c", MEMORY)
+    assert finished.returncode == 0, finished.stderr
+    one_piece, two_pieces, differences, noise = map(float, finished.stdout.split())
+    assert max(one_piece, two_pieces) < 2.5
+    assert differences < 3.5  # three, and a few of the forty tensors on the way
+    assert noise < 1.5
+
+
+# --- Several processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_processes")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    finished = subprocess.run(
+        [sys.executable, *launcher, programs.__file__, str(folder)], capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
+
+
+def test_two_processes_measure_what_one_measures_on_all_examples(two_processes):
+    model, batch = network("tanh", 5)
+    alone = measure_curvature(model, [batch], cross_entropy, tolerance=1e-4)
+    assert two_processes[0] == two_processes[1]
+    assert two_processes[0]["top"] == pytest.approx(alone.top.value, rel=1e-3)
+    assert two_processes[0]["gradient"] == pytest.approx(alone.gradient, rel=1e-3)
+    assert two_processes[0]["gradient_norm"] == pytest.approx(alone.gradient_norm, rel=1e-4)
+
+
+def test_two_processes_sample_the_noise_of_all_examples(two_processes):
+    from hf_critmom.curvature import noise_scale, sample_noise
+
+    model, batch = network("tanh", 5)
+    alone = noise_scale([sample_noise(model, [batch], cross_entropy, rows=8)])
+    assert two_processes[0]["noise"] == pytest.approx([alone.value, alone.low, alone.high], rel=1e-3)
+
+
+def test_sharded_parameters_are_refused_in_a_sentence(two_processes):
+    assert "FSDP2" in two_processes[0]["sharded"]
+    assert "one process" in two_processes[0]["sharded"]
+
+
+# --- Bad input ------------------------------------------------------------------------------------------------------
+
+
+def unlabelled(model, batch):
+    return {"logits": model(batch["x"])}
+
+
+BAD_INPUT = {
+    "frozen": (lambda m: m.requires_grad_(False), {}, "no trainable parameter"),
+    "no labels": (None, {"compute_loss": unlabelled}, "no loss"),
+    "nothing labelled": (None, {"batches": [{"labels": torch.full((4, 3), -100)}]}, "has a label"),
+    "no examples": (None, {"batches": []}, "no examples"),
+    "nan": (None, {"compute_loss": lambda m, b: cross_entropy(m, b) * math.nan}, "is nan"),
+    "inf": (None, {"compute_loss": lambda m, b: cross_entropy(m, b) * math.inf}, "is inf"),
+    "method": (None, {"method": "exact"}, "double_backward"),
+    "batch_norm": (None, {"batch_norm": "off"}, "train or eval"),
+    "tolerance": (None, {"tolerance": 0.0}, "tolerance=0.0"),
+    "iterations": (None, {"max_iterations": 0}, "max_iterations=0"),
+    "update": (None, {"update": {}}, "0.weight"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_sentence(case):
+    change, options, message = BAD_INPUT[case]
+    model = perceptron()
+    if change:
+        change(model)
+    options = {"batches": [examples(10)], "compute_loss": cross_entropy, **options}
+    with pytest.raises(CurvatureError) as error:
+        measure_curvature(model, options.pop("batches"), options.pop("compute_loss"), **options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_parameters_that_are_not_finite_are_told_by_their_loss():
+    model = perceptron()
+    with torch.no_grad():
+        model[0].weight[0, 0] = math.nan
+    with pytest.raises(CurvatureError, match="is nan"):
+        measure_curvature(model, [examples(10)], cross_entropy)
+
+
+def test_products_add_up_and_are_symmetric():
+    model, batch = network("deep", 3)
+    objective = Objective(model, [batch], cross_entropy)
+    with preserved(model), hessian(objective) as operator:
+        first, second = (random_unit_like(objective.point(), seed) for seed in (1, 2))
+        of_first, of_second = ([torch.zeros_like(part) for part in first] for _ in range(2))
+        operator.add_product(first, of_first)
+        operator.add_product(second, of_second)
+        assert dot(second, of_first) == pytest.approx(dot(first, of_second), rel=1e-4)
+        operator.add_product(first, of_first)
+        assert dot(second, of_first) == pytest.approx(2.0 * dot(first, of_second), rel=1e-4)
+        assert operator.products == 3
+        assert top_eigenvalue(operator, seed=3).value == pytest.approx(top_eigenvalue(operator).value, rel=0.01)
