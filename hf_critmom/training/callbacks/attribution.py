@@ -10,6 +10,7 @@ from hf_critmom.attribution.attribution import attribute_gradients
 from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.groups import Groups
 from hf_critmom.training.callbacks.logged import LoggingCallback, gradient_obstacle
+from hf_critmom.training.callbacks.observing import log_beside, observing_copy
 from hf_critmom.training.history import read_history, write_history
 
 if TYPE_CHECKING:
@@ -79,8 +80,10 @@ class AttributionCallback(LoggingCallback):
             logger.warning_once(f"AttributionCallback attributes nothing: {obstacle}.")
             return
 
+        twin = observing_copy(trainer)
+
         def compute_loss(model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-            return trainer.compute_loss(model, inputs, return_outputs=True)
+            return twin.compute_loss(model, inputs, return_outputs=True)
 
         try:
             attribution = attribute_gradients(
@@ -97,7 +100,7 @@ class AttributionCallback(LoggingCallback):
             logger.warning_once(f"AttributionCallback attributes nothing after this evaluation. {error}")
             return
         prefix = timed.removesuffix("_runtime")
-        trainer.log({f"{prefix}_attribution/{group}": share for group, share in attribution.shares.items()})
+        log_beside(trainer, {f"{prefix}_attribution/{group}": share for group, share in attribution.shares.items()})
         if self.history is None:  # an evaluation without training
             self.history = read_history(args.output_dir)
         found = {"step": state.global_step, "epoch": state.epoch, "prefix": prefix, **attribution.to_dict()}

@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from hf_critmom.damping import damping_ratio, damping_regime
 from hf_critmom.training.callbacks.logged import LoggingCallback, is_training_record
+from hf_critmom.training.callbacks.observing import log_beside
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -73,10 +74,13 @@ class DampingCallback(LoggingCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self.trainer is None or logs is None or not is_training_record(logs) or "momentum" in logs:
+        if self.trainer is None or logs is None or not is_training_record(logs):
             return
-        if metrics := self.metrics():
-            self.trainer.log(metrics)
+        logged = any(
+            "momentum" in record for record in state.log_history[-8:] if record.get("step") == state.global_step
+        )
+        if not logged and (metrics := self.metrics()):  # another callback of this kind, or CritMomTrainer, may have
+            log_beside(self.trainer, metrics)
 
     def metrics(self) -> dict[str, float]:
         """The damping state of the last optimizer step, as plain floats; empty before the first."""

@@ -11,6 +11,7 @@ from transformers.utils import logging
 from hf_critmom.attribution.gradients import stacked_norms
 from hf_critmom.attribution.groups import Groups, layer_groups
 from hf_critmom.training.callbacks.logged import LoggingCallback, gradient_obstacle, is_training_record
+from hf_critmom.training.callbacks.observing import log_beside
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -79,7 +80,8 @@ class GradientNormCallback(LoggingCallback):
         # The gradients were clipped by then, all by the factor that the Trainer's norm tells.
         clipped, before = math.sqrt(sum(squares.values())), logs.get("grad_norm", math.nan)
         scale = before / clipped if args.max_grad_norm > 0.0 and 0.0 < clipped <= before < math.inf else 1.0
-        self.trainer.log({f"gradient_norm/{name}": scale * math.sqrt(square) for name, square in squares.items()})
+        record = {f"gradient_norm/{name}": scale * math.sqrt(square) for name, square in squares.items()}
+        log_beside(self.trainer, record)
 
 
 def _logs_next_step(args: TrainingArguments, state: TrainerState) -> bool:

@@ -1,0 +1,111 @@
+"""Observes a trainer without changing what it counts.
+
+Trainers of other packages collect metrics of their own in ``compute_loss`` and flush them in ``log``, such as TRL's
+token accuracy. A callback that calls these methods would add to one record what belongs to another. So losses are
+computed by a copy of the trainer, and records go through `transformers.Trainer.log` itself.
+"""
+
+import copy
+import types
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+SHARED = {
+    *("model", "model_wrapped", "args", "accelerator", "callback_handler", "optimizer", "lr_scheduler", "deepspeed"),
+    *("train_dataset", "eval_dataset", "data_collator", "processing_class", "label_smoother", "_memory_tracker"),
+}
+"""Attributes of a trainer that its copy shares: computing a loss does not change them, and some are large."""
+
+
+def log_beside(trainer: "Trainer", metrics: Mapping[str, float]) -> None:
+    """Logs a record of its own: into the log history, and to the trackers and other callbacks.
+
+    Args:
+        trainer: The trainer. An override of ``log`` in its class, which may flush metrics of its own, is passed over.
+        metrics: Plain floats by name.
+    """
+    from transformers import Trainer
+
+    Trainer.log(trainer, dict(metrics))
+
+
+def observing_copy(trainer: "Trainer") -> "Trainer":
+    """A copy of a trainer for computing losses, which counts for itself: the trainer's own metrics stay as they are.
+
+    Model, accelerator, data and whatever is named in `SHARED` are the trainer's own. Numbers, tensors, containers of
+    them and objects that hold them are copied; functions and objects of a kind that cannot be copied are shared.
+
+    Args:
+        trainer: The trainer, of any class.
+    """
+    twin = copy.copy(trainer)
+    seen: dict[int, Any] = {id(trainer): twin}
+    for name, value in vars(trainer).items():
+        if name not in SHARED:
+            vars(twin)[name] = _copied(value, seen)
+    return twin
+
+
+def _copied(value: Any, seen: dict[int, Any]) -> Any:
+    """A copy of what may accumulate; anything else itself."""
+    if id(value) in seen:
+        return seen[id(value)]
+    if isinstance(value, types.MethodType):  # a trainer's own method, which has to count for the copy
+        return types.MethodType(value.__func__, seen.get(id(value.__self__), value.__self__))
+    found: Any
+    if isinstance(value, torch.Tensor):
+        found = value if isinstance(value, nn.Parameter) else value.detach().clone()
+    elif isinstance(value, np.ndarray):
+        found = value.copy()
+    elif isinstance(value, nn.Module):  # torchmetrics' are modules without parameters
+        found = value if any(True for _ in value.parameters()) else _deep_copied(value)
+    elif isinstance(value, dict):
+        found = copy.copy(value)
+        seen[id(value)] = found
+        for key, item in value.items():
+            found[key] = _copied(item, seen)
+    elif isinstance(value, list | deque):
+        found = copy.copy(value)
+        seen[id(value)] = found
+        for index, item in enumerate(value):
+            found[index] = _copied(item, seen)
+    elif type(value) is tuple:
+        found = tuple(_copied(item, seen) for item in value)
+    elif isinstance(value, set | bytearray):
+        found = copy.copy(value)
+    elif _counts(value):
+        found = copy.copy(value)
+        seen[id(value)] = found
+        for name, item in vars(value).items():
+            vars(found)[name] = _copied(item, seen)
+    else:
+        found = value
+    seen[id(value)] = found
+    return found
+
+
+def _counts(value: Any) -> bool:
+    """Whether an object may hold counts: it has attributes, and is neither a resource nor of a large library."""
+    cls = type(value)
+    if not hasattr(value, "__dict__") or isinstance(value, type | types.ModuleType | types.FunctionType):
+        return False
+    if cls.__module__ == "transformers.trainer_callback":  # its state and control
+        return True
+    library = cls.__module__.partition(".")[0]
+    heavy = library in {"torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "functools"}
+    return not (heavy or hasattr(cls, "__del__") or hasattr(cls, "__enter__") or hasattr(cls, "__getitem__"))
+
+
+def _deep_copied(value: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(value)
+    except (RuntimeError, TypeError):  # it holds what nobody can copy
+        return value
