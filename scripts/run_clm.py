@@ -10,6 +10,7 @@ checkpoint. A single ``.json`` file may stand for all arguments.
 Plain Transformers throughout: ``hf-critmom run scripts/run_clm.py --optim critmom_adamw ...`` adds the optimizers.
 """
 
+import glob
 import json
 import math
 import re
@@ -40,6 +41,8 @@ class ModelArguments:
     model_type: str | None = field(default=None, metadata={"help": "Architecture to train from scratch, e.g. gpt2."})
     config_overrides: str | None = field(default=None, metadata={"help": "Its settings, e.g. n_layer=2,n_embd=64."})
     tokenizer_name: str | None = field(default=None, metadata={"help": "Default: the model's. bytes needs no files."})
+    dtype: str = field(default="float32", metadata={"help": "Number type that a checkpoint is loaded in, or auto."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run Python code that comes with a checkpoint."})
 
 
 @dataclass
@@ -89,13 +92,16 @@ def load_model(args: ModelArguments) -> tuple[Any, Any]:
         raise ValueError("pass --model_name_or_path, or --tokenizer_name with --config_name or --model_type.")
     if args.config_overrides and (args.model_name_or_path or args.config_name):
         raise ValueError("--config_overrides needs --model_type, without --config_name and --model_name_or_path.")
-    tokenizer = (
-        ByT5Tokenizer(extra_ids=0) if tokenizer_name == "bytes" else AutoTokenizer.from_pretrained(tokenizer_name)
-    )
+    own_code = {"trust_remote_code": args.trust_remote_code}  # left out, Transformers would ask on the terminal
+    if tokenizer_name == "bytes":
+        tokenizer = ByT5Tokenizer(extra_ids=0)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **own_code)
     if args.model_name_or_path:
-        model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
+        model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=args.dtype, **own_code)
     elif args.config_name:
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(args.config_name))
+        config = AutoConfig.from_pretrained(args.config_name, **own_code)
+        model = AutoModelForCausalLM.from_config(config, **own_code)
     else:
         settings = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         settings |= {"vocab_size": len(tokenizer), **parse_overrides(args.config_overrides, args.model_type)}
@@ -107,7 +113,8 @@ def load_model(args: ModelArguments) -> tuple[Any, Any]:
 
 def load_blocks(args: DataTrainingArguments, tokenizer: Any, block_size: int) -> DatasetDict:
     """Tokenizes and joins the texts and cuts them into blocks; of each thousand texts, less than a block is lost."""
-    files = {split: name for split, name in (("train", args.train_file), ("validation", args.validation_file)) if name}
+    given = {"train": args.train_file, "validation": args.validation_file}
+    files = {split: glob.escape(name) for split, name in given.items() if name}  # no pattern for other files
     suffix = Path(next(iter(files.values()), "")).suffix
     if args.dataset_name:
         splits = load_dataset(args.dataset_name, args.dataset_config_name)

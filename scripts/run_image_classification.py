@@ -11,6 +11,7 @@ Plain Transformers throughout: ``hf-critmom run scripts/run_image_classification
 optimizers.
 """
 
+import glob
 import json
 import re
 import sys
@@ -52,6 +53,8 @@ class ModelArguments:
         default=None, metadata={"help": "Image processor; default: the checkpoint's, or ViT's at the model's size."}
     )
     ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "Replace a head of other classes."})
+    dtype: str = field(default="float32", metadata={"help": "Number type that a checkpoint is loaded in, or auto."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run Python code that comes with a checkpoint."})
 
 
 @dataclass
@@ -83,7 +86,7 @@ def explained(what: str) -> Iterator[None]:
 def load_splits(args: DataTrainingArguments, seed: int) -> DatasetDict:
     """The images of ``train`` and ``validation``, which is cut from ``train`` where it is missing."""
     folders = {"train": args.train_dir, "validation": args.validation_dir}
-    files = {split: str(Path(folder) / "**") for split, folder in folders.items() if folder}
+    files = {split: f"{glob.escape(folder)}/**" for split, folder in folders.items() if folder}
     if missing := [folder for folder in folders.values() if folder and not Path(folder).is_dir()]:
         raise ValueError(f"there is no folder {missing[0]}.")
     if args.dataset_name:
@@ -125,21 +128,27 @@ def parse_overrides(text: str | None, model_type: str) -> dict[str, Any]:
 def load_model(args: ModelArguments, classes: list[str]) -> tuple[Any, Any]:
     """A model for these classes and its image processor."""
     labels = {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
+    own_code = {"trust_remote_code": args.trust_remote_code}  # left out, Transformers would ask on the terminal
     if args.config_overrides and (args.model_name_or_path or args.config_name or not args.model_type):
         raise ValueError("--config_overrides needs --model_type, without --config_name and --model_name_or_path.")
     if args.model_name_or_path:
         model = AutoModelForImageClassification.from_pretrained(
-            args.model_name_or_path, **labels, ignore_mismatched_sizes=args.ignore_mismatched_sizes
+            args.model_name_or_path,
+            **labels,
+            ignore_mismatched_sizes=args.ignore_mismatched_sizes,
+            dtype=args.dtype,
+            **own_code,
         )
     elif args.config_name:
-        model = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(args.config_name, **labels))
+        config = AutoConfig.from_pretrained(args.config_name, **labels, **own_code)
+        model = AutoModelForImageClassification.from_config(config, **own_code)
     elif args.model_type:
         settings = {**labels, **parse_overrides(args.config_overrides, args.model_type)}
         model = AutoModelForImageClassification.from_config(AutoConfig.for_model(args.model_type, **settings))
     else:
         raise ValueError("pass --model_name_or_path, --config_name or --model_type.")
     if name := args.image_processor_name or args.model_name_or_path:
-        return model, AutoImageProcessor.from_pretrained(name)
+        return model, AutoImageProcessor.from_pretrained(name, **own_code)
     size = getattr(model.config, "image_size", 224)
     return model, ViTImageProcessor(size={"height": size, "width": size})
 

@@ -18,7 +18,13 @@ def main(argv: list[str]) -> int:
     parser = Parser("drift", "Test a comparison's networks on corrupted images.")
     parser.add_argument("folder", type=Path, help="folder of the comparison, with its models")
     parser.add_argument(
-        "--corruptions", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS), help="corruptions to measure"
+        "--corruptions",
+        nargs="+",
+        choices=CORRUPTIONS,
+        default=list(CORRUPTIONS),
+        metavar="NAME",
+        help="corruptions to measure, each at five severities: "
+        + "; ".join(f"{name} ({corruption.help})" for name, corruption in CORRUPTIONS.items()),
     )
     parser.add_argument("--max_eval_samples", type=int, metavar="N", help="test with N images, drawn at random")
     parser.add_argument("--task", metavar="TEXT", help="where the data is, if not where the comparison found it")

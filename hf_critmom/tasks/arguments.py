@@ -1,4 +1,4 @@
-"""What a task is made of, as flags: the data and the model. Names mean what they mean in the official examples."""
+"""Flags of a task: its data and its model. Their names mean what they mean in the official example scripts."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -15,69 +15,102 @@ class DataArguments:
     task: str = field(
         default="digits",
         metadata={
-            "help": "A task by name (digits, cifar10, text), or a folder or data set of images on the Hub. text is "
-            "Python's own standard library, or what --dataset_name or --train_file names."
+            "help": "Task: digits, cifar10 or text by name, or a dataset of images, as a folder or name on the Hub. "
+            "text is Python's own standard library, unless --dataset_name or --train_file names other text."
         },
     )
     dataset_name: str | None = field(
-        default=None, metadata={"help": "A data set on the Hub, or a folder that datasets.load_dataset reads."}
+        default=None, metadata={"help": "Dataset: its name on the Hub, or a folder that datasets.load_dataset reads."}
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
-    train_dir: str | None = field(default=None, metadata={"help": "A folder of training images, a folder per class."})
-    validation_dir: str | None = field(default=None, metadata={"help": "The same for validation."})
-    test_dir: str | None = field(default=None, metadata={"help": "The same for the test set."})
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset, if it has several."}
+    )
+    train_dir: str | None = field(
+        default=None, metadata={"help": "Folder of training images, with one subfolder per class."}
+    )
+    validation_dir: str | None = field(
+        default=None, metadata={"help": "Folder of validation images, with one subfolder per class."}
+    )
+    test_dir: str | None = field(
+        default=None, metadata={"help": "Folder of test images, with one subfolder per class."}
+    )
     train_file: str | None = field(
-        default=None, metadata={"help": "Training text: a file of text, or of JSON, CSV or Parquet with a text a row."}
+        default=None,
+        metadata={
+            "help": "File of training text: plain text, or a table (JSON, CSV, TSV, Parquet) with one text per row."
+        },
     )
-    validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
-    test_file: str | None = field(default=None, metadata={"help": "The same for the test set."})
+    validation_file: str | None = field(
+        default=None, metadata={"help": "File of validation text: plain text, or a table with one text per row."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "File of test text: plain text, or a table with one text per row."}
+    )
     train_val_split: float | None = field(
         default=None,
         metadata={
-            "help": "Share of the training data that becomes a validation or test split that is not given; default: "
-            "the task's (0.1)."
+            "help": "Share of the training data that is held out for each of validation and test, where the dataset "
+            "has no such split; default: the task's (0.1)."
         },
     )
-    split_seed: int = field(default=0, metadata={"help": "Seed of these splits; the same for every arm and seed."})
+    split_seed: int = field(
+        default=0, metadata={"help": "Seed for holding out validation and test data; the same for all runs."}
+    )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only so many training examples; of text, blocks."}
+        default=None,
+        metadata={"help": "Largest number of training examples (blocks of text); default: all, or the task's."},
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Use only so many examples for validation and for testing; of text, blocks."}
+        default=None,
+        metadata={
+            "help": "Largest number of validation and of test examples (blocks of text); default: all, or the task's."
+        },
     )
-    image_column_name: str | None = field(default=None, metadata={"help": "Column of the images, found by its type."})
-    label_column_name: str | None = field(default=None, metadata={"help": "Column of the labels, found by its type."})
+    image_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the images; default: the one of images."}
+    )
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the labels; default: label, or the one of classes."}
+    )
     image_size: int | None = field(
-        default=None, metadata={"help": "Resize images to squares of this many pixels; default: as they are."}
+        default=None,
+        metadata={"help": "Width and height in pixels that all images are resized to; default: as they are."},
     )
     crop_padding: int | None = field(
-        default=None, metadata={"help": "Padding of the random crop in pixels; default: the task's (0: no crop)."}
+        default=None,
+        metadata={
+            "help": "Padding of the random crop of training images, in pixels, 0 for no crop; default: the task's."
+        },
     )
     random_flip: bool | None = field(
-        default=None, metadata={"help": "Mirror half of the training images; default: the task's."}
+        default=None, metadata={"help": "Flip half of the training images from left to right; default: the task's."}
     )
     text_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the texts; default: text, or the only one of strings."}
+        default=None, metadata={"help": "Column of the texts; default: text, or the only column of strings."}
     )
     block_size: int | None = field(
-        default=None, metadata={"help": "Tokens that a language model sees at a time; default: the task's (128)."}
+        default=None,
+        metadata={"help": "Number of tokens in a block, the context of the language model; default: the task's (128)."},
     )
     metric: str | None = field(
         default=None,
-        metadata={"help": "What targets are values of: accuracy; of text bits_per_byte (the default) or perplexity."},
+        metadata={
+            "help": "Metric of the targets: accuracy for images; bits_per_byte, perplexity or accuracy for text; "
+            "default: the first."
+        },
     )
 
 
 @dataclass
 class CheckpointArguments:
-    """Flags that say how a model is loaded."""
+    """Flags that say how the weights of a model are loaded."""
 
     _argument_group_name: ClassVar[str] = "checkpoint"
 
     dtype: str = field(
         default="float32",
         metadata={
-            "help": "Number type that the weights are loaded and trained in: float32, bfloat16, float16, or auto, the "
+            "help": "Number type that weights are loaded and trained in: float32, bfloat16, float16, or auto for the "
             "one that the checkpoint is stored in. Plain half precision loses most of the small updates of SGD; mixed "
             "precision (--bf16, --fp16) keeps the weights in float32.",
             "choices": DTYPES,
@@ -97,24 +130,28 @@ class ModelArguments(CheckpointArguments):
 
     model: str | None = field(
         default=None,
-        metadata={"help": "A model by name, trained from scratch: resnet18 or vit for images, gpt2 or llama for text."},
+        metadata={"help": "Model that is trained from scratch: resnet18 or vit for images, gpt2 or llama for text."},
     )
     width: int | None = field(
-        default=None, metadata={"help": "Channels of the ResNet's first stage; default: the task's (64 is the usual)."}
+        default=None,
+        metadata={"help": "Number of channels in the first stage of the ResNet; default: the task's, else 64."},
     )
-    hidden_size: int | None = field(default=None, metadata={"help": "Width of a transformer's layers."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "Number of a transformer's layers."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of each of these layers."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Width of the layers of the transformer."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Number of layers of the transformer."})
+    num_attention_heads: int | None = field(
+        default=None, metadata={"help": "Number of attention heads in each layer of the transformer."}
+    )
     patch_size: int | None = field(
-        default=None, metadata={"help": "Pixels of a side of the vision transformer's patches."}
+        default=None, metadata={"help": "Width and height in pixels of the patches of the vision transformer."}
     )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "A checkpoint on the Hub or in a folder instead, to be fine-tuned: an image classifier, with its "
-            "image processor, or a causal language model, with its tokenizer."
+            "help": "Checkpoint that is fine-tuned instead, as a folder or its name on the Hub: an image classifier "
+            "with its image processor, or a causal language model with its tokenizer."
         },
     )
     tokenizer_name: str | None = field(
-        default=None, metadata={"help": "A tokenizer on the Hub or in a folder; default: the checkpoint's, or bytes."}
+        default=None,
+        metadata={"help": "Tokenizer, as a folder or its name on the Hub; default: the checkpoint's, else bytes."},
     )

@@ -1,4 +1,4 @@
-"""Text in memory: tokens cut into blocks of one length, which are handed out a whole batch at a time."""
+"""Text in memory: tokens cut into blocks of one length, which are handed out one batch at a time."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class BlockDataset(Split):
     Args:
         blocks: (examples, block size), token ids.
         num_bytes: Bytes of the text, in UTF-8, that all the tokens stand for.
-        num_tokens: Their number; the last ones of a text may not fill a block.
+        num_tokens: Number of these tokens; the last ones of a text may not fill a block.
     """
 
     def __init__(self, blocks: np.ndarray, *, num_bytes: int, num_tokens: int) -> None:
@@ -50,7 +50,7 @@ class BlockDataset(Split):
         return digest.hexdigest()
 
     def description(self) -> dict[str, Any]:
-        """Size and fingerprint, and the size of the whole text that blocks were chosen from."""
+        """Number of blocks and fingerprint, and the size of all the text that the blocks were cut from."""
         return {**super().description(), "tokens": self.num_tokens, "bytes": self.num_bytes}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -87,5 +87,5 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np.nd
 
 def blocks_of(tokens: np.ndarray, block_size: int) -> np.ndarray:
     """Tokens (tokens,) as (blocks, block size), without the last ones that do not fill a block."""
-    whole = len(tokens) // block_size
-    return tokens[: whole * block_size].reshape(whole, block_size)
+    num_blocks = len(tokens) // block_size
+    return tokens[: num_blocks * block_size].reshape(num_blocks, block_size)

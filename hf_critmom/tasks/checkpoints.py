@@ -74,21 +74,21 @@ def _check_loss(model: PreTrainedModel, name: str) -> None:
 
 
 def _check_classes(model: PreTrainedModel, task: ImageTask, name: str) -> None:
-    theirs = tuple(str(label) for _, label in sorted(model.config.id2label.items()))
-    unnamed = theirs == tuple(f"LABEL_{index}" for index in range(len(theirs)))
-    if len(theirs) != len(task.label_names) or not (unnamed or theirs == task.label_names):
+    labels = tuple(str(label) for _, label in sorted(model.config.id2label.items()))
+    unnamed = labels == tuple(f"LABEL_{index}" for index in range(len(labels)))
+    if len(labels) != len(task.label_names) or not (unnamed or labels == task.label_names):
         raise TaskError(
-            f"{name} is a checkpoint of another task: it tells {_some(theirs)} apart ({len(theirs)} classes), and "
+            f"{name} is a checkpoint of another task: it tells {_some(labels)} apart ({len(labels)} classes), and "
             f"{task.name} has {_some(task.label_names)} ({len(task.label_names)}); name its task with --task."
         )
 
 
 def _check_tokens(model: PreTrainedModel, task: TextTask, name: str, loading: CheckpointArguments) -> None:
-    theirs = load_tokenizer(name, loading)
-    if theirs.get_vocab() != task.tokenizer.get_vocab():
+    tokenizer = load_tokenizer(name, loading)
+    if tokenizer.get_vocab() != task.tokenizer.get_vocab():
         raise TaskError(
-            f"{name} has other tokens ({type(theirs).__name__}, {len(theirs):,} of them) than the text was cut into "
-            f"({type(task.tokenizer).__name__}, {len(task.tokenizer):,}): examine it alone."
+            f"{name} has other tokens ({type(tokenizer).__name__}, {len(tokenizer):,} of them) than the text was cut "
+            f"into ({type(task.tokenizer).__name__}, {len(task.tokenizer):,}): examine it alone."
         )
 
 
@@ -103,7 +103,7 @@ def _prepared_for(model: PreTrainedModel, name: str, task: ImageTask, loading: C
     configured = getattr(model.config, "image_size", None)
     if configured is not None:  # one number is the height; where the width must be the same, the model says so itself
         expected = (configured, None) if isinstance(configured, int) else tuple(configured)
-        if any(theirs not in (None, ours) for theirs, ours in zip(expected, (height, width), strict=True)):
+        if any(size not in (None, found) for size, found in zip(expected, (height, width), strict=True)):
             raise TaskError(
                 f"{name} is a checkpoint of another task: it takes images of {expected[0]}x{expected[1] or expected[0]}"
                 f" pixels, and those of {task.name} have {height}x{width}; resize them with --image_size, or name its "

@@ -1,4 +1,4 @@
-"""Where text comes from: Python's own standard library, files, and data sets that `datasets` loads."""
+"""Where text comes from: Python's own standard library, files, and datasets that `datasets` loads."""
 
 import platform
 import sys
@@ -49,11 +49,11 @@ def load_standard_library(arguments: DataArguments) -> Corpus:
     """The source of the modules of Python's standard library, as one unsplit set, a text a file, sorted by path.
 
     Raises:
-        TaskError: If a flag asks for what only data sets that are read from files can do, or Python came without it.
+        TaskError: If a flag is given that only datasets in files can follow, or Python came without the sources.
     """
     for flag in ("dataset_config_name", "text_column_name"):
         if getattr(arguments, flag) is not None:
-            raise TaskError(f"--{flag} has no meaning for the standard library: leave it out, or name a data set.")
+            raise TaskError(f"--{flag} has no meaning for the standard library: leave it out, or name a dataset.")
     folder = Path(sysconfig.get_paths()["stdlib"])
     texts = [text for file in _modules(folder) if (text := _source(file)).strip()]
     if not texts:
@@ -69,14 +69,14 @@ def standard_library() -> str:
 
 
 def load_texts(arguments: DataArguments) -> Corpus:
-    """Reads a data set of texts, or files.
+    """Reads a dataset of texts, or files.
 
     Args:
         arguments: ``dataset_name`` (a folder or a name on the Hub) or ``train_file``, ``validation_file``,
             ``test_file``: a text each, or a table with a text a row.
 
     Raises:
-        TaskError: If there is no such data set or file, or it has no training split or texts.
+        TaskError: If there is no such dataset or file, or it has no training split or texts.
     """
     files = {
         name: Path(file)
@@ -88,7 +88,7 @@ def load_texts(arguments: DataArguments) -> Corpus:
         if file is not None
     }
     if arguments.dataset_name is not None and files:
-        raise TaskError("Both a data set and text files were given: use --dataset_name or --train_file, not both.")
+        raise TaskError("Both a dataset and text files were given: use --dataset_name or --train_file, not both.")
     if files and "train" not in files:
         raise TaskError(
             f"A file was given for {' and '.join(files)} but none for training: give one with --train_file."

@@ -3,7 +3,7 @@
 What each does and its constants are those of CIFAR-10-C (D. Hendrycks and T. Dietterich, *Benchmarking Neural Network
 Robustness to Common Corruptions and Perturbations*, arXiv 1903.12261; ImageNet-C/create_c/make_cifar_c.py of
 github.com/hendrycks/robustness), computed here with scipy, Pillow and matplotlib, on grey or coloured images of any
-size. The images are not those of CIFAR-10-C: the noise is drawn anew, and decoders and filters differ in rounding.
+size. The images are not those of CIFAR-10-C: the noise is drawn again, and decoders and filters differ in rounding.
 """
 
 import io
@@ -32,15 +32,13 @@ class Corruption:
         constants: The constant of each severity.
         apply: Maps one image, uint8 (height, width, channels), with a constant and a generator to an image of the same
             shape: uint8, or floats from 0 to 1, which are cut off there.
-        help: What the constant is.
-        needs_colour: Whether it leaves grey images as they are.
+        help: What the constant is, for help texts.
     """
 
     name: str
     constants: tuple[Constant, ...]
     apply: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
     help: str
-    needs_colour: bool = False
 
 
 def _gaussian_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +98,6 @@ CORRUPTIONS: dict[str, Corruption] = {
             ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
             _saturate,
             "factor of the saturation (HSV), and what is added to it",
-            needs_colour=True,
         ),
         Corruption("pixelate", (0.95, 0.9, 0.85, 0.75, 0.65), _pixelate, "factor of the resolution"),
         Corruption("jpeg_compression", (80, 65, 58, 50, 40), _jpeg_compression, "quality"),
@@ -118,7 +115,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int = 0) -> n
         images: uint8, (examples, channels, height, width), of 1 or 3 channels.
         name: A name in `CORRUPTIONS`.
         severity: From 1 to 5.
-        seed: Of the draws.
+        seed: Seed for the noise.
 
     Returns:
         Images of the same shape and type.

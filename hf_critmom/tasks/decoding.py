@@ -1,4 +1,4 @@
-"""Decodes the images of data sets: upright, grey or coloured, 8 bits a channel, all of one size."""
+"""Decodes the images of datasets: upright, grey or coloured, 8 bits a channel, all of one size."""
 
 import io
 import itertools

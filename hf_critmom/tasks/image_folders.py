@@ -2,7 +2,7 @@
 
 A split is a folder with one subfolder per class, whose images lie directly in it; or a folder with a table
 ``metadata.csv``, ``metadata.jsonl`` or ``metadata.parquet`` whose column ``file_name`` lists images and whose other
-columns say more about them. A data set is a folder with a folder for each split, or a single split.
+columns say more about them. A dataset is a folder with a folder for each split, or a single split.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class _Contents:
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether a folder holds image files, rather than tables or a data set that says itself what its files are."""
+    """Whether a folder holds image files, rather than tables or a dataset that says itself what its files are."""
     files = files_below(folder).files
     tables = [file for file in files if file.suffix.lower() in (".parquet", ".arrow") and file.name not in _METADATA]
     images = [file for file in files if _is_image(file) or file.suffix.lower() in _UNREADABLE]
@@ -99,7 +99,7 @@ def read_image_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], list[s
         )
     if "train" not in folders:
         raise TaskError(
-            f"Data set {str(folder)!r} has no split named train, only {', '.join(folders)}: name a data set with one, "
+            f"Dataset {str(folder)!r} has no split named train, only {', '.join(folders)}: name a dataset with one, "
             "or use --train_dir."
         )
     if beside := [file for file in contents.metadata if file.parent == folder]:
@@ -262,7 +262,7 @@ def _listed_images(contents: _Contents) -> tuple[datasets.Dataset, list[str]]:
 
 
 def _describes_its_files(folder: Path) -> bool:
-    """Whether the card of a data set says which files belong to which split."""
+    """Whether the card of a dataset says which files belong to which split."""
     card = folder / "README.md"
     if (folder / ".huggingface.yaml").exists():
         return True

@@ -58,17 +58,17 @@ class ImageTask(Task):
 
     @staticmethod
     def preprocess_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Reduces them to the class that is predicted."""
+        """Reduces logits to the predicted class."""
         return predicted_class(logits, labels)
 
     @property
-    def inputs_in_words(self) -> str:
-        """The shape of what the models are given."""
+    def inputs_text(self) -> str:
+        """Shape of the images that models are given."""
         return f"images of shape {tuple(self.train[0]['pixel_values'].shape)}"
 
     @property
     def remedy(self) -> str:
-        """Another model or another size."""
+        """Choose another model or another size of the images."""
         return "choose a model made for them, or resize with --image_size"
 
     @property
@@ -81,12 +81,12 @@ class ImageTask(Task):
         return rows, len(self.label_names)
 
     @property
-    def logits_in_words(self) -> str:
-        """One for each class."""
+    def logits_text(self) -> str:
+        """One logit for each class."""
         return f"one for each image and each of its {len(self.label_names)} classes"
 
     def callbacks(self) -> list[TrainerCallback]:
-        """The one that tells the augmentation seed and epoch."""
+        """`AugmentationCallback`."""
         return [AugmentationCallback()]
 
     def description(self) -> dict[str, Any]:
@@ -111,9 +111,9 @@ class ImageTask(Task):
 
 
 class AugmentationCallback(TrainerCallback):
-    """Tells the training data the run's seed and which epoch begins.
+    """Sets seed and epoch of the augmentation of the training data.
 
-    Accelerate tells the epoch itself, but only where its loader is not sharded over several processes.
+    Accelerate sets the epoch itself, but only where its loader is not sharded over several processes.
     """
 
     def on_epoch_begin(
@@ -135,7 +135,7 @@ def image_task(
     resized and normalised by its image processor, and grey ones become coloured where it expects colours.
 
     Raises:
-        TaskError: If the images cannot be split as asked, or the checkpoint cannot take them.
+        TaskError: If the images cannot be split by these flags, or the checkpoint cannot take them.
     """
     checkpoint = model.model_name_or_path
     _check_unseen(loaded.splits)
@@ -175,7 +175,7 @@ def image_task(
 
 _HELD_OUT = ("validation", "test")
 _MOST_SEEN = 0.1
-"""Share of a given split that may be copies of training images, as a few are in many data sets."""
+"""Share of a given split that may be copies of training images, as a few are in many datasets."""
 
 
 def _check_unseen(splits: dict[str, LabelledImages]) -> None:
@@ -246,19 +246,19 @@ def _split(loaded: dict[str, LabelledImages], arguments: DataArguments) -> tuple
     share = held_out_share(arguments)
     rng = np.random.default_rng(arguments.split_seed)
     splits, notes = dict(loaded), []
-    whole = len(loaded["train"])
+    total = len(loaded["train"])
     for name in ("test", "validation"):
         if name not in splits:
-            held_out, kept = _stratified(splits["train"].labels, share * whole / len(splits["train"]), rng)
+            held_out, kept = _stratified(splits["train"].labels, share * total / len(splits["train"]), rng)
             if len(held_out) == 0 or len(kept) == 0:
                 raise TaskError(
-                    f"The training split has too few examples ({whole}) to hold out a share of {share:g} for "
+                    f"The training split has too few examples ({total}) to hold out a share of {share:g} for "
                     f"{name}: give more data or a larger --train_val_split."
                 )
             splits[name] = splits["train"].take(held_out)
             splits["train"] = splits["train"].take(kept)
             notes.append(
-                f"The {name} split is {len(held_out):,} of the {whole:,} training examples, held out by class "
+                f"The {name} split is {len(held_out):,} of the {total:,} training examples, held out by class "
                 f"(seed {arguments.split_seed})."
             )
     splits, cut = cut_to_size(splits, arguments)

@@ -1,4 +1,4 @@
-"""Labelled images in memory: decoded once, kept as uint8, augmented and normalised a whole batch at a time."""
+"""Labelled images in memory: decoded once, kept as uint8, augmented and normalised one batch at a time."""
 
 import dataclasses
 import hashlib
@@ -51,7 +51,7 @@ class Augmentation:
 
 
 class ImageDataset(Split):
-    """Images as uint8 that are handed out in whole normalised batches.
+    """Images as uint8 that are handed out in normalised batches.
 
     Args:
         images: uint8, (examples, channels, height, width).
@@ -101,7 +101,7 @@ class ImageDataset(Split):
         return self.replace(augmentation=None, images=self.images if images is None else images)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the augmentation which epoch it is."""
+        """Sets the epoch of the augmentation."""
         self._epoch_and_seed[0] = epoch
 
     def set_seed(self, seed: int) -> None:

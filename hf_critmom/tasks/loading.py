@@ -1,4 +1,4 @@
-"""Loads data sets by `datasets`: of the Hub, or exactly the folder that was named."""
+"""Loads datasets by `datasets`: of the Hub, or exactly the folder that was named."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ _UNLISTED = ("readme", "license", "licence", "dataset_info", "dataset_dict", "th
 
 @contextmanager
 def loaded_dataset(name: str, config: str | None, what: str, flag: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """The splits of a data set, and notes on what of it is not used.
+    """The splits of a dataset, and notes on what of it is not used.
 
     The files that the splits may refer to exist as long as the context does.
 
@@ -34,15 +34,15 @@ def loaded_dataset(name: str, config: str | None, what: str, flag: str) -> Itera
     """
     folder = Path(name)
     if folder.is_file():
-        raise TaskError(f"{name} is a file: expected a folder, or the name of a data set on the Hub; or use {flag}.")
+        raise TaskError(f"{name} is a file: expected a folder, or the name of a dataset on the Hub; or use {flag}.")
     if not folder.is_dir():
         if is_pattern(name):
             raise TaskError(f"There is no folder {name}, and patterns of paths are not expanded: name one folder.")
         builder, splits = _built(name, name, config, what)
         if local := [file for file in _data_files(builder) if "://" not in file]:
             raise TaskError(
-                f"{name!r} is no data set but a reader, which takes files of the current folder ({local[0]}): name a "
-                "folder, or a data set on the Hub."
+                f"{name!r} is no dataset but a reader, which takes files of the current folder ({local[0]}): name a "
+                "folder, or a dataset on the Hub."
             )
         used, notes = usual_splits(splits, name, flag)
         yield used, notes
@@ -71,7 +71,7 @@ def left_out(files: Iterable[Path], folder: Path) -> list[str]:
 
 
 def usual_splits(splits: Mapping[str, Any], name: str, flag: str) -> tuple[dict[str, Any], list[str]]:
-    """What a data set has of "train", "validation" and "test", also where validation goes by another name.
+    """What a dataset has of "train", "validation" and "test", also where validation goes by another name.
 
     Args:
         splits: Its splits by name.
@@ -88,11 +88,11 @@ def usual_splits(splits: Mapping[str, Any], name: str, flag: str) -> tuple[dict[
     for found, split in splits.items():
         usual = _OTHER_NAMES.get(found, found)
         if usual in renamed:
-            raise TaskError(f"Data set {name!r} has two splits for {usual} among {', '.join(splits)}: rename one.")
+            raise TaskError(f"Dataset {name!r} has two splits for {usual} among {', '.join(splits)}: rename one.")
         renamed[usual] = split
     if "train" not in renamed:
         raise TaskError(
-            f"Data set {name!r} has no split named train, only {', '.join(splits)}: name a data set with one, or use "
+            f"Dataset {name!r} has no split named train, only {', '.join(splits)}: name a dataset with one, or use "
             f"{flag}."
         )
     used: dict[str, Any] = {split: renamed[split] for split in ("train", "validation", "test") if split in renamed}
@@ -101,7 +101,7 @@ def usual_splits(splits: Mapping[str, Any], name: str, flag: str) -> tuple[dict[
 
 
 def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Mapping[str, Any]]:
-    """The builder of a data set and its splits; files of plain text in it are a text each, not one for every line."""
+    """The builder of a dataset and its splits; files of plain text in it are a text each, not one for every line."""
     mirrored = Path(path).is_dir() and Path(path) != Path(name).resolve()
     options = {"cache_dir": str(Path(path).parent / "cache")} if mirrored else {}
     try:
@@ -116,7 +116,7 @@ def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Ma
         reason = root_message(error).replace(path, name)
         raise TaskError(
             f"No {what} could be loaded from {name!r} ({reason}): expected a known task, a folder that "
-            "datasets.load_dataset reads, or the name of a data set on the Hub."
+            "datasets.load_dataset reads, or the name of a dataset on the Hub."
         ) from error
 
 

@@ -21,7 +21,7 @@ class MetricSpec:
         greater_is_better: Whether targets are reached from below or from above.
         above: What every target must exceed.
         at_most: What no target may exceed.
-        in_words: What its values are, for messages.
+        in_words: Its possible values, for messages.
     """
 
     name: str

@@ -172,7 +172,7 @@ def check_model(model: PreTrainedModel, task: Task) -> None:
     except Exception as error:  # whatever a network raises where shapes, types or devices do not fit
         remedy = task.remedy if getattr(model, "dtype", None) == torch.float32 else "leave --dtype at float32"
         raise TaskError(
-            f"{type(model).__name__} cannot process {task.inputs_in_words} ({root_message(error)}): {remedy}."
+            f"{type(model).__name__} cannot process {task.inputs_text} ({root_message(error)}): {remedy}."
         ) from error
     finally:
         model.train(training)
@@ -191,7 +191,7 @@ def check_model(model: PreTrainedModel, task: Task) -> None:
         found = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else "no logits"
         raise TaskError(
             f"{type(model).__name__} returned {found} for {rows} {task.example}s, and {task.name} needs "
-            f"{task.logits_in_words}: {task.remedy}."
+            f"{task.logits_text}: {task.remedy}."
         )
 
 

@@ -116,7 +116,7 @@ def task_spec(arguments: DataArguments) -> TaskSpec:
 
 
 def task_name(arguments: DataArguments) -> str:
-    """What the task is called in titles: its name in the table, or the own name of the file, folder or data set."""
+    """What the task is called in titles: its name in the table, or the own name of the file, folder or dataset."""
     if task_spec(arguments).name not in _UNNAMED:
         return arguments.task
     dataset = Path(dataset_of(arguments))
@@ -135,30 +135,30 @@ def flag_defaults(data: DataArguments, model: ModelArguments) -> dict[str, Any]:
     return {**sizes, **spec.training_defaults, **known.training_defaults}
 
 
-def load_task(asked: DataArguments, model: ModelArguments | None = None) -> Task:
-    """Loads, splits and prepares the data of a task; what ``asked`` leaves open comes from the table.
+def load_task(request: DataArguments, model: ModelArguments | None = None) -> Task:
+    """Loads, splits and prepares the data of a task; what ``request`` leaves open comes from the table.
 
     Args:
-        asked: The flags of the data.
-        model: Those of the model: a checkpoint decides how images are normalised, and what tokens are.
+        request: Flags of the data.
+        model: Flags of the model: a checkpoint decides how images are normalised, and what tokens are.
 
     Raises:
         TaskError: One sentence, if the data cannot be used.
     """
-    spec = task_spec(asked)
+    spec = task_spec(request)
     model = model or ModelArguments()
     for kind, flags in _OWN_FLAGS.items():
-        if kind is not spec.kind and (strangers := _given(asked, flags) + _given(model, flags)):
+        if kind is not spec.kind and (strangers := _given(request, flags) + _given(model, flags)):
             raise TaskError(f"--{strangers[0]} has no meaning for a task of {spec.kind.example}s: leave it out.")
-    arguments = _completed(asked, spec)
-    metric = asked.metric or spec.kind.metrics[0]
+    arguments = _completed(request, spec)
+    metric = request.metric or spec.kind.metrics[0]
     if metric not in spec.kind.metrics:
         raise TaskError(f"--metric {metric} is not measured on this task: choose {' or '.join(spec.kind.metrics)}.")
     return _PREPARE[spec.kind](
         spec.load(arguments),
         arguments,
         model,
-        name=task_name(asked),
+        name=task_name(request),
         source=spec.source or _public_name(dataset_of(arguments)),
         metric=metric,
     )

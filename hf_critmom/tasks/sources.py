@@ -73,26 +73,26 @@ def load_digits(arguments: DataArguments) -> Source:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels, as one unsplit set (the package contains them).
 
     Raises:
-        TaskError: If a flag is given that only data sets in files can follow.
+        TaskError: If a flag is given that only datasets in files can follow.
     """
     from sklearn.datasets import load_digits as sklearn_digits
 
     for flag in ("image_size", "image_column_name", "label_column_name", "dataset_config_name"):
         if getattr(arguments, flag) is not None:
-            raise TaskError(f"--{flag} has no meaning for the embedded digits: leave it out, or name another data set.")
+            raise TaskError(f"--{flag} has no meaning for the embedded digits: leave it out, or name another dataset.")
     digits = sklearn_digits()
     images = np.round(digits.images * (255.0 / 16.0)).astype(np.uint8)[:, None]
     return Source({"train": LabelledImages.found(images, digits.target.astype(np.int64))}, tuple("0123456789"))
 
 
 def load_images(arguments: DataArguments) -> Source:
-    """Reads a data set of labelled images.
+    """Reads a dataset of labelled images.
 
     Args:
         arguments: ``dataset_name`` (a folder or a name on the Hub) or ``train_dir``, ``validation_dir``, ``test_dir``.
 
     Raises:
-        TaskError: If there is no such data set, it has no training split, images or labels, or an image is corrupt.
+        TaskError: If there is no such dataset, it has no training split, images or labels, or an image is corrupt.
     """
     with _opened(arguments) as (splits, notes):
         image_column = _image_column(splits["train"], arguments.image_column_name)
@@ -131,7 +131,7 @@ def _opened(arguments: DataArguments) -> Iterator[tuple[dict[str, Any], list[str
         if folder is not None
     }
     if arguments.dataset_name is not None and folders:
-        raise TaskError("Both a data set and image folders were given: use --dataset_name or --train_dir, not both.")
+        raise TaskError("Both a dataset and image folders were given: use --dataset_name or --train_dir, not both.")
     if folders and "train" not in folders:
         raise TaskError(
             f"A folder was given for {' and '.join(folders)} but none for training: give one with --train_dir."
@@ -170,7 +170,7 @@ def _label_column(split: datasets.Dataset, given: str | None) -> str:
 
 def _known(split: datasets.Dataset, column: str) -> str:
     if column not in split.column_names:
-        raise TaskError(f"The data set has no column {column!r}: it has {', '.join(split.column_names)}.")
+        raise TaskError(f"The dataset has no column {column!r}: it has {', '.join(split.column_names)}.")
     return column
 
 
@@ -178,7 +178,7 @@ def _only(split: datasets.Dataset, fitting: list[str], kind: str) -> str:
     if len(fitting) != 1:
         found = f"{len(fitting)} columns" if fitting else "no column"
         raise TaskError(
-            f"The data set has {found} that could hold the {kind}s, among {', '.join(split.column_names)}: it must "
+            f"The dataset has {found} that could hold the {kind}s, among {', '.join(split.column_names)}: it must "
             f"have labelled images; name the column with --{kind}_column_name."
         )
     return fitting[0]

@@ -13,7 +13,7 @@ from hf_critmom.tasks.errors import TaskError
 
 
 class Split(Dataset[dict[str, torch.Tensor]]):
-    """A map-style data set that hands out whole batches.
+    """A map-style dataset that hands out batches.
 
     The data loader's fetcher calls `__getitems__` once per batch, and `collate_batches` passes its result on, so the
     work per example is a few microseconds.

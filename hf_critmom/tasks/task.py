@@ -89,13 +89,13 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def inputs_in_words(self) -> str:
-        """What a model is given, for messages."""
+    def inputs_text(self) -> str:
+        """Inputs of the models, for messages."""
 
     @property
     @abstractmethod
     def remedy(self) -> str:
-        """What to do where a model cannot take that, for messages."""
+        """What to do where a model cannot take these inputs, for messages."""
 
     @property
     def probe_rows(self) -> int:
@@ -104,11 +104,11 @@ class Task(ABC):
 
     @abstractmethod
     def logits_shape(self, rows: int) -> tuple[int | None, ...]:
-        """Shape of the logits of a model for so many examples; None: any size."""
+        """Shape of the logits of a model for this many examples; None: any size."""
 
     @property
     @abstractmethod
-    def logits_in_words(self) -> str:
+    def logits_text(self) -> str:
         """What the logits must be, for messages."""
 
     def callbacks(self) -> list[TrainerCallback]:

@@ -61,17 +61,17 @@ class TextTask(Task):
 
     @staticmethod
     def preprocess_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Reduces them to losses and counts of each block."""
+        """Reduces logits to losses and counts of each block."""
         return token_statistics(logits, labels)
 
     @property
-    def inputs_in_words(self) -> str:
+    def inputs_text(self) -> str:
         """The size of the blocks."""
         return f"blocks of {self.block_size} tokens"
 
     @property
     def remedy(self) -> str:
-        """Another model or shorter blocks."""
+        """Choose another model or shorter blocks."""
         return "choose a causal language model, or a smaller --block_size"
 
     def logits_shape(self, rows: int) -> tuple[int | None, ...]:
@@ -79,7 +79,7 @@ class TextTask(Task):
         return rows, self.block_size, None
 
     @property
-    def logits_in_words(self) -> str:
+    def logits_text(self) -> str:
         """One for each token of the vocabulary at every place."""
         return "one for each token of the vocabulary at every place of a block"
 
@@ -105,7 +105,7 @@ def text_task(
     """Splits texts, and cuts their tokens into blocks.
 
     Raises:
-        TaskError: If the texts cannot be split as asked, or one split does not fill a block.
+        TaskError: If the texts cannot be split by these flags, or one split does not fill a block.
     """
     tokenizer = _tokenizer(model)
     block_size = int(arguments.block_size or 0)
@@ -118,7 +118,7 @@ def text_task(
 
 
 def _tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
-    """The tokenizer that was asked for, else the checkpoint's, else bytes."""
+    """The tokenizer of the flags, else the checkpoint's, else bytes."""
     named = model.tokenizer_name or model.model_name_or_path
     if named is None:
         return ByT5Tokenizer(extra_ids=0)
@@ -148,7 +148,7 @@ def _blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size
 def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str]], list[str]]:
     """Makes the splits that the source lacks from its training texts.
 
-    Whole texts are held out, chosen at random, until they have the share of the bytes that is asked for; where there
+    Whole texts are held out, chosen at random, until they have the held-out share of the bytes; where there
     are few, the end of each text is. Copies of a text are left out first, so that none is on both sides.
     """
     share = held_out_share(arguments)
@@ -162,12 +162,12 @@ def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str
     texts = list(dict.fromkeys(splits["train"]))
     if len(texts) < len(splits["train"]):
         notes.append(f"Copies of other {unit} were left out, {len(splits['train']) - len(texts):,} of them.")
-    whole = sum(len(text.encode(errors="replace")) for text in texts)
+    total = sum(len(text.encode(errors="replace")) for text in texts)
     rng = np.random.default_rng(arguments.split_seed)
-    many = len(texts) >= _FEWEST_TEXTS
+    hold_out_texts = len(texts) >= _FEWEST_TEXTS
     for number, name in enumerate(missing):
-        if many:
-            splits[name], texts = _held_out(texts, share * whole, rng)
+        if hold_out_texts:
+            splits[name], texts = _held_out(texts, share * total, rng)
             notes.append(
                 f"The {name} split is {len(splits[name]):,} {unit} of the training data, held out whole "
                 f"(seed {arguments.split_seed})."
@@ -185,7 +185,7 @@ def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str
 
 
 def _held_out(texts: list[str], num_bytes: float, rng: np.random.Generator) -> tuple[list[str], list[str]]:
-    """Random texts of so many bytes or just above, and the rest, both in the original order."""
+    """Random texts with at least `num_bytes` bytes, and the rest, both in the original order."""
     chosen: set[int] = set()
     found = 0
     for index in rng.permutation(len(texts)):
