@@ -163,7 +163,7 @@ class DiagnosisRunner:
         args = self.request.attribution
         initial = None
         if args.initial:
-            set_seed(spec.seed or 0)
+            set_seed((spec.seed or 0) % 2**32)
             initial = self._placed(type(model)(model.config).to(model.dtype), task)
         return make_study(
             self._placed(model, task),

@@ -23,6 +23,8 @@ GRANULARITIES: dict[str, str] = {
 }
 """What is retrained."""
 
+MOST_SEEDS = 1000
+
 _EXTENT = ("num_seeds", "controls", "granularity", "check_labels")
 """Settings that may grow when a repair continues."""
 _NOT_COMPARED = ("versions", "command", "checkpoint", "trained_on", "overlap", "scan", "training_seconds", "seeds")
@@ -59,8 +61,8 @@ class RepairSettings:
             if value not in known:
                 called = {"select": "selection"}.get(name, name)
                 raise RepairError(f"Unknown {called} {value!r}: choose one of {', '.join(known)}.")
-        if self.num_seeds < 1:
-            raise RepairError(f"num_seeds must be at least 1, got {self.num_seeds}.")
+        if not 1 <= self.num_seeds <= MOST_SEEDS:
+            raise RepairError(f"num_seeds must be at least 1 and at most {MOST_SEEDS:,}, got {self.num_seeds}.")
         if self.num_groups is not None and self.num_groups < 1:
             raise RepairError(f"num_groups must be at least 1, got {self.num_groups}.")
 

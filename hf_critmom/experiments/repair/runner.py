@@ -232,6 +232,7 @@ class RepairRunner:
         if settings.get("granularity") == "parameter":
             masks = self._masks(choice, diagnosis_dataset)
         roles = targets_by_role(self.plan, choice)
+        self._check_stored(roles)
         treatments = self._treat(roles, masks)
         cost = compute_once(
             self.folder / COST_FILE,
@@ -247,6 +248,16 @@ class RepairRunner:
             self._publish(self.folder / roles[CHOSEN][0].run_folder(self.plan.seeds[0]), by_role[CHOSEN][0])
         self.process.wait_for_everyone()
         return Repair(list(self.plan.scan or ()), choice, by_role, cost, self.folder, self.plan, labels)
+
+    def _check_stored(self, roles: Mapping[str, list[Target]]) -> None:
+        """Reads what is there already: a damaged file is better known now than after hours of training."""
+        for targets in roles.values():
+            for target, seed in zip(targets, self.plan.seeds, strict=True):
+                run = RunFolder(self.folder / target.run_folder(seed))
+                if run.finished():
+                    read_treatment(run.path, target, seed)
+        if (self.folder / COST_FILE).exists():
+            read_cost(self.folder)
 
     def _masks(self, choice: Choice, diagnosis_dataset: Any) -> dict[str, torch.Tensor]:
         """Which single parameters are trained: as many as the chosen groups have."""

@@ -425,6 +425,7 @@ def test_groups_that_do_not_exist_are_named(refused: Any, checkpoint: Path) -> N
         (("--num_groups", "8"), "7 layer groups"),
         (("--num_groups", "0"), "at least 1"),
         (("--num_seeds", "0"), "at least 1"),
+        (("--num_seeds", "99999999999999"), "at most 1,000"),
         (("--num_train_epochs", "0"), "positive"),
         (("--eval_strategy", "epoch"), "leave it at no"),
         (("--no_such_flag", "1"), "no_such_flag"),
