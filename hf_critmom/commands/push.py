@@ -1,13 +1,16 @@
 """``hf-critmom push``: bring a comparison and one of its models to the Hub."""
 
+import json
 import sys
 from pathlib import Path
-
-from huggingface_hub.utils import disable_progress_bars
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from hf_critmom.commands.parser import Parser
-from hf_critmom.hub import REPO_TYPES, Pushed, Repository, Upload, push_comparison
+
+if TYPE_CHECKING:
+    from hf_critmom.hub import Pushed, Upload
+
+_REPO_TYPES = ("model", "dataset", "space")
 
 
 def main(argv: list[str]) -> int:
@@ -17,24 +20,55 @@ def main(argv: list[str]) -> int:
     parser.add_argument("repo_id", help="repository to push to, NAMESPACE/NAME; it is created if need be")
     parser.add_argument("--private", action="store_true", help="create the repository as a private one")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="only list what would be pushed")
-    parser.add_argument("--repo_type", "--repo-type", choices=REPO_TYPES, default="model", help="kind of repository")
+    parser.add_argument(
+        "--repo_type", "--repo-type", choices=_REPO_TYPES, default="model", help="kind of repository; default: model"
+    )
     parser.add_argument("--revision", help="branch to push to; default: the main one")
     parser.add_argument("--arm", help="push this arm's model; default: the best by final validation")
     parser.add_argument("--seed", type=int, help="push this seed's model; default: the best by final validation")
-    parser.add_argument("--dataset_id", help="data set of the Hub that the test result is on, for .eval_results")
-    parser.add_argument("--task_id", default="default", help="its task there")
-    parser.add_argument("--message", "--commit_message", help="summary of the commit")
+    parser.add_argument("--dataset_id", help="dataset of the Hub that the test result is on, for .eval_results")
+    parser.add_argument("--task_id", default="default", help="task of that dataset; default: default")
+    parser.add_argument("--message", "--commit_message", help="summary of the commit; default: what was compared")
     parser.add_argument("--token", help="access token; default: HF_TOKEN, or what hf auth login has stored")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
     args = vars(parser.parse_args(argv))
+
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    from hf_critmom.hub import Repository, push_comparison
+
     repository = Repository(args.pop("repo_id"), args.pop("repo_type"), args.pop("revision"))
-    if not sys.stderr.isatty():
+    as_json = args.pop("json")
+    if as_json or not sys.stderr.isatty():
         disable_progress_bars()
+        logging.set_verbosity_error()  # what fails in the end is one sentence
     upload, pushed = push_comparison(args.pop("folder"), repository, **args)
-    _print(upload, pushed)
+    if as_json:
+        print(json.dumps(_result(upload, pushed), indent=2))
+    else:
+        _print(upload, pushed)
     return 0
 
 
-def _print(upload: Upload, pushed: Pushed | None) -> None:
+def _result(upload: "Upload", pushed: "Pushed | None") -> dict[str, Any]:
+    """A push, or a dry run, as JSON."""
+    return {
+        "repo_id": upload.repository.repo_id,
+        "repo_type": upload.repository.repo_type,
+        "revision": upload.repository.revision,
+        "url": upload.repository.url,
+        "dry_run": pushed is None,
+        "changed": None if pushed is None else pushed.changed,
+        "commit_url": None if pushed is None else pushed.url,
+        "message": upload.message,
+        "files": [{"path": path, "bytes": size} for path, size in upload.sizes().items()],
+        "notes": [*upload.notes, *(pushed.notes if pushed else ())],
+    }
+
+
+def _print(upload: "Upload", pushed: "Pushed | None") -> None:
+    from rich.console import Console
+
     console = Console(highlight=False, soft_wrap=True, markup=False)
     sizes = upload.sizes()
     files = f"{len(sizes)} files, {sum(sizes.values()):,} bytes"

@@ -1,19 +1,22 @@
 """The cards of what is pushed, and test results in the Hub's own format."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData, EvalResultEntry, HfApi, ModelCard
+from huggingface_hub import DatasetCard, DatasetCardData, EvalResultEntry, HfApi, ModelCard, SpaceCard, SpaceCardData
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import RESULT_FILE, RESULTS_FILE
-from hf_critmom.hub.choice import ChosenRun
-from hf_critmom.hub.refusals import HubError
+from hf_critmom.hub.errors import HubError
+from hf_critmom.hub.files import regular_file
+from hf_critmom.hub.model_choice import ChosenRun
 from hf_critmom.hub.repository import Repository, is_repo_id
 from hf_critmom.reporting.templates import render
+from hf_critmom.reporting.text import markdown_text
 
 _LOADED = {
     "image-classification": {"processor": "AutoImageProcessor", "model": "AutoModelForImageClassification"},
@@ -21,22 +24,44 @@ _LOADED = {
 }
 """What a repository's model is loaded with, by its task on the Hub."""
 
+_TRACKER_TAG = re.compile(r"^ *- +['\"]?(trackio(?::https://[\w./-]+)?)['\"]? *\r?$", re.MULTILINE)
 
-def model_card(card: str, repository: Repository, run: RunResult | None, metric: str, why: str) -> str:
-    """The report as the card of a model repository; without a model it promises none."""
+
+def model_card(
+    card: str,
+    repository: Repository,
+    run: RunResult | None,
+    metric: str,
+    why: str,
+    *,
+    tags: Sequence[str] = (),
+    space: Repository | None = None,
+) -> str:
+    """The report as the card of a model repository; without a model it promises none.
+
+    Args:
+        card: The report.
+        repository: Where it goes.
+        run: Result of the run whose model is there, if one is.
+        metric: The metric of the task.
+        why: Why the model is this one, or there is none.
+        tags: Further tags.
+        space: The Space that shows the report, to be linked to.
+    """
     pushed = ModelCard(card)
     if run is None:
         for promise in ("library_name", "pipeline_tag"):
             pushed.data.pop(promise)
+    pushed.data["tags"] = list(dict.fromkeys([*(pushed.data.get("tags") or []), *tags]))
     loaded = _LOADED.get(str(pushed.data.get("pipeline_tag")))
     pushed.text = _with_section(
         pushed.text, "pushed_model.md", repository, run=run, metric=metric, why=why, loaded=loaded
     )
-    return str(pushed)
+    return with_space_link(str(pushed), space) if space else str(pushed)
 
 
-def dataset_card(card: str, repository: Repository) -> str:
-    """The report as the card of a data set repository, whose only configuration is the table of results."""
+def dataset_card(card: str, repository: Repository, *, space: Repository | None = None) -> str:
+    """The report as the card of a dataset repository, whose only configuration is the table of results."""
     report = ModelCard(card)
     data = DatasetCardData(
         license=report.data.get("license"),
@@ -45,15 +70,81 @@ def dataset_card(card: str, repository: Repository) -> str:
         task_categories=[report.data.get("pipeline_tag")],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": RESULTS_FILE}]}],
     )
-    return f"---\n{data.to_yaml()}\n---\n{_with_section(report.text, 'pushed_dataset.md', repository)}"
+    text = f"---\n{data.to_yaml()}\n---\n{_with_section(report.text, 'pushed_dataset.md', repository)}"
+    return with_space_link(text, space) if space else text
+
+
+def space_card(plan: Plan, *, model: Repository | None = None) -> str:
+    """The card of a static Space that shows a report.
+
+    Documented (huggingface/hub-docs, docs/hub/spaces-config-reference.md): ``sdk: static`` needs no hardware,
+    ``app_file`` is what it serves, ``short_description`` has 60 characters at most.
+
+    Args:
+        plan: The comparison's plan.
+        model: The model repository of the same comparison.
+    """
+    name = plan.task.name
+    arms = ", ".join(plan.arms)
+    data = SpaceCardData(
+        title=_shortened(f"{name}: {arms}", 100),
+        sdk="static",
+        app_file="index.html",
+        license="apache-2.0",
+        models=[model.repo_id] if model else None,
+        tags=["hf-critmom", "optimizer-comparison", "momentum"],
+        emoji="\N{CHART WITH UPWARDS TREND}",
+        colorFrom="blue",
+        colorTo="indigo",
+        pinned=False,
+        short_description=_shortened(f"Optimizers compared on {name}", 60),
+    )
+    text = render("pushed_space.md", title=markdown_text(f"{name}: {arms}"), model=model)
+    return f"---\n{data.to_yaml()}\n---\n\n{text.strip()}\n"
+
+
+def with_space_link(card: str, space: Repository) -> str:
+    """A card that links to the Space that shows its report; unchanged if it does already."""
+    if f"]({space.url})" in card:
+        return card
+    return _before_first_section(card, f"Interactive report: [{space.repo_id}]({space.url}).")
+
+
+def tracker_tags(folder: Path, runs: Iterable[Path]) -> list[str]:
+    """Tags by which the Hub shows training metrics, from the cards that the Trainer and its trackers wrote.
+
+    Trackio's callback adds ``trackio`` and ``trackio:URL``, and the Hub embeds that Space as "Training metrics".
+
+    Args:
+        folder: The comparison's folder.
+        runs: Folders of its runs, the pushed one first.
+    """
+    tags: list[str] = []
+    for card in (folder / "README.md", *(run / "README.md" for run in runs)):
+        if not card.exists():
+            continue
+        try:
+            text = regular_file(folder, card.relative_to(folder)).read_text(encoding="utf-8")
+        except (HubError, UnicodeDecodeError):  # a card that somebody else made promises nothing
+            continue
+        metadata = re.match(r"---\r?\n.*?\n---\s", text, re.DOTALL)
+        tags += _TRACKER_TAG.findall(metadata[0]) if metadata else []
+    return list(dict.fromkeys(tags))
 
 
 def _with_section(text: str, template: str, repository: Repository, **values: Any) -> str:
     """A card's text with a section from a template before its first one."""
-    section = render(template, repository=repository, **values)
+    return _before_first_section(text, render(template, repository=repository, **values))
+
+
+def _before_first_section(text: str, section: str) -> str:
     heading = re.search(r"^## ", text, re.MULTILINE)
     position = heading.start() if heading else len(text)
     return f"{text[:position]}{section.strip()}\n\n{text[position:]}"
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3].rstrip(' ,')}..."
 
 
 def evaluation(
@@ -62,7 +153,7 @@ def evaluation(
     """The chosen run's test result as an entry of ``.eval_results/*.yaml``, and that file's path.
 
     Documented (huggingface/hub-docs, docs/hub/eval-results.md; `huggingface_hub.EvalResultEntry`): each file is a list
-    of entries. An entry needs ``dataset.id``, a data set of the Hub that is registered as a benchmark,
+    of entries. An entry needs ``dataset.id``, a dataset of the Hub that is registered as a benchmark,
     ``dataset.task_id``, a task of its ``eval.yaml``, and ``value``; ``source`` is where the value comes from, and
     ``date`` defaults to the commit's.
 
@@ -70,8 +161,6 @@ def evaluation(
     it, and the task is "default", as in the documentation's example.
     """
     source, metric = plan.task.source, plan.task.metric
-    if dataset_id is not None and not is_repo_id(dataset_id):
-        raise HubError(f"--dataset_id {dataset_id!r} names no data set of the Hub: write it as NAMESPACE/NAME.")
     record = (chosen.folder.relative_to(folder) / RESULT_FILE).as_posix()
     entry = EvalResultEntry(
         dataset_id=dataset_id or (source if is_repo_id(source) else plan.task.name),
@@ -84,10 +173,17 @@ def evaluation(
     return f".eval_results/{re.sub('[^A-Za-z0-9._-]+', '-', plan.task.name)}.yaml", entry
 
 
+_CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
+
+
 def check_card(card: str, repository: Repository) -> None:
-    """Reads a card back as huggingface_hub does, before anything is sent."""
+    """Reads a card back as huggingface_hub does, before anything is sent.
+
+    Raises:
+        HubError: If it would not be valid.
+    """
     try:
-        (DatasetCard if repository.repo_type == "dataset" else ModelCard)(card)
+        _CARDS[repository.repo_type](card)
     except ValueError as error:
         raise HubError(
             f"The card would not be valid ({root_message(error)}): please report what was compared."

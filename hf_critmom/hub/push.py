@@ -1,27 +1,26 @@
-"""Pushing: one commit, which arrives whole or not at all."""
+"""Pushing: one commit, which arrives completely or not at all."""
 
 import importlib.metadata
 import re
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OIDCError, RevisionNotFoundError
-from transformers.utils import logging
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.plan import Plan
-from hf_critmom.hub.refusals import TRANSIENT, HubError, in_words, said_by
-from hf_critmom.hub.repository import REPO_TYPES, Repository, is_repo_id
-from hf_critmom.hub.upload import Upload, prepare_upload
-
-logger = logging.get_logger(__name__)
-
-COMMIT_WAITS = (1.0, 3.0, 9.0)
-"""Seconds before each further attempt of a commit that was answered neither with yes nor with no."""
+from hf_critmom.hub import session
+from hf_critmom.hub.cards import with_space_link
+from hf_critmom.hub.error_messages import translate_hub_errors
+from hf_critmom.hub.errors import HubError
+from hf_critmom.hub.files import CARD_FILE
+from hf_critmom.hub.repository import REPO_TYPES, Repository
+from hf_critmom.hub.upload import PushOptions, Upload, prepare_upload
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def push_comparison(
     private: bool = False,
     dry_run: bool = False,
     token: str | None = None,
-    **choices: Any,
+    **options: Any,
 ) -> tuple[Upload, Pushed | None]:
     """Pushes a comparison to the Hub that huggingface_hub is set to (``HF_ENDPOINT``).
 
@@ -69,28 +68,31 @@ def push_comparison(
         private: Create the repository as a private one.
         dry_run: Only prepare and check what would be pushed, without network.
         token: An access token; default: the one of this machine, from ``HF_TOKEN`` or ``hf auth login``.
-        choices: What else `prepare_upload` takes.
+        options: Fields of `PushOptions`.
 
     Returns:
-        What is brought, and what came of it (None of a dry run).
+        What is pushed, and what came of it (None of a dry run).
 
     Raises:
-        HubError: If something asked for is not there, or the Hub cannot be reached, refuses or fails.
+        HubError: If something requested is not there, the comparison holds a secret, or the Hub cannot be reached,
+            refuses or fails.
         ComparisonError: If the folder holds no comparison, or no run of it has finished.
     """
-    if not is_repo_id(repository.repo_id):
-        raise HubError(
-            f"{repository.repo_id!r} cannot name a repository: write NAMESPACE/NAME, each of letters, digits, '-', "
-            "'_' and '.', 96 characters at most."
-        )
+    repository.check()
+    PushOptions(**options).check(repository)
     Plan.read(folder)  # before anybody is asked for a token
     if dry_run:
-        return prepare_upload(folder, repository, **choices), None
-    hub = sign_in(token)
-    if "/" not in repository.repo_id:
-        repository = Repository(f"{hub.user}/{repository.repo_id}", repository.repo_type, repository.revision)
-    upload = prepare_upload(folder, repository, **choices)
-    return upload, push_upload(hub, upload, private=private)
+        return prepare_upload(folder, repository, known_secrets=_secrets(token), **options), None
+    with session.patient_session():
+        hub = sign_in(token)
+        repository = repository.owned_by(hub.user)
+        linked = _find_linked(hub, repository)
+        upload = prepare_upload(folder, repository, linked=linked, known_secrets=_secrets(hub.api.token), **options)
+        pushed = push_upload(hub, upload, private=private)
+        if repository.repo_type == "space" and linked is not None:
+            note = _link_to_space(hub, linked, repository)
+            pushed = replace(pushed, notes=[*pushed.notes, note])
+    return upload, pushed
 
 
 def sign_in(token: str | None = None) -> Hub:
@@ -99,6 +101,8 @@ def sign_in(token: str | None = None) -> Hub:
     Raises:
         HubError: If there is no token, the Hub does not know it, or cannot be reached.
     """
+    if token is not None and not token.strip():
+        raise HubError("--token is empty: give an access token, or leave it out for HF_TOKEN or hf auth login.")
     try:
         found = (token or get_token() or "").strip()
     except OIDCError as error:
@@ -110,13 +114,16 @@ def sign_in(token: str | None = None) -> Hub:
     if not found:
         raise HubError(f"There is no token for {api.endpoint}: run hf auth login, set HF_TOKEN or give --token.")
     if not re.fullmatch("[!-~]+", found):
-        raise HubError("The token has characters that no token has: copy it anew from the settings of your account.")
-    with in_words(api):
-        return Hub(api, str(api.whoami()["name"]))
+        raise HubError("The token has characters that no token has: copy it again from the settings of your account.")
+    with session.patient_session(), translate_hub_errors(api):
+        user = api.whoami()["name"]
+        if not isinstance(user, str) or not re.fullmatch(r"[\w.-]+", user, re.ASCII):
+            raise KeyError("the name of the token's user")
+    return Hub(api, user)
 
 
 def push_upload(hub: Hub, upload: Upload, *, private: bool = False) -> Pushed:
-    """Brings files to a repository, which is created if need be, in one commit: all of them arrive, or none.
+    """Commits files to a repository, which is created if need be: all of them arrive, or none.
 
     What the repository has already is not uploaded again, and if that is all, nothing is committed.
 
@@ -124,10 +131,10 @@ def push_upload(hub: Hub, upload: Upload, *, private: bool = False) -> Pushed:
         HubError: If the Hub cannot be reached, refuses or fails.
     """
     api, repository = hub.api, upload.repository
-    with in_words(api, hub.user, repository):
-        before = _settled(api, repository, private=private)
+    with session.patient_session(), translate_hub_errors(api, hub.user, repository):
+        before = _find_or_create(api, repository, private=private)
         commit = _commit(api, upload)
-    stored = [sibling.rfilename for sibling in getattr(before, "siblings", None) or ()]
+        stored = [str(sibling.rfilename) for sibling in getattr(before, "siblings", None) or ()]
     notes = [
         f"{repository.repo_id} also holds {path}, which is not of this push: delete it if nobody needs it."
         for path in stored
@@ -136,12 +143,22 @@ def push_upload(hub: Hub, upload: Upload, *, private: bool = False) -> Pushed:
     return Pushed(commit.commit_url, before is None or commit.oid != before.sha, notes)
 
 
-def _settled(api: HfApi, repository: Repository, *, private: bool) -> Any:
+def _secrets(token: Any) -> set[str]:
+    """Secrets of whoever pushes, which must not be among what is pushed."""
+    try:
+        stored = get_token()
+    except OIDCError:  # said when somebody signs in
+        stored = None
+    return {str(secret).strip() for secret in (token, stored) if secret and len(str(secret).strip()) >= 8}
+
+
+def _find_or_create(api: HfApi, repository: Repository, *, private: bool) -> Any:
     """Creates repository and branch where they are missing; what the Hub knew of them before, None if nothing."""
     found = _info(api, repository)
     if found is None:
+        sdk = "static" if repository.repo_type == "space" else None
         try:
-            api.create_repo(**repository.address, private=private or None)
+            api.create_repo(**repository.address, private=private or None, space_sdk=sdk)
         except HfHubHTTPError as error:
             if error.response.status_code != 409:  # it is there, unless another type has taken the name
                 raise
@@ -151,7 +168,7 @@ def _settled(api: HfApi, repository: Repository, *, private: bool) -> Any:
                         f"{repository.repo_id} is a {REPO_TYPES[other]} repository: give --repo_type {other}, or "
                         "choose another REPO_ID."
                     ) from error
-    elif private and found.private is False:
+    elif private and found.private is not True:
         raise HubError(
             f"{repository.repo_id} exists and is public, which --private does not change: make it private in its "
             "settings, choose another REPO_ID, or leave --private out."
@@ -178,10 +195,10 @@ def _info(api: HfApi, repository: Repository) -> Any:
 def _commit(api: HfApi, upload: Upload) -> CommitInfo:
     """Commits everything at once, again and again while the commit is not answered with yes or no.
 
-    The client repeats its other requests by itself. Every attempt asks anew what the repository has, so a commit that
-    was made although its answer was lost is not made twice.
+    Other requests are repeated by `patient_session`. Every attempt asks again what the repository has, so a commit
+    that was made although its answer was lost is not made twice.
     """
-    waits = iter(COMMIT_WAITS)
+    failed = 0
     while True:
         try:
             with warnings.catch_warnings():
@@ -195,9 +212,41 @@ def _commit(api: HfApi, upload: Upload) -> CommitInfo:
                 )
         except HTTPError as error:
             answer = error.response if isinstance(error, HfHubHTTPError) else None
-            is_refusal = answer is not None and answer.status_code not in TRANSIENT
+            is_refusal = answer is not None and answer.status_code not in session.TRANSIENT
             request = error.request if answer is None else answer.request
-            if is_refusal or "/commit/" not in request.url.path or (wait := next(waits, None)) is None:
+            if is_refusal or "/commit/" not in request.url.path:
                 raise
-            logger.warning(f"The commit was not taken ({said_by(error)}): it is tried again in {wait:g} s.")
+            failed += 1
+            if (wait := session.seconds_to_wait(failed, error)) is None:
+                raise
+            session.announce_retry(request, error, wait)
             time.sleep(wait)
+
+
+def _find_linked(hub: Hub, repository: Repository) -> Repository | None:
+    """The repository of the same name that the card links to, if the Hub has it: a model's Space, a Space's model."""
+    other = Repository(repository.repo_id, "model" if repository.repo_type == "space" else "space")
+    with session.patient_session(), translate_hub_errors(hub.api, hub.user, other):
+        return None if _info(hub.api, other) is None else other
+
+
+def _link_to_space(hub: Hub, model: Repository, space: Repository) -> str:
+    """Lets the card of a model that was pushed before link to the Space; returns what came of it, in a sentence."""
+    api = hub.api
+    again = f"push {model.repo_id} again, for its card to link here"
+    try:
+        with session.patient_session(), translate_hub_errors(api, hub.user, model):
+            if CARD_FILE not in [sibling.rfilename for sibling in _info(api, model).siblings or ()]:
+                return f"The model repository {model.repo_id} has no card yet: {again}."
+            headers = build_hf_headers(token=api.token)
+            response = get_session().get(f"{model.url}/resolve/main/{CARD_FILE}", headers=headers)
+            hf_raise_for_status(response)
+            card = response.content.decode()
+            linked = with_space_link(card, space)
+            if "hf-critmom" not in card:
+                return f"The card of the model repository {model.repo_id} is not of hf-critmom, and was left as it is."
+            if linked != card:
+                _commit(api, Upload(model, {CARD_FILE: linked.encode()}, "Link to the Space"))
+    except HubError as error:
+        return f"The card of {model.repo_id} could not be made to link here ({error}): {again}."
+    return f"The card of the model repository {model.repo_id} links here."

@@ -1,12 +1,16 @@
 """Where a comparison goes."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-REPO_TYPES = {"model": "model", "dataset": "data set"}
+from hf_critmom.hub.errors import HubError
+
+REPO_TYPES = {"model": "model", "dataset": "dataset", "space": "Space"}
 """Kinds of repositories that take a comparison, and what they are called in sentences."""
 
 
@@ -30,8 +34,35 @@ class Repository:
 
     @property
     def address(self) -> dict[str, Any]:
-        """How huggingface_hub's functions are told which repository is meant."""
+        """The repository as functions of huggingface_hub take it."""
         return {"repo_id": self.repo_id, "repo_type": self.repo_type}
+
+    @property
+    def url(self) -> str:
+        """Its page on the Hub that huggingface_hub is set to."""
+        prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{HfApi().endpoint}/{prefix}{self.repo_id}"
+
+    def owned_by(self, user: str) -> "Repository":
+        """The repository in the user's namespace if it names none."""
+        return self if "/" in self.repo_id else replace(self, repo_id=f"{user}/{self.repo_id}")
+
+    def check(self) -> None:
+        """Refuses names that no repository and no branch can have.
+
+        Raises:
+            HubError: If the name or the revision is such a one.
+        """
+        if not is_repo_id(self.repo_id):
+            raise HubError(
+                f"{self.repo_id!r} cannot name a repository: write NAMESPACE/NAME, each of letters, digits, '-', "
+                "'_' and '.', 96 characters at most."
+            )
+        if self.revision is not None and not is_branch_name(self.revision):
+            raise HubError(
+                f"--revision {self.revision!r} cannot name a branch: write letters, digits, '-', '_', '.' and '/', "
+                "such as trial-2, or leave it out for the main one."
+            )
 
 
 def is_repo_id(name: str) -> bool:
@@ -41,3 +72,19 @@ def is_repo_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def is_branch_name(name: str) -> bool:
+    """Whether git takes a name as that of a branch, and commands, addresses and cards need not quote it.
+
+    Example:
+        >>> [is_branch_name(name) for name in ("main", "refs/pr/1", "v1.0", "", "a b", "a..b", "-x", "a'b", "x.lock")]
+        [True, True, True, False, False, False, False, False, False]
+    """
+    parts = name.split("/")
+    return (
+        len(name) <= 200
+        and name != "HEAD"
+        and all(re.fullmatch(r"[A-Za-z0-9_][\w.+-]*", part, re.ASCII) for part in parts)
+        and not any(".." in part or part.endswith((".", ".lock")) for part in parts)
+    )

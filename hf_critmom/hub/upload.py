@@ -1,22 +1,28 @@
 """What a push of a comparison brings."""
 
-import shutil
 import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
+from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison import ComparisonError, write_report
-from hf_critmom.experiments.comparison.plan import PLAN_FILE, Plan
-from hf_critmom.experiments.comparison.results import RESULT_FILE
-from hf_critmom.hub.cards import check_card, dataset_card, evaluation, model_card
-from hf_critmom.hub.choice import choose_run, finished_runs, model_of
-from hf_critmom.hub.refusals import HubError
-from hf_critmom.hub.repository import Repository, is_repo_id
+from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.hub.cards import check_card, dataset_card, evaluation, model_card, space_card, tracker_tags
+from hf_critmom.hub.errors import HubError
+from hf_critmom.hub.files import CARD_FILE, PAGE_FILE, copy_records, regular_file, report_files
+from hf_critmom.hub.model_choice import choose_run, chosen_model_files, finished_runs
+from hf_critmom.hub.privacy import check_message, publishable
+from hf_critmom.hub.repository import REPO_TYPES, Repository, is_repo_id
 
-CARD_FILE = "README.md"
+INDEX_FILE = "index.html"
+DEFAULT_TASK_ID = "default"
 
 
 @dataclass(frozen=True)
@@ -43,82 +49,199 @@ class Upload:
         }
 
 
+@dataclass(frozen=True)
+class PushOptions:
+    """What a push can be told beside where it goes.
+
+    Attributes:
+        arm: Choose the model among this arm's runs.
+        seed: Choose the model among this seed's runs.
+        dataset_id: Dataset of the Hub that the test result is on; default: the one that was compared on.
+        task_id: Its task there.
+        message: Summary of the commit; default: what was compared.
+    """
+
+    arm: str | None = None
+    seed: int | None = None
+    dataset_id: str | None = None
+    task_id: str = DEFAULT_TASK_ID
+    message: str | None = None
+
+    def check(self, repository: Repository) -> None:
+        """Refuses values that cannot be used, and those that have no meaning for the kind of repository.
+
+        Raises:
+            HubError: If there is one.
+        """
+        if self.message is not None and not self.message.strip():
+            raise HubError("--message is empty: say in a line what is pushed, or leave it out.")
+        if not all(char.isalnum() or char in "._-" for char in self.task_id) or not self.task_id:
+            raise HubError(
+                f"--task_id {self.task_id!r} names no task of a benchmark: write letters, digits, '-', '_' and '.', or "
+                f"leave it out for {DEFAULT_TASK_ID!r}."
+            )
+        if self.dataset_id is not None and not is_repo_id(self.dataset_id):
+            raise HubError(f"--dataset_id {self.dataset_id!r} names no dataset of the Hub: write it as NAMESPACE/NAME.")
+        if repository.repo_type == "model":
+            return
+        for flag in ("arm", "seed", "dataset_id", "task_id"):
+            if getattr(self, flag) != getattr(PushOptions(), flag):
+                kind = REPO_TYPES[repository.repo_type]
+                raise HubError(f"--{flag} is about the model, and a {kind} repository gets none: leave it out.")
+
+
 def prepare_upload(
     folder: Path,
     repository: Repository,
     *,
-    arm: str | None = None,
-    seed: int | None = None,
-    dataset_id: str | None = None,
-    task_id: str = "default",
-    message: str | None = None,
+    linked: Repository | None = None,
+    known_secrets: Collection[str] = (),
+    **options: Any,
 ) -> Upload:
     """Collects what a push of a comparison brings; needs no network and leaves the comparison's folder as it is.
 
     The report is built anew from plan and results, so it says how far the comparison is at this moment. A model
     repository also gets the model of one run at its top level, for ``from_pretrained``, and that run's test result in
-    ``.eval_results/``; a data set repository gets a card by which ``load_dataset`` reads the table of results.
+    ``.eval_results/``; a dataset repository gets a card by which ``load_dataset`` reads the table of results; a Space
+    gets the report's page.
 
     Args:
         folder: A comparison's folder, finished or not.
         repository: Where it is to go.
-        arm: Choose the model among this arm's runs.
-        seed: Choose the model among this seed's runs.
-        dataset_id: Data set of the Hub that the test result is on; default: the one that was compared on.
-        task_id: Its task there.
-        message: Summary of the commit; default: what was compared.
+        linked: What the card links to: the Space of a model or dataset, the model of a Space.
+        known_secrets: Secrets that must not be published, beside what looks like one.
+        options: Fields of `PushOptions`.
 
     Raises:
-        HubError: If the run asked for does not exist or has no model, or the card is not valid.
+        HubError: If the requested run does not exist or has no model, a file is a link or holds a secret, or the card
+            is not valid.
         ComparisonError: If the folder holds no comparison, or no run of it has finished.
     """
-    plan = Plan.read(folder)
-    runs, asked = finished_runs(folder, plan), len(plan.runs())
-    if not runs:
-        raise ComparisonError(f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}.")
-    report, notes = _report(folder), []
-    files: dict[str, bytes | Path] = dict(report)
-    finished = sum(result.arm in plan.arms for result in runs.values())  # tuned variants come after their trials
-    if finished < asked:
-        notes.append(f"Unfinished: {finished} of {asked} runs; the card says so.")
-    if repository.repo_type == "dataset":
-        for flag, value in (("arm", arm), ("seed", seed), ("dataset_id", dataset_id)):
-            if value is not None:
-                raise HubError(f"--{flag} is about the model, and a data set repository gets none: leave it out.")
-        card = dataset_card(report[CARD_FILE].decode(), repository)
-    else:
-        chosen = choose_run(plan, runs, arm=arm, seed=seed)
-        model, why = model_of(chosen, runs, explicit=(arm, seed) != (None, None))
-        files |= {file.name: file for file in model}
-        notes.append(f"{'Model' if model else 'No model'}: {why}.")
-        run = chosen.result if chosen and model else None
-        card = model_card(report[CARD_FILE].decode(), repository, run, plan.task.metric, why)
-        if chosen is not None:
-            path, entry = evaluation(chosen, plan, folder, repository, dataset_id, task_id)
-            files[path] = yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
-            if not is_repo_id(dataset_id or plan.task.source):
-                notes.append(
-                    f"The data ({plan.task.source}) is not from the Hub: {path} calls it {entry.dataset_id!r}, "
-                    "which no leaderboard shows; if the Hub has it, name it with --dataset_id."
-                )
-    check_card(card, repository)
-    files[CARD_FILE] = card.encode()
-    summary = f"Comparison of {', '.join(plan.arms)} on {plan.task.name}, {len(runs)} of {asked} runs"
-    return Upload(repository, dict(sorted(files.items())), message or summary, notes)
+    choices = PushOptions(**options)
+    repository.check()
+    choices.check(repository)
+    with _readable(folder):
+        comparison = _read_comparison(folder)
+        files, notes = _CONTENTS[repository.repo_type](comparison, repository, choices, linked)
+        files = publishable(dict(sorted(files.items())), known=known_secrets)
+    card = files[CARD_FILE]
+    assert isinstance(card, bytes)  # as every card is rendered
+    check_card(card.decode(), repository)
+    planned = len(comparison.plan.runs())
+    # Tuned variants come after their trials, and are not among the planned runs.
+    finished = sum(result.arm in comparison.plan.arms for result in comparison.runs.values())
+    if finished < planned:
+        notes.insert(0, f"Unfinished: {finished} of {planned} runs; the card says so.")
+    message = choices.message or (
+        f"Comparison of {', '.join(comparison.plan.arms)} on {comparison.plan.task.name}, "
+        f"{len(comparison.runs)} of {planned} runs"
+    )
+    check_message(message, known=known_secrets)
+    return Upload(repository, files, message, notes)
 
 
-def _report(folder: Path) -> dict[str, bytes]:
-    """Plan, results and the report made of them, by path."""
+@dataclass(frozen=True)
+class _Comparison:
+    """A comparison as it is published.
+
+    Attributes:
+        folder: Its folder.
+        plan: Its plan.
+        runs: Results of its finished runs by their folders.
+        report: Contents of the report and of the records that it was made from, by path.
+    """
+
+    folder: Path
+    plan: Plan
+    runs: dict[Path, RunResult]
+    report: dict[str, bytes | Path]
+
+    @property
+    def card(self) -> str:
+        """The report."""
+        card = self.report[CARD_FILE]
+        assert isinstance(card, bytes)
+        return card.decode()
+
+
+def _read_comparison(folder: Path) -> _Comparison:
+    """Reads a comparison's records, and makes its report of nothing else."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary)
-        for file in (folder / PLAN_FILE, *folder.glob(f"runs/**/{RESULT_FILE}")):
-            target = copy / file.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
         try:
+            copy_records(folder, copy)
+            plan = Plan.read(copy)
+            runs = {folder / run.relative_to(copy): result for run, result in finished_runs(copy, plan).items()}
+            if not runs:
+                raise ComparisonError(
+                    f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}."
+                )
             write_report(copy)
         except ComparisonError as error:
             raise ComparisonError(str(error).replace(str(copy), str(folder))) from None
-        paths = [file.relative_to(copy) for file in copy.rglob("*") if file.is_file()]
-        shown = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
-        return {path.as_posix(): (copy / path).read_bytes() for path in shown}
+        report: dict[str, bytes | Path] = {path.as_posix(): (copy / path).read_bytes() for path in report_files(copy)}
+    if PAGE_FILE not in report and (folder / PAGE_FILE).exists():
+        report[PAGE_FILE] = regular_file(folder, Path(PAGE_FILE)).read_bytes()
+    return _Comparison(folder, plan, runs, report)
+
+
+def _model_contents(
+    comparison: _Comparison, repository: Repository, options: PushOptions, linked: Repository | None
+) -> tuple[dict[str, bytes | Path], list[str]]:
+    plan, runs = comparison.plan, comparison.runs
+    chosen = choose_run(plan, runs, arm=options.arm, seed=options.seed)
+    explicit = (options.arm, options.seed) != (None, None)
+    model, why = chosen_model_files(chosen, runs, comparison.folder, explicit=explicit)
+    notes = [f"{'Model' if model else 'No model'}: {why}."]
+    files = {**comparison.report, **{file.name: file for file in model}}
+    run = chosen.result if chosen and model else None
+    tags = tracker_tags(comparison.folder, [*([chosen.folder] if chosen else []), *runs])
+    card = model_card(comparison.card, repository, run, plan.task.metric, why, tags=tags, space=linked)
+    if chosen is not None:
+        path, entry = evaluation(chosen, plan, comparison.folder, repository, options.dataset_id, options.task_id)
+        files[path] = yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
+        if not is_repo_id(options.dataset_id or plan.task.source):
+            notes.append(
+                f"The data ({plan.task.source}) is not from the Hub: {path} calls it {entry.dataset_id!r}, "
+                "which no leaderboard shows; if the Hub has it, name it with --dataset_id."
+            )
+    return {**files, CARD_FILE: card.encode()}, notes
+
+
+def _dataset_contents(
+    comparison: _Comparison, repository: Repository, options: PushOptions, linked: Repository | None
+) -> tuple[dict[str, bytes | Path], list[str]]:
+    card = dataset_card(comparison.card, repository, space=linked)
+    return {**comparison.report, CARD_FILE: card.encode()}, []
+
+
+def _space_contents(
+    comparison: _Comparison, repository: Repository, options: PushOptions, linked: Repository | None
+) -> tuple[dict[str, bytes | Path], list[str]]:
+    if PAGE_FILE not in comparison.report:
+        raise HubError(
+            f"{comparison.folder} has no {PAGE_FILE}, which is what a Space shows: write it with hf-critmom report "
+            f"{comparison.folder}, or push a model or dataset repository."
+        )
+    card = space_card(comparison.plan, model=linked)
+    return {INDEX_FILE: comparison.report[PAGE_FILE], CARD_FILE: card.encode()}, []
+
+
+_CONTENTS = {"model": _model_contents, "dataset": _dataset_contents, "space": _space_contents}
+"""What each kind of repository gets."""
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Says in one sentence that a file could not be read.
+
+    Raises:
+        HubError: If one could not.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise HubError(
+            f"{error.filename or folder} cannot be read ({error.strerror or root_message(error)}): make it readable, "
+            "and repeat the command."
+        ) from error

@@ -19,12 +19,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
+from helpers.hub_cards import SDKS, front_matter_errors
 
 WRITE_TOKEN, READ_TOKEN = "hf_tester_may_write", "hf_tester_may_read"
 USER = "tester"
 TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
-LICENSES = ("apache-2.0", "mit", "other")
 LFS_SUFFIXES = (".safetensors", ".parquet", ".png", ".bin")
 
 
@@ -80,6 +79,7 @@ class Repository:
     """A repository with its commits, oldest first, of each branch."""
 
     private: bool
+    sdk: str | None = None
     branches: dict[str, list[Commit]] = field(default_factory=dict)
 
     def files(self, branch: str = "main") -> dict[str, bytes]:
@@ -105,6 +105,10 @@ class Fault:
     words: str
     times: int
     after: bool
+    content: bytes | None = None
+    hangs: bool = False
+    truncates: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Answer(Exception):
@@ -132,6 +136,7 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.faults: list[Fault] = []
         self.names_are_shared_by_types = False
+        self.closing = threading.Event()
         self.lock = threading.RLock()
 
     @property
@@ -143,11 +148,20 @@ class HubServer(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.closing.set()
         self.shutdown()
         self.server_close()
 
     def fail(
-        self, method: str, pattern: str, status: int | None, words: str = "", *, times: int = 1, after: bool = False
+        self,
+        method: str,
+        pattern: str,
+        status: int | None,
+        words: str = "",
+        *,
+        times: int = 1,
+        after: bool = False,
+        **others: Any,
     ) -> None:
         """Makes requests fail: with a status, or, if that is None, by dropping the connection half-way.
 
@@ -158,8 +172,10 @@ class HubServer(ThreadingHTTPServer):
             words: What the answer says.
             times: How many requests.
             after: Do what is asked first, so that only the answer is lost.
+            others: ``content``: bytes to answer with; ``hangs``: never answer; ``truncates``: break off within the
+                answer; ``headers`` of the answer.
         """
-        self.faults.append(Fault(method, pattern, status, words, times, after))
+        self.faults.append(Fault(method, pattern, status, words, times, after, **others))
 
     def asked(self, pattern: str) -> list[str]:
         """Requests so far that fit, as "METHOD path"."""
@@ -173,7 +189,9 @@ class Handler(BaseHTTPRequestHandler):
     """One connection to the Hub."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are written apart, and would wait for each other
     server: HubServer
+    truncates = False
 
     def log_message(self, format: str, *words: Any) -> None:
         pass
@@ -197,6 +215,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(f"{self.command} {path}")
         fault = self.due_fault(path)
         length = int(self.headers.get("Content-Length") or 0)
+        if fault is not None and fault.hangs:
+            self.server.closing.wait(60.0)
+            self.close_connection = True
+            return
         if fault is not None and fault.status is None and not fault.after:
             self.rfile.read(length // 2)
             self.close_connection = True
@@ -204,7 +226,11 @@ class Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(length)
         try:
             if fault is not None and not fault.after:
-                raise refusal(fault.status or 500, fault.words)
+                self.truncates = fault.truncates
+                if fault.content is not None:
+                    raise Answer(fault.status or 200, fault.content, fault.headers)
+                refused = refusal(fault.status or 500, fault.words)
+                raise Answer(refused.status, refused.content, {**refused.headers, **fault.headers})
             with self.server.lock:
                 self.route(path)
             raise refusal(404, f"No such page: {path}")
@@ -228,12 +254,15 @@ class Handler(BaseHTTPRequestHandler):
         body = content if isinstance(content, bytes) else json.dumps(content).encode() if content is not None else b""
         self.send_response(answer.status)
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
-        headers = {"Content-Type": kind, "Content-Length": str(len(body)), **answer.headers}
+        announced = len(body) + 10 * self.truncates
+        headers = {"Content-Type": kind, "Content-Length": str(announced), **answer.headers}
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+        if self.truncates:
+            self.close_connection = True
 
     # ----------------------------------------------------------------------------------------------------- who and what
 
@@ -283,6 +312,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.json()
         kind, name = asked.get("type", "model"), f"{asked.get('organization') or USER}/{asked['name']}"
         self.check_right_to_write(name)
+        if kind == "space" and asked.get("sdk") not in SDKS:
+            raise refusal(400, f"sdk must be one of {', '.join(SDKS)}")
         prefix = "" if kind == "model" else f"{kind}s/"
         taken = {
             (other, held)
@@ -292,7 +323,7 @@ class Handler(BaseHTTPRequestHandler):
         if taken:
             words = f"You already created this {kind} repo"
             raise Answer(409, {"error": words, "url": f"{self.server.url}/{prefix}{name}"}, {"X-Error-Message": words})
-        repository = Repository(asked.get("visibility") == "private" or asked.get("private") is True)
+        repository = Repository(asked.get("visibility") == "private" or asked.get("private") is True, asked.get("sdk"))
         attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
         repository.branches["main"] = [Commit("initial commit", {".gitattributes": Stored(attributes.encode(), False)})]
         self.server.repositories[kind, name] = repository
@@ -468,32 +499,3 @@ ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("POST", "/verify", Handler.verify),
     ("GET", rf"/{_PREFIX}{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Handler.resolve),
 )
-
-
-def front_matter_errors(card: str, kind: str) -> list[str]:
-    """What the Hub would say against a card's front matter."""
-    match = re.match(r"\s*---\r?\n(.*?)\r?\n---\s", card, re.DOTALL)
-    if match is None:
-        return []
-    try:
-        data = yaml.safe_load(match[1])
-    except yaml.YAMLError as error:
-        return [f"The YAML cannot be read: {error}"]
-    errors = []
-    if data.get("license") not in (None, *LICENSES):
-        errors.append(f'"license" must be one of {", ".join(LICENSES)}')
-    if kind == "dataset":
-        for config in data.get("configs", []):
-            if not isinstance(config.get("config_name"), str) or not config.get("data_files"):
-                errors.append('"configs" must have a name and data files')
-    for model in data.get("model-index", []):
-        if not isinstance(model.get("name"), str) or not model.get("results"):
-            errors.append('"model-index" must have a name and results')
-        for result in model.get("results", []):
-            if not isinstance(result.get("task", {}).get("type"), str):
-                errors.append('"model-index[0].results[0].task.type" is required')
-            if not {"name", "type"} <= result.get("dataset", {}).keys():
-                errors.append('"model-index[0].results[0].dataset" must have a name and a type')
-            if any(not {"type", "value"} <= metric.keys() for metric in result.get("metrics", [{}])):
-                errors.append('"model-index[0].results[0].metrics" must have types and values')
-    return errors

@@ -1,13 +1,10 @@
 """Claims about pushing, made with the real huggingface_hub against a Hub on the loopback interface."""
 
 import io
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,16 @@ import pandas as pd
 import pytest
 import yaml
 from helpers import hub_server
-from helpers.hub_server import READ_TOKEN, USER, WRITE_TOKEN, HubServer
-from huggingface_hub import DatasetCard, ModelCard, close_session, constants, parse_eval_result_entries
+from helpers.hub_server import WRITE_TOKEN, HubServer
+from helpers.pushing import COMMITTED, MODEL, NAME, RECORDS, SEEDS, Push, card_of, edited, results_in
+from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from PIL import Image
 
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import ComparisonError
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.hub import (
-    COMMIT_WAITS,
+    RETRY_WAITS,
     HubError,
     Repository,
     Upload,
@@ -34,130 +32,10 @@ from hf_critmom.hub import (
     sign_in,
 )
 
-ARMS, SEEDS = ("constant", "critmom"), (42, 43)
-TINY = (
-    *("--width", "2", "--per_device_train_batch_size", "64", "--num_train_epochs", "1", "--targets", "0.5"),
-    *("--max_train_samples", "64", "--max_eval_samples", "64", "--use_cpu", "--num_seeds", str(len(SEEDS))),
-)
-NAME = f"{USER}/digits"
-COMMITTED = Path(__file__).parents[2] / "model_cards" / "digits-resnet18-w16"
-RECORDS = {f"runs/{arm}/seed-{seed}/result.json" for arm in ARMS for seed in SEEDS}
-MODEL = {"config.json", "model.safetensors", "preprocessor_config.json", ".eval_results/digits.yaml"}
-
-Push = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison whose best run by validation is critmom, seed 43, and by test constant, seed 42."""
-    folder = tmp_path_factory.mktemp("pushed") / "out"
-    assert main(("compare", *TINY, "--arms", *ARMS, "--output_dir", str(folder))) == 0
-    validation = {("constant", 42): 0.3, ("constant", 43): 0.2, ("critmom", 42): 0.1, ("critmom", 43): 0.4}
-    for (arm, seed), accuracy in validation.items():
-        with edited(folder / "runs" / arm / f"seed-{seed}" / "result.json") as result:
-            result["evaluations"][-1]["accuracy"] = accuracy
-            result["test"]["accuracy"] = {("constant", 42): 0.9}.get((arm, seed), accuracy)
-    assert main(("report", str(folder))) == 0
-    return folder
-
-
-class edited:
-    """A JSON file, read on entering and written on leaving."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> Any:
-        self.content = json.loads(self.file.read_text())
-        return self.content
-
-    def __exit__(self, *_: Any) -> None:
-        self.file.write_text(json.dumps(self.content))
-
-
-@pytest.fixture
-def folder(finished: Path, tmp_path: Path) -> Path:
-    """A copy that may be changed."""
-    return shutil.copytree(finished, tmp_path / "out")
-
-
-@pytest.fixture(scope="module")
-def upload(finished: Path) -> Upload:
-    return prepare_upload(finished, Repository(NAME))
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine on which nobody has signed in, and whose huggingface_hub uploads without Xet."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "stored_tokens"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    close_session()
-
-
-@pytest.fixture
-def hub(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """The Hub that huggingface_hub is set to, signed in."""
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
-        yield server
-        close_session()
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that would have been waited."""
-    waited: list[float] = []
-    monkeypatch.setattr("time.sleep", waited.append)
-    return waited
-
-
-@pytest.fixture
-def push(capsys: pytest.CaptureFixture[str]) -> Push:
-    """Runs ``push`` with words and returns what it prints; it must succeed."""
-
-    def run(*words: object) -> str:
-        capsys.readouterr()
-        assert main(("push", *map(str, words))) == 0
-        return capsys.readouterr().out
-
-    return run
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Push:
-    """Runs ``push`` with words and returns the one sentence that it must fail with."""
-
-    def run(*words: object) -> str:
-        capsys.readouterr()
-        assert main(("push", *map(str, words))) == 2
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        (line,) = shown.err.splitlines()
-        assert line.startswith("hf-critmom push: error: ") and line.endswith(".")
-        return line
-
-    return run
-
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
-def results_in(folder: Path) -> set[str]:
-    """Paths of everything that a push brings beside a model."""
-    figures = {f"figures/{figure.name}" for figure in (folder / "figures").iterdir()}
-    return {"README.md", "comparison.json", "results.parquet", *RECORDS, *figures}
-
-
-def card_of(files: dict[str, Any]) -> str:
-    return files["README.md"].decode()
 
 
 def without_section(text: str, title: str) -> tuple[str, str]:
@@ -377,8 +255,9 @@ def test_missing_weights_are_not_replaced_in_silence(folder: Path) -> None:
         (("--arm", "adagrad"), "has no arm adagrad: choose --arm among constant, critmom"),
         (("--seed", "7"), "has no seed 7: choose --seed among 42, 43"),
         (("--repo_type", "dataset", "--arm", "constant"), "--arm is about the model"),
-        (("--repo_type", "space"), "invalid choice: 'space'"),
-        (("--dataset_id", "my data"), "'my data' names no data set of the Hub"),
+        (("--repo_type", "space", "--seed", "42"), "--seed is about the model, and a Space repository gets none"),
+        (("--repo_type", "bucket"), "invalid choice: 'bucket'"),
+        (("--dataset_id", "my data"), "'my data' names no dataset of the Hub"),
     ],
 )
 def test_choices_that_cannot_be_made_are_refused(
@@ -480,7 +359,7 @@ def test_a_name_that_another_type_of_repository_has_taken_is_refused(
     push_upload(sign_in(), upload)  # on the Hub, types do not share names
     del hub.repositories["model", NAME]
     hub.names_are_shared_by_types = True
-    assert f"{NAME} is a data set repository: give --repo_type dataset" in refused(finished, NAME)
+    assert f"{NAME} is a dataset repository: give --repo_type dataset" in refused(finished, NAME)
 
 
 def test_a_revision_is_a_branch_of_its_own(finished: Path, hub: HubServer, push: Push) -> None:
@@ -505,71 +384,6 @@ def test_weights_from_before_that_a_push_does_not_replace_are_named(hub: HubServ
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
-
-
-def test_without_a_token_a_push_says_how_to_get_one(finished: Path, machine: None, refused: Push) -> None:
-    sentence = refused(finished, NAME)
-    assert "There is no token" in sentence and "hf auth login" in sentence and "--token" in sentence
-
-
-def test_a_wrong_token_is_refused(finished: Path, hub: HubServer, refused: Push) -> None:
-    assert "does not accept the token (401 " in refused(finished, NAME, "--token", "hf_wrong")
-    assert hub.repositories == {}
-
-
-@pytest.mark.parametrize("token", ["hf_secret", "hf_sec ret", "hf_secret\nhf_secret", "hf_secr\u00e9t"])
-def test_a_token_is_never_shown(finished: Path, hub: HubServer, refused: Push, token: str) -> None:
-    assert "hf_sec" not in refused(finished, NAME, "--token", token)
-
-
-def test_a_token_that_may_only_read_is_refused(finished: Path, hub: HubServer, refused: Push, upload: Upload) -> None:
-    sentence = f"{USER} may not write to the model repository {NAME} with this token (403 This token has no write"
-    assert sentence in refused(finished, NAME, "--token", READ_TOKEN)
-    push_upload(sign_in(), Upload(Repository(NAME), {"README.md": b"mine"}, "before"))
-    assert sentence in refused(finished, NAME, "--token", READ_TOKEN)
-    assert hub.repositories["model", NAME].messages()[-1] == "before"
-
-
-def test_somebody_elses_namespace_is_refused(finished: Path, hub: HubServer, refused: Push) -> None:
-    assert (
-        "may not write to the model repository google/digits with this token (403 You don't have the rights"
-        in refused(finished, "google/digits")
-    )
-
-
-@pytest.mark.parametrize("name", ["a/b/c", "tester/", "tester/two words", "tester/dig--its", "x" * 97])
-def test_a_name_that_no_repository_can_have_is_refused(finished: Path, machine: None, refused: Push, name: str) -> None:
-    assert f"{name!r} cannot name a repository" in refused(finished, name)
-
-
-def test_a_hub_that_cannot_be_reached_is_named(
-    finished: Path, machine: None, refused: Push, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with HubServer() as server:
-        url = server.url
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    assert f"{url} cannot be reached" in refused(finished, NAME, "--token", WRITE_TOKEN)
-
-
-def test_a_server_that_is_no_hub_is_named(finished: Path, hub: HubServer, refused: Push) -> None:
-    hub.fail("GET", "/whoami", 200, "Hello")
-    assert f"{hub.url} gave an answer that no Hub gives" in refused(finished, NAME)
-
-
-def test_offline_mode_is_named(finished: Path, hub: HubServer, refused: Push, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in refused(finished, NAME) and hub.requests == []
-
-
-def test_a_card_that_the_hub_refuses_stops_the_push_before_anything_is_uploaded(
-    finished: Path, hub: HubServer, refused: Push, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub_server, "LICENSES", ("mit",))
-    assert "does not accept the card" in (sentence := refused(finished, NAME)) and '"license" must be' in sentence
-    assert not hub.asked("^PUT|/commit/")
-
-
 # ----------------------------------------------------------------------------------------------------- a Hub in trouble
 
 
@@ -584,7 +398,7 @@ def test_a_commit_that_fails_for_a_moment_is_tried_again(
 ) -> None:
     hub.fail("POST", "/commit/", status, "Maintenance", times=2)
     assert push_upload(sign_in(), upload).changed
-    assert (waits, commits(hub)) == (list(COMMIT_WAITS[:2]), 1)
+    assert (waits, commits(hub)) == (list(RETRY_WAITS[:2]), 1)
     assert upload.files.keys() <= hub.repositories["model", NAME].files().keys()
 
 
@@ -601,11 +415,11 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(
 def test_a_commit_that_is_never_taken_leaves_the_repository_as_it_was_and_repeating_continues(
     finished: Path, hub: HubServer, push: Push, waits: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub.fail("POST", "/commit/", 503, "Maintenance", times=1 + len(COMMIT_WAITS))
+    hub.fail("POST", "/commit/", 503, "Maintenance", times=1 + len(RETRY_WAITS))
     assert main(("push", str(finished), NAME)) == 2
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert "did not take the push (503 Maintenance): repeat the command later" in sentence
-    assert waits == list(COMMIT_WAITS) and commits(hub) == 0
+    assert waits == list(RETRY_WAITS) and commits(hub) == 0
     hub.requests.clear()
     assert "Pushed: " in push(finished, NAME)
     assert commits(hub) == 1 and not hub.asked("^PUT")

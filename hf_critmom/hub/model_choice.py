@@ -1,19 +1,14 @@
 """Which of a comparison's runs gives the model that is pushed."""
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.records import RunResult
-from hf_critmom.experiments.comparison.results import RESULT_FILE, read_results
-from hf_critmom.hub.refusals import HubError
-
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""What `save_pretrained` writes of models and processors: no optimizer states, arguments or other pickles."""
-
-_NOT_OF_A_MODEL = (RESULT_FILE, "trainer_state.json", "*_results.json", ".*")
+from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.hub.errors import HubError
+from hf_critmom.hub.files import model_files
 
 
 @dataclass(frozen=True)
@@ -34,12 +29,6 @@ class ChosenRun:
         parts = [part.removeprefix("epochs-") for part in self.folder.parts if part.startswith("epochs-")]
         budget = f"{parts[-1]} epochs, " if parts else ""
         return f"{self.result.arm}, {budget}seed {self.result.seed}"
-
-    def model_files(self) -> list[Path]:
-        """Files from which ``from_pretrained`` loads its model and processor; empty if there is no model."""
-        files = [path for path in sorted(self.folder.glob("*")) if path.is_file() and _is_of_a_model(path.name)]
-        names = [path.name for path in files]
-        return files if "config.json" in names and fnmatch.filter(names, "*.safetensors") else []
 
 
 def finished_runs(folder: Path, plan: Plan) -> dict[Path, RunResult]:
@@ -92,21 +81,29 @@ def choose_run(
     return ChosenRun(best, runs[best], f"{among}{of_them} by final validation {metric}, {values[best]:.4f}")
 
 
-def model_of(chosen: ChosenRun | None, runs: Mapping[Path, RunResult], *, explicit: bool) -> tuple[list[Path], str]:
-    """Files of the chosen run's model, and why it is this one, or none."""
+def chosen_model_files(
+    chosen: ChosenRun | None, runs: Mapping[Path, RunResult], folder: Path, *, explicit: bool
+) -> tuple[list[Path], str]:
+    """Files of the chosen run's model.
+
+    Args:
+        chosen: The run; None if every run diverged.
+        runs: Results of all finished runs by their folders.
+        folder: The comparison's folder.
+        explicit: Whether the run was named by arm or seed, so that it must have a model.
+
+    Returns:
+        The files, and why the model is this one, or there is none.
+
+    Raises:
+        HubError: If a run that was named has no model, or one of the files is a link.
+    """
     if chosen is None:
         return [], "every run diverged"
-    if files := chosen.model_files():
+    if files := model_files(chosen.folder, folder):
         return files, f"{chosen}, {chosen.reason}"
-    others = [run for other in runs.items() if (run := ChosenRun(*other)).model_files()]
+    others = [str(ChosenRun(*run)) for run in runs.items() if model_files(run[0], folder)]
     remedy = f"--arm and --seed choose another, such as {others[0]}" if others else ""
     if explicit:
         raise HubError(f"{chosen.folder} holds no model: {remedy or 'leave --arm and --seed out to push none'}.")
     return [], f"the weights of {chosen}, {chosen.reason}, were not kept" + (f"; {remedy}" if remedy else "")
-
-
-def _is_of_a_model(name: str) -> bool:
-    wanted, unwanted = (
-        any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for patterns in (MODEL_FILES, _NOT_OF_A_MODEL)
-    )
-    return wanted and not unwanted

@@ -1,0 +1,106 @@
+"""The last look at what is published: paths are shortened, and a secret stops the push."""
+
+import io
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+from hf_critmom.experiments.comparison.plan import PLAN_FILE
+from hf_critmom.hub.errors import HubError
+from hf_critmom.storage.commands import find_secrets, shorten_paths
+
+_TEXT = (".md", ".json", ".yaml", ".txt", ".html", ".svg", ".jinja", ".bpe", ".model", ".spm")
+_DERIVED = (".md", ".yaml", ".html", ".svg", ".parquet")
+_PROGRAM_TEXT = (".html", ".svg", ".jinja")
+_VOCABULARIES = re.compile(r"(?:tokenizer|vocab|added_tokens|merges|normalizer)\.\w+|.*\.(?:model|spm|bpe)")
+
+
+def publishable(files: Mapping[str, bytes | Path], *, known: Collection[str] = ()) -> dict[str, bytes | Path]:
+    """The files with absolute paths in their texts shortened, and refused if one of them holds a secret.
+
+    Args:
+        files: Contents, or the files that hold them, by path in the repository.
+        known: Secrets that are known as such, such as the token of the push.
+
+    Raises:
+        HubError: If a file holds what looks like a secret; it names file and kind, never the secret.
+    """
+    checked = {path: _without_paths(path, content) for path, content in files.items()}
+    # Cards and pages repeat what the records say, so those are named first.
+    for path in sorted(checked, key=lambda path: (path.endswith(_DERIVED), path)):
+        names = not (path.endswith(_PROGRAM_TEXT) or _VOCABULARIES.fullmatch(path))
+        for text in _texts(path, checked[path]):
+            if kinds := find_secrets(text, known=known, names=names):
+                raise HubError(
+                    f"{path} holds what looks like {' and '.join(kinds)}, so nothing was pushed: replace it there, "
+                    "revoke it if anybody else may have seen it, and repeat the command."
+                )
+    return checked
+
+
+def check_message(message: str, *, known: Collection[str] = ()) -> None:
+    """Refuses the summary of a commit if it holds a secret.
+
+    Raises:
+        HubError: If it does.
+    """
+    if kinds := find_secrets(message, known=known):
+        raise HubError(f"--message holds what looks like {' and '.join(kinds)}: say what is pushed without it.")
+
+
+def _without_paths(path: str, content: bytes | Path) -> bytes | Path:
+    """A file's content with paths shortened where it is a text that may hold some; unchanged if it holds none."""
+    if not path.endswith(_TEXT) or _VOCABULARIES.fullmatch(path):
+        return content
+    text = _decoded(content if isinstance(content, bytes) else content.read_bytes())
+    shortened = shorten_paths(text, home_only=path.endswith(_PROGRAM_TEXT))
+    if path == PLAN_FILE:
+        shortened = _public_plan(shortened)
+    return content if shortened == text else shortened.encode("utf-8", errors="surrogateescape")
+
+
+def _public_plan(text: str) -> str:
+    """A plan whose private arguments name data outside the comparison's folder by its last part."""
+    plan = json.loads(text)
+    arguments = plan.get("arguments") or {}
+    public = {group: {name: _public_argument(value) for name, value in of.items()} for group, of in arguments.items()}
+    if public == arguments:
+        return text
+    return json.dumps({**plan, "arguments": public}, indent=2) + "\n"
+
+
+def _public_argument(value: Any) -> Any:
+    leaves = isinstance(value, str) and value.startswith("../")
+    return PurePosixPath(value).name if leaves else value
+
+
+def _texts(path: str, content: bytes | Path) -> Iterator[str]:
+    """Texts in a file: all of it, the columns of strings, or the metadata of weights."""
+    if path.endswith(_TEXT):
+        yield _decoded(content if isinstance(content, bytes) else content.read_bytes())
+    elif path.endswith(".parquet"):
+        source = io.BytesIO(content) if isinstance(content, bytes) else content
+        table = pq.read_table(source)
+        yield "\n".join(str(table.schema.metadata or "").splitlines())
+        for column in table.columns:
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                yield "\n".join(value for value in column.unique().to_pylist() if value is not None)
+    elif path.endswith(".safetensors") and isinstance(content, Path):
+        try:
+            with safe_open(content, framework="pt") as weights:
+                yield json.dumps(weights.metadata() or {})
+        except SafetensorError as error:
+            raise HubError(
+                f"{content} holds no readable weights ({error}): remove it, or choose another run."
+            ) from None
+
+
+def _decoded(content: bytes) -> str:
+    """Bytes as text; those that are none stay as they are."""
+    return content.decode("utf-8", errors="surrogateescape")
