@@ -208,6 +208,16 @@ def wrapper_attributes(import_all: bool = False) -> tuple[str, ...]:
     return tuple(attribute for _, attribute in WRAPPERS.values())
 
 
+@_private("torch", "OptimizedModule._orig_mod", "reach the model within a compiled one")
+def uncompiled_model(model: Any) -> Any:
+    """The model that `torch.compile` was given, of the module that it returned; any other model as it is."""
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is None:  # nothing can have been compiled
+        return model
+    _expect(_mentions(dynamo.OptimizedModule.__init__, "_orig_mod"))
+    return model._orig_mod if isinstance(model, dynamo.OptimizedModule) else model
+
+
 # ----------------------------------------------------------------------------------------------------- Transformers
 
 
@@ -299,6 +309,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "unhooked_step": lambda: unhooked_step(import_module("torch.optim").SGD),
     "leave_unscaling_to_scaler": lambda: leave_unscaling_to_scaler(type("Optimizer", (), {})()),
     "wrapper_attributes": lambda: wrapper_attributes(import_all=True),
+    "uncompiled_model": lambda: (import_module("torch._dynamo.eval_frame"), uncompiled_model(None)),
     "rows_of_last_batch": lambda: rows_of_last_batch(None),
 }
 """How a piece is checked that needs an argument."""

@@ -10,6 +10,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 from hf_critmom.attribution.errors import AttributionError
+from hf_critmom.upstream import rows_of_last_batch
 
 IGNORED = -100
 """The label that losses leave out."""
@@ -51,8 +52,8 @@ def batches(
         inputs = dict(send_to_device(dict(inputs), device))
         rows = len(inputs[label_name])
         valid = rows
-        if processes > 1 and getattr(dataloader, "end_of_dataloader", False) and dataloader.remainder > 0:
-            valid = min(max(dataloader.remainder - process * rows, 0), rows)
+        if processes > 1 and (real := rows_of_last_batch(dataloader)) is not None:
+            valid = min(max(real - process * rows, 0), rows)
         yield Batch(inputs, inputs[label_name], valid, before + process * rows)
         before += processes * rows
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from hf_critmom.upstream import multi_tensor_operations
+
 SKETCH_SIZE = 2048
 """Values that stand for the gradient of a group in a sketch; its inner products are off by about sqrt(2 / size)."""
 
@@ -171,7 +173,7 @@ def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter], *, sharded: b
 def stacked_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Norms of tensors, sharded or not, on the first one's device: one kernel, and nothing is waited for."""
     tensors = [tensor.float() if tensor.dtype in _HALF else tensor for tensor in tensors]
-    norms = [full(norm) for norm in torch._foreach_norm(tensors)]
+    norms = [full(norm) for norm in multi_tensor_operations()["norm"](tensors)]
     wide = torch.float64 if any(norm.dtype == torch.float64 for norm in norms) else torch.float32
     return torch.stack([norm.to(norms[0].device, wide) for norm in norms])
 

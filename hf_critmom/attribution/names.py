@@ -4,13 +4,15 @@ import re
 
 from torch import nn
 
-_OUTER = re.compile(r"^(?:module\.|_orig_mod\.)*(?:base_model\.model\.)?")
-_INNER = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+from hf_critmom.upstream import wrapper_attributes
+
+_OUTER = re.compile(r"^(?:module\.)*(?:base_model\.model\.)?")
 
 
 def clean_name(name: str) -> str:
     """A parameter's name without the prefixes of wrappers: DDP, torch.compile, FSDP, PEFT, activation checkpoints."""
-    return _INNER.sub("", _OUTER.sub("", _INNER.sub("", name)))
+    inner = rf"(?:{'|'.join(wrapper_attributes())})\."
+    return _OUTER.sub("", re.sub(inner, "", name))
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from hf_critmom.attribution.batches import IGNORED
 from hf_critmom.attribution.errors import AttributionError
+from hf_critmom.upstream import uncompiled_model
 
 ComputeLoss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, Any]]
 """Loss (a mean over items) and outputs of a model on a batch with labels."""
@@ -123,7 +124,7 @@ def items_of(model: nn.Module, outputs: Any, labels: Tensor) -> Items:
 
 def predicts_next_token(model: nn.Module) -> bool:
     """Whether a model predicts each token from the ones before it, and so shifts the labels itself."""
-    inner: Any = getattr(model, "_orig_mod", model)  # torch.compile
+    inner: Any = uncompiled_model(model)
     if hasattr(inner, "get_base_model"):  # PEFT
         inner = inner.get_base_model()
     name = type(inner).__name__

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from hf_critmom.errors import root_message
 from hf_critmom.storage.checkpoints import CheckpointError, adapter_files, read_tensors, read_weights
-from hf_critmom.upstream import weight_reversion
+from hf_critmom.upstream import uncompiled_model, weight_reversion
 
 Tensors = dict[str, torch.Tensor]
 
@@ -46,7 +46,7 @@ def restore_weights(model: nn.Module, checkpoint: Path) -> None:
         CheckpointError: If a file is damaged, a tensor of the file has no place in the model, a tensor of the model is
             not in the file, or they differ in shape or in more bits than the model's dtype holds.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled_model(model)
     weights = weights_for(model, checkpoint)
     model.load_state_dict(weights, strict=False)
     current = model.state_dict()

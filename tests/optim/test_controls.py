@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR
+from transformers import TrainingArguments
 
-from hf_critmom import CritMomSGD, critical_momentum
+from hf_critmom import CritMomSGD, CritMomTrainer, critical_momentum
 from hf_critmom.damping import integrated_steps, mean_integrated_step, mean_weight_decay_shrinkage
 from hf_critmom.optim import OPTIMIZERS, CritMomCompensated, CritMomMatched
 
@@ -383,3 +384,30 @@ def test_a_constant_momentum_tends_to_its_mean_step():
 def test_records_that_cannot_be_are_named(records, options, named):
     with pytest.raises(ValueError, match=named):
         mean_integrated_step(records, **options)
+
+
+@pytest.mark.parametrize("name", ["critmom_matched", "critmom_compensated"])
+def test_the_trainer_logs_the_learning_rate_that_was_taken_beside_the_schedulers(name, tmp_path):
+    class Line(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def forward(self, x, labels):
+            return {"loss": (self.layer(x) - labels).pow(2).mean()}
+
+    args = TrainingArguments(
+        str(tmp_path), use_cpu=True, optim=name, learning_rate=0.04, lr_scheduler_type="cosine", max_steps=4,
+        logging_steps=1, save_strategy="no", report_to="none",
+    )  # fmt: skip
+    trainer = CritMomTrainer(Line(), args, train_dataset=[{"x": torch.ones(2), "labels": torch.ones(1)}] * 8)
+    trainer.train()
+    records = [record for record in trainer.state.log_history if "loss" in record]
+    critical = [(record["learning_rate"], critical_momentum(record["learning_rate"])) for record in records]
+    constant = [(lr, 0.9) for lr, _ in critical]
+    taken = [(record["effective_lr"], record["momentum"]) for record in records]
+    intended = critical if name == "critmom_matched" else constant
+    assert integrated_steps(taken) == pytest.approx(integrated_steps(intended), rel=1e-9)
+    for lr, momentum in taken:
+        assert momentum == 0.9 or name == "critmom_compensated"
+        assert lr > 0.0

@@ -315,11 +315,9 @@ class _ArmTrainer(CritMomTrainer):
         self.arm = arm
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
-        """Builds the arm's schedule."""
-        if self.lr_scheduler is None:
-            build = SCHEDULES[self.arm.schedule]
-            self.lr_scheduler: Any = build(optimizer or self.optimizer, self.args, num_training_steps)
-            self._created_lr_scheduler = True
+        """Builds the arm's schedule, another one for every training."""
+        build = SCHEDULES[self.arm.schedule]
+        self.lr_scheduler: Any = build(optimizer or self.optimizer, self.args, num_training_steps)
         return self.lr_scheduler
 
 

@@ -243,6 +243,6 @@ def measure_cost(network: Network, groups: tuple[str, ...]) -> Cost:
     """What a step of a treatment costs."""
     model = copy.deepcopy(network.model)
     trainer = network.scratch_trainer(model)
-    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch = next(iter(trainer.get_train_dataloader()))  # Accelerate has put it on the model's device
     seconds = step_times(model, network.layers, {CHOSEN: groups, "whole": network.layers.names}, batch)
     return Cost(trained_share(network.layers, model, groups), seconds[CHOSEN], seconds["whole"])

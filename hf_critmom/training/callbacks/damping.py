@@ -20,9 +20,14 @@ REGIME_CODES = {"underdamped": -1.0, "critical": 0.0, "overdamped": 1.0}
 
 
 class _Used(NamedTuple):
-    """What decides the damping of a step; ``nu`` is the weight of quasi-hyperbolic momentum, if it is that."""
+    """What decides the damping of a step.
+
+    ``nu`` is the weight of quasi-hyperbolic momentum, and ``rescaled`` whether ``lr`` is another learning rate than the
+    scheduler's, as that of the controls.
+    """
 
     lr: float
+    rescaled: bool
     momentum: float
     rule: str
     curvature: float
@@ -37,7 +42,7 @@ class DampingCallback(LoggingCallback):
     out at learning rate 0, where it is infinite. Both are at curvature 1, or at the ``curvature`` that stands in the
     optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum`` of SGD-like and the
     first beta of Adam-like optimizers; others log nothing, and say so once. Quasi-hyperbolic momentum adds its weight
-    as ``nu``.
+    as ``nu``, the controls the learning rate that they take in place of the scheduler's as ``effective_lr``.
 
     `CritMomTrainer` has one built in and merges its values into the record of the loss.
     """
@@ -90,6 +95,8 @@ class DampingCallback(LoggingCallback):
                 continue
             suffix = f"_group_{index}" if index else ""
             metrics[f"momentum{suffix}"] = used.momentum
+            if used.rescaled:
+                metrics[f"effective_lr{suffix}"] = used.lr
             if used.nu is not None:
                 metrics[f"nu{suffix}"] = used.nu
             options: dict[str, Any] = {"rule": used.rule, "curvature": used.curvature, "nu": used.nu}
@@ -109,7 +116,8 @@ def _used_by(group: Mapping[str, Any]) -> _Used | None:
     else:
         return None
     return _Used(
-        lr=float(group["lr"]),
+        lr=float(group.get("effective_lr", group["lr"])),
+        rescaled="effective_lr" in group,
         momentum=float(momentum),
         rule=group.get("rule", "linear"),
         curvature=group.get("curvature", 1.0),
