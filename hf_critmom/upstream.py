@@ -162,7 +162,7 @@ def leave_unscaling_to_scaler(optimizer: Any) -> None:
     optimizer._step_supports_amp_scaling = False
 
 
-MULTI_TENSOR_OPERATIONS = ("add", "add_", "addcmul_", "exp_", "mul", "mul_", "neg", "norm")
+MULTI_TENSOR_OPERATIONS = ("add", "add_", "addcmul_", "div_", "exp_", "mul", "mul_", "neg", "norm")
 
 
 @_private("torch", "torch._foreach_*", "update many tensors at once")

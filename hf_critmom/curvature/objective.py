@@ -26,6 +26,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from hf_critmom.curvature.errors import CurvatureError
 from hf_critmom.curvature.vectors import Vector
+from hf_critmom.upstream import uncompiled_model
 
 BATCH_NORM_MODES = ("train", "eval")
 IGNORED = -100
@@ -254,7 +255,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, (DistributedDataParallel, DataParallel)):
             model = model.module
-        elif isinstance(inner := model.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):
+        elif (inner := uncompiled_model(model)) is not model:
             model = inner
         else:
             break

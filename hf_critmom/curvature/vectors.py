@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hf_critmom.upstream import multi_tensor_operations
+
 Vector = list[Tensor]
 
 
@@ -22,7 +24,7 @@ def dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
 @torch.no_grad()
 def norm(vector: Sequence[Tensor]) -> float:
     """Euclidean norm of a vector."""
-    parts = torch._foreach_norm(list(vector))
+    parts = multi_tensor_operations()["norm"](list(vector))
     return math.sqrt(
         math.fsum(torch.stack([part.to(parts[0].device, torch.float64) for part in parts]).square().tolist())
     )
