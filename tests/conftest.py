@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# Most tests are about what a single worker does; those about several ask for them.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -42,7 +42,21 @@ class ComparisonArguments:
         default=None, metadata={"help": "The same for its own weight decay; with both, every pair is tried."}
     )
 
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that divide the runs; default: one per core that may be used, on an accelerator one. "
+            "Results do not depend on it."
+        },
+    )
+    threads_per_worker: int = field(
+        default=1, metadata={"help": "CPU threads that each run computes with; another number gives other roundings."}
+    )
+
     def __post_init__(self) -> None:
+        for flag, number in (("workers", self.workers), ("threads_per_worker", self.threads_per_worker)):
+            if number is not None and number < 1:
+                raise ComparisonError(f"--{flag} must be at least 1, got {number}.")
         for flag, factors, least in (
             ("learning_rate_grid", self.learning_rate_grid, "positive"),
             ("weight_decay_grid", self.weight_decay_grid, "not negative"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from torch.optim import Optimizer
 from torch.utils.data import Subset
@@ -21,7 +22,7 @@ from hf_critmom.experiments.comparison.arguments import ComparisonArguments, Com
 from hf_critmom.experiments.comparison.arms import ARMS, Arm, get_arms, read_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning, load_or_create_plan
-from hf_critmom.experiments.comparison.progress import Progress
+from hf_critmom.experiments.comparison.progress import Progress, RunProgress, SentProgress
 from hf_critmom.experiments.comparison.recorder import RunRecorder, SaveBehindEvaluation
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult, TaskRecord
 from hf_critmom.experiments.comparison.results import read_results, read_run, tuned_runs, write_results, writing
@@ -30,8 +31,9 @@ from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import finite
 from hf_critmom.storage.locks import locked
 from hf_critmom.storage.plan import plain
-from hf_critmom.storage.run_folder import RunFolder, run_all
+from hf_critmom.storage.run_folder import RESULT_FILE, RunFolder, run_all
 from hf_critmom.storage.typed import from_json
+from hf_critmom.storage.workers import check_workers, run_in_workers, usable_cores
 from hf_critmom.tasks import (
     DataArguments,
     ModelArguments,
@@ -76,6 +78,8 @@ def run_comparison(request: Comparison) -> Path:
             written to any more; what is finished then stays.
         TaskError: If the data or the model cannot be used.
     """
+    check_workers(request.comparison.workers or 1, request.comparison.threads_per_worker)
+    torch.set_num_threads(request.comparison.threads_per_worker)  # before any work: workers are forked from here
     file = request.comparison.arms_file
     known = ARMS if file is None else read_arms(Path(file))
     arms = {arm.name: arm for arm in get_arms(request.comparison.arms, known)}
@@ -104,32 +108,59 @@ def run_comparison(request: Comparison) -> Path:
     return folder
 
 
+def num_workers(asked: int | None, process: PartialState) -> int:
+    """Number of workers: as many as were asked for, else one per usable core, on an accelerator one.
+
+    Args:
+        asked: The number that was asked for, if any.
+        process: The state of this process; one of several that a launcher started makes each run together with them.
+    """
+    if asked is not None:
+        return asked
+    return usable_cores() if process.device.type == "cpu" and process.num_processes == 1 else 1
+
+
 class _Runner:
     """Makes runs of one comparison, one after another."""
 
     def __init__(self, request: Comparison, task: Task, plan: Plan, folder: Path, arms: dict[str, Arm]) -> None:
         self.request, self.task, self.plan, self.folder, self.arms = request, task, plan, folder, arms
         self.process = PartialState()
+        self.workers = num_workers(request.comparison.workers, self.process)
         self.is_warm = False
-        self.trainer_seconds = 0.0
 
     def run_all(self, runs: list[Run]) -> None:
         """Makes those of the runs that nobody has made, and waits for those that other launches are making."""
         if not runs:
             return
+        finished = [run for run in runs if (self.folder / run.folder / RESULT_FILE).exists()]
+        workers = max(1, min(self.workers, len(runs) - len(finished)))
         began = time.perf_counter()
-        with Progress(len(runs), shown=self.process.is_main_process) as progress:
-            run_all(
-                self.folder,
-                runs,
-                path=lambda run: run.folder,
-                execute=lambda run, run_folder: self._execute(run, run_folder, progress),
-                finished=lambda run, _, earlier: progress.finished(run, self._result(run), earlier=earlier),
-                waiting=progress.waits_for_others,
-            )
-            if self.trainer_seconds:
-                progress.took(time.perf_counter() - began, self.trainer_seconds)
-                self.trainer_seconds = 0.0
+        with Progress(len(runs), shown=self.process.is_main_process, workers=workers) as progress:
+            if workers == 1:
+                self._divide(runs, progress)
+            else:
+                for run in finished:
+                    progress.finished(run, self._result(run), earlier=True)
+                run_in_workers(
+                    lambda send: self._divide(runs, SentProgress(send)),
+                    workers=workers,
+                    threads=self.request.comparison.threads_per_worker,
+                    handle=progress.handle,
+                    died=progress.died,
+                )
+            progress.took(time.perf_counter() - began)
+
+    def _divide(self, runs: list[Run], progress: RunProgress) -> None:
+        """Makes runs as long as there are some that nobody makes."""
+        run_all(
+            self.folder,
+            runs,
+            path=lambda run: run.folder,
+            execute=lambda run, run_folder: self._execute(run, run_folder, progress),
+            finished=lambda run, _, earlier: progress.finished(run, self._result(run), earlier=earlier),
+            waiting=progress.waits_for_others,
+        )
 
     def tuned_runs(self) -> list[Run]:
         """The runs of the tuned variants, whose arms this makes known, as the trials chose."""
@@ -141,13 +172,12 @@ class _Runner:
                 runs.append(run)
         return runs
 
-    def _execute(self, run: Run, run_folder: RunFolder, progress: Progress) -> None:
+    def _execute(self, run: Run, run_folder: RunFolder, progress: RunProgress) -> None:
         if not self.is_warm:
             _warm_up(self.request, self.arms[run.arm], self.task)
             self.is_warm = True
         began = time.perf_counter()
         result = _run(self.request, self._arm(run), run, self.task, run_folder.path, progress)
-        self.trainer_seconds += result.trainer_seconds
         if self.process.is_main_process:
             result = dataclasses.replace(result, wall_seconds=time.perf_counter() - began)
             run_folder.finish(result.as_json())
@@ -341,7 +371,7 @@ def _trainer(
     return trainer
 
 
-def _run(request: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progress: Progress) -> RunResult:
+def _run(request: Comparison, arm: Arm, run: Run, task: Task, folder: Path, progress: RunProgress) -> RunResult:
     """One run: trains an arm with a seed from where it stopped, tests it once, saves the model."""
     args = _run_arguments(request.training, arm, run, folder)
     callbacks = [SaveBehindEvaluation(), RunRecorder(), StopWhenDiverged(), progress.callback(run, task.metric)]

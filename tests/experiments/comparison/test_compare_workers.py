@@ -1,0 +1,85 @@
+"""Claims about the workers of a comparison: the same results for any number, and one progress display."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from helpers.launches import outcome
+
+from hf_critmom.commands import main
+from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison.runner import num_workers
+
+TINY = (
+    *("compare", "--width", "2", "--num_train_epochs", "1", "--max_train_samples", "64", "--max_eval_samples", "32"),
+    *("--arms", "constant", "critmom", "--num_seeds", "2", "--use_cpu"),
+)
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_results_are_bit_identical_for_any_number_of_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for workers in ("1", "2", "3"):
+        assert main((*TINY, "--workers", workers, "--output_dir", workers)) == 0
+        shown = capfd.readouterr().err
+        assert shown.count("s of training") == 4 and "done before" not in shown
+        found.append(outcome(tmp_path / workers))
+    assert found[0] == found[1] == found[2]
+
+
+def test_finished_runs_are_not_repeated_by_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main((*TINY, "--workers", "2", "--output_dir", "c")) == 0
+    results = {path: path.stat().st_mtime_ns for path in Path("c").glob("runs/*/*/result.json")}
+    next(iter(results)).unlink()
+    capfd.readouterr()
+    assert main((*TINY, "--workers", "2", "--output_dir", "c")) == 0
+    assert capfd.readouterr().err.count("done before") == 3
+    changed = [path for path, time in results.items() if path.stat().st_mtime_ns != time]
+    assert changed == [next(iter(results))]
+
+
+def test_a_killed_worker_leaves_its_run_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main((*TINY, "--workers", "1", "--output_dir", "calm")) == 0
+    command, execute = os.getpid(), runner._run
+
+    def dies_once(*args: object) -> object:
+        if os.getpid() != command and not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2)
+        return execute(*args)
+
+    monkeypatch.setattr(runner, "_run", dies_once)
+    assert main((*TINY, "--workers", "2", "--output_dir", "killed")) == 0
+    assert "a worker was killed (signal 9)" in capfd.readouterr().err
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "calm")
+
+
+@pytest.mark.parametrize("flag", ["--workers", "--threads_per_worker"])
+def test_absurd_numbers_are_one_sentence(flag: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main((*TINY, flag, "0")) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_the_default_is_one_worker_per_usable_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import PartialState
+
+    monkeypatch.setattr(runner, "usable_cores", lambda: 3)
+    process = PartialState()
+    assert num_workers(None, process) == (3 if process.device.type == "cpu" else 1)
+    assert num_workers(2, process) == 2
+
+
+def test_a_run_records_the_threads_that_it_computed_with(tmp_path: Path) -> None:
+    assert main((*TINY, "--workers", "2", "--output_dir", "c")) == 0
+    for file in Path("c").glob("runs/*/*/result.json"):
+        assert "1 thread" in json.loads(file.read_text())["versions"]["hardware"] or os.cpu_count() == 1
