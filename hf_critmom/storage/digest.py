@@ -1,6 +1,8 @@
-"""The one digest of a model's weights, by which a checkpoint is recognised."""
+"""Digests by which a model's weights and the files of a checkpoint are recognised."""
 
 import hashlib
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,4 +23,13 @@ def weights_digest(model: nn.Module) -> str:
     for name, values in model.state_dict().items():
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
         digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of files: names and contents, sorted by name."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        with file.open("rb") as content:
+            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

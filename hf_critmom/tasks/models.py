@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from transformers import (
 )
 
 from hf_critmom.errors import root_message
+from hf_critmom.storage.commands import recorded_path
+from hf_critmom.storage.digest import files_digest
 from hf_critmom.tasks.arguments import CheckpointArguments, ModelArguments
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.image_task import ImageTask
@@ -130,13 +133,14 @@ def build_model(task: Task, arguments: ModelArguments, seed: int) -> PreTrainedM
 def model_record(task: Task, arguments: ModelArguments) -> dict[str, Any]:
     """What identifies the model, as JSON.
 
-    Of a checkpoint: its name, the number type of its weights in training, and the one that they are stored in where
-    that is known. Of a model from scratch: its name and sizes, and the number type if it is not float32.
+    Of a checkpoint: its name on the Hub, or the last part of its path and a digest of its files; the number type of its
+    weights in training, and the one that they are stored in where that is known. Of a model from scratch: its name and
+    sizes, and the number type if it is not float32.
     """
     if (name := arguments.model_name_or_path) is not None:
         stored = stored_dtype(name, arguments)
         dtype = stored or "float32" if arguments.dtype == "auto" else arguments.dtype
-        return {"model_name_or_path": name, "dtype": dtype, **({"stored_dtype": stored} if stored else {})}
+        return {**_checkpoint_record(name), "dtype": dtype, **({"stored_dtype": stored} if stored else {})}
     spec, dtype = _model_spec(task, arguments), str(torch_dtype(arguments)).removeprefix("torch.")
     return {"model": spec.name, **_sizes(spec, arguments), **({} if dtype == "float32" else {"dtype": dtype})}
 
@@ -144,16 +148,30 @@ def model_record(task: Task, arguments: ModelArguments) -> dict[str, Any]:
 def completed_record(stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
     """A record of a model as this version would have written it.
 
-    Earlier versions recorded no number type: they trained a checkpoint in the one that it is stored in.
+    Earlier versions recorded no number type: they trained a checkpoint in the one that it is stored in. They knew a
+    checkpoint in a folder by its path alone.
 
     Args:
         stored: What `model_record` returned when the work began, perhaps in an earlier version.
         current: What it returns now.
     """
+    by_path = "checkpoint_sha256" in current and "checkpoint_sha256" not in stored
+    if by_path and Path(str(stored.get("model_name_or_path"))).name == current["model_name_or_path"]:
+        stored = {**stored, **{name: current[name] for name in ("model_name_or_path", "checkpoint_sha256")}}
     if "model_name_or_path" not in stored or "dtype" in stored or "dtype" not in current:
         return stored
     known = {"stored_dtype": current["stored_dtype"]} if "stored_dtype" in current else {}
     return {**stored, "dtype": current.get("stored_dtype", current["dtype"]), **known}
+
+
+def _checkpoint_record(name_or_path: str) -> dict[str, Any]:
+    """What identifies a checkpoint wherever it lies; a path would say whose machine it lay on."""
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        return {"model_name_or_path": name_or_path}
+    weights = [file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
+    weights = [file for file in weights if file.name != "training_args.bin"]
+    return {"model_name_or_path": recorded_path(folder.resolve().name), "checkpoint_sha256": files_digest(weights)}
 
 
 def check_model(model: PreTrainedModel, task: Task) -> None:

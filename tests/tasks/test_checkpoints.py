@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -110,8 +112,10 @@ def test_a_checkpoint_in_half_precision_is_loaded_in_float32(
         assert {p.dtype for p in load_checkpoint(saved, digits, CheckpointArguments(flag))[0].parameters()} == {
             expected
         }
-        assert model_record(digits, arguments) == {
-            "model_name_or_path": saved,
+        record = model_record(digits, arguments)
+        assert len(record.pop("checkpoint_sha256")) == 64
+        assert record == {
+            "model_name_or_path": Path(saved).name,
             "dtype": str(expected).removeprefix("torch."),
             "stored_dtype": stored,
         }
@@ -157,6 +161,24 @@ def test_a_folder_from_before_number_types_were_recorded_continues_where_they_ar
     assert completed_record(old, {**old, "dtype": "float32"}) == {**old, "dtype": "float32"}
     scratch = {"model": "resnet18", "width": 16}
     assert completed_record(scratch, {**scratch, "dtype": "bfloat16"}) == scratch
+
+
+def test_a_checkpoint_in_a_folder_is_known_by_its_files_wherever_it_lies(
+    tmp_path: Path, digits: ImageTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = Path(saved_vit(tmp_path / "here"))
+    (tmp_path / "there").mkdir()
+    moved = Path(shutil.copytree(saved, tmp_path / "there" / saved.name))
+    record = model_record(digits, ModelArguments(model_name_or_path=str(saved)))
+    monkeypatch.chdir(moved)
+    for path in (str(moved), ".", os.path.relpath(saved)):
+        assert model_record(digits, ModelArguments(model_name_or_path=path)) == record
+    assert str(tmp_path) not in json.dumps(record)
+    early = {"model_name_or_path": str(saved), "num_parameters": 7}  # written when a checkpoint was known by its path
+    current = {**record, "num_parameters": 7}
+    assert completed_record(early, current) == current
+    (moved / "model.safetensors").write_bytes(b"other")
+    assert completed_record(early, current) != model_record(digits, ModelArguments(model_name_or_path=str(moved)))
 
 
 @pytest.mark.parametrize("model", ["resnet18", "vit"])
