@@ -12,7 +12,7 @@ from hf_critmom.errors import InputError
 from hf_critmom.experiments.repair.arguments import ALIASES, RepairArguments, RepairTrainingArguments
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.report import write_repair_report
-from hf_critmom.experiments.repair.runner import RepairRequest, run_repair
+from hf_critmom.experiments.repair.request import RepairRequest, run_repair
 from hf_critmom.storage.commands import recorded_command
 from hf_critmom.storage.files import explain_write_errors
 from hf_critmom.tasks import CheckpointArguments, DataArguments

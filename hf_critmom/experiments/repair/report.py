@@ -110,10 +110,13 @@ def provenance_findings(repair: Repair) -> list[str]:
         said = [f"The splits were compared by content: {pairs} short blocks of text, which may be chance, and no more."]
     elif overlap is not None:
         said = ["That the training, diagnosis and test splits share no example was checked by content."]
+    elif repair.plan.task is not None and repair.plan.task.label_names:  # earlier versions could compare images only
+        said = ["That the training, diagnosis and test splits share no image was checked by content when it was made."]
     if repair.plan.trained_on is None:
+        where = "this repair" if overlap is None else "the checkpoint"
         said.append(
-            "What the network was trained on before the repair is not recorded with the checkpoint: if it saw test "
-            "examples then, these figures say less."
+            f"What the network was trained on before the repair is not recorded with {where}: if it saw test examples "
+            "then, these figures say less."
         )
     else:
         said.append("The network had been trained on the same training split, as its fingerprint shows.")

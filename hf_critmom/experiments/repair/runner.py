@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_critmom.attribution.groups import LayerGroups, layer_groups
-from hf_critmom.experiments.repair.arguments import RepairTrainingArguments
 from hf_critmom.experiments.repair.diagnosis import diagnose_network, find_labels
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairPlan, RepairSettings, store_plan
@@ -33,80 +31,17 @@ from hf_critmom.experiments.repair.results import (
     write_masks,
     write_record,
 )
-from hf_critmom.experiments.repair.scan import logged_training, scan, training_seconds
+from hf_critmom.experiments.repair.scan import scan
 from hf_critmom.experiments.repair.selection import CHOSEN
 from hf_critmom.experiments.repair.targets import Target, num_parameters, targets_by_role
 from hf_critmom.experiments.repair.training import Network, choose_masks, measure_cost, train_and_verify
-from hf_critmom.storage.commands import recorded_path
 from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import atomic_write, explain_write_errors
 from hf_critmom.storage.once import compute_once
 from hf_critmom.storage.run_folder import RunFolder, run_all
-from hf_critmom.tasks import CheckpointArguments, DataArguments, load_checkpoint, load_task_of
-from hf_critmom.tasks.provenance import TrainedOn, check_disjoint, check_trained_on
+from hf_critmom.tasks.provenance import check_disjoint
 from hf_critmom.training.arguments import recorded_training_arguments
-
-
-@dataclass(frozen=True)
-class RepairRequest:
-    """A repair as the command line describes it.
-
-    Attributes:
-        checkpoint: Folder of the checkpoint, or its name on the Hub.
-        trained_on: What it was trained on, where that is recorded.
-        settings: What to do.
-        data: The data.
-        loading: How the checkpoint is loaded.
-        training: Training arguments of the treatments, with the output folder.
-        command: The command line, for the record.
-    """
-
-    checkpoint: str
-    trained_on: TrainedOn | None
-    settings: RepairSettings
-    data: DataArguments
-    loading: CheckpointArguments
-    training: RepairTrainingArguments
-    command: str = ""
-
-
-def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repair:
-    """Repairs a checkpoint on a task, or continues its repair, see `repair_layers`.
-
-    Args:
-        request: The arguments.
-        progress: Called with a sentence on each step of the work.
-
-    Raises:
-        RepairError: As `repair_layers`.
-        TaskError: If the data or the checkpoint cannot be used, or the checkpoint was trained on other data.
-    """
-    checkpoint, folder = request.checkpoint, Path(request.checkpoint)
-    model, task = load_checkpoint(checkpoint, load_task_of(checkpoint, request.data, request.loading), request.loading)
-    check_trained_on(checkpoint, request.trained_on, task, "test")
-    return repair_layers(
-        model,
-        args=request.training,
-        train_dataset=task.train,
-        diagnosis_dataset=task.validation,
-        test_dataset=task.test,
-        settings=request.settings,
-        data_collator=task.collator,
-        processing_class=task.processor,
-        callbacks=task.callbacks(),
-        log=logged_training(folder),
-        record={
-            "checkpoint": recorded_path(checkpoint),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "task": task.description(),
-            "diagnosis_split": "validation",
-            "trained_on": request.trained_on and request.trained_on.sha256,
-            "training_seconds": training_seconds(folder),
-        },
-        command=request.command,
-        progress=progress,
-    )
 
 
 def repair_layers(
