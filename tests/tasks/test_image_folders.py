@@ -19,13 +19,6 @@ from hf_critmom.tasks import DataArguments, ImageTask, TaskError, load_task
 from hf_critmom.tasks.image_folders import read_image_folder, read_split_folders
 
 
-@pytest.fixture(scope="module", autouse=True)
-def datasets_cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
-        yield
-
-
 def write(folder: Path, count: int = 12, *, seed: int = 0, suffix: str = ".png") -> Path:
     """Some images in a folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,13 +19,6 @@ DECOYS = ["v2", "v", "va", "vv"]
 any_name = pytest.mark.parametrize("name", NAMES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def datasets_cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
-        yield
-
-
 def pictures(seed: int, count: int = 24) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 6, 6), dtype=np.uint8)
 

@@ -18,13 +18,6 @@ from hf_critmom.tasks.tables import read_table
 TEXTS = [f"line {number}; it has a semicolon, a comma, a 'quote' and a | bar " * 4 for number in range(30)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def datasets_cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
-        yield
-
-
 def task_of(**flags: Any) -> TextTask:
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
     task = load_task(DataArguments(**{"task": "text", "block_size": 16, **flags}))
