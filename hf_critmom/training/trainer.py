@@ -220,7 +220,10 @@ class CritMomTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes the automatic card, naming the optimizer that trained rather than the one of ``args.optim``.
 
-        Neither secrets nor absolute paths are left in it.
+        Neither secrets nor absolute paths are left in it. Tags that a tracker gave the model, by which the Hub finds
+        the training metrics, are among its tags.
         """
+        if (tags := getattr(self.model, "model_tags", None)) and not args and kwargs.get("tags") is None:
+            kwargs["tags"] = list(tags)
         super().create_model_card(*args, **kwargs)
         mend_model_card(self)

@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
@@ -431,6 +432,16 @@ def test_the_automatic_card_names_the_optimizer_that_trained(make_trainer, tmp_p
     assert lines[place + 1].startswith("- lr_scheduler_type: ")
     assert "- learning_rate: 0.09" in lines
     assert "No additional optimizer arguments" not in card
+
+
+def test_the_automatic_card_has_the_tags_of_a_tracker(make_trainer, tmp_path):
+    trainer = make_trainer(CritMomTrainer, max_steps=2, optim="critmom")
+    trainer.train()
+    trainer.model.model_tags = ["trackio", "trackio:https://huggingface.co/spaces/me/trackio"]  # as Trackio's callback
+    for _ in range(2):
+        trainer.create_model_card(model_name="tiny")
+        tags = ModelCard.load(tmp_path / "run" / "README.md").data.tags
+        assert tags.count("trackio") == 1 and {"generated_from_trainer", *trainer.model.model_tags} <= set(tags)
 
 
 def test_the_automatic_card_survives_the_callback(make_trainer, tmp_path):
