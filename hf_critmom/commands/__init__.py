@@ -39,7 +39,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "run": Command(
-        "SCRIPT [ARGS...] | -m MODULE [ARGS...]",
+        "[--no_damping_log] SCRIPT [ARGS...] | -m MODULE [ARGS...]",
         "run an unmodified training script with the optimizer names registered",
         interrupted="",
     ),

@@ -30,12 +30,13 @@ def mend_model_card(trainer: Trainer) -> None:
     card = file.read_text(encoding="utf-8")
     if trainer.optimizer is not None:
         written = f"- optimizer: {extract_hyperparameters_from_trainer(trainer).get('optimizer')}\n"
-        if written not in card and "\n- optimizer: " in card:
+        named = f"- optimizer: {describe_optimizer(trainer.optimizer)}\n"
+        if written not in card and named not in card and "\n- optimizer: " in card:
             logger.warning(
                 f"{file} may name another optimizer than {describe_optimizer(trainer.optimizer)}, which trained: this "
                 "release of Transformers writes cards in a way unknown to hf-critmom."
             )
-        card = card.replace(written, f"- optimizer: {describe_optimizer(trainer.optimizer)}\n")
+        card = card.replace(written, named)
     with atomic_write(file) as partial:
         partial.write_text(shorten_paths(redact(card)), encoding="utf-8")
 

@@ -55,8 +55,11 @@ class CritMomTrainer(Trainer):
                 f"CritMomTrainer trains with critmom, since args.optim was left at {default}. Set args.optim to one "
                 f"of {', '.join(OPTIMIZERS)} to choose, or pass optimizer_cls_and_kwargs for a baseline."
             )
-        self.damping_callback = DampingCallback(self)
-        self.add_callback(self.damping_callback)
+        present = (one for one in self.callback_handler.callbacks if isinstance(one, DampingCallback))
+        self.damping_callback = next(present, None) or DampingCallback(self)
+        self.damping_callback.trainer = self
+        if self.damping_callback not in self.callback_handler.callbacks:
+            self.add_callback(self.damping_callback)
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Adds a callback; one that logs by itself and has no trainer yet is given this one."""

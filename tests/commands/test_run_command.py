@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from transformers import Trainer
 
 from hf_critmom.commands import main
 
@@ -153,3 +154,98 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, run_python, m
         assert result["momentum"] == pytest.approx(0.6, rel=1e-12)
     assert first["weights"] == second["weights"]
     assert first["weights"] == pytest.approx(alone["weights"], abs=1e-5)
+
+
+# Not a word of hf_critmom but in the last class, which a script may use, too.
+TRAINERS = """
+import json, sys
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, HfArgumentParser, Trainer, TrainingArguments
+
+(args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(sys.argv[2:])
+
+
+class OwnTrainer(Trainer):
+    def __init__(self, *args, **kwargs):
+        self.added = []
+        super().__init__(*args, **kwargs)
+
+    def add_callback(self, callback):
+        super().add_callback(callback)
+        self.added.append(callback)
+
+
+def trainer_cls():
+    if sys.argv[1] == "ours":
+        from hf_critmom import CritMomTrainer
+        return CritMomTrainer, []
+    if sys.argv[1] == "callback":
+        from hf_critmom import DampingCallback
+        return Trainer, [DampingCallback()]
+    return {"plain": Trainer, "subclass": OwnTrainer}[sys.argv[1]], []
+
+
+cls, callbacks = trainer_cls()
+config = GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+rows = torch.randint(0, 16, (16, 8), generator=torch.Generator().manual_seed(0))
+data = [{"input_ids": row, "labels": row} for row in rows]
+trainer = cls(GPT2LMHeadModel(config), args, train_dataset=data, callbacks=callbacks)
+trainer.train()
+trainer.create_model_card(model_name="tiny")
+if trainer.is_world_process_zero():
+    Path(args.output_dir, "log.json").write_text(json.dumps(trainer.state.log_history))
+"""
+
+
+def trained_by_run(tmp_path, monkeypatch, kind, *before):
+    """The log history and the card of a script that ran in this process, and that Trainer is as before."""
+    (tmp_path / "train.py").write_text(TRAINERS)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    methods = Trainer.__init__, Trainer.create_model_card
+    output = tmp_path / "run"
+    words = (str(tmp_path / "train.py"), kind, "--output_dir", str(output), *TRAIN_WORDS, "--logging_steps", "1")
+    assert main(["run", *before, *words]) == 0
+    assert (Trainer.__init__, Trainer.create_model_card) == methods
+    return json.loads((output / "log.json").read_text()), (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["plain", "subclass", "ours", "callback"])
+def test_every_trainer_of_a_script_logs_its_damping_state_once(kind, tmp_path, monkeypatch):
+    log, card = trained_by_run(tmp_path, monkeypatch, kind)
+    assert [record["step"] for record in log if "momentum" in record] == [1, 2, 3, 4]
+    assert [record["momentum"] for record in log if "momentum" in record] == pytest.approx([0.6] * 4)
+    assert "- optimizer: CritMomSGD(rule=linear" in card and "adam" not in card.lower()
+
+
+def test_the_damping_log_can_be_switched_off(tmp_path, monkeypatch):
+    log, card = trained_by_run(tmp_path, monkeypatch, "plain", "--no_damping_log")
+    assert not [record for record in log if "momentum" in record] and len([one for one in log if "loss" in one]) == 4
+    assert "- optimizer: CritMomSGD(rule=linear" in card
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_the_damping_state_is_logged_under_launchers_too(launcher, tmp_path, run_python):
+    (tmp_path / "train.py").write_text(TRAINERS)
+    words = [
+        "-m",
+        "hf_critmom",
+        "run",
+        "train.py",
+        "plain",
+        "--output_dir",
+        "run",
+        *TRAIN_WORDS,
+        "--logging_steps",
+        "2",
+    ]
+    launch = {
+        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+        "accelerate": ["-m", "accelerate.commands.launch", "--num_processes", "1"],
+    }
+    finished = run_python(*launch[launcher], *words)
+    assert finished.returncode == 0, finished.stderr
+    log = json.loads((tmp_path / "run/log.json").read_text())
+    assert [record["step"] for record in log if "momentum" in record] == [2, 4]

@@ -1,0 +1,69 @@
+"""Watches every Trainer that a program builds, of whatever class, without a change to the program."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from wrapt import register_post_import_hook
+
+
+@contextmanager
+def watched_trainers(*, log_damping: bool = True) -> Iterator[None]:
+    """Within it, every Trainer logs its damping state and names its optimizer in the automatic model card.
+
+    `transformers.Trainer` is extended at the moment that the program imports it, so that one without a Trainer does not
+    pay for it, and is as before at the end.
+
+    Args:
+        log_damping: Whether each Trainer is given a `DampingCallback`, unless it has one.
+    """
+    undo: list[Callable[[], None]] = []
+    active = True
+
+    def watch(module: ModuleType) -> None:
+        if active:
+            undo.extend(_watch(module.Trainer, log_damping))
+
+    register_post_import_hook(watch, "transformers.trainer")
+    try:
+        yield
+    finally:
+        active = False
+        for restore in undo:
+            restore()
+
+
+def _watch(trainer_cls: Any, log_damping: bool) -> list[Callable[[], None]]:
+    construct, write_card = trainer_cls.__init__, trainer_cls.create_model_card
+
+    @functools.wraps(construct)
+    def construct_and_watch(self: Any, *args: Any, **kwargs: Any) -> None:
+        construct(self, *args, **kwargs)
+        _give_damping_callback(self)
+
+    @functools.wraps(write_card)
+    def write_and_mend_card(self: Any, *args: Any, **kwargs: Any) -> None:
+        from hf_critmom.training.cards import mend_model_card
+
+        write_card(self, *args, **kwargs)
+        mend_model_card(self)
+
+    if log_damping:
+        trainer_cls.__init__ = construct_and_watch
+    trainer_cls.create_model_card = write_and_mend_card
+    return [
+        lambda: setattr(trainer_cls, "__init__", construct),
+        lambda: setattr(trainer_cls, "create_model_card", write_card),
+    ]
+
+
+def _give_damping_callback(trainer: Any) -> None:
+    from hf_critmom.training.callbacks import DampingCallback
+
+    present = [one for one in trainer.callback_handler.callbacks if isinstance(one, DampingCallback)]
+    for callback in present:
+        callback.trainer = callback.trainer or trainer
+    if not present:  # through the handler: a subclass may override add_callback, and is not yet constructed
+        trainer.callback_handler.add_callback(DampingCallback(trainer))
