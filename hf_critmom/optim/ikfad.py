@@ -140,7 +140,7 @@ class IKFAD(ChecksState):
         """
         params = list(params)
         if not params:
-            raise ValueError("friction() got no parameters: pass at least one.")
+            raise ValueError("friction() got no parameters: pass at least one parameter.")
         sums = [self.state[p]["friction"].sum(dtype=torch.float64) for p in params if self.state.get(p)]
         full = [getattr(part, "full_tensor", lambda part=part: part)() for part in sums]  # a DTensor is a shard
         total = torch.stack([part.cpu() for part in full]).sum().item() if full else 0.0
