@@ -229,11 +229,27 @@ def test_a_resumed_run_keeps_its_history_and_drops_what_was_lost(make_trainer, t
     assert [entry["step"] for entry in read_history(tmp_path / "run")] == [4]
 
 
-def test_a_corrupt_history_is_named(make_trainer, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / HISTORY_FILE).write_text('{"history": [1]}')
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"history": [1]}', b"", b"{}", b"null", b"[]", b'{"history": 7}', b'{"history": {"step": 1}}', b"\xff\xfe{",
+        b'{"history": [{"step": "one"', b"[" * 100_000, b'{"history": [[]]}', b'{"history": [{"epoch": 1}]}',
+    ],
+)  # fmt: skip
+def test_a_corrupt_history_is_named(content, tmp_path):
+    (tmp_path / HISTORY_FILE).write_bytes(content)
     with pytest.raises(AttributionError, match=f"{HISTORY_FILE} is corrupt"):
-        read_history(tmp_path / "run")
+        read_history(tmp_path)
+
+
+def test_a_history_that_cannot_be_written_costs_a_warning_and_not_the_run(make_trainer, tmp_path, caplog):
+    transformers_logging.warning_once.cache_clear()
+    trainer = watched(make_trainer)
+    (tmp_path / "run").rmdir()
+    (tmp_path / "run").write_text("the folder is gone, and a file has its name")
+    trainer.train()
+    assert [step for step, _ in attributions_in(trainer)] == [4, 8, 12]
+    assert caplog.text.count("AttributionCallback cannot write into") == 1
 
 
 def tiny_language_model():

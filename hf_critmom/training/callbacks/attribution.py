@@ -106,4 +106,10 @@ class AttributionCallback(LoggingCallback):
         found = {"step": state.global_step, "epoch": state.epoch, "prefix": prefix, **attribution.to_dict()}
         self.history.append(found)
         if state.is_world_process_zero:
-            write_history(args.output_dir, self.history)
+            try:
+                write_history(args.output_dir, self.history)
+            except OSError as error:  # no reason to lose the run
+                logger.warning_once(
+                    f"AttributionCallback cannot write into {args.output_dir} ({error.strerror or error}): the "
+                    "attributions are logged, and written as soon as that is possible."
+                )
