@@ -2,7 +2,6 @@
 
 import collections
 import copy
-import io
 import itertools
 import math
 import pickle
@@ -10,122 +9,31 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers.adamw_runs import (
+    ALWAYS,
+    PATTERNS,
+    SCHEDULE,
+    SHAPES,
+    any_implementation,
+    any_pattern,
+    assert_identical,
+    assert_same,
+    give_gradients,
+    parameters,
+    presence_of,
+    set_lr,
+    through_a_file,
+    train,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.adamw import ReferenceTwin
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from hf_critmom import CritMomAdamW
-from hf_critmom.damping import LARGEST_MOMENTUM, critical_momentum
+from hf_critmom.damping import critical_momentum
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*momentum is clamped to 0")
-
-IMPLEMENTATIONS = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
-any_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
-
-# Warmup from 0, a pause at 0, up beyond what the linear rule can damp, back, and a decay to 0.
-SCHEDULE = (0.0, 1e-6, 0.01, 0.1, 0.0, 0.05, 0.3, 1.0, 0.2, 0.26, 0.001, 0.02, 0.0)
-SHAPES = ((3, 2), (4,), (5,), ())
-
-BETA1 = {
-    "linear": lambda s: 1.0 - 2.0 * s,
-    "exact": lambda s: (1.0 - min(s, 1.0)) ** 2,
-    "exponential": lambda s: math.exp(-2.0 * s),
-    "ema": lambda s: ((1.0 - min(s * s, 1.0)) / (1.0 + min(s * s, 1.0))) ** 2,
-}
-
-
-class ReferenceTwin:
-    """AdamW with a scheduled beta1, slow and obvious: one tensor after the other, in double precision.
-
-    A parameter's own product of betas corrects its own bias; a step without a gradient is not one of its steps.
-    """
-
-    def __init__(
-        self,
-        params,
-        *,
-        rule="linear",
-        hold=1.0,
-        floor=0.0,
-        curvature=1.0,
-        betas=(None, 0.999),
-        eps=1e-8,
-        weight_decay=1e-2,
-        amsgrad=False,
-        maximize=False,
-    ):
-        self.values = [p.detach().numpy().copy() for p in params]
-        self.rule, self.hold, self.floor, self.curvature = rule, hold, floor, curvature
-        self.beta2, self.eps, self.weight_decay = betas[1], eps, weight_decay
-        self.amsgrad, self.maximize = amsgrad, maximize
-        self.m, self.v, self.largest_v = ([np.zeros_like(value) for value in self.values] for _ in range(3))
-        self.steps, self.product = [0] * len(params), [1.0] * len(params)
-
-    def beta1(self, lr):
-        critical = min(max(BETA1[self.rule](math.sqrt(lr * self.curvature)), 0.0), LARGEST_MOMENTUM)
-        return max(min(critical, self.hold), self.floor)
-
-    def step(self, lr, gradients):
-        beta1 = self.beta1(lr)
-        for i, gradient in enumerate(gradients):
-            if gradient is None:
-                continue
-            g = -gradient.numpy() if self.maximize else gradient.numpy()
-            self.steps[i] += 1
-            self.product[i] *= beta1
-            self.m[i] = beta1 * self.m[i] + (1.0 - beta1) * g
-            self.v[i] = self.beta2 * self.v[i] + (1.0 - self.beta2) * g * g
-            self.largest_v[i] = np.maximum(self.largest_v[i], self.v[i])
-            v = self.largest_v[i] if self.amsgrad else self.v[i]
-            m_hat = self.m[i] / (1.0 - self.product[i])
-            v_hat = v / (1.0 - self.beta2 ** self.steps[i])
-            decayed = self.values[i] - lr * self.weight_decay * self.values[i]
-            self.values[i] = decayed - lr * m_hat / (np.sqrt(v_hat) + self.eps)
-
-
-def parameters(seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in SHAPES]
-
-
-def give_gradients(params, generator, present=None):
-    """Random gradients, the same for the same generator whichever of them are present; returns those given."""
-    for i, p in enumerate(params):
-        gradient = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        p.grad = gradient if present is None or present[i] else None
-    return [None if p.grad is None else p.grad.clone() for p in params]
-
-
-def set_lr(optimizer, lr):
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def train(optimizer, params, schedule=SCHEDULE, seed=1, presence=None):
-    generator = torch.Generator().manual_seed(seed)
-    for i, lr in enumerate(schedule):
-        set_lr(optimizer, lr)
-        give_gradients(params, generator, presence and presence[i])
-        optimizer.step()
-    return [p.detach().clone() for p in params]
-
-
-def assert_same(params, values, tolerance=1e-11):
-    for p, value in zip(params, values, strict=True):
-        np.testing.assert_allclose(p.detach().numpy(), value, rtol=tolerance, atol=tolerance)
-
-
-def assert_identical(ours, theirs):
-    for p, q in zip(ours, theirs, strict=True):
-        assert torch.equal(p, q)
-
-
-def through_a_file(state_dict):
-    """What `torch.load` gives back with its safe default."""
-    file = io.BytesIO()
-    torch.save(state_dict, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 # --- What a step computes -------------------------------------------------------------------------------------------
@@ -256,22 +164,6 @@ def test_the_ema_rule_is_the_double_root_of_averaged_gradient_descent():
 
 
 # --- Parameters without a gradient ----------------------------------------------------------------------------------
-
-NEVER, ALWAYS, LATE, EARLY = (lambda i: False), (lambda i: True), (lambda i: i >= 4), (lambda i: i < 4)
-PATTERNS = {
-    "one joins late": (ALWAYS, ALWAYS, LATE, ALWAYS),
-    "one leaves early": (ALWAYS, EARLY, ALWAYS, ALWAYS),
-    "one never has any": (ALWAYS, NEVER, ALWAYS, ALWAYS),
-    "two alternate": (ALWAYS, lambda i: i % 2 == 0, lambda i: i % 2 == 1, ALWAYS),
-    "all miss some steps": (lambda i: i % 3 > 0,) * 4,
-    "each as it likes": tuple(lambda i, j=j: (i * 7 + j * j * 5) % 11 < 6 for j in range(4)),
-    "nobody at first": (LATE, lambda i: i >= 6, LATE, NEVER),
-}
-any_pattern = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
-
-
-def presence_of(pattern):
-    return [[has(i) for has in pattern] for i in range(len(SCHEDULE))]
 
 
 @any_implementation

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from reference.qhm import ReferenceTwin
 
 from hf_critmom import CritMomQHM, critmom_optimizer
 from hf_critmom.damping import critical_nu, damping_ratio, damping_regime
@@ -22,34 +23,6 @@ any_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS.v
 SCHEDULE = (0.0, 0.0005, 0.01, 0.1, 0.3, 1.0, 0.26, 0.2, 0.05, 0.5, 0.001, 0.1, 0.0, 0.0, 0.02)
 """Warmup from 0, weights from 0 to 1 and back, a jump, and a decay to 0."""
 SHAPES = ((3, 2), (4,), ())
-
-
-class ReferenceTwin:
-    """The formulas, slow and obvious: one number after the other, in plain Python floats."""
-
-    def __init__(self, values, *, momentum=0.9, curvature=10.0, nu=None, weight_decay=0.0, maximize=False):
-        self.values = [float(value) for value in values]
-        self.velocities = [0.0] * len(self.values)
-        self.momentum, self.curvature, self.nu = momentum, curvature, nu
-        self.weight_decay, self.maximize = weight_decay, maximize
-
-    def weight(self, lr):
-        if self.nu is not None:
-            return self.nu
-        h = lr / (1.0 - self.momentum)
-        if h * self.curvature <= 1.0 - self.momentum:
-            return 0.0
-        square = (1.0 - math.sqrt((1.0 - self.momentum) / (h * self.curvature))) ** 2
-        return square / self.momentum if square < self.momentum else 1.0
-
-    def step(self, lr, gradients):
-        nu = self.weight(lr)
-        for index, gradient in enumerate(gradients):
-            gradient = -gradient if self.maximize else gradient
-            gradient += self.weight_decay * self.values[index]
-            self.velocities[index] = self.momentum * self.velocities[index] + gradient
-            direction = nu * self.velocities[index] + (1.0 - nu) / (1.0 - self.momentum) * gradient
-            self.values[index] -= lr * direction
 
 
 def parameters(seed=0, dtype=torch.float64):
@@ -408,7 +381,10 @@ def test_it_continues_a_run_of_torchs_sgd_and_torchs_sgd_one_of_its_own():
     params = parameters()
     plain = torch.optim.SGD(params, lr=0.02, momentum=0.8)
     train(plain, params, [0.02] * 3)
-    ours, values = resumed(CritMomQHM, plain.state_dict(), params, lr=0.3, curvature=30.0)
+    with_its_default, _ = resumed(CritMomQHM, plain.state_dict(), params, lr=0.3)
+    assert with_its_default.param_groups[0]["momentum"] == 0.9, "another optimizer continues with options of its own"
+    ours, values = resumed(CritMomQHM, plain.state_dict(), params, lr=0.3, momentum=0.8, curvature=30.0)
+    assert ours.param_groups[0]["lr"] == 0.02
     twin = ReferenceTwin(flat(params), momentum=0.8, curvature=30.0)
     twin.velocities = flat([plain.state[p]["momentum_buffer"] for p in params])
     give_gradients(values, torch.Generator().manual_seed(2))

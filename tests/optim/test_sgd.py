@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.sgd import ReferenceTwin
 
 from hf_critmom import CritMomSGD, critical_momentum
 from hf_critmom.damping import RULES
@@ -23,26 +24,6 @@ any_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS.v
 # Warmup from 0, up beyond what the linear rule can damp and back, a jump, and a decay to 0.
 SCHEDULE = (0.0, 0.01, 0.1, 0.24, 0.3, 1.0, 0.26, 0.2, 0.05, 0.5, 0.001, 0.1, 0.0, 0.0, 0.02)
 SHAPES = ((3, 2), (4,), ())
-
-
-class ReferenceTwin:
-    """Critically damped SGD, slow and obvious: one number after the other, in plain Python floats."""
-
-    def __init__(self, values, *, hold=1.0, floor=0.0, weight_decay=0.0, nesterov=False, maximize=False):
-        self.values = [float(value) for value in values]
-        self.velocities = [None] * len(self.values)
-        self.hold, self.floor, self.weight_decay = hold, floor, weight_decay
-        self.nesterov, self.maximize = nesterov, maximize
-
-    def step(self, lr, gradients):
-        momentum = max(min(1.0 - 2.0 * math.sqrt(lr), self.hold), self.floor)
-        for index, gradient in enumerate(gradients):
-            gradient = -gradient if self.maximize else gradient
-            gradient += self.weight_decay * self.values[index]
-            velocity = self.velocities[index]
-            velocity = gradient if velocity is None else momentum * velocity + gradient
-            self.velocities[index] = velocity
-            self.values[index] -= lr * (gradient + momentum * velocity if self.nesterov else velocity)
 
 
 def parameters(seed=0):
@@ -460,63 +441,3 @@ def test_a_learning_rate_that_becomes_impossible_stops_the_step_before_it_moves_
         optimizer.step()
     assert str(lr) in str(error.value)
     assert flat(params) == before
-
-
-COUNT_HOOKS = """
-import collections, sys
-import torch
-
-def constructed_plain_sgd():
-    torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1).step()
-
-if sys.argv[1] == "torch first":
-    constructed_plain_sgd()
-from hf_critmom import CritMomSGD
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-
-calls = collections.Counter()
-register_optimizer_step_pre_hook(lambda *_: calls.update(["global pre"]))
-register_optimizer_step_post_hook(lambda *_: calls.update(["global post"]))
-
-def count_hooks():
-    p = torch.nn.Parameter(torch.ones(2))
-    optimizer = CritMomSGD([p], lr=0.01)
-    optimizer.register_step_pre_hook(lambda *_: calls.update(["pre"]))
-    optimizer.register_step_post_hook(lambda *_: calls.update(["post"]))
-    p.grad = torch.ones(2)
-    calls.clear()
-    optimizer.step()
-    assert calls == {"global pre": 1, "global post": 1, "pre": 1, "post": 1}, calls
-
-count_hooks()
-constructed_plain_sgd()
-count_hooks()
-"""
-
-
-@pytest.mark.parametrize("order", ["torch first", "ours first"])
-def test_hooks_run_once_per_step(order, run_python):
-    finished = run_python("-c", COUNT_HOOKS, order)
-    assert finished.returncode == 0, finished.stderr
-
-
-CLAMPED_STEPS = """
-import torch
-from hf_critmom import CritMomSGD
-
-p = torch.nn.Parameter(torch.ones(2))
-optimizer = CritMomSGD([p], lr=0.2)
-for step in range(20):
-    optimizer.param_groups[0]["lr"] = 0.2 + 0.01 * step
-    p.grad = torch.ones(2)
-    optimizer.step()
-"""
-
-
-def test_the_clamp_is_warned_of_once_in_a_run_not_at_every_learning_rate(run_python):
-    finished = run_python("-c", CLAMPED_STEPS)
-    assert finished.returncode == 0, finished.stderr
-    warned = [line for line in finished.stderr.splitlines() if "clamped to 0" in line]
-    assert len(warned) == 1, finished.stderr
-    for word in ("0.25", "linear", "plain SGD", "rule=exponential"):
-        assert word in warned[0]
