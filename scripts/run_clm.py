@@ -1,6 +1,6 @@
 """Trains a causal language model with the Trainer, in the form of the official Transformers examples.
 
-Fine-tunes ``--model_name_or_path``, or trains ``--model_type`` with ``--config_overrides`` from scratch, on a data set
+Fine-tunes ``--model_name_or_path``, or trains ``--model_type`` with ``--config_overrides`` from scratch, on a dataset
 or on files of your own; the tokenizer ``bytes`` needs no files. The same command again continues from the last
 checkpoint. A single ``.json`` file may stand for all arguments.
 
@@ -49,7 +49,7 @@ class ModelArguments:
 class DataTrainingArguments:
     """What to train and evaluate on."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub, or its folder."})
+    dataset_name: str | None = field(default=None, metadata={"help": "A dataset on the Hub, or its folder."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     train_file: str | None = field(default=None, metadata={"help": "Training data instead: a txt, json or csv file."})
     validation_file: str | None = field(default=None, metadata={"help": "The same for evaluation."})
@@ -144,7 +144,7 @@ def load_blocks(args: DataTrainingArguments, tokenizer: Any, block_size: int) ->
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """The checkpoint asked for, or the last complete one in the output folder."""
+    """The checkpoint that was named, or the last complete one in the output folder."""
     complete = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
     last = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     checkpoint = Path(args.resume_from_checkpoint) if args.resume_from_checkpoint else last
@@ -159,7 +159,7 @@ def predicted_tokens(logits: Any, labels: Any) -> Any:
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of tokens rightly predicted from those before them."""
+    """Share of tokens that are predicted correctly from those before them."""
     predicted, labels = prediction.predictions[:, :-1], prediction.label_ids[:, 1:]
     return {"accuracy": float((predicted == labels)[labels != -100].mean())}
 
@@ -177,6 +177,8 @@ def main() -> None:
     set_seed(training_args.seed)
     with explained("model"):
         model, tokenizer = load_model(model_args)
+        if checkpoint and training_args.do_train:  # the Trainer itself leaves out what is saved under older names
+            model = type(model).from_pretrained(checkpoint, dtype=model.dtype)
         longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 1024)
         block_size = data_args.block_size or min(longest, 1024)
         if not 1 < block_size <= longest:

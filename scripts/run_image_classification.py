@@ -1,6 +1,6 @@
 """Trains an image classifier with the Trainer, in the form of the official Transformers examples.
 
-Fine-tunes ``--model_name_or_path``, or trains ``--model_type`` with ``--config_overrides`` from scratch, on a data set
+Fine-tunes ``--model_name_or_path``, or trains ``--model_type`` with ``--config_overrides`` from scratch, on a dataset
 or on folders of images, a folder per class. The same command again continues from the last checkpoint. A single
 ``.json`` file may stand for all arguments.
 
@@ -61,7 +61,7 @@ class ModelArguments:
 class DataTrainingArguments:
     """What to train and evaluate on."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "A data set on the Hub, or its folder."})
+    dataset_name: str | None = field(default=None, metadata={"help": "A dataset on the Hub, or its folder."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     train_dir: str | None = field(default=None, metadata={"help": "Training images instead, a folder per class."})
     validation_dir: str | None = field(default=None, metadata={"help": "The same for evaluation."})
@@ -170,12 +170,12 @@ def batch_transform(args: DataTrainingArguments, processor: Any, training: bool)
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of images whose class is predicted rightly."""
+    """Share of images whose class is predicted correctly."""
     return {"accuracy": float((prediction.predictions.argmax(axis=-1) == prediction.label_ids).mean())}
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """The checkpoint asked for, or the last complete one in the output folder."""
+    """The checkpoint that was named, or the last complete one in the output folder."""
     complete = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
     last = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     checkpoint = Path(args.resume_from_checkpoint) if args.resume_from_checkpoint else last
@@ -204,6 +204,8 @@ def main() -> None:
     with explained("model"):
         classes = next(iter(splits.values())).features[data_args.label_column_name].names
         model, processor = load_model(model_args, classes)
+        if checkpoint and training_args.do_train:  # the Trainer itself leaves out what is saved under older names
+            model = type(model).from_pretrained(checkpoint, dtype=model.dtype)
     for split in splits:
         splits[split].set_transform(batch_transform(data_args, processor, training=split == "train"))
 

@@ -37,7 +37,7 @@ class CommandTrainingArguments(TrainingArguments):
         check_flags(self, self.decided)
         accelerated = torch.accelerator.is_available()
         if not accelerated:
-            self.use_cpu = True  # Transformers takes bf16 on a CPU only if told that it is one
+            self.use_cpu = True  # Transformers takes bf16 on a CPU only with use_cpu
         if self.fp16 and self.use_cpu:
             raise InputError("--fp16 needs an accelerator: on a CPU train in --bf16, or without either.")
         try:
@@ -59,7 +59,7 @@ class CommandTrainingArguments(TrainingArguments):
 
 def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
     """Training arguments that results depend on and that differ from the defaults of Transformers."""
-    # Constructing arguments settles the device of the whole process anew: it must come out as it was.
+    # Constructing arguments sets the device of the process again: it has to stay as it is.
     defaults = TrainingArguments(output_dir="unused", use_cpu=args.use_cpu)
     recorded: dict[str, Any] = {}
     for part in fields(TrainingArguments):

@@ -148,7 +148,8 @@ class CritMomTrainer(Trainer):
         )
         if self.args.save_only_model:
             logger.warning(
-                f"save_only_model: optimizer, schedule and random numbers start anew where {checkpoint} lacks them."
+                f"save_only_model: where {checkpoint} lacks optimizer, schedule or random numbers, they start from the "
+                "beginning."
             )
         elif not self.args.save_on_each_node:
             try:

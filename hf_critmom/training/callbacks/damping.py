@@ -38,10 +38,10 @@ class DampingCallback(LoggingCallback):
     """Logs momentum, damping ratio and regime of each logging step, of the values the optimizer really used.
 
     Keys are ``momentum``, ``damping_ratio`` and ``damping_regime`` (-1 underdamped, 0 critical, 1 overdamped), of the
-    first param group; a group that differs from it adds its own with ``_group_1`` and so on behind. The ratio is left
-    out at learning rate 0, where it is infinite. Both are at curvature 1, or at the ``curvature`` that stands in the
-    optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum`` of SGD-like and the
-    first beta of Adam-like optimizers; others log nothing, and say so once. Quasi-hyperbolic momentum adds its weight
+    first param group; a group that differs from it adds its own with ``_group_1`` and so on appended. The ratio is
+    left out at learning rate 0, where it is infinite. Both are at curvature 1, or at the ``curvature`` that stands in
+    the optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum`` of SGD-like and
+    the first beta of Adam-like optimizers; others log nothing, and say so once. Quasi-hyperbolic momentum adds its weight
     as ``nu``, the controls the learning rate that they take in place of the scheduler's as ``effective_lr``.
 
     `CritMomTrainer` has one built in and merges its values into the record of the loss.
