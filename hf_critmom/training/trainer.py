@@ -83,21 +83,23 @@ class CritMomTrainer(Trainer):
         Returns:
             The checkpoint for ``train(resume_from_checkpoint=...)``; None: the run starts from the beginning.
         """
+        found = self._find_checkpoint(self.args.world_size)
+        if self._passed_over and found is None:
+            logger.warning(f"{self.args.output_dir} holds no complete checkpoint: the run starts from the beginning.")
+        return found
+
+    def _find_checkpoint(self, world_size: int | None) -> str | None:
         found = None
         self._passed_over = []
         if self.is_world_process_zero():
             found = last_complete_checkpoint(
                 Path(str(self.args.output_dir)),
-                world_size=None if self.args.save_on_each_node else self.args.world_size,
+                world_size=None if self.args.save_on_each_node else world_size,
                 scaler=getattr(self.accelerator, "scaler", None) is not None,
                 sharded=self._keeps_weights_elsewhere(),
                 accepts=self._check_content,
                 skip=self._pass_over,
             )
-            if self._passed_over and found is None:
-                logger.warning(
-                    f"{self.args.output_dir} holds no complete checkpoint: the run starts from the beginning."
-                )
         return broadcast_object_list([found])[0]
 
     def _pass_over(self, checkpoint: Path, sentence: str) -> None:
@@ -108,7 +110,8 @@ class CritMomTrainer(Trainer):
         """Trains as `transformers.Trainer` does, and continues from a checkpoint exactly or not at all.
 
         Args:
-            resume_from_checkpoint: A checkpoint; True: the last complete one in the output folder.
+            resume_from_checkpoint: A checkpoint; True: the last complete one in the output folder. Where its random
+                numbers are those of another number of processes, a warning says that the run is not the same.
             args: See `transformers.Trainer.train`.
             kwargs: See `transformers.Trainer.train`.
 
@@ -116,10 +119,11 @@ class CritMomTrainer(Trainer):
             CheckpointError: If the checkpoint lacks something or is damaged, or none in the folder is complete.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = self.last_complete_checkpoint()
+            # Another number of processes is no reason to lose the run where the caller wants it continued.
+            resume_from_checkpoint = self._find_checkpoint(self.args.world_size) or self._find_checkpoint(None)
             if resume_from_checkpoint is None:
                 raise CheckpointError(f"{self.args.output_dir} holds no complete checkpoint to continue from.")
-        elif resume_from_checkpoint:
+        if resume_from_checkpoint:
             self._check_checkpoint(Path(resume_from_checkpoint))
         if self.is_world_process_zero():
             set_aside(self._passed_over)

@@ -229,6 +229,19 @@ def test_a_checkpoint_that_is_named_must_be_complete(run, finished, tmp_path, ca
     assert "checkpoint-1 lacks rng_state.pth" in caplog.text
 
 
+def test_another_number_of_processes_continues_with_a_warning_where_the_caller_wants_it(run, caplog):
+    for checkpoint in checkpoints(run):
+        for rank in range(2):
+            shutil.copy(checkpoint / "rng_state.pth", checkpoint / f"rng_state_{rank}.pth")
+        (checkpoint / "rng_state.pth").unlink()
+    trainer = trainer_in(run)
+    assert trainer.last_complete_checkpoint() is None
+    trainer.train(resume_from_checkpoint=True)
+    assert "written by 2 processes, and 1 is training now" in caplog.text
+    assert "The run is not continued exactly" in caplog.text
+    assert trainer.state.global_step == 4 and not list(run.glob("incomplete-*"))
+
+
 def test_checkpoints_without_the_optimizer_are_continued_where_they_are_wanted_so_and_that_is_said(tmp_path, caplog):
     trainer_in(tmp_path / "run", save_only_model=True).train()
     checkpoint = tmp_path / "run" / "checkpoint-2"

@@ -41,8 +41,8 @@ class DampingCallback(LoggingCallback):
     first param group; a group that differs from it adds its own with ``_group_1`` and so on appended. The ratio is
     left out at learning rate 0, where it is infinite. Both are at curvature 1, or at the ``curvature`` that stands in
     the optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum`` of SGD-like and
-    the first beta of Adam-like optimizers; others log nothing, and say so once. Quasi-hyperbolic momentum adds its weight
-    as ``nu``, the controls the learning rate that they take in place of the scheduler's as ``effective_lr``.
+    the first beta of Adam-like optimizers; others log nothing, and say so once. Quasi-hyperbolic momentum adds its
+    weight as ``nu``, the controls the learning rate that they take in place of the scheduler's as ``effective_lr``.
 
     `CritMomTrainer` has one built in and merges its values into the record of the loss.
     """
