@@ -15,6 +15,7 @@ from hf_critmom.errors import root_message
 from hf_critmom.tasks.arguments import DataArguments
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.loading import loaded_dataset
+from hf_critmom.tasks.paths import is_file
 from hf_critmom.tasks.tables import TABLE_SUFFIXES, check_separated, is_table, read_table
 
 _NO_TEXT = (
@@ -114,7 +115,7 @@ def _modules(folder: Path) -> Iterator[Path]:
 
 def _texts_in(file: Path, column: str | None) -> list[str]:
     """The texts of a file."""
-    if not file.is_file():
+    if not is_file(file):
         raise TaskError(f"There is no file {file}: expected a file of text, or a table of texts.")
     if is_table(file):
         return _column(read_table(file), column, str(file))

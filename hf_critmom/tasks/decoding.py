@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -74,7 +76,13 @@ def _decode(
     pictures = _pictures(encoded, column, split_name, kinds)
     first = next(pictures)
     width, height = first.size if image_size is None else (image_size, image_size)
-    decoded = np.empty((len(split), height, width, len(first.getbands())), dtype=np.uint8)
+    shape = (len(split), height, width, len(first.getbands()))
+    if math.prod(shape) > _memory():
+        raise TaskError(
+            f"{len(split):,} images of {width}x{height} pixels do not fit into memory: choose a smaller --image_size, "
+            "or give fewer images."
+        )
+    decoded = np.empty(shape, dtype=np.uint8)
     for index, image in enumerate(itertools.chain([first], pictures)):
         if image_size is not None and image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -93,7 +101,7 @@ def _decode(
 def _pictures(split: datasets.Dataset, column: str, split_name: str, kinds: Counter[str]) -> Iterator[Image.Image]:
     """Decodes the images of a split one after the other: upright, and as mode L if they are grey, else RGB."""
     for index, cell in enumerate(split[column]):
-        if cell is None:
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise TaskError(f"Image {index} of split {split_name} is missing: supply it or remove the example.")
         try:
             with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
@@ -105,6 +113,11 @@ def _pictures(split: datasets.Dataset, column: str, split_name: str, kinds: Coun
                 "replace or remove it."
             ) from error
         yield picture
+
+
+def _memory() -> int:
+    """Bytes of memory of the machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _file_name(cell: Mapping[str, Any]) -> str:

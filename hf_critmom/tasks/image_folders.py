@@ -154,6 +154,8 @@ def _contents(folder: Path) -> _Contents:
             f"{_counted(found.broken, 'link')} in {folder} lead nowhere ({found.broken[0].name}): restore what they "
             "lead to, or remove them."
         )
+    if odd := [file for file in found.files if not str(file).isprintable() or not _is_utf8(str(file))]:
+        raise TaskError(f"The name of {str(odd[0])!a} has characters that are no text in UTF-8: rename it.")
     images, metadata, others, unreadable = [], [], [], []
     for file in found.files:
         if _is_image(file):
@@ -291,6 +293,14 @@ def _split_of(name: str) -> str | None:
     words = re.split(r"[-._ 0-9]+", name.lower())
     found = [split for split, known in _SPLIT_WORDS.items() if set(known) & set(words)]
     return found[0] if len(found) == 1 else None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import datasets
 
 from hf_critmom.errors import root_message
 from hf_critmom.tasks.errors import TaskError
-from hf_critmom.tasks.paths import files_below, is_pattern, literal_path
+from hf_critmom.tasks.paths import files_below, is_file, is_folder, is_pattern, literal_path
 
 _OTHER_NAMES = {"valid": "validation", "val": "validation"}
 _UNLISTED = ("readme", "license", "licence", "dataset_info", "dataset_dict", "thumbs.db", "desktop.ini")
@@ -33,9 +33,9 @@ def loaded_dataset(name: str, config: str | None, what: str, flag: str) -> Itera
         TaskError: If it cannot be loaded, or has no training split.
     """
     folder = Path(name)
-    if folder.is_file():
+    if is_file(folder):
         raise TaskError(f"{name} is a file: expected a folder, or the name of a dataset on the Hub; or use {flag}.")
-    if not folder.is_dir():
+    if not is_folder(folder):
         if is_pattern(name):
             raise TaskError(f"There is no folder {name}, and patterns of paths are not expanded: name one folder.")
         builder, splits = _built(name, name, config, what)
@@ -102,10 +102,10 @@ def usual_splits(splits: Mapping[str, Any], name: str, flag: str) -> tuple[dict[
 
 def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Mapping[str, Any]]:
     """The builder of a dataset and its splits; files of plain text in it are a text each, not one for every line."""
-    mirrored = Path(path).is_dir() and Path(path) != Path(name).resolve()
+    mirrored = is_folder(path) and Path(path) != Path(name).resolve()
     options = {"cache_dir": str(Path(path).parent / "cache")} if mirrored else {}
     try:
-        if (Path(path) / "state.json").exists() or (Path(path) / "dataset_dict.json").exists():
+        if is_file(Path(path) / "state.json") or is_file(Path(path) / "dataset_dict.json"):
             return None, _saved_to_disk(path)
         builder = datasets.load_dataset_builder(path, config, **options)
         if builder.info.builder_name == "text":

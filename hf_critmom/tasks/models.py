@@ -31,6 +31,8 @@ from hf_critmom.tasks.text_task import TextTask
 SIZES = ("width", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
 """Flags of `ModelArguments` that size a model."""
 
+_LARGEST = {name: 1_000 if name == "num_hidden_layers" else 100_000 for name in SIZES}
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -128,6 +130,10 @@ def build_model(task: Task, arguments: ModelArguments, seed: int) -> PreTrainedM
         return spec.build(task, _sizes(spec, arguments)).to(dtype)
     except ValueError as error:
         raise TaskError(str(error)) from None
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        raise TaskError(
+            f"A {spec.name} of these sizes cannot be built ({root_message(error)}): choose smaller ones."
+        ) from error
 
 
 def model_record(task: Task, arguments: ModelArguments) -> dict[str, Any]:
@@ -281,6 +287,9 @@ def _sizes(spec: ModelSpec, arguments: ModelArguments) -> dict[str, int]:
     if others := [name for name in given if name not in spec.sizes]:
         known = ", ".join(f"--{name}" for name in spec.sizes)
         raise TaskError(f"--{others[0]} has no meaning for {spec.name}, which is sized by {known}: leave it out.")
+    for name, value in given.items():
+        if value > _LARGEST[name]:
+            raise TaskError(f"--{name} must be at most {_LARGEST[name]:,}, got {value:,}.")
     return {**spec.sizes, **given}
 
 

@@ -84,6 +84,22 @@ def literal_path(path: str | Path) -> Iterator[Path]:
         yield mirror
 
 
+def is_folder(name: str | Path) -> bool:
+    """Whether there is a folder of a name, which may be too odd or too long for one."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether there is a file of a name, which may be too odd or too long for one."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def is_pattern(path: str | Path) -> bool:
     """Whether a reader would take a path for a pattern or an address."""
     return _PATTERN.search(str(path)) is not None

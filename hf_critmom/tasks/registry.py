@@ -11,6 +11,7 @@ from hf_critmom.tasks.corpora import load_standard_library, load_texts, standard
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.image_task import ImageTask, image_task
 from hf_critmom.tasks.models import MODELS
+from hf_critmom.tasks.paths import is_file, is_folder
 from hf_critmom.tasks.sources import dataset_of, load_digits, load_images
 from hf_critmom.tasks.task import Task
 from hf_critmom.tasks.text_task import TextTask, text_task
@@ -120,7 +121,7 @@ def task_name(arguments: DataArguments) -> str:
     if task_spec(arguments).name not in _UNNAMED:
         return arguments.task
     dataset = Path(dataset_of(arguments))
-    return dataset.stem if dataset.is_file() else (dataset.absolute() if dataset.exists() else dataset).name
+    return dataset.stem if is_file(dataset) else (dataset.absolute() if is_folder(dataset) else dataset).name
 
 
 def flag_defaults(data: DataArguments, model: ModelArguments) -> dict[str, Any]:
@@ -151,6 +152,11 @@ def load_task(request: DataArguments, model: ModelArguments | None = None) -> Ta
         if kind is not spec.kind and (strangers := _given(request, flags) + _given(model, flags)):
             raise TaskError(f"--{strangers[0]} has no meaning for a task of {spec.kind.example}s: leave it out.")
     arguments = _completed(request, spec)
+    for flag, value in [*vars(request).items(), *vars(model).items()]:
+        if value == "":
+            raise TaskError(f"--{flag} is empty: give a value, or leave it out.")
+    if request.split_seed < 0:
+        raise TaskError(f"--split_seed must not be negative, got {request.split_seed}.")
     metric = request.metric or spec.kind.metrics[0]
     if metric not in spec.kind.metrics:
         raise TaskError(f"--metric {metric} is not measured on this task: choose {' or '.join(spec.kind.metrics)}.")
@@ -185,5 +191,6 @@ def _completed(arguments: DataArguments, spec: TaskSpec) -> DataArguments:
 def _public_name(dataset: str) -> str:
     """A folder's or file's own name rather than its path, which says nothing to others."""
     path = Path(dataset)
-    kind = "file" if path.is_file() else "folder"
-    return f"local {kind} {path.resolve().name}" if path.exists() else dataset
+    if is_file(path) or is_folder(path):
+        return f"local {'file' if is_file(path) else 'folder'} {path.resolve().name}"
+    return dataset

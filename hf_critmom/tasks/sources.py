@@ -16,6 +16,7 @@ from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.image_folders import is_image_folder, read_image_folder, read_split_folders
 from hf_critmom.tasks.images import image_keys
 from hf_critmom.tasks.loading import loaded_dataset
+from hf_critmom.tasks.paths import is_folder
 
 _LABEL_TYPES = ("int", "uint", "bool", "string", "large_string")
 """Column types, by their beginnings, whose values can name classes."""
@@ -137,12 +138,12 @@ def _opened(arguments: DataArguments) -> Iterator[tuple[dict[str, Any], list[str
             f"A folder was given for {' and '.join(folders)} but none for training: give one with --train_dir."
         )
     for folder in folders.values():
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise TaskError(f"There is no folder {folder}: expected a folder of images, one subfolder per class.")
     name = str(arguments.dataset_name)
     if folders:
         yield read_split_folders(folders)
-    elif Path(name).is_dir() and is_image_folder(Path(name)):
+    elif is_folder(name) and is_image_folder(Path(name)):
         if arguments.dataset_config_name is not None:
             raise TaskError("--dataset_config_name has no meaning for a folder of images: leave it out.")
         yield read_image_folder(Path(name))

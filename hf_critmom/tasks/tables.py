@@ -2,16 +2,17 @@
 
 import csv
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
 from hf_critmom.errors import root_message
 from hf_critmom.tasks.errors import TaskError
-from hf_critmom.tasks.paths import literal_path
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -38,7 +39,7 @@ def read_table(file: Path) -> datasets.Dataset:
         if suffix in _DELIMITERS:
             return datasets.Dataset(_read_csv(file, _delimiter(file, _DELIMITERS[suffix])))
         if suffix in _JSON:
-            return _read_json(file)
+            return datasets.Dataset(_read_json(file))
         return datasets.Dataset(pa_parquet.read_table(file))
     except TaskError:
         raise
@@ -52,7 +53,7 @@ def check_separated(column_names: list[str], where: str) -> None:
     Raises:
         TaskError: If it is one.
     """
-    found = [delimiter for delimiter in set(_DELIMITERS.values()) | {";"} if delimiter in column_names[0]]
+    found = [mark for mark in (*dict.fromkeys(_DELIMITERS.values()), ";") if mark in "".join(column_names)]
     if len(column_names) == 1 and found:
         raise TaskError(
             f"{where} has one column, called {column_names[0]!r}: it seems to be separated by {found[0]!r}, but not "
@@ -86,7 +87,26 @@ def _read_csv(file: Path, delimiter: str) -> Any:
     return table
 
 
-def _read_json(file: Path) -> datasets.Dataset:
-    with literal_path(file) as path:
-        temporary = {} if path == file.resolve() else {"cache_dir": str(path.parent / "cache"), "keep_in_memory": True}
-        return datasets.load_dataset("json", data_files=str(path), **temporary)["train"]
+def _read_json(file: Path) -> Any:
+    """Reads a row per line, a list of rows, or an object of columns."""
+    text = file.read_text(encoding="utf-8-sig")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        content = [_json_row(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if isinstance(content, dict):
+        lists = all(isinstance(values, list) for values in content.values())
+        return pa.table(content) if content and lists else pa.table({name: [value] for name, value in content.items()})
+    if not isinstance(content, list) or not content:
+        raise ValueError("it holds no rows")
+    if wrong := [number for number, row in enumerate(content, 1) if not isinstance(row, dict)]:
+        raise ValueError(f"row {wrong[0]} is no object of columns")
+    names = dict.fromkeys(name for row in content for name in row)
+    return pa.table({name: [row.get(name) for row in content] for name in names})
+
+
+def _json_row(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number} is no JSON: {error}") from None
