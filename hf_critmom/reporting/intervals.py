@@ -1,4 +1,4 @@
-"""Estimates with their intervals."""
+"""Estimates with their intervals and tests, by Student's t."""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 """Level of every interval that is not said to have another."""
+
+_NO_SPREAD = 1e-12  # a standard error below this is rounding
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,117 @@ class Interval:
     high: float
     n: int
 
+    def exp(self) -> "Interval":
+        """The interval of a ratio whose logarithm has this one."""
+        return Interval(_exp(self.estimate), _exp(self.low), _exp(self.high), self.n)
 
-def mean_interval(values: np.ndarray, *, least_std: float = 0.0, confidence: float = CONFIDENCE) -> Interval:
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean or a difference of means with what its interval and its tests need.
+
+    Attributes:
+        value: The estimate; NaN if there is none.
+        standard_error: Its standard error; NaN where a single value gives none.
+        freedom: Degrees of freedom of Student's t.
+        n: Number of seeds that it rests on.
+        paired: Whether it is a mean of differences within seeds.
+    """
+
+    value: float
+    standard_error: float
+    freedom: float
+    n: int
+    paired: bool = True
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Student's t interval; unbounded where there is no standard error.
+
+        Args:
+            confidence: Level of the interval.
+        """
+        if math.isnan(self.standard_error):
+            return Interval(self.value, -math.inf, math.inf, self.n)
+        # The upper tail, not 0.5 + confidence / 2: a level near 1 would lose its digits, and one of 1 be infinite.
+        half = float(stats.t.isf((1.0 - confidence) / 2.0, self.freedom)) * self.standard_error
+        half = 0.0 if self.standard_error == 0.0 else half
+        return Interval(self.value, self.value - half, self.value + half, self.n)
+
+    def p_value(self, null: float = 0.0) -> float:
+        """p-value of the two-sided t test that the true value is `null`; 1 where there is no standard error."""
+        return min(2.0 * min(self.p_below(null), self.p_above(null)), 1.0)
+
+    def p_below(self, null: float = 0.0) -> float:
+        """p-value of the one-sided t test whose alternative is a true value below `null`."""
+        return self._tail(null, -1.0)
+
+    def p_above(self, null: float = 0.0) -> float:
+        """p-value of the one-sided t test whose alternative is a true value above `null`."""
+        return self._tail(null, 1.0)
+
+    def p_within(self, margin: float) -> float:
+        """p-value of the two one-sided tests whose alternative is a true value between -`margin` and `margin`.
+
+        Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657: each of the two at the full level, both have to reject.
+        """
+        return max(self.p_above(-margin), self.p_below(margin))
+
+    def _tail(self, null: float, sign: float) -> float:
+        if math.isnan(self.standard_error):
+            return 1.0
+        distance = sign * (self.value - null)
+        if self.standard_error <= _NO_SPREAD:
+            return 0.0 if distance > _NO_SPREAD else 1.0
+        return float(stats.t.sf(distance / self.standard_error, self.freedom))
+
+
+def paired_estimate(differences: np.ndarray) -> Estimate:
+    """Mean of independent values, such as the differences of paired seeds.
+
+    Args:
+        differences: One value per seed.
+    """
+    n = len(differences)
+    value = float(np.mean(differences)) if n else math.nan
+    error = float(np.std(differences, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(value, 0.0 if error <= _NO_SPREAD else error, max(n - 1.0, 0.0), n)
+
+
+def welch_estimate(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """Difference of the means of two independent samples, whose variances need not be equal.
+
+    Welch, Biometrika 34 (1947) 28, with Satterthwaite's degrees of freedom.
+
+    Args:
+        first: Values of the one sample.
+        second: Values of the other, which are subtracted.
+    """
+    n = min(len(first), len(second))
+    value = float(np.mean(first) - np.mean(second)) if n else math.nan
+    if n < 2:
+        return Estimate(value, math.nan, 0.0, n, paired=False)
+    parts = [float(np.var(sample, ddof=1)) / len(sample) for sample in (first, second)]
+    error = math.sqrt(sum(parts))
+    if error <= _NO_SPREAD:
+        return Estimate(value, 0.0, n - 1.0, n, paired=False)
+    shares = [part / sum(parts) for part in parts]
+    freedom = 1.0 / sum(share**2 / (len(of) - 1) for share, of in zip(shares, (first, second), strict=True))
+    return Estimate(value, error, freedom, n, paired=False)
+
+
+def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:
     """Mean with Student's t interval; unbounded for fewer than two values.
 
     Args:
         values: Independent values.
-        least_std: Standard deviation that the values have at the least.
         confidence: Level of the interval.
     """
-    n = len(values)
-    if n == 0:
-        return Interval(math.nan, -math.inf, math.inf, 0)
-    mean = float(np.mean(values))
-    if n == 1:
-        return Interval(mean, -math.inf, math.inf, 1)
-    std = max(float(np.std(values, ddof=1)), least_std)
-    half = float(stats.t.ppf(0.5 + confidence / 2.0, n - 1)) * std / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    return paired_estimate(values).interval(confidence)
+
+
+def _exp(value: float) -> float:
+    """The exponential, infinite where it exceeds what a float holds."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf

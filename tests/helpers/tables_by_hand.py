@@ -31,7 +31,7 @@ def run_of(
                 "step": STEPS_PER_EPOCH * epoch,
                 "epoch": float(epoch),
                 "seconds": 2.0 * epoch,
-                "loss": 1.0 - accuracy,
+                "loss": 1.0 - accuracy - 1e-9 * seed,  # two seeds never have the very same curve
                 "accuracy": accuracy,
                 "learning_rate": 0.1 / epoch,
                 "momentum": 0.9,
@@ -57,6 +57,18 @@ def results_table(runs: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def reaching_at(epoch: int | None) -> list[float]:
     """A curve over six epochs that first reaches 0.9 in an epoch, or never."""
     return [0.9 if epoch is not None and at >= epoch else 0.1 for at in range(1, 7)]
+
+
+def rising_to(epoch: float | None, *, length: int = 6) -> list[float]:
+    """A straight curve that is at 0.9 after so many epochs, between two evaluations too; None: one that stays low."""
+    return [0.1 if epoch is None else 0.9 * at / epoch for at in range(1, length + 1)]
+
+
+def timed(**arms: list[float | None]) -> pd.DataFrame:
+    """The table of arms whose seeds reach 0.9 after these epochs of six, fractions included, or never."""
+    return results_table(
+        [run_of(rising_to(epoch), arm=arm, seed=seed) for arm, of in arms.items() for seed, epoch in enumerate(of)]
+    )
 
 
 def compared(**arms: Epochs) -> pd.DataFrame:

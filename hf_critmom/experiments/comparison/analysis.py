@@ -9,20 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hf_critmom.experiments.comparison.arrivals import arrivals
+from hf_critmom.experiments.comparison.claims import Claim, claims_of
 from hf_critmom.experiments.comparison.drift_statistics import DriftSummary, summarise_drift
+from hf_critmom.experiments.comparison.ratios import PairedRatio, pair, target_ratios
+from hf_critmom.experiments.comparison.sequential import ALPHA, Looks
 from hf_critmom.experiments.comparison.statistics import (
     ArmSummary,
     Metric,
-    PairedRatio,
     ReachCurve,
     logrank,
-    paired_difference,
-    paired_ratio,
     reach_curve,
     summarise,
     times,
 )
-from hf_critmom.experiments.comparison.verdict import Verdict, verdicts
+from hf_critmom.experiments.comparison.verdict import MARGIN, Headline, Judged, Rule, Verdict, headline, judge, verdicts
 from hf_critmom.reporting.intervals import Interval
 
 
@@ -56,21 +57,29 @@ class ArmCurves:
 
 @dataclass(frozen=True)
 class Relative:
-    """One arm relative to the baseline, seed by seed.
+    """One arm relative to the baseline.
 
     Attributes:
         arm: The arm's name.
-        steps: Ratio of the steps to each target.
+        headline: The arm against the baseline in one number, and at each target.
         seconds: Ratio of the training seconds to each target.
         logrank: p-value of the log-rank test at each target.
-        ending: Difference of the test metric.
     """
 
     arm: str
-    steps: tuple[PairedRatio, ...]
+    headline: Headline
     seconds: tuple[PairedRatio, ...]
     logrank: tuple[float, ...]
-    ending: Interval
+
+    @property
+    def steps(self) -> tuple[PairedRatio, ...]:
+        """Ratio of the steps to each target."""
+        return self.headline.at
+
+    @property
+    def ending(self) -> Interval:
+        """Difference of the test metric."""
+        return self.headline.ending
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class Analysis:
     Attributes:
         budget: Epochs, where the comparison has several budgets; None: the only one.
         metric: What targets are values of.
-        targets: Values of the metric whose first reaching is timed.
+        targets: The planned targets and then the exploratory ones: values whose first reaching is timed.
+        exploratory: Targets added after the first results, which no headline rests on.
         arms: Names of the arms that have results, in the plan's order.
         baseline: The arm that the others are related to.
         steps: Optimizer steps of the longest run.
@@ -89,12 +99,16 @@ class Analysis:
         reach: Share of seeds that have reached each target, by arm.
         relative: Each other arm relative to the baseline.
         verdicts: What the comparison says about each claim.
+        looks: When the comparison was looked at.
+        margin: What counts as no difference.
+        smoothed: Whether the curves were smoothed before times were interpolated.
         drift: How the networks do on corrupted images; None if that was not measured.
     """
 
     budget: float | None
     metric: Metric
     targets: tuple[float, ...]
+    exploratory: tuple[float, ...]
     arms: tuple[str, ...]
     baseline: str
     steps: float
@@ -103,6 +117,9 @@ class Analysis:
     reach: Mapping[str, tuple[ReachCurve, ...]]
     relative: tuple[Relative, ...]
     verdicts: tuple[Verdict, ...]
+    looks: Looks
+    margin: float
+    smoothed: bool
     drift: DriftSummary | None
 
 
@@ -113,6 +130,13 @@ def analyse(
     metric: Metric,
     targets: Sequence[float],
     *,
+    exploratory: Sequence[float] = (),
+    claimed: Sequence[Claim] = (),
+    looks: Looks | None = None,
+    seeds: Sequence[int] | None = None,
+    margin: float = MARGIN,
+    alpha: float = ALPHA,
+    paired: bool = True,
     budget: float | None = None,
     drift: pd.DataFrame | None = None,
 ) -> Analysis:
@@ -123,44 +147,78 @@ def analyse(
         arms: Names of the arms, in order; those without results are left out.
         baseline: The arm that the others are related to.
         metric: The metric.
-        targets: Values whose first reaching is timed.
+        targets: The planned targets.
+        exploratory: Targets added after the first results.
+        claimed: The user's claims, see `claims.parse_claim`.
+        looks: When the comparison is looked at; None: once, with the seeds that it has.
+        seeds: The seeds in the order in which they were planned; None: in rising order.
+        margin: What counts as no difference: a ratio of times between 1 / (1 + margin) and 1 + margin.
+        alpha: Probability of a wrong word over all claims and looks; a part of it where there are several budgets.
+        paired: Whether the same seed means the same initial weights and the same order of data in every arm.
         budget: Epochs, where the comparison has several budgets.
         drift: Accuracies on corrupted images, of the same budget, see `drift_statistics.read_drift`.
     """
     present = [arm for arm in arms if (table["arm"] == arm).any()]
+    every_target = (*targets, *exploratory)
+    rule = Rule(
+        metric,
+        tuple(targets),
+        tuple(exploratory),
+        looks,
+        None if seeds is None else tuple(seeds),
+        margin,
+        alpha,
+        paired,
+    )
+    rows = table[table["arm"].isin(present)]
+    judged = judge(rows, rule)
     return Analysis(
         budget=budget,
         metric=metric,
-        targets=tuple(targets),
+        targets=every_target,
+        exploratory=tuple(exploratory),
         arms=tuple(present),
         baseline=baseline,
         steps=float(table.loc[table["split"] == "test", "step"].max()),
-        summaries=tuple(summarise(table, present, metric, targets)),
+        summaries=tuple(summarise(table, present, metric, every_target)),
         curves=validation_curves(table, present, metric),
-        reach={arm: tuple(reach_curve(times(table, arm, metric, target)) for target in targets) for arm in present},
-        relative=tuple(relate(table, arm, baseline, metric, targets) for arm in present if arm != baseline),
-        verdicts=tuple(verdicts(table, metric, targets)),
+        reach={
+            arm: tuple(reach_curve(times(table, arm, metric, target)) for target in every_target) for arm in present
+        },
+        relative=tuple(relate(judged, arm, baseline) for arm in present if arm != baseline),
+        verdicts=tuple(verdicts(judged, claims_of(present, baseline, claimed))),
+        looks=judged.looks,
+        margin=margin,
+        smoothed=judged.smoothed,
         drift=None if drift is None else summarise_drift(drift, present, baseline),
     )
 
 
-def relate(table: pd.DataFrame, arm: str, baseline: str, metric: Metric, targets: Sequence[float]) -> Relative:
-    """One arm relative to the baseline, seed by seed.
+def relate(judged: Judged, arm: str, baseline: str) -> Relative:
+    """One arm relative to the baseline.
 
     Args:
-        table: The results table, of one budget.
+        judged: The results.
         arm: The arm's name.
         baseline: The baseline's name.
-        metric: The metric.
-        targets: Values whose first reaching is timed.
     """
-    steps, seconds = (
-        tuple(paired_ratio(table, arm, baseline, metric, target, column) for target in targets)
-        for column in ("step", "seconds")
+    rule, table = judged.rule, judged.table
+    every_target = (*rule.targets, *rule.exploratory)
+    in_seconds = [
+        arrivals(table, name, rule.metric, every_target, "seconds", smooth=judged.smoothed) for name in (arm, baseline)
+    ]
+    observed = [[times(table, name, rule.metric, target) for name in (arm, baseline)] for target in every_target]
+    return Relative(
+        arm,
+        headline(judged, arm, baseline),
+        target_ratios(
+            pair(*in_seconds, paired=rule.paired),
+            rule.targets,
+            level=1.0 - judged.confidence,
+            exploratory=rule.exploratory,
+        ),
+        tuple(logrank(*both) for both in observed),
     )
-    observed = [[times(table, name, metric, target) for name in (arm, baseline)] for target in targets]
-    p_values = tuple(logrank(*both) for both in observed)
-    return Relative(arm, steps, seconds, p_values, paired_difference(table, arm, baseline, metric))
 
 
 def validation_curves(table: pd.DataFrame, arms: Sequence[str], metric: Metric) -> dict[str, ArmCurves]:

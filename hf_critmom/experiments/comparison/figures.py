@@ -13,8 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFor
 from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.drift_statistics import DriftSummary
+from hf_critmom.experiments.comparison.ratios import PairedRatio
 from hf_critmom.experiments.comparison.records import RunResult
-from hf_critmom.experiments.comparison.statistics import PairedRatio
 from hf_critmom.storage.files import atomic_write
 
 FIGURES_FOLDER = "figures"

@@ -24,10 +24,18 @@ from hf_critmom.experiments.comparison.figures import (
     write_figures,
 )
 from hf_critmom.experiments.comparison.plan import Plan, Trial
+from hf_critmom.experiments.comparison.ratios import PairedRatio
 from hf_critmom.experiments.comparison.results import Results, read_results, tuned_runs, write_results, writing
-from hf_critmom.experiments.comparison.statistics import ArmSummary, Metric, PairedRatio, TimeToTarget
+from hf_critmom.experiments.comparison.sentences import (
+    difference_in_words,
+    explanations,
+    headline_sentence,
+    interval_in_words,
+)
+from hf_critmom.experiments.comparison.sequential import ALPHA, Looks
+from hf_critmom.experiments.comparison.statistics import ArmSummary, Metric, TimeToTarget
 from hf_critmom.experiments.comparison.tuning import Choice
-from hf_critmom.experiments.comparison.verdict import difference_in_words, ending, interval_in_words, sentence
+from hf_critmom.experiments.comparison.verdict import Verdict
 from hf_critmom.reporting.templates import render
 from hf_critmom.storage.files import atomic_write
 
@@ -80,7 +88,18 @@ def _analysis(
     rows, of_budget = (of if epochs is None else of[of["budget"] == epochs] for of in (table, drift))
     present = [name for name in arms if (rows["arm"] == name).any()]
     baseline = "constant" if "constant" in present else next(iter(present), "")
-    return analyse(rows, present, baseline, _metric(plan), plan.targets, budget=epochs, drift=of_budget)
+    return analyse(
+        rows,
+        present,
+        baseline,
+        _metric(plan),
+        plan.targets,
+        looks=Looks.fixed(len(plan.seeds)),
+        seeds=plan.seeds,
+        alpha=ALPHA / len(plan.budgets),
+        budget=epochs,
+        drift=of_budget,
+    )
 
 
 def _figures(results: Results, analysis: Analysis, arms: Mapping[str, Arm]) -> dict[str, Figure]:
@@ -168,6 +187,12 @@ def _mean_and_spread(summary: ArmSummary) -> str:
     return mean if math.isnan(summary.test_std) else f"{mean} ± {summary.test_std:.4f}"
 
 
+def _verdict(verdict: Verdict, metric: Metric) -> str:
+    """A verdict in Markdown: its headline, and what stands behind it."""
+    headline = f"**{headline_sentence(verdict, name='`{}`'.format)}.**"
+    return " ".join([headline, *explanations(verdict, metric, name="`{}`".format)])
+
+
 def _ratio(found: PairedRatio, *, interval: bool = True) -> str:
     if found.bound == "unknown":
         return "open"
@@ -191,7 +216,7 @@ def _for_terminal(plan: Plan, analysis: Analysis) -> list[RenderableType]:
         table.add_column(name, justify="left" if name == "arm" else "right")
     for row in rows:
         table.add_row(*row)
-    found = [Text(f"{one.claim.text}: {one.headline}") for one in analysis.verdicts]
+    found = [Text(f"{headline_sentence(one)}.") for one in analysis.verdicts]
     return [table, *found]
 
 
@@ -295,7 +320,7 @@ def _card(
         reports=[
             {
                 "title": _title(analysis),
-                "verdicts": [f"{sentence(one)} {ending(one, metric)}".rstrip() for one in analysis.verdicts],
+                "verdicts": [_verdict(one, metric) for one in analysis.verdicts],
                 "results": _cells(table_rows(analysis.summaries, metric.title)),
                 "relative": _cells(relative_rows(analysis)),
                 "drift": drift_rows(analysis.drift, analysis.baseline),
@@ -307,6 +332,8 @@ def _card(
         ],
         arms=arms,
         metric=metric,
+        margin=analyses[0].margin,
+        smoothed=any(analysis.smoothed for analysis in analyses),
         grid={
             name: [f"{factor:g}" for factor in getattr(plan.tuning, name, ())]
             for name in ("learning_rate", "weight_decay")
@@ -341,7 +368,7 @@ def _captions(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[s
         metric.name: f"Validation {metric.title} over epochs, by arm: median and every seed",
         "damping": "Momentum and damping ratio over steps, by arm",
         "drift": "Test accuracy on corrupted images against severity, by arm: mean over seeds, and their range",
-        "speed": f"Steps to each target relative to {analysis.baseline}, with 95 % intervals",
+        "speed": f"Steps to each target relative to {analysis.baseline}, with intervals by Holm's correction",
         "reach": "Share of seeds that have reached each target, over steps",
     }
     return [(name, caption) for name in figures for key, caption in captions.items() if name.startswith(key)]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hf_critmom.reporting.intervals import CONFIDENCE, Interval, mean_interval
+from hf_critmom.reporting.intervals import Interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -118,35 +118,6 @@ class ReachCurve:
 
     times: np.ndarray
     share: np.ndarray
-
-
-@dataclass(frozen=True)
-class PairedRatio:
-    """How many times as long as a baseline an arm takes to a target, over paired seeds.
-
-    Attributes:
-        target: Value of the metric.
-        ratio: Geometric mean of the ratios with its interval; below 1 the arm is faster. Where a run was censored, the
-            end of the budget stands in its place, so that the estimate is a bound, see `bound`.
-        arm_censored: Pairs in which only the baseline reached the target.
-        baseline_censored: Pairs in which only the arm did.
-        both_censored: Pairs in which neither did.
-        confidence: Level of the interval.
-    """
-
-    target: float
-    ratio: Interval
-    arm_censored: int
-    baseline_censored: int
-    both_censored: int
-    confidence: float = CONFIDENCE
-
-    @property
-    def bound(self) -> str:
-        """What the estimate is: "exact", "at least", "at most" or "unknown"."""
-        if not self.ratio.n or self.both_censored or (self.arm_censored and self.baseline_censored):
-            return "unknown"
-        return "at least" if self.arm_censored else "at most" if self.baseline_censored else "exact"
 
 
 def first_reaching(run: pd.DataFrame, metric: Metric, target: float) -> pd.Series | None:
@@ -276,96 +247,6 @@ def logrank(first: Times, second: Times) -> float:
     if not any(mine and theirs and arrived < mine + theirs for mine, theirs, arrived in at_risk):
         return 1.0
     return float(stats.logrank(first.censored(), second.censored()).pvalue)
-
-
-def paired_ratio(
-    table: pd.DataFrame,
-    arm: str,
-    baseline: str,
-    metric: Metric,
-    target: float,
-    column: str = "step",
-    *,
-    confidence: float = CONFIDENCE,
-) -> PairedRatio:
-    """How many times as long as the baseline an arm takes to a target: paired t interval on the logarithm.
-
-    With few seeds, none of them censored, this interval covers well, which a bootstrap's does not. Three cases need
-    care, and err on the side of a wider interval:
-
-    * Times are known up to the evaluation cadence only. The standard deviation is not taken smaller than what that
-      rounding alone gives, ``sqrt((d_a / t_a)^2 / 12 + (d_b / t_b)^2 / 12)`` for uniform errors of width ``d``: three
-      seeds that agree to the epoch are no proof. (Our own choice.)
-    * A run that never reached the target is given the end of the budget, the least it can have taken, and the side of
-      the interval that this could flatter is left unbounded.
-    * Where in some pair neither run reached it, or some pairs lack the one and some the other, nothing bounds the
-      ratio.
-
-    Args:
-        table: The results table, of one budget.
-        arm: The arm's name.
-        baseline: The baseline's name.
-        metric: The metric.
-        target: Value to reach.
-        column: "step", "epoch" or "seconds".
-        confidence: Level of the interval.
-    """
-    mine, theirs = (_by_seed(times(table, name, metric, target, column)) for name in (arm, baseline))
-    pairs = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
-    arm_censored = sum(not ours.reached and other.reached for ours, other in pairs)
-    baseline_censored = sum(ours.reached and not other.reached for ours, other in pairs)
-    both_censored = sum(not ours.reached and not other.reached for ours, other in pairs)
-    logs = np.array([0.0 if ours.time == other.time else math.log(ours.time / other.time) for ours, other in pairs])
-    rounding = np.array([(ours.rounding**2 + other.rounding**2) / 12.0 for ours, other in pairs])
-    least_std = float(np.sqrt(rounding.mean())) if len(rounding) else 0.0
-    of_log = mean_interval(logs, least_std=least_std, confidence=confidence)
-    low, high = _exp(of_log.low), _exp(of_log.high)
-    if arm_censored or both_censored:
-        high = math.inf
-    if baseline_censored or both_censored:
-        low = 0.0
-    if both_censored == len(pairs):
-        of_log = Interval(math.nan, -math.inf, math.inf, len(pairs))
-    ratio = Interval(_exp(of_log.estimate), low, high, len(pairs))
-    return PairedRatio(target, ratio, arm_censored, baseline_censored, both_censored, confidence)
-
-
-def paired_difference(table: pd.DataFrame, arm: str, baseline: str, metric: Metric) -> Interval:
-    """Mean difference of the test metric between an arm and a baseline over the seeds that both finished.
-
-    Args:
-        table: The results table, of one budget.
-        arm: The arm's name.
-        baseline: The baseline's name.
-        metric: The metric.
-    """
-    tested = table[(table["split"] == "test") & (table["status"] != "diverged")]
-    mine, theirs = (tested[tested["arm"] == name].set_index("seed")[metric.name] for name in (arm, baseline))
-    return mean_interval((mine - theirs).dropna().to_numpy(dtype=float))
-
-
-@dataclass(frozen=True)
-class _Time:
-    time: float
-    reached: bool
-    rounding: float
-
-
-def _by_seed(observed: Times) -> dict[int, _Time]:
-    """Times by seed, with the relative error that the evaluation cadence leaves; a bound has none."""
-    columns = zip(observed.seeds, observed.times, observed.reached, observed.resolution, strict=True)
-    return {
-        seed: _Time(float(time), bool(reached), float(resolution / time) if reached else 0.0)
-        for seed, time, reached, resolution in columns
-    }
-
-
-def _exp(value: float) -> float:
-    """The exponential, infinite where it exceeds what a float holds."""
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
 
 
 def _median(values: np.ndarray) -> float:

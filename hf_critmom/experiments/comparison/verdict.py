@@ -1,71 +1,75 @@
-"""The verdict: what a comparison says about each claim, never more strongly than its intervals allow."""
+"""The verdict: one of five words for each claim, never stronger than what was measured."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX
-from hf_critmom.experiments.comparison.statistics import Metric, PairedRatio, paired_difference, paired_ratio
+from hf_critmom.experiments.comparison.arrivals import Arrivals, arrivals, repeated_seeds, smooths
+from hf_critmom.experiments.comparison.claims import Claim, claim_weights, untested
+from hf_critmom.experiments.comparison.power import seeds_needed
+from hf_critmom.experiments.comparison.ratios import (
+    Pair,
+    PairedRatio,
+    area_difference,
+    decided_everywhere,
+    ending_difference,
+    pair,
+    target_ratios,
+)
+from hf_critmom.experiments.comparison.sequential import ALPHA, Looks, decide, interval_level
+from hf_critmom.experiments.comparison.statistics import Metric
 from hf_critmom.reporting.intervals import CONFIDENCE, Interval
 
-SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTED = "supported", "contradicted", "undecided", "not tested"
+FASTER, SLOWER, NO_DIFFERENCE = "faster", "slower", "no difference"
+NOT_DECIDED, NOT_TESTED = "not decided yet", "not tested"
+
+MARGIN = 0.1
+"""A ratio of times between 1 / (1 + margin) and 1 + margin counts as no difference."""
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim about time to a target.
+class Headline:
+    """One arm against one other, in one number: the geometric mean over targets and seeds of the ratio of times.
 
     Attributes:
-        text: What is claimed.
-        arm: The arm that should be faster.
-        baselines: Arms that it should be faster than; empty: all others but tuned variants.
-        highest_only: Whether only the highest target counts.
-        same_learning_rate: Whether the claim is about arms at the same learning rate.
+        arm: The arm's name.
+        baseline: The other arm's name.
+        ratio: The ratio with its interval; below 1 the arm is faster.
+        confidence: Level of the interval, see `sequential.interval_level`.
+        targets: The targets that it rests on: those that at least one run of the two reached.
+        unreached: The planned targets that no run of the two reached, and that are left out.
+        at_once: Those that every run was at when it was first evaluated, and that are left out too.
+        paired: Whether the seeds are paired; otherwise means are compared (Welch).
+        arm_missed: Arrivals, over targets and seeds, that only the arm missed and that count with the end of the
+            budget.
+        baseline_missed: Those that only the baseline missed.
+        both_missed: Those that both missed.
+        arrivals: Arrivals that there could have been of each arm: targets times seeds.
+        area: Mean difference of the validation metric over the training, arm minus baseline.
+        ending: Difference of the test metric, arm minus baseline.
+        at: Each target for itself.
+        everywhere: Whether the arm is faster (-1) or slower (1) at every one of `targets`; 0 if neither.
     """
 
-    text: str
     arm: str
-    baselines: tuple[str, ...]
-    highest_only: bool = False
-    same_learning_rate: bool = False
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "critmom is faster than constant momentum at the same learning rate",
-        "critmom",
-        ("constant",),
-        same_learning_rate=True,
-    ),
-    Claim("critmom is faster than its matched control", "critmom", ("matched",)),
-    Claim("critmom, tuned, is faster than constant momentum, tuned", "critmom_tuned", ("constant_tuned",)),
-    Claim("hybrid is the first to reach the high target", "hybrid", (), highest_only=True),
-    Claim(
-        "critmom_adamw is faster than AdamW at the same learning rate",
-        "critmom_adamw",
-        ("adamw",),
-        same_learning_rate=True,
-    ),
-    Claim("critmom_adamw, tuned, is faster than AdamW, tuned", "critmom_adamw_tuned", ("adamw_tuned",)),
-)
-"""The paper's claims (the first and the fourth), and the controls that they have to survive."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one arm's times to one target say against one baseline's.
-
-    Attributes:
-        baseline: The baseline's name.
-        steps: Ratio of the steps taken, on which the status rests.
-        status: `SUPPORTED` if the whole interval is below 1, `CONTRADICTED` if it is above, else `UNDECIDED`.
-    """
-
     baseline: str
-    steps: PairedRatio
-    status: str
+    ratio: Interval
+    confidence: float
+    targets: tuple[float, ...]
+    unreached: tuple[float, ...]
+    at_once: tuple[float, ...]
+    paired: bool
+    arm_missed: int
+    baseline_missed: int
+    both_missed: int
+    arrivals: int
+    area: Interval
+    ending: Interval
+    at: tuple[PairedRatio, ...]
+    everywhere: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,172 +78,318 @@ class Verdict:
 
     Attributes:
         claim: The claim.
-        status: `SUPPORTED` or `CONTRADICTED` if every finding is (a claim to be first is contradicted by a single
-            faster arm); `UNTESTED` if an arm that it needs was not run; else `UNDECIDED`.
-        findings: What it rests on, one per target and baseline.
-        seeds: Number of paired seeds, the least over the findings.
-        reason: Why the claim was not tested or nothing could be found; empty otherwise.
-        endings: Differences of the test metric from the claim's baselines, which the status does not rest on.
+        word: `FASTER`, `SLOWER`, `NO_DIFFERENCE`, `NOT_DECIDED` or `NOT_TESTED`. A claim to be first is `FASTER` if
+            the arm is faster than every other, `SLOWER` if at least one other is faster.
+        headlines: What it rests on, one per arm that the claim's arm is compared with.
+        seeds: Number of seeds at the present look.
+        decided_at: Number of seeds at the look that decided it; None: not decided.
+        needed: Number of seeds with which it would probably be decided; None: unknown, or too many.
+        reason: Why the claim was not tested, or what stands in the way of a decision; may be empty.
+        margin: What counts as no difference.
     """
 
     claim: Claim
-    status: str
-    findings: tuple[Finding, ...]
+    word: str
+    headlines: tuple[Headline, ...]
     seeds: int
+    decided_at: int | None = None
+    needed: int | None = None
     reason: str = ""
-    endings: tuple[tuple[str, Interval], ...] = ()
+    margin: float = MARGIN
 
     @property
-    def headline(self) -> str:
-        """The status in words."""
-        if self.status != UNDECIDED:
-            return self.status
-        return f"undecided with {self.seeds} seed{'s' if self.seeds != 1 else ''}"
+    def decided(self) -> bool:
+        """Whether growing the comparison can add nothing to the word."""
+        return self.word not in (NOT_DECIDED,)
 
 
-def verdicts(table: pd.DataFrame, metric: Metric, targets: Sequence[float]) -> list[Verdict]:
-    """What a comparison says about every claim whose arm it has.
+@dataclass(frozen=True)
+class Rule:
+    """How a comparison is judged: fixed before the runs.
 
-    No correction for several targets is needed, because a claim has to hold at every one of them, and is contradicted
-    only where it fails at every one; where the targets disagree it is undecided. A claim to be first of several arms
-    has intervals at Bonferroni's level.
+    Attributes:
+        metric: What targets are values of.
+        targets: The planned targets.
+        exploratory: Targets added after the first results: reported, and never part of a headline.
+        looks: When the comparison is looked at; None: once, with the seeds that it has.
+        seeds: The seeds in the order in which they were planned; None: in rising order.
+        margin: What counts as no difference.
+        alpha: Probability of a wrong difference over all claims and looks, and of a wrong "no difference".
+        paired: Whether the same seed means the same initial weights and the same order of data in every arm.
+        column: Time: "step", "epoch" or "seconds".
+    """
+
+    metric: Metric
+    targets: tuple[float, ...]
+    exploratory: tuple[float, ...] = ()
+    looks: Looks | None = None
+    seeds: tuple[int, ...] | None = None
+    margin: float = MARGIN
+    alpha: float = ALPHA
+    paired: bool = True
+    column: str = "step"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A table of results with what every statistic of it shares.
+
+    Attributes:
+        table: The results table, of one budget.
+        rule: How it is judged.
+        looks: When it is looked at.
+        seeds: Its seeds in the order in which they were planned.
+        smoothed: Whether the curves were smoothed before they were interpolated.
+        of: Arrivals by arm, at the planned targets and then the exploratory ones.
+        repeated: Seeds of an arm that have the very same curve: one run, see `arrivals.repeated_seeds`.
+    """
+
+    table: pd.DataFrame
+    rule: Rule
+    looks: Looks
+    seeds: tuple[int, ...]
+    smoothed: bool
+    of: Mapping[str, Arrivals]
+    repeated: Mapping[str, tuple[int, ...]]
+
+    @property
+    def confidence(self) -> float:
+        """Level of a claim's interval at the present look."""
+        return interval_level(self.looks, CONFIDENCE)
+
+    def pair(self, arm: str, baseline: str, seeds: int | None = None) -> Pair | None:
+        """The runs of two arms.
+
+        Args:
+            arm: The arm's name.
+            baseline: The other arm's name.
+            seeds: Only the first so many seeds, as at an earlier look; None: all there are.
+
+        Returns:
+            The pair; None if `seeds` are asked for and one of the arms lacks some of them.
+        """
+        sides = (self.of[arm], self.of[baseline])
+        runs = pair(*sides, paired=self.rule.paired)
+        if seeds is None:
+            return runs
+        if runs.paired:
+            chosen = self.seeds[:seeds]
+            complete = len(chosen) == seeds and all(set(chosen) <= set(side.seeds) for side in sides)
+            return Pair(runs.arm.of(chosen), runs.baseline.of(chosen)) if complete else None
+        firsts = [[seed for seed in self.seeds if seed in side.seeds][:seeds] for side in sides]
+        if min(map(len, firsts)) < seeds:
+            return None
+        return Pair(sides[0].of(firsts[0]), sides[1].of(firsts[1]), paired=False)
+
+
+def judge(table: pd.DataFrame, rule: Rule) -> Judged:
+    """Prepares a table of results for its verdicts.
 
     Args:
         table: The results table, of one budget.
-        metric: The metric.
-        targets: Values whose first reaching is timed.
+        rule: How it is judged.
     """
+    seeds = tuple(int(seed) for seed in sorted(table["seed"].unique())) if rule.seeds is None else rule.seeds
+    finished = int(table.groupby("arm")["seed"].nunique().max()) if len(table) else 0
+    looks = rule.looks or Looks.fixed(max(finished, 1))
+    targets, smooth = (*rule.targets, *rule.exploratory), smooths(table)
+    of = {
+        arm: arrivals(table, arm, rule.metric, targets, rule.column, smooth=smooth)
+        for arm in dict.fromkeys(table["arm"])
+    }
+    return Judged(table, rule, looks, seeds, smooth, of, repeated_seeds(table, rule.metric))
+
+
+def headline(judged: Judged, arm: str, baseline: str, *, highest_only: bool = False) -> Headline:
+    """One arm against one other, with all the seeds there are.
+
+    Args:
+        judged: The results.
+        arm: The arm's name.
+        baseline: The other arm's name.
+        highest_only: Whether only the hardest target counts.
+    """
+    rule, runs = judged.rule, judged.pair(arm, baseline)
+    assert runs is not None  # no number of seeds was asked for
+    planned = _planned(rule, highest_only=highest_only)
+    used = runs.at(planned).informative
+    left_out = [target for target in planned if target not in used]
+    reached = {
+        target: any(side.at([target]).arrived.any() for side in (runs.arm, runs.baseline)) for target in left_out
+    }
+    at = runs.at(used)
+    arm_missed, baseline_missed, both_missed = at.missed()
+    confidence = judged.confidence
+    return Headline(
+        arm=arm,
+        baseline=baseline,
+        ratio=at.estimate().interval(confidence).exp(),
+        confidence=confidence,
+        targets=used,
+        unreached=tuple(target for target in left_out if not reached[target]),
+        at_once=tuple(target for target in left_out if reached[target]),
+        paired=runs.paired,
+        arm_missed=arm_missed,
+        baseline_missed=baseline_missed,
+        both_missed=both_missed,
+        arrivals=len(used) * runs.n,
+        area=area_difference(judged.table, runs, rule.metric).interval(confidence),
+        ending=ending_difference(judged.table, runs, rule.metric).interval(confidence),
+        at=target_ratios(runs, planned, level=1.0 - confidence, exploratory=() if highest_only else rule.exploratory),
+        everywhere=decided_everywhere(at, level=1.0 - confidence),
+    )
+
+
+def verdicts(judged: Judged, claims: Sequence[Claim]) -> list[Verdict]:
+    """What a comparison says about every claim.
+
+    At each look so far, every claim that can be tested has a p-value that the arms take equally long, and one that they
+    differ by more than the margin; a claim is decided at the first look at which one of them is small enough, and stays
+    decided. Holm's weighted procedure over the claims and a spending function over the looks keep the probability of
+    any wrong "faster" or "slower" in the report, ever, within `rule.alpha`, and that of any wrong "no difference" too
+    (`hf_critmom.experiments.comparison.sequential`).
+
+    Args:
+        judged: The results.
+        claims: The claims, see `claims.claims_of`.
+    """
+    reasons = [untested(claim, judged.table) for claim in claims]
+    tested = iter(_tested(judged, [claim for claim, reason in zip(claims, reasons, strict=True) if not reason]))
+    seeds, margin = max(judged.looks.made, default=0), judged.rule.margin
+    return [
+        Verdict(claim, NOT_TESTED, (), seeds, reason=reason, margin=margin) if reason else next(tested)
+        for claim, reason in zip(claims, reasons, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """p-values of one claim at one look.
+
+    Attributes:
+        different: That the arms take equally long, two-sided.
+        within: That they differ by more than the margin, doubled, so that it is compared with a two-sided level.
+        word: The word if the first is small enough.
+    """
+
+    different: float = 1.0
+    within: float = 1.0
+    word: str = NOT_DECIDED
+
+
+def _tested(judged: Judged, claims: Sequence[Claim]) -> list[Verdict]:
+    """Verdicts on claims that can be tested."""
+    if not claims:
+        return []
+    looks, alpha = judged.looks, judged.rule.alpha
+    evidence = [[_evidence(judged, claim, seeds) for claim in claims] for seeds in looks.counted]
+    weights = claim_weights(claims)
+    shape = (len(looks.counted), len(claims))
+    different, within = (
+        np.array([[getattr(one, kind) for one in row] for row in evidence]).reshape(shape)
+        for kind in ("different", "within")
+    )
+    at_different, allowed = decide(different, weights, looks, alpha)
+    at_within, allowed_within = decide(within, weights, looks, 2.0 * alpha)
     found = []
-    for claim in CLAIMS:
-        if (table["arm"] == claim.arm).any():
-            ends = tuple((name, paired_difference(table, claim.arm, name, metric)) for name in claim.baselines)
-            found.append(replace(_verdict(claim, table, metric, targets), endings=ends))
+    for place, claim in enumerate(claims):
+        decided = [int(at[place]) for at in (at_different, at_within)]
+        look = min((at for at in decided if at >= 0), default=-1)
+        word = NOT_DECIDED
+        if look >= 0:
+            word = evidence[look][place].word if decided[0] == look else NO_DIFFERENCE
+        totals = (float(allowed[place]), float(allowed_within[place]))
+        found.append(_verdict(judged, claim, word, look, totals, len(claims)))
     return found
 
 
-def _verdict(claim: Claim, table: pd.DataFrame, metric: Metric, targets: Sequence[float]) -> Verdict:
-    arms = list(dict.fromkeys(table["arm"]))
-    if missing := [name for name in claim.baselines if name not in arms]:
-        return Verdict(claim, UNTESTED, (), 0, f"it needs the arm {', '.join(missing)}")
-    # A tuned variant may be the very arm, and is no rival of one that is not tuned.
-    rivals = tuple(name for name in arms if name != claim.arm and not name.endswith(TUNED_SUFFIX))
-    baselines = claim.baselines or rivals
-    if not baselines:
-        return Verdict(claim, UNTESTED, (), 0, "there is no other arm")
-    if claim.same_learning_rate and not _same_learning_rate(table, claim.arm, baselines):
-        return Verdict(claim, UNTESTED, (), 0, "the arms have different learning rates")
-    ordered = sorted(targets, reverse=not metric.greater_is_better)
-    judged = ordered[-1:] if claim.highest_only else ordered
-    # One faster arm contradicts a claim to be first: among several, one would look faster by chance soon.
-    confidence = CONFIDENCE if claim.baselines else 1.0 - (1.0 - CONFIDENCE) / len(baselines)
-    findings = tuple(
-        Finding(baseline, ratio, _status(ratio))
-        for target in judged
-        for baseline in baselines
-        for ratio in [paired_ratio(table, claim.arm, baseline, metric, target, confidence=confidence)]
-    )
-    seeds = min(finding.steps.ratio.n for finding in findings)
-    informative = [finding for finding in findings if finding.steps.both_censored < finding.steps.ratio.n]
-    if not informative:
-        compared = any(finding.steps.ratio.n for finding in findings)
-        why = "none of the arms reached the target" if compared else "no seed of theirs is finished in common"
-        return Verdict(claim, UNDECIDED, findings, seeds, why)
-    statuses = {finding.status for finding in informative}
-    if claim.highest_only and len(informative) < len(findings):
-        statuses.add(UNDECIDED)
-    if claim.highest_only and CONTRADICTED in statuses:
-        return Verdict(claim, CONTRADICTED, findings, seeds)
-    return Verdict(claim, statuses.pop() if len(statuses) == 1 else UNDECIDED, findings, seeds)
+def _verdict(
+    judged: Judged, claim: Claim, word: str, look: int, totals: tuple[float, float], num_claims: int
+) -> Verdict:
+    rule, looks = judged.rule, judged.looks
+    rivals = claim.rivals(list(judged.of))
+    headlines = tuple(headline(judged, claim.arm, rival, highest_only=claim.highest_only) for rival in rivals)
+    seeds = min(one.ratio.n for one in headlines)
+    if word != NOT_DECIDED:
+        return Verdict(claim, word, headlines, seeds, decided_at=looks.counted[look], margin=rule.margin)
+    needed = None
+    pairs = [runs for rival in rivals if (runs := judged.pair(claim.arm, rival)) is not None]
+    same = next(filter(None, (_repeated(judged, runs) for runs in pairs)), "")
+    reason = same or _obstacle(judged, headlines, num_claims)
+    if not claim.first and headlines[0].targets and not same:
+        (runs,) = pairs
+        estimate = runs.at(headlines[0].targets).estimate()
+        needed = seeds_needed(estimate, looks, math.log1p(rule.margin), *totals)
+    return Verdict(claim, word, headlines, seeds, needed=needed, reason=reason, margin=rule.margin)
 
 
-def _status(ratio: PairedRatio) -> str:
-    if ratio.ratio.high < 1.0:
-        return SUPPORTED
-    return CONTRADICTED if ratio.ratio.low > 1.0 else UNDECIDED
+def _obstacle(judged: Judged, headlines: Sequence[Headline], num_claims: int) -> str:
+    """What stands in the way of a decision, in words; empty if it is the spread alone."""
+    seeds = min(one.ratio.n for one in headlines)
+    if seeds == 0:
+        return "no seed of theirs is finished in common"
+    if not any(one.targets for one in headlines):
+        if any(one.at_once for one in headlines):
+            return "every run was at a target when it was first evaluated"
+        return "none of the arms reached a target"
+    if seeds < judged.looks.first:
+        return f"{seeds} of {judged.looks.first} planned seeds are finished"
+    if seeds == 1:
+        return "one seed has no spread"
+    if len(headlines) == 1 and (headlines[0].ratio.low > 1.0 or headlines[0].ratio.high < 1.0) and num_claims > 1:
+        return f"the correction for {num_claims} claims leaves it open"
+    return ""
 
 
-def _same_learning_rate(table: pd.DataFrame, arm: str, baselines: Sequence[str]) -> bool:
-    if "peak_learning_rate" not in table:  # results of 0.1: every arm had the one of the command
-        return True
-    return table[table["arm"].isin([arm, *baselines])]["peak_learning_rate"].nunique(dropna=False) == 1
+def _repeated(judged: Judged, runs: Pair) -> str:
+    """Which runs of a pair are one and the same, in words; empty if none are."""
+    for side in (runs.arm, runs.baseline):
+        same = [seed for seed in judged.repeated.get(side.arm, ()) if seed in side.seeds]
+        if len(same) > 1:
+            seeds = f"{', '.join(map(str, same[:-1]))} and {same[-1]}"
+            return f"seeds {seeds} of {side.arm} have the very same curve, so that the seed does not reach the training"
+    return ""
 
 
-def sentence(verdict: Verdict) -> str:
-    """A verdict in a few sentences, with the figures that it rests on."""
-    claim = _capital(verdict.claim.text)
-    if verdict.reason:
-        return f"{claim}: **{verdict.headline}** ({verdict.reason})."
-    return " ".join([f"{claim}: **{verdict.headline}**.", *(_figures(finding) for finding in verdict.findings)])
+def _planned(rule: Rule, *, highest_only: bool) -> tuple[float, ...]:
+    """The planned targets, the easiest first; only the hardest where only that counts."""
+    ordered = tuple(sorted(rule.targets, reverse=not rule.metric.greater_is_better))
+    return ordered[-1:] if highest_only else ordered
 
 
-def _figures(finding: Finding) -> str:
-    steps, baseline, n = finding.steps, finding.baseline, finding.steps.ratio.n
-    to = f"To {steps.target:.4g}"
-    if n == 0:
-        return f"It has no finished seed in common with `{baseline}`."
-    if steps.both_censored == n:
-        return f"{to} neither it nor `{baseline}` arrived."
-    missed = [
-        (steps.arm_censored, "it alone"),
-        (steps.baseline_censored, f"`{baseline}` alone"),
-        (steps.both_censored, "neither"),
-    ]
-    told = [
-        f"{who} {'arrived' if who == 'neither' else 'did not arrive'} with {k} of {n} seeds" for k, who in missed if k
-    ]
-    if steps.bound == "unknown":
-        return f"{to} it cannot be related to `{baseline}` ({', '.join([*told, finding.status])})."
-    bound = "" if steps.bound == "exact" else f"{steps.bound} "
-    seeds = f"{n} seed{'s' if n > 1 else ''}"
-    details = ", ".join([interval_in_words(steps), seeds, *told, finding.status])
-    return f"{to} it took {bound}{steps.ratio.estimate:.2f} times the steps of `{baseline}` ({details})."
+def _evidence(judged: Judged, claim: Claim, seeds: int) -> _Evidence:
+    """What the first so many seeds say about a claim.
 
-
-def ending(verdict: Verdict, metric: Metric) -> str:
-    """How the arm of a claim ended beside its baselines, in a sentence: faster to a target is not better at the end.
-
-    Empty where the claim was not tested, is about all other arms, or no seed was tested in common.
+    A claim to be first is upheld if the arm is faster than every other, each tested at the full level (an
+    intersection-union test), and contradicted by a single faster arm, tested at Bonferroni's level.
     """
-    if verdict.status == UNTESTED:
-        return ""
-    told = []
-    for baseline, difference in verdict.endings:
-        if difference.n:
-            level = f"{100 * CONFIDENCE:.3g} % interval, " if difference.n > 1 else ""
-            better = "" if metric.greater_is_better else ", less is better"
-            told.append(
-                f"Test {metric.title} minus that of `{baseline}`: {difference_in_words(difference)}, {level}"
-                f"{difference.n} seed{'s' if difference.n > 1 else ''}{better}."
-            )
-    return " ".join(told)
+    rivals = claim.rivals(list(judged.of))
+    below, above, within = [], [], []
+    for rival in rivals:
+        runs = judged.pair(claim.arm, rival, seeds)
+        if runs is None or _repeated(judged, runs):
+            return _Evidence()
+        runs = runs.at(_planned(judged.rule, highest_only=claim.highest_only))
+        estimate = runs.at(runs.informative).estimate()
+        below.append(estimate.p_below())
+        above.append(estimate.p_above())
+        within.append(_p_within(runs, math.log1p(judged.rule.margin)))
+    faster, slower = max(below), len(rivals) * min(above)
+    word = FASTER if faster < slower else SLOWER
+    return _Evidence(min(2.0 * min(faster, slower), 1.0), min(2.0 * max(within), 1.0), word)
 
 
-def _capital(text: str) -> str:
-    first, rest = text.split(" ", 1)
-    return f"`{first.rstrip(',')}`{',' if first.endswith(',') else ''} {rest}"
+def _p_within(runs: Pair, margin: float) -> float:
+    """p-value that the arms differ by no more than the margin.
 
-
-def interval_in_words(found: PairedRatio) -> str:
-    """The interval of a ratio, with its level."""
-    low, high = found.ratio.low, found.ratio.high
-    level = f"{100 * found.confidence:.3g} % interval"
-    if low <= 0.0 and math.isinf(high):
-        return "no interval"
-    if math.isinf(high):
-        return f"{level} from {_bound(low)}"
-    return f"{level} {_bound(low)} to {_bound(high)}"
-
-
-def _bound(value: float) -> str:
-    """An end of an interval, which does not read 1 unless it is."""
-    if value >= 1000.0:
-        return f"{value:.0e}"
-    return f"{value:.2f}" if abs(value - 1.0) >= 0.005 else f"{value:.4f}"
-
-
-def difference_in_words(found: Interval) -> str:
-    """A difference with its interval, if it has one."""
-    if math.isnan(found.estimate):
-        return "-"
-    text = f"{found.estimate:+.4f}"
-    return text if found.n < 2 else f"{text} ({found.low:+.4f} to {found.high:+.4f})"
+    The restriction to the budget draws ratios towards 1, which must not pass for a proof of equality: the targets at
+    which every run of both arms was timed have to show it for themselves too.
+    """
+    timed = [
+        target
+        for column, target in enumerate(runs.arm.targets)
+        if all((side.arrived & ~side.immediate)[:, column].all() for side in (runs.arm, runs.baseline))
+    ]
+    if not timed:
+        return 1.0
+    return max(runs.at(targets).estimate().p_within(margin) for targets in (runs.informative, timed))

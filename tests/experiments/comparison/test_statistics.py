@@ -1,6 +1,5 @@
 """Claims about a comparison's table of results and the statistics computed from it, on tables made by hand."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -22,18 +21,14 @@ from hf_critmom.experiments.comparison.report import table_rows
 from hf_critmom.experiments.comparison.results import read_runs, write_results
 from hf_critmom.experiments.comparison.statistics import (
     Metric,
-    PairedRatio,
     Times,
     first_reaching,
     logrank,
-    paired_difference,
-    paired_ratio,
     reach_curve,
     summarise,
     time_to_target,
     times,
 )
-from hf_critmom.reporting.intervals import Interval, mean_interval
 
 few_examples = settings(max_examples=30, deadline=None)
 
@@ -258,10 +253,6 @@ def test_a_loss_is_timed_as_the_accuracy_that_mirrors_it(epochs: Epochs) -> None
     table = compared(constant=epochs, critmom=epochs[::-1])
     mine, mirrored = (time_to_target(table[table["arm"] == "critmom"], *by) for by in ((ACCURACY, 0.9), (LOSS, 0.11)))
     assert (mine.steps, mine.steps_range, mine.reached) == (mirrored.steps, mirrored.steps_range, mirrored.reached)
-    np.testing.assert_equal(
-        [dataclasses.asdict(paired_ratio(table, "critmom", "constant", ACCURACY, 0.9)) | {"target": 0}],
-        [dataclasses.asdict(paired_ratio(table, "critmom", "constant", LOSS, 0.11)) | {"target": 0}],
-    )
 
 
 # ----------------------------------------------------------------------------------------------- Kaplan-Meier, log-rank
@@ -337,188 +328,6 @@ def test_the_log_rank_test_equals_the_naive_one_and_is_always_a_number(first: Ti
 def test_arms_that_arrive_at_the_same_evaluation_are_not_told_apart() -> None:
     table = compared(constant=[3, 3], critmom=[3, 3])
     assert logrank(*(times(table, arm, ACCURACY, 0.9) for arm in ("constant", "critmom"))) == 1.0
-
-
-# -------------------------------------------------------------------------------------------------------- paired ratios
-
-
-def ratio(mine: Epochs, theirs: Epochs, **options: Any) -> PairedRatio:
-    return paired_ratio(compared(mine=mine, theirs=theirs), "mine", "theirs", ACCURACY, 0.9, **options)
-
-
-def test_the_paired_ratio_is_the_one_computed_by_hand() -> None:
-    """Logs of 2/4, 3/6, 4/4: mean -0.46210, deviation 0.40019; t(0.975, 2) = 4.30265, so half a width is 0.99412."""
-    found = ratio([2, 3, 4], [4, 6, 4])
-    assert (found.bound, found.ratio.n, found.confidence) == ("exact", 3, 0.95)
-    assert found.ratio.estimate == pytest.approx(0.62996, abs=1e-5)
-    assert (found.ratio.low, found.ratio.high) == (pytest.approx(0.23312, abs=2e-5), pytest.approx(1.70236, abs=2e-4))
-
-
-def test_the_interval_is_not_narrower_than_the_cadence_allows() -> None:
-    """Three seeds that agree to the epoch: sqrt(((1/3)^2 + (1/6)^2) / 12) = 0.10758, times 4.30265 / sqrt(3)."""
-    found = ratio([3, 3, 3], [6, 6, 6])
-    assert found.ratio.estimate == pytest.approx(0.5)
-    assert found.ratio.low == pytest.approx(0.5 * math.exp(-0.26724), rel=1e-4)
-    assert found.ratio.high == pytest.approx(0.5 * math.exp(0.26724), rel=1e-4)
-
-
-def test_a_run_that_did_not_arrive_leaves_the_side_open_that_it_could_flatter() -> None:
-    slower = ratio([None, None, 6], [2, 2, 3])
-    assert (slower.bound, slower.arm_censored, slower.ratio.high) == ("at least", 2, math.inf)
-    assert slower.ratio.estimate == pytest.approx((3.0 * 3.0 * 2.0) ** (1 / 3)) and slower.ratio.low > 0.0
-    faster = ratio([2, 2, 3], [None, None, 6])
-    assert (faster.bound, faster.baseline_censored, faster.ratio.low) == ("at most", 2, 0.0)
-    assert faster.ratio.high < math.inf
-
-
-@pytest.mark.parametrize(
-    ("mine", "theirs"),
-    [([None, 2], [2, None]), ([None, 2], [None, 3]), ([None, None, 2], [None, 2, 3])],
-)
-def test_nothing_bounds_a_ratio_where_both_sides_are_censored(mine: Epochs, theirs: Epochs) -> None:
-    found = ratio(mine, theirs)
-    assert (found.bound, found.ratio.high) == ("unknown", math.inf)
-    assert found.ratio.low == 0.0 or found.both_censored == 0
-
-
-def test_where_nobody_ever_arrives_there_is_no_ratio() -> None:
-    found = ratio([None, None], [None, None])
-    assert (found.bound, found.both_censored) == ("unknown", 2)
-    assert math.isnan(found.ratio.estimate) and (found.ratio.low, found.ratio.high) == (0.0, math.inf)
-
-
-def test_only_seeds_that_both_arms_have_are_paired() -> None:
-    runs = [run_of(reaching_at(2), arm="mine", seed=seed) for seed in (0, 1, 2)]
-    runs += [run_of(reaching_at(4), arm="theirs", seed=seed) for seed in (1, 2, 3)]
-    assert paired_ratio(results_table(runs), "mine", "theirs", ACCURACY, 0.9).ratio.n == 2
-    apart = paired_ratio(results_table(runs[:1] + runs[5:]), "mine", "theirs", ACCURACY, 0.9)
-    assert (apart.ratio.n, apart.bound) == (0, "unknown") and math.isnan(apart.ratio.estimate)
-
-
-def test_one_pair_has_an_estimate_but_no_interval() -> None:
-    found = ratio([2], [4])
-    assert (found.ratio.estimate, found.ratio.low, found.ratio.high) == (pytest.approx(0.5), 0.0, math.inf)
-
-
-def test_a_run_that_diverged_did_not_arrive() -> None:
-    runs = [run_of([0.1], arm="mine", seed=0, status="diverged"), run_of(reaching_at(2), arm="theirs", seed=0)]
-    found = paired_ratio(results_table(runs), "mine", "theirs", ACCURACY, 0.9)
-    assert (found.bound, found.ratio.estimate) == ("at least", pytest.approx(3.0))
-
-
-def test_a_higher_level_gives_a_wider_interval() -> None:
-    narrow, wide = (ratio([2, 3, 4], [4, 6, 4], confidence=level).ratio for level in (0.95, 0.99))
-    assert wide.low < narrow.low < narrow.high < wide.high and wide.estimate == narrow.estimate
-
-
-def test_no_spread_is_too_large_for_an_interval() -> None:
-    table = compared(mine=[1, 1], theirs=[1, 1])
-    table.loc[(table["arm"] == "mine") & (table["seed"] == 1), "step"] *= 1_000_000
-    found = paired_ratio(table, "mine", "theirs", ACCURACY, 0.9, confidence=0.999)
-    assert (found.ratio.low, found.ratio.high) == (0.0, math.inf) and found.ratio.estimate == pytest.approx(1000.0)
-
-
-def twin(mine: np.ndarray, theirs: np.ndarray, cadence: float) -> Interval:
-    """The interval of the logarithm for times rounded up to a cadence, written out."""
-    rounding = np.sqrt(np.mean(((cadence / mine) ** 2 + (cadence / theirs) ** 2) / 12.0))
-    return mean_interval(np.log(mine / theirs), least_std=float(rounding))
-
-
-several = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=2, max_size=6)
-
-
-@few_examples
-@given(several)
-def test_the_paired_ratio_equals_the_reference_twin(pairs: list[tuple[int, int]]) -> None:
-    mine, theirs = (list(side) for side in zip(*pairs, strict=True))
-    found, expected = ratio(mine, theirs).ratio, twin(np.array(mine), np.array(theirs), 1.0)
-    assert math.log(found.estimate) == pytest.approx(expected.estimate, abs=1e-9)
-    assert (math.log(found.low), math.log(found.high)) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.05, 0.3], ids=lambda spread: f"spread-{spread}")
-@pytest.mark.parametrize("true_ratio", [1.0, 0.7])
-def test_the_interval_covers_the_true_ratio_as_often_as_it_says(true_ratio: float, spread: float) -> None:
-    """Three seeds, log-normal times around ten evaluations, seen at the next evaluation."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(2000):
-        shared = rng.normal(0.0, 0.3, 3)  # a hard seed is hard for both
-        mine, theirs = (np.ceil(10.0 * by * np.exp(shared + rng.normal(0.0, spread, 3))) for by in (true_ratio, 1.0))
-        found = twin(mine, theirs, 1.0)
-        covered += found.low <= math.log(true_ratio) <= found.high
-    assert covered / 2000 >= 0.93
-
-
-either = st.lists(st.tuples(st.none() | st.integers(1, 6), st.none() | st.integers(1, 6)), min_size=1, max_size=5)
-
-
-@few_examples
-@given(either)
-def test_to_swap_the_arms_inverts_the_ratio_and_its_interval(pairs: list[tuple[int | None, int | None]]) -> None:
-    mine, theirs = (list(side) for side in zip(*pairs, strict=True))
-    found, swapped = ratio(mine, theirs), ratio(theirs, mine)
-    assert (found.arm_censored, found.baseline_censored) == (swapped.baseline_censored, swapped.arm_censored)
-    assert found.both_censored == swapped.both_censored
-    mirror = {"exact": "exact", "at least": "at most", "at most": "at least", "unknown": "unknown"}
-    assert swapped.bound == mirror[found.bound]
-    if found.both_censored < len(pairs):
-        assert swapped.ratio.estimate == pytest.approx(1.0 / found.ratio.estimate, rel=1e-9)
-    with np.errstate(divide="ignore"):
-        assert swapped.ratio.low == pytest.approx(1.0 / np.float64(found.ratio.high), rel=1e-9)
-        assert swapped.ratio.high == pytest.approx(1.0 / np.float64(found.ratio.low), rel=1e-9)
-
-
-@few_examples
-@given(either, st.permutations(range(5)), st.floats(1e-3, 1e3))
-def test_neither_the_names_of_seeds_nor_the_unit_of_time_matter(
-    pairs: list[tuple[int | None, int | None]], names: list[int], unit: float
-) -> None:
-    mine, theirs = (list(side) for side in zip(*pairs, strict=True))
-    table = compared(mine=mine, theirs=theirs)
-    other = table.assign(seed=table["seed"].map(dict(enumerate(names))), seconds=table["seconds"] * unit)
-    found, same = (paired_ratio(rows, "mine", "theirs", ACCURACY, 0.9, "seconds") for rows in (table, other))
-    np.testing.assert_allclose(
-        [same.ratio.estimate, same.ratio.low, same.ratio.high],
-        [found.ratio.estimate, found.ratio.low, found.ratio.high],
-        rtol=1e-9,
-    )
-    assert same.bound == found.bound
-
-
-# ------------------------------------------------------------------------------------------------- differences, means
-
-
-def test_the_difference_of_the_tests_is_paired() -> None:
-    """Differences 0.02, 0.03, 0.04: mean 0.03, deviation 0.01, half a width 4.30265 x 0.01 / sqrt(3) = 0.024841."""
-    tests = {"mine": [0.52, 0.93, 0.74], "theirs": [0.5, 0.9, 0.7]}
-    table = results_table(
-        [run_of([0.5], arm=arm, seed=seed, test=test) for arm, of in tests.items() for seed, test in enumerate(of)]
-    )
-    found = paired_difference(table, "mine", "theirs", ACCURACY)
-    assert found.n == 3 and found.estimate == pytest.approx(0.03)
-    assert (found.low, found.high) == (pytest.approx(0.005159, abs=1e-6), pytest.approx(0.054841, abs=1e-6))
-    swapped = paired_difference(table, "theirs", "mine", ACCURACY)
-    assert (swapped.low, swapped.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
-
-
-def test_a_run_that_diverged_has_no_difference() -> None:
-    runs = [run_of([0.5], arm=arm, seed=seed, test=0.5) for arm in ("mine", "theirs") for seed in (0, 1)]
-    runs[1]["status"] = "diverged"
-    found = paired_difference(results_table(runs), "mine", "theirs", ACCURACY)
-    assert (found.n, found.estimate, found.low, found.high) == (1, 0.0, -math.inf, math.inf)
-    runs[0]["status"] = "diverged"
-    assert math.isnan(paired_difference(results_table(runs), "mine", "theirs", ACCURACY).estimate)
-
-
-@pytest.mark.parametrize(("n", "quantile"), [(2, 12.7062), (3, 4.30265), (5, 2.77645), (10, 2.26216), (31, 2.04227)])
-def test_the_interval_of_a_mean_is_students(n: int, quantile: float) -> None:
-    """Quantiles of t(n - 1) at 0.975, from Student's table."""
-    values = np.random.default_rng(n).normal(size=n)
-    found = mean_interval(values)
-    half = quantile * statistics.stdev(values) / math.sqrt(n)
-    assert found.n == n and found.estimate == pytest.approx(statistics.fmean(values))
-    assert (found.low, found.high) == pytest.approx((found.estimate - half, found.estimate + half), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------- the shown rows

@@ -1,0 +1,237 @@
+"""Verdicts in sentences: the headline of a claim, and what stands behind it."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from hf_critmom.experiments.comparison.ratios import PairedRatio
+from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.experiments.comparison.verdict import (
+    FASTER,
+    NO_DIFFERENCE,
+    NOT_DECIDED,
+    NOT_TESTED,
+    SLOWER,
+    Headline,
+    Verdict,
+)
+from hf_critmom.reporting.intervals import Interval
+
+Name = Callable[[str], str]
+
+
+def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
+    """The word for a claim with its ratio, and how the arm ended; without a full stop.
+
+    For instance "critmom is slower than constant: 1.16 times the steps (1.07 to 1.26, 3 seeds), and ends 0.035 lower
+    (0.032 to 0.037)".
+
+    Args:
+        verdict: The verdict.
+        name: How an arm's name is written, for instance in backquotes.
+    """
+    arm = name(verdict.claim.arm)
+    if verdict.word == NOT_TESTED:
+        return f"{verdict.claim.text}: not tested ({verdict.reason})"
+    if verdict.claim.first and len(verdict.headlines) > 1:
+        return _first(verdict, name)
+    (one,) = verdict.headlines
+    baseline = name(one.baseline)
+    opening = {
+        FASTER: f"{arm} is faster than {baseline}",
+        SLOWER: f"{arm} is slower than {baseline}",
+        NO_DIFFERENCE: f"{arm} and {baseline} show no difference beyond ±{100.0 * verdict.margin:g} %",
+        NOT_DECIDED: f"{arm} against {baseline} is not decided yet",
+    }[verdict.word]
+    to = f" to {one.targets[-1]:.4g}" if verdict.claim.highest_only and one.targets else ""
+    ends = ending(one.ending)
+    if ends and verdict.word == NO_DIFFERENCE:
+        ends = f"{arm} {ends}"
+    return f"{opening}: {_ratio(one, to)}{_outlook(verdict)}" + (f", and {ends}" if ends else "")
+
+
+def ending(difference: Interval) -> str:
+    """How the arm ended, "ends 0.035 lower (0.032 to 0.037)"; empty if no seed of both finished."""
+    if not difference.n or math.isnan(difference.estimate):
+        return ""
+    return f"ends {_signed(difference, 'higher', 'lower')}"
+
+
+def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[str]:
+    """What stands behind a headline, in whole sentences.
+
+    Args:
+        verdict: The verdict.
+        metric: The metric.
+        name: How an arm's name is written.
+    """
+    found = []
+    if verdict.decided_at is not None and verdict.decided_at != verdict.seeds:
+        found.append(f"Decided at the look with {_count(verdict.decided_at, 'seed')}.")
+    if verdict.reason and verdict.word != NOT_TESTED:
+        found.append(f"{verdict.reason[0].upper()}{verdict.reason[1:]}.")
+    for one in verdict.headlines:
+        if len(verdict.headlines) > 1:
+            found.append(f"Against {name(one.baseline)}: {_ratio(one)}.")
+        found += restrictions(one, name=name)
+    if len(verdict.headlines) == 1 and verdict.headlines[0].ratio.n:
+        (one,) = verdict.headlines
+        found.append(targets_sentence(one))
+        if one.everywhere and len(one.targets) > 1:
+            faster = "faster" if one.everywhere < 0 else "slower"
+            found.append(
+                f"It is {faster} at every target{' that tells the two apart' if one.unreached or one.at_once else ''}."
+            )
+        low, high = 1.0 / (1.0 + verdict.margin), 1.0 + verdict.margin
+        if verdict.word in (FASTER, SLOWER) and low < one.ratio.low and one.ratio.high < high:
+            found.append(f"The difference is smaller than {100.0 * verdict.margin:g} %.")
+        if one.area.n:
+            found.append(
+                f"Over the whole training its validation {metric.title} is on average "
+                f"{_signed(one.area, 'higher', 'lower')}."
+            )
+    return found
+
+
+def restrictions(one: Headline, *, name: Name = str) -> list[str]:
+    """What a ratio could not count as it happened, in whole sentences.
+
+    Args:
+        one: The ratio.
+        name: How an arm's name is written.
+    """
+    found = []
+    missed = [
+        (one.arm_missed + one.both_missed, name(one.arm)),
+        (one.baseline_missed + one.both_missed, name(one.baseline)),
+    ]
+    told = [f"{who} missed {count}" for count, who in missed if count]
+    if told:
+        counted = f"{_count(len(one.targets), 'target')}, {_count(one.ratio.n, 'seed')}"
+        found.append(
+            f"Of {_count(one.arrivals, 'arrival')} ({counted}) {' and '.join(told)}, "
+            "counted with the end of the budget: that understates a difference."
+        )
+    for targets, why in (
+        (one.unreached, "no run of the two reached"),
+        (one.at_once, "every run was at when it was first evaluated"),
+    ):
+        if targets and one.ratio.n:
+            found.append(f"Left out: {_listed([f'{target:.4g}' for target in targets])}, which {why}.")
+    if not one.paired and one.ratio.n:
+        found.append("The seeds of the two are not paired, so their means are compared (Welch's t interval).")
+    return found
+
+
+def targets_sentence(one: Headline) -> str:
+    """The ratio at each target, in a sentence: interval by Holm's correction, bounds, what was decided."""
+    parts = []
+    for at in one.at:
+        if at.bound == "unknown":
+            parts.append(f"{at.target:.4g}: {'reached by neither' if at.both_censored == at.ratio.n else 'open'}")
+            continue
+        bound = "" if at.bound == "exact" else f"{at.bound} "
+        low, high = at.ratio.low, at.ratio.high
+        ends = "" if low <= 0.0 else f"from {_bound(low)}" if math.isinf(high) else f"{_bound(low)} to {_bound(high)}"
+        ends = f"up to {_bound(high)}" if low <= 0.0 and math.isfinite(high) else ends
+        notes = [ends] if ends else []
+        if at.bound == "exact" and at.outer[0] > 0.0 and math.isfinite(at.outer[1]):
+            notes.append(f"between evaluations {at.outer[0]:.2f} to {at.outer[1]:.2f}")
+        if at.decided or at.exploratory:
+            notes.append("exploratory" if at.exploratory else "decided")
+        details = f" ({'; '.join(notes)})" if notes else ""
+        parts.append(f"{at.target:.4g}: {bound}{_bound(at.ratio.estimate)}{details}")
+    return f"Times the steps to each target, with Holm's correction: {', '.join(parts)}."
+
+
+def interval_in_words(found: PairedRatio) -> str:
+    """The interval of a ratio, with its level."""
+    low, high = found.ratio.low, found.ratio.high
+    level = f"{100 * found.confidence:.3g} % interval"
+    if low <= 0.0 and math.isinf(high):
+        return "no interval"
+    if math.isinf(high):
+        return f"{level} from {_bound(low)}"
+    return f"{level} {_bound(low)} to {_bound(high)}"
+
+
+def difference_in_words(found: Interval) -> str:
+    """A difference with its interval, if it has one."""
+    if math.isnan(found.estimate):
+        return "-"
+    text = f"{found.estimate:+.4f}"
+    return text if found.n < 2 else f"{text} ({found.low:+.4f} to {found.high:+.4f})"
+
+
+def _first(verdict: Verdict, name: Name) -> str:
+    """The headline of a claim to be first of several."""
+    arm, others = name(verdict.claim.arm), verdict.headlines
+    known = [one for one in others if not math.isnan(one.ratio.estimate)]
+    to = f" to reach {known[0].targets[-1]:.4g}" if verdict.claim.highest_only and known else ""
+    if verdict.word == NO_DIFFERENCE:
+        rivals = _listed([name(one.baseline) for one in others])
+        return f"{arm} shows no difference beyond ±{100.0 * verdict.margin:g} % from {rivals}"
+    if not known:
+        return f"{arm} against every other arm is not decided yet"
+    # Of those that are slower than the arm the nearest matters, of those that are faster the farthest ahead.
+    nearest = max(known, key=lambda one: one.ratio.estimate)
+    against = f"{_ratio(nearest, of=name(nearest.baseline))}"
+    if verdict.word == FASTER:
+        return f"{arm} is the first{to}: {against}, the next"
+    if verdict.word == SLOWER:
+        return f"{arm} is not the first{to}: {against}"
+    return f"{arm} against every other arm is not decided yet{to and f', {to.strip()}'}: {against}{_outlook(verdict)}"
+
+
+def _ratio(one: Headline, to: str = "", *, of: str = "") -> str:
+    n, found = one.ratio.n, one.ratio
+    if not n:
+        return "no seed in common"
+    if math.isnan(found.estimate):
+        return f"no target tells them apart with {_count(n, 'seed')}"
+    steps = f"{_bound(found.estimate)} times the steps{f' of {of}' if of else ''}{to}"
+    if n == 1 or math.isinf(found.high):
+        return f"{steps} ({_count(n, 'seed')})"
+    return f"{steps} ({_bound(found.low)} to {_bound(found.high)}, {_count(n, 'seed')})"
+
+
+def _outlook(verdict: Verdict) -> str:
+    if verdict.word != NOT_DECIDED or verdict.needed is None:
+        return ""
+    return f"; about {_count(verdict.needed, 'seed')} would probably decide"
+
+
+def _signed(found: Interval, above: str, below: str) -> str:
+    """A difference by its size and side, "0.035 lower (0.032 to 0.037)"."""
+    side, other = (above, below) if found.estimate >= 0.0 else (below, above)
+    known = found.n > 1 and math.isfinite(found.low) and math.isfinite(found.high)
+    if found.estimate == 0.0 and (not known or found.low == found.high):
+        return "equal"
+    shown = [abs(found.estimate), *((abs(found.low), abs(found.high)) if known else ())]
+    # So that half the interval's width has one digit or two, and a difference without an interval two.
+    size = (found.high - found.low) / 2.0 if known else abs(found.estimate) / 5.0
+    digits = max(math.ceil(0.3 - math.log10(size)), 0) if size > 0.0 else 4
+    while any(0.0 < value < 0.5 * 10.0**-digits for value in shown) and digits < 6:
+        digits += 1
+    told = f"{abs(found.estimate):.{digits}f} {side}"
+    if not known:
+        return told
+    if found.low < 0.0 < found.high:
+        ends = (found.low, found.high) if found.estimate >= 0.0 else (found.high, found.low)
+        return f"{told} ({abs(ends[0]):.{digits}f} {other} to {abs(ends[1]):.{digits}f} {side})"
+    low, high = sorted((abs(found.low), abs(found.high)))
+    return f"{told} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _bound(value: float) -> str:
+    """A ratio, which does not read 1 unless it is."""
+    if value >= 1000.0:
+        return f"{value:.0e}"
+    return f"{value:.2f}" if abs(value - 1.0) >= 0.005 or value == 1.0 else f"{value:.4f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
