@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from hf_critmom.experiments.comparison.analysis import Analysis, analyse
@@ -36,6 +37,8 @@ from hf_critmom.experiments.comparison.sequential import ALPHA, Looks
 from hf_critmom.experiments.comparison.statistics import ArmSummary, Metric, TimeToTarget
 from hf_critmom.experiments.comparison.tuning import Choice
 from hf_critmom.experiments.comparison.verdict import Verdict
+from hf_critmom.reporting.page import Section, write_page
+from hf_critmom.reporting.tables import Table
 from hf_critmom.reporting.templates import render
 from hf_critmom.storage.files import atomic_write
 
@@ -67,6 +70,7 @@ def write_report(folder: Path) -> RenderableType:
             write_figures(folder, of_budget)
         with atomic_write(folder / "README.md") as partial:
             partial.write_text(_card(plan, results, arms, analyses, figures), encoding="utf-8")
+        _write_page(folder, plan, results, table, arms, analyses)
     return Group(*(part for analysis in analyses for part in _for_terminal(plan, analysis)))
 
 
@@ -117,6 +121,47 @@ def _figures(results: Results, analysis: Analysis, arms: Mapping[str, Arm]) -> d
         figures[f"speed{suffix}.png"] = speed_figure(analysis, present)
     figures[f"reach{suffix}.png"] = reach_figure(analysis, present)
     return figures
+
+
+def _write_page(
+    folder: Path,
+    plan: Plan,
+    results: Results,
+    table: pd.DataFrame,
+    arms: Mapping[str, Arm],
+    analyses: Sequence[Analysis],
+) -> None:
+    """Writes ``report.html``, the report to look at."""
+    from hf_critmom.experiments.comparison import page  # Altair takes a second to import
+
+    metric, sections, headlines = _metric(plan), [], []
+    for analysis in analyses:
+        budget = analysis.budget
+        headlines += page.headlines(analysis)
+        sections += page.sections(
+            analysis,
+            table if budget is None else table[table["budget"] == budget],
+            [result for run, result in results.runs.items() if run.epochs == budget],
+            {name: arms[name] for name in analysis.arms},
+            Table(*table_rows(analysis.summaries, metric.title)),
+            Table(*drift_rows(analysis.drift, analysis.baseline)),
+        )
+    if len(analyses) > 1:  # the controls of the first budget set the charts of all
+        first = len(sections) // len(analyses)
+        sections = [*sections[:first], *(replace(section, controls=()) for section in sections[first:])]
+    missing = len(plan.runs()) - sum(run in results.runs for run in plan.runs())
+    what = [f"{name}: {arm.help}." for name, arm in arms.items()]
+    how = "Made by hf-critmom compare. How it was measured stands in README.md beside this page; the command:"
+    write_page(
+        folder,
+        title=f"{plan.task.name}: {', '.join(arms)}",
+        subtitle=f"{_training_in_words(plan, analyses[0].budget)}, {_counted([len(plan.seeds)], 'seed')}",
+        notice=f"Unfinished: {missing} of {len(plan.runs())} runs are missing; the command continues it."
+        if missing
+        else "",
+        headlines=headlines,
+        sections=[*sections, Section("What was compared", paragraphs=[*what, how], code=plan.command)],
+    )
 
 
 def table_rows(summaries: Sequence[ArmSummary], metric: str) -> tuple[list[str], list[list[str]]]:
@@ -207,7 +252,7 @@ def _metric(plan: Plan) -> Metric:
 
 def _for_terminal(plan: Plan, analysis: Analysis) -> list[RenderableType]:
     header, rows = table_rows(analysis.summaries, analysis.metric.title)
-    table = Table(
+    table = RichTable(
         title=f"{plan.task.name}: {_training_in_words(plan, analysis.budget)}",
         caption="Steps and seconds of training until validation first reached the target: median (range) over seeds. "
         "Test: mean ± standard deviation over seeds.",
