@@ -1,4 +1,4 @@
-"""Claims about the page of a comparison: it says what the report says, is small, and obeys its controls in a browser."""
+"""Claims about the page of a comparison: it says what the report says, and obeys its controls in a browser."""
 
 import json
 import shutil
