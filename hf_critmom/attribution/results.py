@@ -75,6 +75,10 @@ class Attribution:
     def __post_init__(self) -> None:
         if not self.groups or abs(sum(group.share for group in self.groups.values()) - 1.0) > 1e-6:
             raise ValueError("the shares of the groups do not add up to 1")
+        squares = {name: group.norm * group.norm for name, group in self.groups.items()}
+        whole = sum(squares.values())
+        if not all(abs(squares[name] - group.share * whole) <= 1e-6 * whole for name, group in self.groups.items()):
+            raise ValueError("the shares of the groups are not those of their norms")
         if not 0 < self.selected <= self.total or not 0 <= (self.misclassified or 0) <= self.total:
             raise ValueError(f"{self.selected} of {self.total} {self.unit} are chosen")
         if not 0.0 < self.confidence < 1.0:

@@ -72,6 +72,19 @@ class RepairSettings:
 
 
 @dataclass(frozen=True)
+class OptimizerRecord:
+    """The treatments' optimizer.
+
+    Attributes:
+        optim: Its name, as ``--optim`` takes it.
+        optim_args: Its options, as ``--optim_args`` takes them.
+    """
+
+    optim: str
+    optim_args: str | None = None
+
+
+@dataclass(frozen=True)
 class RepairPlan:
     """A stored plan.
 
@@ -99,7 +112,7 @@ class RepairPlan:
     layers: dict[str, int]
     weights: str
     seeds: tuple[int, ...]
-    optimizer: dict[str, str | None]
+    optimizer: OptimizerRecord
     training: dict[str, Any]
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""

@@ -15,7 +15,7 @@ from hf_critmom.errors import root_message
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairPlan
 from hf_critmom.experiments.repair.scan import EpochScan, logged_training, scan, training_seconds
-from hf_critmom.experiments.repair.selection import CHOSEN, Choice
+from hf_critmom.experiments.repair.selection import CHOSEN, SELECTIONS, Choice, Evidence, in_order
 from hf_critmom.experiments.repair.targets import Target, targets_by_role
 from hf_critmom.experiments.repair.verification import Verification
 from hf_critmom.reporting.intervals import Interval, mean_interval
@@ -68,6 +68,9 @@ class Treatment:
             raise ValueError(f"the status {self.status!r} does not fit the verification")
         if min(self.steps, self.seconds, self.samples_per_second) < 0:
             raise ValueError("steps or seconds are negative")
+        places = ("index", "label", "before", "after")
+        if not all(type(item.get(place)) is int for item in self.changed for place in places):
+            raise ValueError("a changed item lacks its index, label or predictions")
         if found := self.verification:
             counts = [item.get("change") for item in self.changed]
             if (counts.count("fixed"), counts.count("broken")) != (found.fixed, found.broken):
@@ -185,7 +188,7 @@ def read_repair(folder: Path) -> Repair:
         RepairError: If there is none, it is not finished, or it is damaged.
     """
     plan = RepairPlan.read(folder)
-    choice = read_choice(folder, plan.layers)
+    choice = read_choice(folder, plan)
     targets = targets_by_role(plan, choice)
     roles = {
         role: [
@@ -203,16 +206,25 @@ def read_repair(folder: Path) -> Repair:
     return Repair(list(scanned or ()), choice, roles, read_cost(folder), folder, plan, labels)
 
 
-def read_choice(folder: Path, layers: Mapping[str, int]) -> Choice:
+def read_choice(folder: Path, plan: RepairPlan) -> Choice:
     """The diagnosis of a repair's folder.
 
     Raises:
-        RepairError: If it is damaged.
+        RepairError: If it is damaged, or its groups are not those that the plan's rule chooses by its evidence.
     """
     file = folder / DIAGNOSIS_FILE
-    choice = _read(file, Choice, "delete it and repeat the command, which makes the diagnosis again")
-    if {*choice.attribution.groups, *choice.attribution.frozen} != set(layers):
-        raise RepairError(f"{file} is of other layer groups than {folder}: delete it and repeat the command.")
+    again = "delete it and repeat the command, which makes the diagnosis again"
+    choice = _read(file, Choice, again)
+    if {*choice.attribution.groups, *choice.attribution.frozen} != set(plan.layers):
+        raise RepairError(f"{file} is of other layer groups than {folder}: {again}.")
+    asked, rule = plan.settings.get("groups", "auto"), plan.settings.get("select", "gradient")
+    expected = [asked] if isinstance(asked, str) else asked
+    if asked == "auto" and rule in SELECTIONS:
+        number = plan.settings.get("num_groups")
+        evidence = Evidence(choice.attribution, choice.diagnosis, lambda: choice.friction, number)
+        expected = SELECTIONS[rule].choose(evidence).groups
+    if choice.groups != in_order(plan.layers, expected):
+        raise RepairError(f"{file} names other groups than its evidence: {again}.")
     return choice
 
 

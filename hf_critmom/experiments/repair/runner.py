@@ -152,7 +152,7 @@ class RepairRunner:
             self.folder / DIAGNOSIS_FILE,
             compute=lambda: diagnose_network(self.network, self.request, diagnosis_dataset),
             write=lambda found: write_choice(self.folder, found),
-            read=lambda: read_choice(self.folder, self.plan.layers),
+            read=lambda: read_choice(self.folder, self.plan),
         )
         self.progress(choice.reason)
         labels = None

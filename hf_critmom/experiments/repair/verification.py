@@ -11,6 +11,8 @@ from hf_critmom.attribution.predictions import Predictions
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.storage.typed import from_json
 
+MCNEMAR = "McNemar's exact test"
+
 
 @dataclass(frozen=True)
 class ClassChange:
@@ -61,6 +63,10 @@ class Verification:
             raise ValueError(f"of {self.items} items {counts} cannot be right before, fixed and broken")
         if not 0.0 <= self.pvalue <= 1.0:
             raise ValueError(f"pvalue is {self.pvalue} instead of a number from 0 to 1")
+        if self.test == MCNEMAR and abs(self.pvalue - mcnemar(self.fixed, self.broken)) > 1e-6:
+            raise ValueError(
+                f"pvalue is {self.pvalue}, which is not that of {self.fixed} fixed and {self.broken} broken"
+            )
         for name in ("items", "right_before", "fixed", "broken") if self.classes else ():
             if sum(getattr(change, name) for change in self.classes) != getattr(self, name):
                 raise ValueError(f"{name} of the classes do not add up to {getattr(self, name)}")
@@ -124,7 +130,7 @@ def verify(before: Predictions, after: Predictions) -> Verification:
         pvalue, test = float(stats.ttest_1samp(changes, 0.0).pvalue) if varied else 1.0, "paired t test over texts"
         classes: tuple[ClassChange, ...] = ()
     else:
-        pvalue, test = mcnemar(int(fixed.sum()), int(broken.sum())), "McNemar's exact test"
+        pvalue, test = mcnemar(int(fixed.sum()), int(broken.sum())), MCNEMAR
         classes = tuple(
             ClassChange(
                 int(label),

@@ -229,6 +229,8 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
         ("runs/fc/seed-42/result.json", ("files", "model.safetensors"), "0" * 64),
         ("runs/fc/seed-42/result.json", ("files", "../../../x"), "0" * 64),
         ("diagnosis.json", ("groups",), ["layer9"]),
+        ("diagnosis.json", ("groups",), ["layer4"]),
+        ("runs/fc/seed-42/result.json", ("verification", "pvalue"), 0.001),
         ("diagnosis.json", ("attribution", "groups", "fc", "share"), 0.99),
         ("diagnosis.json", ("reason",), None),
         ("cost.json", ("seconds",), -1.0),
