@@ -72,9 +72,17 @@ class PlanFile:
         Raises:
             InputError: If the stored plan disagrees or is damaged, the folder holds other files, or cannot be written.
         """
-        if not write:
-            return reconcile(self.read(folder), plan) if self.exists(folder) else plan
-        if not self.exists(folder):
+        if self.exists(folder):
+            stored = self.read(folder)
+            governing = reconcile(stored, plan)
+            if not write:
+                return governing
+            if governing == stored:  # like what is refused, it leaves no lock behind
+                remove_partial_files(folder)
+                return governing
+        elif not write:
+            return plan
+        else:
             create_or_open_folder(folder, self.kind, self.name, self.error, write=True)
         remove_partial_files(folder)
         with locked(folder, "plan"):

@@ -491,7 +491,7 @@ def test_a_plan_with_an_arm_of_another_version_is_refused(
 ) -> None:
     plan = placed(finished_comparison, tmp_path / "out") / "comparison.json"
     plan.write_text(plan.read_text().replace('"optimizer": "sgd"', '"optimizer": "sgd", "quantum": 1', 1))
-    assert "'constant'" in refused("report", "out")
+    assert "arms.constant.quantum" in refused("report", "out")
 
 
 # ------------------------------------------------------------------------------------------------ run, and the process
@@ -507,7 +507,9 @@ def test_the_process_answers_as_the_function_does(run_python: Any, tmp_path: Pat
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     done = run_python("-m", "hf_critmom", "compare", "--output_dir", "out", *TINY)
     assert done.returncode == 2 and done.stdout == ""
-    assert the_sentence(done.stderr).startswith("hf-critmom compare: error: out holds files, but no comparison")
+    assert the_sentence(done.stderr).startswith(
+        "python -m hf_critmom compare: error: out holds files, but no comparison"
+    )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 

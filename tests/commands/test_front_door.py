@@ -148,6 +148,11 @@ sys.exit(commands.main(["compare"]))
 """
 
 
+def heeds_interrupts() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("sent", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
@@ -155,7 +160,14 @@ def test_an_interrupted_command_says_in_a_sentence_that_it_can_be_continued(
     tmp_path: Path, sent: signal.Signals, status: int, word: str
 ) -> None:
     command = [sys.executable, "-c", SLEEPER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=heeds_interrupts,
+    ) as process:
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
         time.sleep(0.1)
         process.send_signal(sent)

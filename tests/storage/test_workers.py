@@ -105,9 +105,16 @@ except KeyboardInterrupt:
 """
 
 
+def heeds_interrupts() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_command(tmp_path: Path, sent: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=tmp_path, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, stdout=subprocess.PIPE, preexec_fn=heeds_interrupts
+    )
     deadline = time.monotonic() + 60
     while len(found := list(tmp_path.glob("worker-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
