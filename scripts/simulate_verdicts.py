@@ -4,11 +4,12 @@
 
 A synthetic run is the mean validation curve of `constant` in a committed comparison, stretched in time by the true
 ratio, with the noise of that comparison's runs: each run is stretched by a further factor of its own, and each of its
-evaluations deviates from the curve. Both are fitted to all arms: the factor's spread, the deviations' size at each
-stage of the training, their correlation from one evaluation to the next, what two arms of one seed share, and the shape
-of their tails (deviations are drawn again, not replaced by normal ones). Stretching makes the truth known: at every
-target the arm takes `ratio` times the steps, as far as the budget lets it arrive. Between two evaluations of one epoch
-the deviations are as correlated as an exponential decay through the correlation at one epoch makes it.
+evaluations deviates from the curve. The deviations are fitted to all arms: their size at each stage of the training,
+their correlation from one evaluation to the next, what two arms of one seed share, and the shape of their tails (they
+are drawn again, not replaced by normal ones). The factor's spread is fitted too, and raised until headlines scatter
+over seeds at least as much as those of the committed runs do. Stretching makes the truth known: at every target the arm
+takes `ratio` times the steps, as far as the budget lets it arrive. Between two evaluations of one epoch the deviations
+are as correlated as an exponential decay through the correlation at one epoch makes it.
 
 Designs: `N seeds`: fixed; `F to L`: `--until_decided` from F seeds, a look after every further one, at most L;
 `N, by hand`: a fixed comparison whose seeds are added by hand, one at a time, up to ten in all, for as long as
@@ -26,8 +27,8 @@ there were at the end, at 1.25.
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from scipy import stats
 from scipy.optimize import isotonic_regression
 from transformers import HfArgumentParser
 
+from hf_critmom.experiments.comparison.arrivals import Arrivals, arrivals
 from hf_critmom.experiments.comparison.claims import Claim
 from hf_critmom.experiments.comparison.sequential import ALPHA, Looks, decide, interval_level
 from hf_critmom.experiments.comparison.statistics import Metric
@@ -126,7 +128,23 @@ def fit_noise(source: Source) -> Noise:
     shared = max(float(np.mean(pairs)), 0.0)
     curve = fits[arms.index("constant")][0]
     stretch = float(np.sqrt((factors**2).mean()))
-    return Noise(source, epochs, curve, stretch, deviation, correlation, shared, standard.ravel())
+    noise = Noise(source, epochs, curve, stretch, deviation, correlation, shared, standard.ravel())
+    committed = {arm: arrivals(table, arm, Metric("accuracy"), source.targets) for arm in arms}
+    return _as_scattered(noise, committed)
+
+
+def _as_scattered(noise: Noise, committed: Mapping[str, Arrivals]) -> Noise:
+    """The noise with so large a factor of time that headlines scatter as those of the committed runs do, or more."""
+    names = list(committed)
+    pairs = [(committed[one], committed[other]) for one in names for other in names[: names.index(one)]]
+    scatter = float(np.mean([np.log(one.times / other.times).mean(axis=1).var(ddof=1) for one, other in pairs]))
+    for stretch in np.arange(noise.stretch, 0.5, 0.0025):
+        raised = replace(noise, stretch=float(stretch))
+        values = draw(raised, np.ones(2), 400, 1, np.random.default_rng(0))
+        logs = arrivals_of(values, noise.source.targets, 1, smooth=False).logs
+        if float((logs[:, 1] - logs[:, 0]).mean(axis=-1).var()) >= scatter:
+            return raised
+    raise ValueError(f"{noise.source.name}: no factor of time scatters headlines as much as {scatter:.3f} does.")
 
 
 def _fit_arm(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -355,7 +373,7 @@ _LOOKS = tuple(range(3, MOST_SEEDS + 1))
 def simulate(noise: Noise, density: int, ratio: float, claims: int, comparisons: int, seed: int) -> Evidence:
     """Evidence of synthetic comparisons of `claims` arms with one baseline."""
     parts = []
-    rng = np.random.default_rng([seed, density, claims, round(1000 * ratio)])
+    rng = np.random.default_rng([seed, len(noise.source.name), density, claims, round(1000 * ratio)])
     ratios = np.array([1.0, *[ratio] * claims])
     size = max(2_000_000 // ((claims + 1) * MOST_SEEDS * noise.epochs * density), 1)
     for start in range(0, comparisons, size):
@@ -397,8 +415,8 @@ def _rows(values: np.ndarray, density: int) -> Iterator[dict[str, object]]:
 class SimulationArguments:
     """What is simulated."""
 
-    comparisons: int = 6000
-    """Synthetic comparisons in each cell with one claim; a fourth of them with ten."""
+    comparisons: int = 5000
+    """Synthetic comparisons in each cell."""
     seed: int = 0
     """Seed of the random numbers."""
     checked: int = 5
@@ -430,8 +448,10 @@ def main() -> None:
     for noise in noises:
         for density in (1, 4):
             for claims in (1, 10):
-                number = arguments.comparisons if claims == 1 else arguments.comparisons // 4
-                evidence = {ratio: simulate(noise, density, ratio, claims, number, arguments.seed) for ratio in RATIOS}
+                evidence = {
+                    ratio: simulate(noise, density, ratio, claims, arguments.comparisons, arguments.seed)
+                    for ratio in RATIOS
+                }
                 for design in DESIGNS:
                     print(_line(noise, density, design, claims, evidence))
     for noise in noises[:2]:
