@@ -4,8 +4,8 @@ from hf_critmom.commands import PROGRAM
 from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries
 from hf_critmom.commands.report import print_report
 from hf_critmom.experiments.comparison import (
-    Comparison,
     ComparisonArguments,
+    ComparisonRequest,
     ComparisonTrainingArguments,
     run_comparison,
 )
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse_comparison(argv: list[str]) -> Comparison:
+def parse_comparison(argv: list[str]) -> ComparisonRequest:
     """Turns the flags of ``compare`` into arguments; what no flag says comes from the task's own defaults.
 
     Raises:
@@ -42,4 +42,6 @@ def parse_comparison(argv: list[str]) -> Comparison:
     data, model, _ = task_parser.parse_args_into_dataclasses(flags, return_remaining_strings=True)
     parser.set_defaults(output_dir=f"comparison-{task_name(data)}", **flag_defaults(data, model))
     comparison, data, model, training = parse_dataclasses(parser, argv)
-    return Comparison(comparison, data, model, training, command=recorded_command(f"{PROGRAM} compare", argv))
+    given = frozenset(flag.lstrip("-").partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--"))
+    command = recorded_command(f"{PROGRAM} compare", argv)
+    return ComparisonRequest(comparison, data, model, training, command, given)

@@ -11,7 +11,7 @@ from hf_critmom.storage.files import finite, write_json
 from hf_critmom.storage.locks import broadcast_from_main, try_lock
 
 RESULT_FILE = "result.json"
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_LOOKS = 0.5
 
 Run = TypeVar("Run", bound=Hashable)
 

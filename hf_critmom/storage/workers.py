@@ -6,9 +6,11 @@ shared; a pool of spawned processes would load them again, six seconds for the i
 accelerator cannot be forked: there a command has one worker.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -67,6 +69,7 @@ def run_in_workers(
     workers: int,
     threads: int = 1,
     handle: Callable[..., None] = lambda worker, *event: None,
+    forked: Callable[[], None] = lambda: None,
     died: Callable[[int, int], None] = lambda worker, signal_number: None,
 ) -> None:
     """Does the same work in several workers, and waits for all of them.
@@ -75,7 +78,9 @@ def run_in_workers(
         work: What each worker does; it is given a function that sends events to this process.
         workers: Number of workers.
         threads: Threads that each computes with.
-        handle: Called in this process with a worker's number and each event that it sends.
+        handle: Called in this process with a worker's number and each event that it sends; lines that it writes to
+            standard error are events, too: ``"said"`` and the line.
+        forked: Called in this process when all workers are there: what needs a thread may begin.
         died: Called with the number of a worker that was killed, and the signal.
 
     Raises:
@@ -93,6 +98,7 @@ def run_in_workers(
         pool[receiver] = (number, process)
     errors: list[Exception] = []
     killed: list[int] = []
+    forked()
     try:
         _attend(pool, handle, died, errors, killed)
     finally:
@@ -160,6 +166,8 @@ def _work(work: Callable[[Send], None], sender: Connection, threads: int, parent
         with lock:
             sender.send((kind, content))
 
+    gc.freeze()  # what was loaded before stays shared with the other workers
+    said = _relay_errors(lambda line: send("event", ("said", line)))
     try:
         work(lambda *event: send("event", event))
     except InputError as error:
@@ -167,7 +175,33 @@ def _work(work: Callable[[Send], None], sender: Connection, threads: int, parent
     except Exception:
         send("failed", traceback.format_exc())
     finally:
+        said()
         sender.close()
+
+
+def _relay_errors(send: Callable[[str], None]) -> Callable[[], None]:
+    """Sends what this process writes to standard error line by line; what is returned sends the rest."""
+    receiving, writing = os.pipe()
+    sys.stderr.flush()
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def relay() -> None:
+        with os.fdopen(receiving, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.strip():
+                    send(line.rstrip("\n"))
+
+    thread = threading.Thread(target=relay, daemon=True)
+    thread.start()
+
+    def finish() -> None:
+        sys.stderr.flush()
+        os.close(2)  # the end of the lines
+        thread.join(5.0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    return finish
 
 
 def _leave(*_: Any) -> None:

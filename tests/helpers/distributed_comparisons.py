@@ -20,7 +20,16 @@ COMPARISONS = {
     ),
     "vit": (
         *("--model", "vit", "--patch_size", "4", "--arms", "critmom", "critmom_adamw", *TINY, "--targets", "0.05"),
-        *("--max_train_samples", "64", "--max_eval_samples", "21", "--num_train_epochs", "2"),
+        *(
+            "--max_train_samples",
+            "64",
+            "--max_eval_samples",
+            "21",
+            "--num_train_epochs",
+            "2",
+            "--evaluations_per_epoch",
+            "1",
+        ),
     ),
 }
 

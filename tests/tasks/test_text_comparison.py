@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison import execution, runner
 from hf_critmom.tasks.blocks import BlockDataset
 
 # -------------------------------------------------------------------------------------------------------- comparisons
@@ -35,7 +35,7 @@ from hf_critmom.tasks.blocks import BlockDataset
 ARM_NAMES, SEEDS, TARGETS = ("constant", "critmom_adamw"), (42, 43), (8.5, 1.0)
 TINY = (
     *("--hidden_size", "8", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--block_size", str(BLOCK)),
-    *("--per_device_train_batch_size", "8", "--max_steps", "6", "--eval_steps", "3", "--use_cpu"),
+    *("--per_device_train_batch_size", "8", "--max_steps", "6", "--eval_steps", "3", "--use_cpu", "--workers", "1"),
     *("--max_train_samples", "40", "--max_eval_samples", "12"),
 )
 WHOLE = (*TINY, "--arms", *ARM_NAMES, "--num_seeds", "2", "--targets", *map(str, TARGETS))
@@ -70,7 +70,8 @@ def compared(words: tuple[str, ...], patch: pytest.MonkeyPatch) -> tuple[str, st
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     root = tmp_path_factory.mktemp("comparison")
     found = Finished(root / "out", write_texts(root / "plays", documents(40)), "", "")
-    run, build, hand_out, load = runner._run, runner.build_model, BlockDataset.__getitems__, runner.load_task
+    run, build = execution.execute_run, execution.build_model
+    hand_out, load = BlockDataset.__getitems__, runner.load_task
     current: list[tuple[str, int]] = []
     names: dict[int, str] = {}
 
@@ -79,11 +80,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         names.update({id(split): name for name, split in task.splits.items()})
         return task
 
-    def watched_run(asked: Any, arm: Any, planned: Any, *rest: Any) -> Any:
+    def watched_run(training: Any, model: Any, arm: Any, planned: Any, *rest: Any) -> Any:
         current.append((arm.name, planned.seed))
         found.seen[current[0]] = []
         try:
-            return run(asked, arm, planned, *rest)
+            return run(training, model, arm, planned, *rest)
         finally:
             current.clear()
 
@@ -100,8 +101,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
 
     with pytest.MonkeyPatch.context() as patch:
         for place, name, watched in (
-            (runner, "_run", watched_run),
-            (runner, "build_model", watched_build),
+            (execution, "execute_run", watched_run),
+            (execution, "build_model", watched_build),
             (runner, "load_task", watched_load),
             (BlockDataset, "__getitems__", watched_hand_out),
         ):

@@ -6,26 +6,66 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.tasks import DataArguments, ModelArguments
 from hf_critmom.training.arguments import CommandTrainingArguments
+
+DEFAULT_ARMS = ("constant", "matched", "critmom", "hybrid")
+DEFAULT_SEEDS, FIRST_LOOK, DEFAULT_MAX_SEEDS = 5, 3, 10
+LARGEST_NUMBER_OF_SEEDS = 1000
+DEFAULT_MARGIN = 0.1
+LARGEST_EVALUATIONS_PER_EPOCH = 1000
 
 
 @dataclass
 class ComparisonArguments:
-    """Flags that say what is compared."""
+    """Flags that say what is compared.
+
+    What is None is as the comparison in the folder has it, and for a new one as the help says.
+    """
 
     _argument_group_name: ClassVar[str] = "comparison"
 
-    arms: list[str] = field(
-        default_factory=lambda: ["constant", "matched", "critmom", "hybrid"],
-        metadata={"help": "The methods to compare, or a set of them: paper, fair."},
+    arms: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Methods to compare: names of arms, a set of them (paper, fair), or optimizers of others, such as "
+            "timm:lion, optim:adafactor or torch.optim.RAdam, with options in brackets: timm:lion[lr=1e-4]. Default: "
+            f"{' '.join(DEFAULT_ARMS)}."
+        },
     )
     arms_file: str | None = field(
         default=None, metadata={"help": "A TOML or JSON file with further arms: a table per arm, see the README."}
     )
-    num_seeds: int = field(
-        default=3, metadata={"help": "Runs of every arm: --seed, --seed + 1, ... The arms share them in pairs."}
+    baseline: str | None = field(
+        default=None, metadata={"help": "The arm that the others are compared with; default: the first one."}
+    )
+    claim: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": 'Claims to test, such as "critmom < adamw": critmom takes fewer steps than adamw; "critmom < all": '
+            "than every other arm. Default: every arm against the baseline, and the paper's claims."
+        },
+    )
+    margin: float | None = field(
+        default=None,
+        metadata={"help": f"Relative difference of times that counts as none; default: {DEFAULT_MARGIN}."},
+    )
+    num_seeds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Runs of every arm: --seed, --seed + 1, ... The arms share them in pairs. More seeds than a "
+            f"comparison has are added to it. Default: {DEFAULT_SEEDS}."
+        },
+    )
+    until_decided: bool = field(
+        default=False,
+        metadata={"help": "Add a seed to every arm until every claim is decided, or --max_seeds are used."},
+    )
+    max_seeds: int | None = field(
+        default=None, metadata={"help": f"Most seeds that --until_decided uses; default: {DEFAULT_MAX_SEEDS}."}
     )
     targets: list[float] | None = field(
         default=None,
@@ -41,22 +81,21 @@ class ComparisonArguments:
     weight_decay_grid: list[float] | None = field(
         default=None, metadata={"help": "The same for its own weight decay; with both, every pair is tried."}
     )
-
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that divide the runs; default: one per core that may be used, on an accelerator one. "
-            "Results do not depend on it."
+            "help": "Processes that make runs at the same time; results do not depend on it. Default: one for each "
+            "core that may be used, and 1 on an accelerator."
         },
     )
-    threads_per_worker: int = field(
-        default=1, metadata={"help": "CPU threads that each run computes with; another number gives other roundings."}
+    threads_per_worker: int | None = field(
+        default=None,
+        metadata={
+            "help": "Threads that each run computes with, which its results depend on in the last digits. Default: 1."
+        },
     )
 
     def __post_init__(self) -> None:
-        for flag, number in (("workers", self.workers), ("threads_per_worker", self.threads_per_worker)):
-            if number is not None and number < 1:
-                raise ComparisonError(f"--{flag} must be at least 1, got {number}.")
         for flag, factors, least in (
             ("learning_rate_grid", self.learning_rate_grid, "positive"),
             ("weight_decay_grid", self.weight_decay_grid, "not negative"),
@@ -64,8 +103,24 @@ class ComparisonArguments:
             for factor in factors or ():
                 if not (math.isfinite(factor) and (factor > 0.0 or (factor == 0.0 and least == "not negative"))):
                     raise ComparisonError(f"--{flag} takes factors that are finite and {least}, got {factor:g}.")
-        if self.num_seeds < 1:
-            raise ComparisonError(f"--num_seeds must be at least 1, got {self.num_seeds}.")
+            _check_folders(flag, factors or ())
+        for flag, most in (
+            ("num_seeds", LARGEST_NUMBER_OF_SEEDS),
+            ("max_seeds", LARGEST_NUMBER_OF_SEEDS),
+            ("workers", LARGEST_NUMBER_OF_SEEDS),
+            ("threads_per_worker", LARGEST_NUMBER_OF_SEEDS),
+        ):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise ComparisonError(f"--{flag} must be at least 1, got {value}.")
+            if value is not None and value > most:
+                raise ComparisonError(f"--{flag} must be at most {most:,}, got {value:,}.")
+        if self.margin is not None and not 0.0 < self.margin < 10.0:
+            raise ComparisonError(f"--margin must be above 0 and below 10, such as 0.1 for 10 %, got {self.margin:g}.")
+        if self.max_seeds is not None and not self.until_decided:
+            raise ComparisonError("--max_seeds is about --until_decided: give that too, or use --num_seeds.")
+        if self.arms is not None and not self.arms:
+            raise ComparisonError("--arms needs at least one arm.")
 
 
 @dataclass
@@ -74,7 +129,7 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
 
     _argument_group_name: ClassVar[str] = "training (--help_all shows all TrainingArguments)"
     decided: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("adam_beta1", "adam_beta2", "adam_epsilon"), "every arm brings its own, see --arms_file"
+        ("adam_beta1", "adam_beta2", "adam_epsilon"), "every arm brings its own, see --arms"
     )
 
     output_dir: str | None = field(
@@ -89,7 +144,17 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
     weight_decay: float = field(
         default=5e-4, metadata={"help": "Weight decay of every arm that does not bring its own."}
     )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When the validation metric is measured."})
+    eval_strategy: str | None = field(
+        default=None,
+        metadata={"help": "When the validation metric is measured: epoch, or steps with --eval_steps; default: epoch."},
+    )
+    evaluations_per_epoch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluations in each epoch, at equal distances; default: 4, fewer where they would take more than "
+            "15 %% of the time of training."
+        },
+    )
     logging_steps: float = field(default=0.01, metadata={"help": "Training log interval; below 1: a share of all."})
     save_strategy: str = field(
         default="no",
@@ -102,8 +167,8 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
             raise ComparisonError("--optim and --optim_args are decided by each arm of a comparison: use --arms.")
         if self.data_seed is not None:
             raise ComparisonError("--data_seed is decided by each run's seed, which orders its data: use --seed.")
-        asked: list[float] | float = self.num_train_epochs
-        self.budgets = sorted(asked) if isinstance(asked, list) else [asked]
+        epochs: list[float] | float = self.num_train_epochs
+        self.budgets = sorted(epochs) if isinstance(epochs, list) else [epochs]
         self.num_train_epochs = self.budgets[-1]  # type: ignore[assignment]  # a number is what the Trainer reads
         if self.max_steps <= 0 and not self.budgets[0] > 0.0:
             raise ComparisonError(f"--num_train_epochs must be positive, got {self.budgets[0]:g}.")
@@ -111,6 +176,60 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
             raise ComparisonError(
                 "--num_train_epochs with several budgets takes each once, and no --max_steps, which would decide alone."
             )
-        if self.eval_strategy in ("no", None):
-            raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
+        _check_folders("num_train_epochs", self.budgets)
+        self._settle_evaluations()
         super().__post_init__()
+
+    def _settle_evaluations(self) -> None:
+        """Checks how often is evaluated; ``evaluations_per_epoch`` stays None where nothing was said of it."""
+        strategy = getattr(self.eval_strategy, "value", self.eval_strategy)
+        if strategy == "no":
+            raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
+        if self.evaluations_per_epoch is not None:
+            if not 1 <= self.evaluations_per_epoch <= LARGEST_EVALUATIONS_PER_EPOCH:
+                raise ComparisonError(
+                    f"--evaluations_per_epoch must be between 1 and {LARGEST_EVALUATIONS_PER_EPOCH:,}, got "
+                    f"{self.evaluations_per_epoch}."
+                )
+            if strategy == "steps":
+                raise ComparisonError(
+                    "--evaluations_per_epoch and --eval_strategy steps contradict each other: give one of them."
+                )
+        if strategy is None:
+            strategy = "epoch" if self.eval_steps is None or self.evaluations_per_epoch is not None else "steps"
+        elif strategy == "epoch" and self.evaluations_per_epoch is None:
+            self.evaluations_per_epoch = 1
+        self.eval_strategy = strategy
+
+    @property
+    def cadence_is_open(self) -> bool:
+        """Whether nothing was said of how often is evaluated."""
+        return self.eval_strategy == IntervalStrategy.EPOCH and self.evaluations_per_epoch is None
+
+
+@dataclass(frozen=True)
+class ComparisonRequest:
+    """A comparison as the command line describes it.
+
+    Attributes:
+        comparison: What is compared.
+        data: The data.
+        model: The model.
+        training: How it is trained.
+        command: The command line, for records.
+        given: Names of the flags that were given; others may be as the comparison in the folder has them.
+    """
+
+    comparison: ComparisonArguments
+    data: DataArguments
+    model: ModelArguments
+    training: ComparisonTrainingArguments
+    command: str = ""
+    given: frozenset[str] = frozenset()
+
+
+def _check_folders(flag: str, values: list[float] | tuple[()]) -> None:
+    """Refuses numbers that are alike in six digits, by which folders of runs are named."""
+    shown = [f"{value:g}" for value in values]
+    if len(set(shown)) < len(set(values)):
+        raise ComparisonError(f"--{flag} holds numbers that are the same in six digits: {', '.join(shown)}.")

@@ -1,10 +1,13 @@
 """Optimizers of others by name: timm's, those of ``--optim``, and anything that a dotted path leads to.
 
-timm:lion                            an optimizer of timm's registry
-optim:adafactor                      a name of --optim
-torch.optim.Adagrad                  a class, or a function of parameters and lr
-timm:lion[lr=1e-4,betas=(0.9,0.99)]  the same with options
-slow=timm:lion[lr=1e-5]              the same under a name of one's own
+timm:lion                                  an optimizer of timm's registry
+optim:adafactor                            a name of --optim
+torch.optim.Adagrad                        a class, or a function of parameters and lr
+timm:lion[lr=1e-4,betas=(0.9,0.99)]        the same with options
+timm:lion[lr=1e-5,name=slow]               the same under a name of one's own, also slow=timm:lion[lr=1e-5]
+critmom[rule=exact]                        an arm of the table with other options
+
+Learning rate and weight decay that are not given are the optimizer's own defaults, since those of SGD suit few others.
 """
 
 import ast
@@ -13,8 +16,10 @@ import functools
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,24 +27,29 @@ from torch.optim import Optimizer
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.muon import MuonWithAdamW
 
 _SPECIFICATION = re.compile(
     r"(?:(?P<name>[A-Za-z0-9][\w.-]*)=)?"
-    r"(?P<source>[A-Za-z]\w*:[A-Za-z][\w-]*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)"
+    r"(?P<source>[A-Za-z]\w*:[A-Za-z][\w-]*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z0-9][\w.-]*(?=\[))"
     r"(?:\[(?P<options>.*)\])?",
     re.DOTALL,
 )
+ARM_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+"""What the names of arms match, which are names of folders too."""
 _APART = ("lr", "learning_rate", "weight_decay", "schedule")
 """Options that an arm has beside those of its optimizer."""
+_MOMENTUM = 0.9
+"""What timm's own factory gives to the optimizers that take a momentum, and the baselines have here."""
 
 
 @dataclass(frozen=True)
-class ForeignArm:
+class DescribedArm:
     """An arm as ``--arms`` describes it.
 
     Attributes:
         name: Its name, safe as that of a folder.
-        source: Where the optimizer comes from, such as ``timm:lion``.
+        source: Where the optimizer comes from, such as ``timm:lion``, or an arm of the table.
         options: Options of the optimizer.
         learning_rate: Its own learning rate, if given.
         weight_decay: Its own weight decay, if given.
@@ -59,32 +69,43 @@ def is_foreign(source: str) -> bool:
     return ":" in source or "." in source
 
 
-def parse_foreign_arm(text: str) -> ForeignArm:
-    """Reads an arm such as ``lion=timm:lion[lr=1e-4,weight_decay=0.1]``.
+def is_described(text: str) -> bool:
+    """Whether an arm is described rather than named."""
+    return is_foreign(text) or "[" in text or "=" in text
 
-    Values are Python literals; what is none is a text. A name that is not given is made from the source.
+
+def parse_arm(text: str) -> DescribedArm:
+    """Reads an arm such as ``timm:lion[lr=1e-4,weight_decay=0.1]`` or ``critmom[rule=exact]``.
+
+    Values are Python literals; what is none is a text. A name that is not given is made from the source, and for an arm
+    of the table from its options too.
 
     Raises:
         ComparisonError: If it cannot be read.
 
     Example:
-        >>> parse_foreign_arm("timm:lion[lr=1e-4,betas=(0.9,0.99)]")
-        ForeignArm(name='timm-lion', source='timm:lion', options={'betas': (0.9, 0.99)}, learning_rate=0.0001, \
+        >>> parse_arm("timm:lion[lr=1e-4,betas=(0.9,0.99)]")
+        DescribedArm(name='timm-lion', source='timm:lion', options={'betas': (0.9, 0.99)}, learning_rate=0.0001, \
 weight_decay=None, schedule=None)
     """
     found = _SPECIFICATION.fullmatch(text)
-    if found is None or not is_foreign(found["source"]):
+    if found is None:
         raise ComparisonError(
-            f"The arm {text!r} cannot be read: expected timm:NAME, optim:NAME or a dotted path to a class, with "
-            "options in brackets, such as timm:lion[lr=1e-4,betas=(0.9,0.99)]."
+            f"The arm {text!r} cannot be read: expected an arm's name, timm:NAME, optim:NAME or a dotted path to a "
+            "class, with options in brackets, such as timm:lion[lr=1e-4,betas=(0.9,0.99)]."
         )
     pairs = [_pair(part, text) for part in _parts(found["options"] or "", text)]
     options = {key: _value(value) for key, value in pairs}
     apart = {key: options.pop(key) for key in _APART if key in options}
     if "lr" in apart and "learning_rate" in apart:
         raise ComparisonError(f"The arm {text!r} has a learning rate twice, as lr and as learning_rate: give one.")
-    name = found["name"] or re.sub(r"[^A-Za-z0-9_.-]+", "-", found["source"]).strip("-.")
-    return ForeignArm(
+    if found["name"] and "name" in options:
+        raise ComparisonError(f"The arm {text!r} has two names: give one.")
+    own = text if not is_foreign(found["source"]) else found["source"]
+    name = str(found["name"] or options.pop("name", None) or re.sub(r"[^A-Za-z0-9_.-]+", "-", own).strip("-."))
+    if not re.fullmatch(ARM_NAME, name):
+        raise ComparisonError(f"The arm {text!r} cannot be called {name!r}: use letters, digits, '_', '-' and '.'.")
+    return DescribedArm(
         name,
         found["source"],
         options,
@@ -108,24 +129,70 @@ def foreign_optimizer(source: str, options: Mapping[str, Any], lr: float) -> tup
     Raises:
         ComparisonError: If there is none of this name, or it cannot be built from parameters and a learning rate.
     """
+    found, kwargs = _find(source, options, lr)
+    if found is torch.optim.Muon:
+        found = MuonWithAdamW
+    _try(source, found, kwargs)
+    return found, kwargs
+
+
+def own_settings(source: str, options: Mapping[str, Any]) -> tuple[float | None, float | None, str]:
+    """What a foreign optimizer is used with where nothing else is said.
+
+    Args:
+        source: Where it comes from.
+        options: Its options.
+
+    Returns:
+        Its own learning rate, None if it has none; its own weight decay, 0 if it knows none; and the name of the
+        schedule: none for an optimizer that has a mode for evaluation, as those that replace schedules have.
+
+    Raises:
+        ComparisonError: If there is none of this name.
+    """
+    found, _ = _find(source, options, 0.1)
+    try:
+        parameters = inspect.signature(found).parameters
+    except (TypeError, ValueError):  # written in C
+        parameters = {}  # type: ignore[assignment]
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    if source.startswith("optim:"):
+        from transformers import TrainingArguments
+
+        flags = {"lr": "learning_rate", "weight_decay": "weight_decay"}
+        defaults |= {name: TrainingArguments.__dataclass_fields__[flag].default for name, flag in flags.items()}
+    lr, weight_decay = (defaults.get(name, inspect.Parameter.empty) for name in ("lr", "weight_decay"))
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    schedule = "constant" if callable(getattr(found, "eval", None)) else "trainer"
+    if weight_decay is inspect.Parameter.empty and ("weight_decay" in parameters or takes_any):
+        weight_decay = None
+    return _usual(lr, 0.0), 0.0 if weight_decay is inspect.Parameter.empty else _usual(weight_decay, -1.0), schedule
+
+
+def _usual(value: Any, above: float) -> float | None:
+    """A default, if it is a number that a comparison can use."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and above < value < float("inf") else None
+
+
+def _find(source: str, options: Mapping[str, Any], lr: float) -> tuple[Any, dict[str, Any]]:
     prefix, _, name = source.rpartition(":")
     if prefix not in SOURCES:
         raise ComparisonError(
             f"Unknown source {prefix!r} of the optimizer {source}: choose one of "
             f"{', '.join(f'{known}:NAME' for known in SOURCES if known)}, or a dotted path."
         )
-    cls, kwargs = SOURCES[prefix](name, dict(options), lr)
-    _try(source, cls, kwargs)
-    return cls, kwargs
+    return SOURCES[prefix](name, dict(options), lr)
 
 
 def _from_timm(name: str, options: dict[str, Any], lr: float) -> tuple[Any, dict[str, Any]]:
-    from timm.optim import get_optimizer_class, list_optimizers
+    from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
     known = list_optimizers()
     if name.lower() not in known:
         raise ComparisonError(f"timm has no optimizer {name!r}: {_near(name, known)}.")
-    return _bound(get_optimizer_class(name.lower()), options, lr)
+    usual = {"momentum": _MOMENTUM} if get_optimizer_info(name.lower()).has_momentum else {}
+    return _bound(get_optimizer_class(name.lower()), {**usual, **options}, lr)
 
 
 def _from_transformers(name: str, options: dict[str, Any], lr: float) -> tuple[Any, dict[str, Any]]:
@@ -136,24 +203,23 @@ def _from_transformers(name: str, options: dict[str, Any], lr: float) -> tuple[A
     known = [one.value for one in OptimizerNames]
     if name not in known:
         raise ComparisonError(f"--optim has no {name!r}: {_near(name, known)}.")
-    told = ",".join(f"{key}={value}" for key, value in options.items())
     # The device of the process is settled whenever arguments are constructed: it must come out as it was.
     use_cpu = PartialState().device.type == "cpu"
     try:
-        args = TrainingArguments(
-            output_dir="unused", optim=name, optim_args=told or None, learning_rate=lr, use_cpu=use_cpu
-        )
+        args = TrainingArguments(output_dir="unused", optim=name, learning_rate=lr, use_cpu=use_cpu)
         cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, TypeError, ValueError, RuntimeError) as error:
         raise ComparisonError(f"optim:{name} cannot be built ({root_message(error)}): choose another.") from error
-    return cls, {**kwargs, "lr": kwargs.get("lr", lr)}
+    return cls, {**kwargs, **options, "lr": kwargs.get("lr", lr)}
 
 
 def _from_path(path: str, options: dict[str, Any], lr: float) -> tuple[Any, dict[str, Any]]:
     module_name, _, name = path.rpartition(".")
+    if str(Path.cwd()) not in sys.path:  # as for a script in the working folder; what is installed comes first
+        sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # a module of the user's raises what it likes; the sentence keeps it
         raise ComparisonError(
             f"The optimizer {path} cannot be imported ({root_message(error)}): install its package, or correct "
             "the path."
@@ -202,9 +268,7 @@ def _try(source: str, cls: Any, kwargs: Mapping[str, Any]) -> None:
             optimizer.step()
             optimizer.state_dict()
         except Exception as error:  # somebody else's constructor and step raise what they like; the sentence keeps it
-            hint = (
-                " (timm:muon and others of timm's registry take parameters of any shape)" if "2D" in str(error) else ""
-            )
+            hint = " (timm:muon takes parameters of any shape)" if "2D" in str(error) else ""
             raise ComparisonError(
                 f"{source} cannot be built from parameters and a learning rate with the options "
                 f"{_options_in_words(kwargs)} ({root_message(error)}): change them, or choose another{hint}."

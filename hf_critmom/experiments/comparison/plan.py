@@ -1,15 +1,16 @@
 """The plan of a comparison: written before the first run, compared with the request of every later command."""
 
-import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
 
 from hf_critmom.errors import root_message
+from hf_critmom.experiments.comparison.arguments import DEFAULT_MARGIN
 from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
@@ -19,7 +20,7 @@ from hf_critmom.tasks import DataArguments, ModelArguments, completed_record
 from hf_critmom.tasks.metrics import METRICS
 
 PLAN_FILE = "comparison.json"
-_FILE = PlanFile(PLAN_FILE, "comparison", ComparisonError)
+PLAN_FILE_FORMAT = PlanFile(PLAN_FILE, "comparison", ComparisonError)
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,53 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class LookPlan:
+    """When the verdicts of a comparison are looked at, by number of seeds.
+
+    Attributes:
+        first: Seeds at the first planned look.
+        last: Seeds at the last planned look; the first one is the last one in a comparison of fixed size.
+        made: Seeds at each look that was made before seeds were added.
+    """
+
+    first: int
+    last: int
+    made: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first <= self.last:
+            raise ValueError(f"first is {self.first} and last {self.last}, where 1 <= first <= last")
+        if list(self.made) != sorted(set(self.made)) or any(seeds < 1 for seeds in self.made):
+            raise ValueError("made does not rise")
+
+
+@dataclass(frozen=True)
+class Extension:
+    """How far a command took a comparison: its beginning, or what it added.
+
+    Attributes:
+        date: When, in UTC as ISO 8601; empty where that was not recorded.
+        command: The command line.
+        arms: Names of the arms that it added.
+        seeds: The seeds that it added.
+        targets: The targets that it added.
+        finished: Runs that were finished before.
+    """
+
+    date: str
+    command: str
+    arms: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    targets: tuple[float, ...] = ()
+    finished: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that the results of a comparison depend on.
+
+    Task, model, training, tuning, threads and margin are its conditions, which stay. Arms, seeds, targets and claims
+    are its extent, which grows.
 
     Attributes:
         task: The task, with fingerprints of its splits.
@@ -117,12 +163,20 @@ class Plan:
         arms: Every arm by name.
         seeds: Seeds of the runs of every arm.
         targets: Metric values whose first reaching is timed, judged at every evaluation on the validation split.
-        training: Training arguments that differ from the defaults of Transformers, and the total batch size.
+        training: Training arguments that differ from the defaults of Transformers, the total batch size, and the
+            evaluations per epoch where they are several.
         versions: Versions of what computes; a difference is said, not refused.
-        command: The command line that made the plan.
+        command: The command line that asks for the whole extent, as far as one does.
         tuning: The tuning grid; None: no tuning.
         arguments: Flags of the data and of the model, as `store_arguments` keeps them: what other commands load the
             task from. Paths are relative to the comparison's folder; they are not published.
+        threads: Threads that each run computes with; None: an early plan, which says it with the hardware if at all.
+        baseline: The arm that the others are compared with; None: an early plan.
+        margin: Relative difference of times that counts as none.
+        claims: Claims of the user's, such as "critmom < adamw".
+        exploratory_targets: Targets that were added after the first result: no headline rests on them.
+        looks: When the verdicts are looked at; None: once, with all seeds.
+        history: How the comparison grew, beginning with its first command.
 
     Raises:
         ValueError: If a value is impossible; the message is part of a sentence.
@@ -138,6 +192,13 @@ class Plan:
     command: str = ""
     tuning: Tuning | None = None
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    threads: int | None = None
+    baseline: str | None = None
+    margin: float = DEFAULT_MARGIN
+    claims: tuple[str, ...] = ()
+    exploratory_targets: tuple[float, ...] = ()
+    looks: LookPlan | None = None
+    history: tuple[Extension, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("arms", "seeds", "targets"):
@@ -147,9 +208,20 @@ class Plan:
             raise ValueError(f"arms holds one that cannot be called {odd[0]!r}")
         _check_seeds(self.seeds)
         metric = METRICS[self.task.metric]
-        if impossible := [target for target in self.targets if not metric.above < target <= metric.at_most]:
+        every_target = [*self.targets, *self.exploratory_targets]
+        if impossible := [target for target in every_target if not metric.above < target <= metric.at_most]:
             raise ValueError(f"targets holds {impossible[0]:g}, where there are {metric.in_words}")
         _check_distinct("targets", self.targets)
+        if set(self.targets) & set(self.exploratory_targets):
+            raise ValueError("exploratory_targets holds planned ones")
+        if self.baseline is not None and self.baseline not in self.arms:
+            raise ValueError(f"baseline is {self.baseline!r}, which is not among the arms")
+        if not 0.0 < self.margin < 10.0:
+            raise ValueError(f"margin is {self.margin:g} instead of a number above 0 and below 10")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads} instead of 1 or more")
+        if self.tuning is not None and self.tuning.seed in self.seeds:
+            raise ValueError(f"{self.tuning.seed} is a seed of the trials and of the runs")
         if not any(isinstance(self.model.get(name), str) for name in ("model", "model_name_or_path")):
             raise ValueError("model names none")
         _check_training(self.training)
@@ -163,6 +235,20 @@ class Plan:
         """Epochs of the runs where there are several budgets; else only None, for the one of the training arguments."""
         epochs = self.training.get("num_train_epochs")
         return list(epochs) if isinstance(epochs, list) else [None]
+
+    @property
+    def baseline_arm(self) -> str:
+        """The arm that the others are compared with; early plans say none, and mean constant momentum."""
+        return self.baseline or ("constant" if "constant" in self.arms else next(iter(self.arms)))
+
+    @property
+    def recorded_threads(self) -> int | None:
+        """Threads that each run computes with; early plans say it with the hardware, for processors."""
+        if self.threads is not None:
+            return self.threads
+        pattern = r"(\d+) CPU cores \(.*?(?:, (\d+) threads? per process)?\)"
+        found = re.fullmatch(pattern, self.versions.get("hardware", ""))
+        return None if found is None else int(found[2] or found[1])
 
     def runs(self) -> list[Run]:
         """Every run that is compared, in the order in which they are made; tuned variants come after their trials."""
@@ -193,14 +279,26 @@ class Plan:
         return self.training_argument("num_train_epochs") if run.epochs is None else run.epochs
 
     def differences(self, other: "Plan") -> list[str]:
-        """What results depend on and the two plans disagree about, as "name: this plan's and the other's"."""
-        undecisive = ("versions", "command", "arguments")
-        stored, requested = (
-            {name: value for name, value in plan.as_json().items() if name not in undecisive} for plan in (self, other)
-        )
-        for content in (stored, requested):
-            content["arms"] = {arm: _decisive(record) for arm, record in content["arms"].items()}
+        """Conditions, and arms of the same name, that two plans disagree about: "name: this plan's and the other's".
+
+        What an early plan did not record of its task or threads is not a difference.
+        """
+        stored, requested = self._conditions(), other._conditions()
+        stored["model"] = completed_record(stored["model"], requested["model"])
+        requested["task"] = {name: value for name, value in requested["task"].items() if name in stored["task"]}
+        if None in (stored["threads"], requested["threads"]):
+            stored["threads"] = requested["threads"]
+        for plan, content in ((self, stored), (other, requested)):
+            common = [name for name in self.arms if name in other.arms]
+            content["arms"] = {name: _decisive(plan.arms[name].record()) for name in common}
         return [line for name in stored for line in differences(name, stored[name], requested[name])]
+
+    def _conditions(self) -> dict[str, Any]:
+        """What results are compared under, as JSON."""
+        content = self.as_json()
+        task = {name: value for name, value in content["task"].items() if name not in ("name", "source", "notes")}
+        names = ("model", "training", "tuning", "margin")
+        return {"task": task, **{name: content[name] for name in names}, "threads": self.recorded_threads}
 
     def as_json(self) -> dict[str, Any]:
         """The plan as ``comparison.json`` holds it."""
@@ -215,6 +313,13 @@ class Plan:
             "command": self.command,
             "tuning": {} if self.tuning is None else self.tuning.as_json(),
             "arguments": {name: dict(stored) for name, stored in self.arguments.items()},
+            "threads": self.threads,
+            "baseline": self.baseline,
+            "margin": self.margin,
+            "claims": list(self.claims),
+            "exploratory_targets": list(self.exploratory_targets),
+            "looks": None if self.looks is None else {**asdict(self.looks), "made": list(self.looks.made)},
+            "history": [_listed(asdict(extension)) for extension in self.history],
         }
 
     @classmethod
@@ -229,7 +334,7 @@ class Plan:
 
     def write(self, folder: Path) -> None:
         """Stores the plan in a folder."""
-        _FILE.write(folder, self.as_json())
+        PLAN_FILE_FORMAT.write(folder, self.as_json())
 
     @classmethod
     def read(cls, folder: Path) -> "Plan":
@@ -238,32 +343,26 @@ class Plan:
         Raises:
             ComparisonError: If there is none, or it is damaged.
         """
-        return _parsed(folder, _FILE.read(folder))
+        return cls.parse(folder, PLAN_FILE_FORMAT.read(folder))
 
+    @classmethod
+    def parse(cls, folder: Path, content: dict[str, Any]) -> "Plan":
+        """The plan in what a folder's ``comparison.json`` holds.
 
-def load_or_create_plan(plan: Plan, folder: Path, *, write: bool) -> Plan:
-    """The plan that governs a folder: the stored one if it is the same as this, else this, which is then stored.
-
-    Args:
-        plan: The requested plan.
-        folder: The comparison's folder.
-        write: Whether this process is the one that writes.
-
-    Raises:
-        ComparisonError: If the folder holds a different plan or other files, or cannot be written.
-    """
-
-    def reconcile(content: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
-        stored = _parsed(folder, content)
-        stored = dataclasses.replace(stored, model=completed_record(dict(stored.model), dict(plan.model)))
-        if different := stored.differences(plan):
+        Raises:
+            ComparisonError: If it is damaged.
+        """
+        try:
+            plan = from_json(cls, content)
+            for name, arguments_type in (("data", DataArguments), ("model", ModelArguments)):
+                known = arguments_type.__dataclass_fields__.keys() & plan.arguments.get(name, {}).keys()
+                from_json(arguments_type, {flag: plan.arguments[name][flag] for flag in known}, f"arguments.{name}")
+        except RecordError as error:
             raise ComparisonError(
-                f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): "
-                "repeat the stored command to continue it, or choose another --output_dir."
-            )
-        return content
-
-    return _parsed(folder, _FILE.load_or_create(folder, plan.as_json(), reconcile, write=write))
+                f"{folder / PLAN_FILE} is not the plan of a comparison ({root_message(error)}): restore it, or choose "
+                "another --output_dir."
+            ) from None
+        return plan
 
 
 def named(name: str, record: Any) -> Any:
@@ -271,18 +370,8 @@ def named(name: str, record: Any) -> Any:
     return {"name": name, **record} if isinstance(record, dict) else record
 
 
-def _parsed(folder: Path, content: dict[str, Any]) -> Plan:
-    try:
-        plan = from_json(Plan, content)
-        for name, arguments_type in (("data", DataArguments), ("model", ModelArguments)):
-            known = arguments_type.__dataclass_fields__.keys() & plan.arguments.get(name, {}).keys()
-            from_json(arguments_type, {flag: plan.arguments[name][flag] for flag in known}, f"arguments.{name}")
-    except RecordError as error:
-        raise ComparisonError(
-            f"{folder / PLAN_FILE} is not the plan of a comparison ({root_message(error)}): restore it, or choose "
-            "another --output_dir."
-        ) from None
-    return plan
+def _listed(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
 
 
 def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
-"""Progress of a comparison in the terminal."""
+"""Progress of a comparison in the terminal: one display, however many workers make the runs."""
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -10,159 +12,144 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.statistics import Metric
-from hf_critmom.storage.workers import Send
+
+SECONDS_BETWEEN_STEPS = 0.2
+"""How often a run tells its step."""
 
 
-class RunProgress:
-    """What a run tells of itself; the base of what shows it here and of what sends it to the process that shows it."""
-
-    def callback(self, run: Run, metric: str) -> TrainerCallback:
-        """A callback that shows one run's steps, and a metric of its evaluations."""
-        return _StepsCallback(self, run.title, metric)
-
-    def begin(self, description: str, step: int, max_steps: int) -> None:
-        """Begins to show a run."""
-        raise NotImplementedError
-
-    def advance(self, step: int) -> None:
-        """Shows that the current run has reached a step."""
-        raise NotImplementedError
-
-    def evaluated(self, description: str, epoch: float, note: str) -> None:
-        """Shows what an evaluation found."""
-        raise NotImplementedError
-
-    def finished(self, run: Run, result: RunResult, *, earlier: bool = False) -> None:
-        """Counts a run as finished and says how it ended."""
-        raise NotImplementedError
-
-    def waits_for_others(self, number: int) -> None:
-        """Says, once for a number, that the runs that are left are being made elsewhere."""
-        raise NotImplementedError
-
-
-class SentProgress(RunProgress):
-    """Sends what the runs of a worker tell to the process that shows it, as the name of a method with its arguments.
+class Watcher:
+    """Where a launch says what happens; each note once.
 
     Args:
-        send: Sends an event.
+        shown: Whether this process is the one that shows anything.
     """
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, *, shown: bool) -> None:
+        self.shown = shown
+        self.console = Console(stderr=True, quiet=not shown, highlight=False)
+        self._said: set[str] = set()
 
-    def begin(self, description: str, step: int, max_steps: int) -> None:
-        self._send("begin", description, step, max_steps)
-
-    def advance(self, step: int) -> None:
-        self._send("advance", step)
-
-    def evaluated(self, description: str, epoch: float, note: str) -> None:
-        self._send("evaluated", description, epoch, note)
-
-    def finished(self, run: Run, result: RunResult, *, earlier: bool = False) -> None:
-        self._send("finished", run, result)
-
-    def waits_for_others(self, number: int) -> None:
-        """Says nothing: the runs that a worker waits for are mostly those of the workers beside it."""
+    def note(self, text: str) -> None:
+        """Says something, unless it was said before."""
+        if text.strip() and text not in self._said:
+            self._said.add(text)
+            self.console.print(text, markup=False)
 
 
-class Progress(RunProgress):
-    """A bar over the runs and one over the steps of each current run, on the main process; a line per finished run.
+class Progress:
+    """A bar over the runs and one over the steps of each worker's run, on the main process; a line per finished run.
 
     Args:
         num_runs: Runs in all.
-        shown: Whether this process is the one that shows anything.
-        workers: Runs that are made at once.
+        watcher: Where to show it.
+        workers: Workers that make runs at the same time.
     """
 
-    def __init__(self, num_runs: int, *, shown: bool, workers: int = 1) -> None:
-        self.console = Console(stderr=True, quiet=not shown)
+    def __init__(self, num_runs: int, watcher: Watcher, *, workers: int = 1) -> None:
+        self.watcher = watcher
+        self.console = watcher.console
+        self._workers = max(workers, 1)
         self._bars = bars.Progress(
-            bars.TextColumn("{task.description}"),
+            bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
             bars.TimeElapsedColumn(),
             bars.TimeRemainingColumn(),
-            bars.TextColumn("{task.fields[note]}"),
+            bars.TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
-            disable=not shown,
+            disable=not watcher.shown,
         )
         self._runs = self._bars.add_task("runs", total=num_runs, note="")
+        self._steps: dict[int, bars.TaskID] = {}
         self._waited_for = 0
-        self._steps = [self._bars.add_task("starting", total=None, note="") for _ in range(workers)]
-        self._worker = 0
-        self._counted: set[Run] = set()
-        self.trainer_seconds = 0.0
+        self._began = time.perf_counter()
+        self._trainer_seconds = 0.0
+
+    def start(self) -> None:
+        """Begins to draw, which takes a thread: workers have to be forked before."""
+        self._bars.start()
 
     def __enter__(self) -> "Progress":
-        self._bars.start()
+        if self._workers == 1:
+            self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
-
-    def handle(self, worker: int, method: str, *args: Any) -> None:
-        """Shows what `SentProgress` sent from a worker."""
-        self._worker = worker
-        getattr(self, method)(*args)
-
-    def died(self, worker: int, signal_number: int) -> None:
-        """Says that a worker was killed."""
-        self._bars.update(self._steps[worker], visible=False)
-        self.console.print(f"a worker was killed (signal {signal_number}): the others make its run")
+        if kind is None and self._trainer_seconds:
+            seconds = time.perf_counter() - self._began
+            share = self._trainer_seconds / (seconds * self._workers)
+            self.console.print(f"{seconds:.0f} s, {share:.1%} of them in the Trainer")
 
     def finished(self, run: Run, result: RunResult, *, earlier: bool = False) -> None:
-        if run in self._counted:  # every worker looks at every run
-            return
-        self._counted.add(run)
-        if not earlier:
-            self.trainer_seconds += result.trainer_seconds
+        """Counts a run as finished and says how it ended."""
         tested = {name: value for name, value in result.test.items() if name != "loss" and value is not None}
         ended = "".join(f"test {Metric(name).title} {value:.4f}, " for name, value in tested.items())
         ended = ended if result.finished else f"{result.status}, "
         seconds = f"{result.train_seconds:.0f} s of training"
-        when = " (done before)" if earlier else ""
-        self.console.print(f"{run.title}: {ended}{seconds}{when}", highlight=False)
+        self.console.print(f"{run.title}: {ended}{seconds}{' (done before)' if earlier else ''}", markup=False)
         self._bars.advance(self._runs)
+        self._trainer_seconds += 0.0 if earlier else result.trainer_seconds
 
-    def waits_for_others(self, number: int) -> None:
-        if number != self._waited_for:
+    def failed(self, sentence: str) -> None:
+        """Says that a run failed."""
+        self.console.print(sentence, markup=False)
+
+    def worker_died(self, worker: int, signal_number: int) -> None:
+        """Says that a worker was killed, whose run the others make."""
+        self.console.print(f"A worker was killed (signal {signal_number}): the others make its run.", markup=False)
+        if worker in self._steps:
+            self._bars.remove_task(self._steps.pop(worker))
+
+    def handle(self, worker: int, kind: str, *content: Any) -> None:
+        """Shows an event that a worker sent: a run that begins, its steps, an evaluation, or what it says."""
+        if kind == "waiting":
+            self._waits_for_others(*content)
+        elif kind == "said":
+            self.watcher.note(*content)
+        elif kind == "begin":
+            title, step, max_steps = content
+            if worker not in self._steps:
+                self._steps[worker] = self._bars.add_task(title, total=max_steps, note="")
+            self._bars.reset(self._steps[worker], total=max_steps, completed=step, description=title, note="")
+        elif kind == "step" and worker in self._steps:
+            self._bars.update(self._steps[worker], completed=content[0])
+        elif kind == "evaluated" and worker in self._steps:
+            title, epoch, note = content
+            self._bars.update(self._steps[worker], note=note)
+            if not self.console.is_terminal:  # no bar shows it where output goes to a file
+                self.console.print(f"{title}: epoch {epoch:g}, {note}", markup=False)
+
+    def _waits_for_others(self, number: int) -> None:
+        """Says, once for a number, that the runs that are left are being made elsewhere."""
+        if self._workers == 1 and number != self._waited_for:
             self.console.print(f"waiting for {number} run{'s' if number > 1 else ''} that others are making")
             self._waited_for = number
 
-    def took(self, seconds: float) -> None:
-        """Says how long the runs took, and which share of the workers' time the Trainer."""
-        if self.trainer_seconds:
-            share = self.trainer_seconds / (seconds * len(self._steps))
-            self.console.print(f"{seconds:.0f} s, {share:.1%} of them in the Trainer", highlight=False)
 
-    def begin(self, description: str, step: int, max_steps: int) -> None:
-        self._bars.reset(self._steps[self._worker], total=max_steps, completed=step, description=description, note="")
+class RunReporter(TrainerCallback):
+    """Sends what happens in a run: its beginning, its steps, and a metric of its evaluations.
 
-    def advance(self, step: int) -> None:
-        self._bars.update(self._steps[self._worker], completed=step)
+    Args:
+        send: Takes events.
+        run: The run.
+        metric: The metric.
+    """
 
-    def evaluated(self, description: str, epoch: float, note: str) -> None:
-        """Behind the bar, or as a line where output goes to a file."""
-        self._bars.update(self._steps[self._worker], note=note)
-        if not self.console.is_terminal:
-            self.console.print(f"{description}: epoch {epoch:g}, {note}", highlight=False)
-
-
-class _StepsCallback(TrainerCallback):
-    def __init__(self, progress: RunProgress, description: str, metric: str) -> None:
-        self.progress = progress
-        self.description = description
-        self.metric = metric
+    def __init__(self, send: Callable[..., None], run: Run, metric: str) -> None:
+        self.send, self.title, self.metric = send, run.title, metric
+        self._told = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.begin(self.description, state.global_step, state.max_steps)
+        self.send("begin", self.title, state.global_step, state.max_steps)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress.advance(state.global_step)
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        now = time.perf_counter()
+        if now - self._told >= SECONDS_BETWEEN_STEPS or state.global_step >= state.max_steps:
+            self._told = now
+            self.send("step", state.global_step)
 
     def on_evaluate(
         self,
@@ -174,4 +161,4 @@ class _StepsCallback(TrainerCallback):
     ) -> None:
         if metrics is not None and f"eval_{self.metric}" in metrics:
             note = f"validation {Metric(self.metric).title} {metrics[f'eval_{self.metric}']:.4f}"
-            self.progress.evaluated(self.description, state.epoch or 0.0, note)
+            self.send("evaluated", self.title, state.epoch or 0.0, note)

@@ -1,5 +1,6 @@
 """Callbacks of a run: what is recorded of it, and when its checkpoints are written."""
 
+import math
 import os
 import time
 from typing import Any
@@ -9,9 +10,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 
+from hf_critmom.experiments.comparison.step_statistics import StepStatistics
+from hf_critmom.storage.workers import usable_cores
+
 
 class RunRecorder(TrainerCallback, ExportableState):
-    """Records every evaluation with the seconds spent on training until then.
+    """Records every evaluation with the seconds spent on training until then, and what the optimizer's steps were like.
 
     The clock stands still during evaluations and saves, and its state travels with the checkpoints, so a resumed
     run counts the seconds of its earlier parts too. With each evaluation the machine's load is noted: seconds measured
@@ -25,17 +29,24 @@ class RunRecorder(TrainerCallback, ExportableState):
         self.seconds = seconds
         self.evaluations: list[dict[str, float]] = []
         self.loads: list[float] = []
+        self.steps: dict[str, Any] = StepStatistics().as_json()
+        self.wall_seconds = 0.0
+        self._began = time.perf_counter()
         self._running_since: float | None = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        attributes = {"evaluations": self.evaluations, "loads": self.loads}
-        return {"args": {"seconds": self.seconds}, "attributes": attributes}
+        wall_seconds = self.wall_seconds + time.perf_counter() - self._began
+        attributes = {"evaluations": self.evaluations, "loads": self.loads, "steps": self.steps}
+        return {"args": {"seconds": self.seconds}, "attributes": {**attributes, "wall_seconds": wall_seconds}}
 
-    @property
-    def load(self) -> float | None:
-        """Mean over the evaluations of how many threads wanted to run on the machine in the minute before."""
-        return sum(self.loads) / len(self.loads) if self.loads else None
+    def summary(self) -> dict[str, Any]:
+        """What a result holds beside evaluations and seconds: the load, and the means of the steps.
+
+        The load is a mean over the evaluations of how many threads wanted to run on the machine in the minute before.
+        """
+        loads = {"mean": sum(self.loads) / len(self.loads), "largest": max(self.loads)} if self.loads else {}
+        return {"load": {**loads, "cores": usable_cores()}, **StepStatistics(**self.steps).means()}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start()
@@ -45,6 +56,16 @@ class RunRecorder(TrainerCallback, ExportableState):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The schedule has not advanced yet: the groups still hold what this step was made with.
+        optimizer = kwargs.get("optimizer")
+        if optimizer is not None and not getattr(optimizer, "step_was_skipped", False):
+            statistics = StepStatistics(**self.steps)
+            statistics.add(getattr(optimizer, "optimizer", optimizer))
+            self.steps = statistics.as_json()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if control.should_evaluate or control.should_save:
@@ -97,7 +118,31 @@ class RunRecorder(TrainerCallback, ExportableState):
             self._running_since = None
 
 
-class SaveBehindEvaluation(TrainerCallback):
+class EvaluateWithinEpochs(TrainerCallback):
+    """Evaluates several times an epoch, at equal distances; the last time is the end of the epoch, the Trainer's own.
+
+    Args:
+        evaluations: Evaluations an epoch; of more than an epoch has steps, every step has one. None: the Trainer's own.
+    """
+
+    def __init__(self, evaluations: int | None) -> None:
+        self.evaluations = evaluations or 1
+        self._steps_per_epoch = 1
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._steps_per_epoch = max(1, math.ceil(len(kwargs["train_dataloader"]) / args.gradient_accumulation_steps))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        place = (state.global_step - 1) % self._steps_per_epoch + 1
+        reached, before = (step * self.evaluations // self._steps_per_epoch for step in (place, place - 1))
+        if reached > before and place < self._steps_per_epoch and args.eval_delay <= (state.epoch or 0.0):
+            # The run's last step may lie within an epoch, which then ends with it and is evaluated by the Trainer.
+            control.should_evaluate = state.global_step < state.max_steps
+
+
+class SaveAfterEvaluation(TrainerCallback):
     """Puts a checkpoint that is due at the last step of an epoch off until the epoch has been evaluated.
 
     A run that continued from between the two would begin the next epoch and lack the evaluation.

@@ -6,7 +6,7 @@ evaluation to evaluation, values are possible values of their metric.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,6 +138,28 @@ class ExpectedRun:
 
 
 @dataclass(frozen=True)
+class MachineLoad:
+    """How busy a machine was while a run was made: seconds of a run that had to share its cores say little.
+
+    Attributes:
+        mean: Mean over the evaluations of how many threads wanted to run in the minute before; None: not known.
+        largest: The largest of these.
+        cores: Cores that the run's process could use.
+        workers: Processes of its launch that made runs at the same time.
+    """
+
+    mean: float | None = None
+    largest: float | None = None
+    cores: int | None = None
+    workers: int | None = None
+
+    @property
+    def exceeds_cores(self) -> bool:
+        """Whether more threads wanted to run than there were cores; half a thread is the system's own."""
+        return None not in (self.mean, self.cores) and float(self.mean or 0.0) > float(self.cores or 0) + 0.5
+
+
+@dataclass(frozen=True)
 class RunResult:
     """The result of one run.
 
@@ -155,7 +177,10 @@ class RunResult:
         weight_decay: Weight decay; None in early results.
         trainer_seconds: Seconds that the Trainer took with training and testing.
         wall_seconds: Seconds that the run took with everything.
-        load: Mean over the evaluations of the machine's load average; None: not known.
+        load: How busy the machine was.
+        threads: Threads that it computed with; None in early results.
+        integrated_step: Mean over the steps of what one moves by per unit of a constant gradient; None: not known.
+        shrinkage: Mean over the steps of the share by which weight decay shrinks the weights; None: not known.
         training_log: Records of the training log.
     """
 
@@ -172,17 +197,27 @@ class RunResult:
     weight_decay: float | None = None
     trainer_seconds: float = 0.0
     wall_seconds: float = 0.0
-    load: float | None = None
+    load: MachineLoad = MachineLoad()
+    threads: int | None = None
+    integrated_step: float | None = None
+    shrinkage: float | None = None
     training_log: tuple[Mapping[str, float | None], ...] = ()
 
     _NOT_READ: ClassVar[tuple[str, ...]] = ("train_runtime",)
+
+    @classmethod
+    def from_stored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of what a result holds; early ones have the mean load alone."""
+        load = content.get("load")
+        early = load is None or isinstance(load, int | float)
+        return {**content, "load": {"mean": load} if early else load}
 
     def __post_init__(self) -> None:
         if self.status not in (FINISHED, DIVERGED):
             raise ValueError(f"status is {self.status!r} instead of {FINISHED} or {DIVERGED}")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise ValueError(f"seed is {self.seed} instead of one between 0 and {LARGEST_SEED}")
-        for name in ("steps", "train_seconds", "trainer_seconds", "wall_seconds", "load"):
+        for name in ("steps", "train_seconds", "trainer_seconds", "wall_seconds", "integrated_step", "shrinkage"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, which is negative")
         if "hardware" not in self.versions:
@@ -216,7 +251,10 @@ class RunResult:
             "steps": self.steps,
             "train_seconds": self.train_seconds,
             "trainer_seconds": self.trainer_seconds,
-            "load": self.load,
+            "load": asdict(self.load),
+            "threads": self.threads,
+            "integrated_step": self.integrated_step,
+            "shrinkage": self.shrinkage,
             "evaluations": [evaluation.as_json() for evaluation in self.evaluations],
             "test": dict(self.test),
             "training_log": [dict(record) for record in self.training_log],

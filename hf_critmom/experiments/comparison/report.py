@@ -356,7 +356,7 @@ def _card(
     # A tuned variant that is the arm itself has no run of its own.
     tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
     asked = [*plan.runs(), *tuned]
-    loads = [run.load for run in runs if run.load is not None]
+    loads = [run.load.mean for run in runs if run.load.mean is not None]
     return render(
         "comparison.md",
         front_matter=data.to_yaml(),

@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 import torch
 from helpers.distributed_programs import Perceptron, points
+from helpers.plans_by_hand import plan_of
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_critmom import IKFAD, CritMomAdamW, CritMomSGD
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import ARMS, Arm, ComparisonError
-from hf_critmom.experiments.comparison.arms import ARM_SETS, BASELINES, get_arms, read_arms
-from hf_critmom.experiments.comparison.runner import _ArmTrainer, _settings
+from hf_critmom.experiments.comparison.arm_selection import get_arms, read_arms
+from hf_critmom.experiments.comparison.arms import ARM_SETS, BASELINES
+from hf_critmom.experiments.comparison.execution import ArmTrainer
+from hf_critmom.experiments.comparison.plan import Trial
+from hf_critmom.optim import CritMomCompensated, CritMomMatched
 from hf_critmom.storage.typed import RecordError, from_json
 
 any_arm = pytest.mark.parametrize("name", ARMS)
@@ -32,7 +36,7 @@ class Groups(TrainerCallback):
         self.seen.append({name: value for name, value in optimizer.param_groups[0].items() if name != "params"})
 
 
-def trained(arm: Arm, folder: Path, **fields: Any) -> tuple[list[dict[str, Any]], _ArmTrainer]:
+def trained(arm: Arm, folder: Path, **fields: Any) -> tuple[list[dict[str, Any]], ArmTrainer]:
     """A run of `STEPS` steps, continued from the folder's checkpoint if it holds one; every group that it used."""
     args = TrainingArguments(
         **{
@@ -50,7 +54,7 @@ def trained(arm: Arm, folder: Path, **fields: Any) -> tuple[list[dict[str, Any]]
         }
     )
     groups = Groups()
-    trainer = _ArmTrainer(
+    trainer = ArmTrainer(
         arm, args, model=Perceptron(), train_dataset=points(), eval_dataset=points()[:8], callbacks=[groups]
     )
     trainer.train(resume_from_checkpoint=next((str(path) for path in folder.glob("checkpoint-*")), None))
@@ -69,7 +73,9 @@ def test_every_arm_trains(name: str, tmp_path: Path) -> None:
 
 
 CLASSES = {
-    **dict.fromkeys(("constant", "nesterov", "matched", "onecycle", "demon"), torch.optim.SGD),
+    **dict.fromkeys(("constant", "nesterov", "onecycle", "demon"), torch.optim.SGD),
+    "matched": CritMomMatched,
+    "compensated": CritMomCompensated,
     **dict.fromkeys(("critmom", "critmom_exact", "critmom_exponential", "hybrid"), CritMomSGD),
     "ikfad": IKFAD,
     "adamw": torch.optim.AdamW,
@@ -124,11 +130,12 @@ def test_the_critically_damped_arms_follow_their_rules(name: str, tmp_path: Path
 
 
 def test_what_an_arm_does_not_bring_is_the_comparisons() -> None:
-    args = TrainingArguments("unused", use_cpu=True, learning_rate=0.3, weight_decay=0.2)
-    assert _settings(args, ARMS["constant"]) == (0.3, 0.2)
-    assert _settings(args, ARMS["adamw"]) == _settings(args, ARMS["critmom_adamw"]) == (1e-3, 0.05)
-    assert _settings(args, Arm("own", "sgd", learning_rate=0.5)) == (0.5, 0.2)
-    assert _settings(args, Arm("none", "sgd", weight_decay=0.0)) == (0.3, 0.0)
+    settings = plan_of(training={"learning_rate": 0.3, "weight_decay": 0.2}).settings
+    assert settings(ARMS["constant"]) == (0.3, 0.2)
+    assert settings(ARMS["adamw"]) == settings(ARMS["critmom_adamw"]) == (1e-3, 0.05)
+    assert settings(Arm("own", "sgd", learning_rate=0.5)) == (0.5, 0.2)
+    assert settings(Arm("none", "sgd", weight_decay=0.0)) == (0.3, 0.0)
+    assert settings(Arm("tried", "sgd", learning_rate=0.5), Trial(2.0, 0.5)) == (1.0, 0.1)
 
 
 @any_arm
@@ -147,11 +154,9 @@ def test_arms_are_told_apart_by_name_colour_and_words() -> None:
 
 
 def test_a_set_of_arms_stands_for_its_names() -> None:
-    assert [arm.name for arm in get_arms(["paper"])] == [
-        *("constant", "critmom", "hybrid", "onecycle", "ikfad", "adamw")
-    ]
-    assert {arm.name for arm in get_arms(["fair"])} == {*ARM_SETS["paper"], "nesterov", "matched", "demon"}
-    assert [arm.name for arm in get_arms(["matched", "paper"])] == ["matched", *ARM_SETS["paper"]]
+    assert [*get_arms(["paper"])] == [*("constant", "matched", "critmom", "hybrid", "onecycle", "ikfad", "adamw")]
+    assert {*get_arms(["fair"])} == {*ARM_SETS["paper"], "nesterov", "matched", "demon"}
+    assert [*get_arms(["demon", "paper"])] == ["demon", *ARM_SETS["paper"]]
     with pytest.raises(ComparisonError, match="--arms paper constant"):
         get_arms(["paper", "constant"])
 
@@ -244,8 +249,8 @@ def test_a_file_adds_to_the_table_or_replaces_what_has_its_name(whole: Path) -> 
     assert before == ARMS
     assert list(arms) == [*ARMS, "heavy", "warm"]
     assert arms["constant"].options == {"momentum": 0.5} and arms["critmom"] is ARMS["critmom"]
-    assert [arm.options.get("momentum") for arm in get_arms(["heavy", "constant"], arms)] == [0.95, 0.5]
-    assert get_arms(["paper"], arms)[0] is arms["constant"]
+    assert [arm.options.get("momentum") for arm in get_arms(["heavy", "constant"], arms).values()] == [0.95, 0.5]
+    assert get_arms(["paper"], arms)["constant"] is arms["constant"]
 
 
 def test_arms_of_a_file_train_as_it_says(whole: Path, tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.launches import outcome
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import runner
-from hf_critmom.experiments.comparison.runner import num_workers
+from hf_critmom.commands.compare import parse_comparison
+from hf_critmom.experiments.comparison import execution, runner
 
 TINY = (
     *("compare", "--width", "2", "--num_train_epochs", "1", "--max_train_samples", "64", "--max_eval_samples", "32"),
@@ -49,18 +50,18 @@ def test_a_killed_worker_leaves_its_run_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main((*TINY, "--workers", "1", "--output_dir", "calm")) == 0
-    command, execute = os.getpid(), runner._run
+    command, execute = os.getpid(), execution.execute_run
 
-    def dies_once(*args: object) -> object:
+    def dies_once(*args: Any) -> Any:
         if os.getpid() != command and not Path("died").exists():
             Path("died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.2)
         return execute(*args)
 
-    monkeypatch.setattr(runner, "_run", dies_once)
+    monkeypatch.setattr(execution, "execute_run", dies_once)
     assert main((*TINY, "--workers", "2", "--output_dir", "killed")) == 0
-    assert "a worker was killed (signal 9)" in capfd.readouterr().err
+    assert "A worker was killed (signal 9)" in capfd.readouterr().err
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "calm")
 
 
@@ -71,12 +72,10 @@ def test_absurd_numbers_are_one_sentence(flag: str, capfd: pytest.CaptureFixture
 
 
 def test_the_default_is_one_worker_per_usable_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelerate import PartialState
-
     monkeypatch.setattr(runner, "usable_cores", lambda: 3)
-    process = PartialState()
-    assert num_workers(None, process) == (3 if process.device.type == "cpu" else 1)
-    assert num_workers(2, process) == 2
+    assert runner._settle_workers(parse_comparison(["--use_cpu"])) == 3
+    assert runner._settle_workers(parse_comparison(["--use_cpu", "--workers", "2"])) == 2
+    assert runner._settle_workers(parse_comparison(["--use_cpu", "--threads_per_worker", "2"])) == 1
 
 
 def test_a_run_records_the_threads_that_it_computed_with(tmp_path: Path) -> None:

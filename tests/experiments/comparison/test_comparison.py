@@ -29,7 +29,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Tr
 
 from hf_critmom import critical_momentum, damping_ratio
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import ARMS, Arm, runner
+from hf_critmom.experiments.comparison import ARMS, Arm, execution, runner
 from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.storage.checkpoints import last_complete_checkpoint
 from hf_critmom.tasks import CifarResNetForImageClassification, Task
@@ -39,10 +39,12 @@ from hf_critmom.training.arguments import recorded_training_arguments
 ARM_NAMES, SEEDS, TARGETS = ("constant", "critmom", "hybrid"), (42, 43), (0.05, 0.999)
 TRAIN, EVALUATED, BATCH, EPOCHS = 128, 64, 64, 2
 STEPS = EPOCHS * TRAIN // BATCH
-TINY = (
+SMALL = (
     *("--width", "2", "--per_device_train_batch_size", str(BATCH), "--num_train_epochs", str(EPOCHS)),
     *("--max_train_samples", str(TRAIN), "--max_eval_samples", str(EVALUATED), "--use_cpu"),
+    *("--workers", "1"),
 )
+TINY = (*SMALL, "--evaluations_per_epoch", "1")
 WHOLE = (*TINY, "--arms", *ARM_NAMES, "--num_seeds", "2", "--targets", *map(str, TARGETS))
 
 
@@ -66,13 +68,18 @@ class Witness:
     _current: Witnessed | None = None
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
-        run, build, load, hand_out = runner._run, runner.build_model, runner.load_task, ImageDataset.__getitems__
+        run, build, load, hand_out = (
+            execution.execute_run,
+            execution.build_model,
+            runner.load_task,
+            ImageDataset.__getitems__,
+        )
 
-        def watched_run(asked: Any, arm: Arm, planned: Run, task: Task, folder: Path, progress: Any) -> Any:
+        def watched_run(training: Any, model: Any, arm: Arm, planned: Run, task: Task, folder: Path, *rest: Any) -> Any:
             self._current = Witnessed((folder.parents[2] / "comparison.json").exists())
             self.runs[arm.name, planned.seed] = self._current
             try:
-                return run(asked, arm, planned, task, folder, progress)
+                return run(training, model, arm, planned, task, folder, *rest)
             finally:
                 self._current = None
 
@@ -99,8 +106,8 @@ class Witness:
                     self._current.batches.append({key: value.clone() for key, value in batch.items()})
             return batch
 
-        patch.setattr(runner, "_run", watched_run)
-        patch.setattr(runner, "build_model", watched_build)
+        patch.setattr(execution, "execute_run", watched_run)
+        patch.setattr(execution, "build_model", watched_build)
         patch.setattr(runner, "load_task", watched_load)
         patch.setattr(ImageDataset, "__getitems__", watched_hand_out)
 
@@ -670,7 +677,7 @@ def test_a_run_interrupted_within_an_epoch_goes_on_from_its_last_checkpoint(
     given = ("--num_train_epochs", "4", "--arms", "hybrid", "--num_seeds", "1", "--targets", "0.05")
     saving = ("--save_strategy", "steps", "--save_steps", "3")
     again("compare", *TINY, *given, "--output_dir", str(tmp_path / "undisturbed"))
-    run, hand_out, fetched = runner._run, ImageDataset.__getitems__, []
+    run, hand_out, fetched = execution.execute_run, ImageDataset.__getitems__, []
 
     def interrupted(dataset: ImageDataset, indices: Any) -> dict[str, torch.Tensor]:
         if dataset.augmentation is not None:
@@ -684,7 +691,7 @@ def test_a_run_interrupted_within_an_epoch_goes_on_from_its_last_checkpoint(
         return run(*words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_run", run_interrupted)
+        patch.setattr(execution, "execute_run", run_interrupted)
         assert main(("compare", *TINY, *given, *saving, "--output_dir", str(tmp_path / "out"))) == 130
     monkeypatch.setattr(ImageDataset, "__getitems__", hand_out)
     checkpoints = [path.name for path in (tmp_path / "out" / "runs" / "hybrid" / "seed-42").glob("checkpoint-*")]
@@ -707,9 +714,9 @@ def test_a_run_that_was_interrupted_after_it_diverged_ends_as_it_would_have(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.CritMomTrainer, "predict", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            main(("compare", *TINY, *given, "--save_strategy", "epoch", "--output_dir", str(tmp_path / "out")))
+        patch.setattr(execution.ArmTrainer, "create_model_card", interrupted)  # the trial step calls no such
+        saving = ("--save_strategy", "epoch", "--output_dir", str(tmp_path / "out"))
+        assert main(("compare", *TINY, *given, *saving)) == 130
     again("compare", *TINY, *given, "--save_strategy", "epoch", "--output_dir", str(tmp_path / "out"))
     expected, found = (read_result(tmp_path / name, "constant", 42) for name in ("undisturbed", "out"))
     assert expected["status"] == "diverged"
@@ -743,7 +750,7 @@ def test_a_comparison_in_which_every_run_diverges_before_its_first_evaluation_ha
 ) -> None:
     given = ("--arms", "constant", "--num_seeds", "1", "--learning_rate", "1e30", "--targets", "0.9")
     evaluations = ("--eval_strategy", "steps", "--eval_steps", "4")
-    printed, _ = again("compare", *TINY, *given, *evaluations, "--output_dir", str(tmp_path))
+    printed, _ = again("compare", *SMALL, *given, *evaluations, "--output_dir", str(tmp_path))
     result = read_result(tmp_path, "constant", 42)
     assert (result["status"], result["evaluations"]) == ("diverged", [])
     assert "not reached" in printed and "1, 1 diverged" in printed

@@ -23,6 +23,7 @@ from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, c
 COMPARE = (
     *("compare", "--width", "2", "--arms", "constant", "critmom", "--num_seeds", "2", "--num_train_epochs", "1"),
     *("--max_train_samples", "128", "--max_eval_samples", "64", "--targets", "0.1", "--use_cpu"),
+    *("--workers", "1", "--evaluations_per_epoch", "1"),
 )
 SOME = ("--corruptions", "gaussian_blur", "contrast")
 

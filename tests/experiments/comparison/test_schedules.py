@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hf_critmom import critical_momentum
 from hf_critmom.experiments.comparison import Arm, ComparisonError
-from hf_critmom.experiments.comparison.runner import _ArmTrainer
+from hf_critmom.experiments.comparison.execution import ArmTrainer
 from hf_critmom.experiments.comparison.schedules import SCHEDULES, matched_lr
 
 STEPS, PEAK = 20, 0.09
@@ -263,11 +263,11 @@ class Used(TrainerCallback):
         self.values.append(values(optimizer))
 
 
-def trained(name: str, folder: Path, **fields: Any) -> tuple[Used, _ArmTrainer]:
+def trained(name: str, folder: Path, **fields: Any) -> tuple[Used, ArmTrainer]:
     args = arguments(folder, per_device_train_batch_size=8, max_steps=STEPS, warmup_steps=3, **fields)
     resumed_from = folder / "checkpoint-7"
     used = Used()
-    trainer = _ArmTrainer(
+    trainer = ArmTrainer(
         Arm("any", "sgd", {"momentum": 0.9}, schedule=name),
         args,
         model=Perceptron(),

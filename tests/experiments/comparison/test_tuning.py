@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison import execution, runner
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
 from hf_critmom.experiments.comparison.records import Evaluation, RunResult
 from hf_critmom.experiments.comparison.results import read_results
@@ -45,7 +45,8 @@ def ended(*values: float | None, status: str = "finished") -> RunResult:
         Evaluation(step, float(step), float(step), {"accuracy": value, "bits_per_byte": value})
         for step, value in enumerate(values, start=1)
     )
-    return RunResult("constant", 1, status, len(values), float(len(values)), tuple(evaluations), {}, {})
+    versions = {"hardware": "none"}
+    return RunResult("constant", 1, status, len(values), float(len(values)), tuple(evaluations), {}, versions)
 
 
 def choice_of(plan: Plan, *results: RunResult) -> Choice | None:
@@ -147,9 +148,10 @@ def test_what_is_chosen_equals_the_naive_choice(of: list[tuple[float, bool]], be
 
 # ------------------------------------------------------------------------------------------------- a tuned comparison
 
-ARMS, FACTORS, DECAYS, SEEDS, TRIAL_SEED = ("constant", "critmom"), (0.5, 1e30), (0.0, 1.0), (42,), 43
+ARMS, FACTORS, DECAYS, SEEDS, TRIAL_SEED = ("constant", "critmom"), (0.5, 1e30), (0.0, 1.0), (42,), 1042
 TUNED = (
     *("compare", "--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "128", "--use_cpu"),
+    *("--workers", "1", "--evaluations_per_epoch", "1"),
     *("--max_eval_samples", "64", "--num_train_epochs", "1", "--num_seeds", "1", "--targets", "0.05"),
     *("--arms", *ARMS, "--learning_rate_grid", *map(str, FACTORS), "--weight_decay_grid", *map(str, DECAYS)),
 )
@@ -180,14 +182,14 @@ def compared(folder: Path, words: tuple[str, ...] = TUNED) -> Finished:
     """A comparison that has to succeed, watched from inside."""
     finished, out = Finished(folder), io.StringIO()
     task: list[Task] = []
-    run, load, hand_out = runner._run, runner.load_task, ImageDataset.__getitems__
+    run, load, hand_out = execution.execute_run, runner.load_task, ImageDataset.__getitems__
     current: list[Run] = []
 
-    def watched_run(asked: Any, arm: Any, planned: Run, *words: Any) -> Any:
+    def watched_run(training: Any, model: Any, arm: Any, planned: Run, *words: Any) -> Any:
         current.append(planned)
         finished.read[planned] = []
         try:
-            return run(asked, arm, planned, *words)
+            return run(training, model, arm, planned, *words)
         finally:
             current.clear()
 
@@ -204,7 +206,7 @@ def compared(folder: Path, words: tuple[str, ...] = TUNED) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "200")
         patch.setattr(sys, "stdout", out)
-        patch.setattr(runner, "_run", watched_run)
+        patch.setattr(execution, "execute_run", watched_run)
         patch.setattr(runner, "load_task", watched_load)
         patch.setattr(ImageDataset, "__getitems__", watched_hand_out)
         assert main((*words, "--output_dir", str(folder))) == 0

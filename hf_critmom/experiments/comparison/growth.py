@@ -1,0 +1,159 @@
+"""How a comparison grows: a command whose conditions are the stored ones adds arms, seeds and targets to the plan."""
+
+import dataclasses
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Extension, LookPlan, Plan, Run
+from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.storage.run_folder import RESULT_FILE
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run of a folder's comparison has left anything behind that would be lost."""
+    runs = folder / "runs"
+    return any(runs.rglob(RESULT_FILE)) or any(runs.rglob("checkpoint-*"))
+
+
+def load_or_create_plan(requested: Plan, folder: Path, *, write: bool, alone: bool = False) -> Plan:
+    """The plan that governs a folder: the stored one, with what the request adds to it, or the requested one.
+
+    Args:
+        requested: The requested plan, whose extent may be a part of the stored one's.
+        folder: The comparison's folder.
+        write: Whether this process is the one that writes.
+        alone: Whether no other launch works in the folder: then a plan whose runs have not begun is replaced.
+
+    Raises:
+        ComparisonError: If the folder holds a comparison under other conditions or other files, or cannot be written.
+    """
+
+    def reconcile(content: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
+        stored = Plan.parse(folder, content)
+        if alone and not has_begun(folder):
+            return content if _same_request(stored, requested) else begun(requested).as_json()
+        extended = extend(stored, requested, folder)
+        return content if extended == stored else extended.as_json()
+
+    if PLAN_FILE_FORMAT.exists(folder):  # a refusal leaves no trace, not even a lock
+        reconcile(PLAN_FILE_FORMAT.read(folder), {})
+    governing = PLAN_FILE_FORMAT.load_or_create(folder, begun(requested).as_json(), reconcile, write=write)
+    return Plan.parse(folder, governing)
+
+
+def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
+    """The stored plan with what a request adds to it; the stored one itself where that is nothing.
+
+    Args:
+        stored: The stored plan.
+        requested: The requested plan.
+        folder: The comparison's folder.
+
+    Raises:
+        ComparisonError: If the conditions differ, or an arm of the same name does.
+    """
+    if different := stored.differences(requested):
+        raise ComparisonError(
+            f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): more arms, "
+            "seeds and targets can be added to it, but its conditions stay; give those of its command, or choose "
+            "another --output_dir."
+        )
+    arms = {name: arm for name, arm in requested.arms.items() if name not in stored.arms}
+    seeds = tuple(seed for seed in requested.seeds if seed not in stored.seeds)
+    known = (*stored.targets, *stored.exploratory_targets)
+    targets = tuple(target for target in requested.targets if target not in known)
+    claims = tuple(claim for claim in requested.claims if claim not in stored.claims)
+    looks = _looks(stored, requested, seeds, folder)
+    same_arguments = requested.arguments == stored.arguments or not requested.arguments
+    if not (arms or seeds or targets or claims) and looks == stored.looks and same_arguments:
+        return stored
+    results = read_results(folder, stored).runs
+    exploratory = bool(results)
+    grown = dataclasses.replace(
+        stored,
+        arms={**stored.arms, **arms},
+        seeds=(*stored.seeds, *seeds),
+        targets=stored.targets if exploratory else _ordered(stored, (*stored.targets, *targets)),
+        exploratory_targets=(*stored.exploratory_targets, *(targets if exploratory else ())),
+        claims=(*stored.claims, *claims),
+        looks=looks,
+        arguments=requested.arguments or stored.arguments,
+    )
+    if arms or seeds or targets or claims:
+        history = stored.history or (_first(stored, date=""),)
+        added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished=len(results))
+        grown = dataclasses.replace(grown, history=(*history, added))
+    covered = {*requested.arms} >= {*grown.arms} and {*requested.seeds} >= {*grown.seeds}
+    return dataclasses.replace(grown, command=requested.command) if covered else grown
+
+
+def begun(plan: Plan) -> Plan:
+    """A requested plan as it is stored at first: with its history."""
+    looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
+    return dataclasses.replace(plan, looks=looks, history=(_first(plan, date=_now()),))
+
+
+def record_look(folder: Path, seeds: int) -> Plan:
+    """Adds a look to the stored plan, and returns it.
+
+    Args:
+        folder: The comparison's folder.
+        seeds: Seeds that are finished with every arm.
+    """
+
+    def reconcile(content: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
+        stored = Plan.parse(folder, content)
+        looks = _looked(stored, seeds)
+        return content if looks == stored.looks else dataclasses.replace(stored, looks=looks).as_json()
+
+    return Plan.parse(folder, PLAN_FILE_FORMAT.load_or_create(folder, {}, reconcile, write=True))
+
+
+def complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:
+    """Number of seeds that are finished with every arm and budget."""
+    done = {(run.arm, run.seed, run.epochs) for run in finished}
+    return sum(all((arm, seed, epochs) in done for arm in plan.arms for epochs in plan.budgets) for seed in plan.seeds)
+
+
+def _looks(stored: Plan, requested: Plan, seeds: tuple[int, ...], folder: Path) -> LookPlan | None:
+    """When verdicts are looked at, after seeds were added or a growing comparison was asked for.
+
+    As long as nobody can have seen a verdict the looks are planned anew. Afterwards they stay planned, and the look
+    that was made is counted.
+    """
+    if not seeds and requested.looks is None:
+        return stored.looks
+    current = stored.looks or LookPlan(len(stored.seeds), len(stored.seeds))
+    complete = complete_seeds(stored, read_results(folder, stored).runs)
+    if complete < current.first and not current.made:
+        number = len(stored.seeds) + len(seeds)
+        return requested.looks or LookPlan(number, number)
+    return _looked(stored, complete) if seeds else current
+
+
+def _looked(stored: Plan, complete: int) -> LookPlan:
+    current = stored.looks or LookPlan(len(stored.seeds), len(stored.seeds))
+    if complete < current.first:
+        return current
+    return dataclasses.replace(current, made=tuple(sorted({*current.made, complete})))
+
+
+def _same_request(stored: Plan, requested: Plan) -> bool:
+    """Whether a plan whose runs have not begun is the requested one already."""
+    ignored: dict[str, Any] = {"history": (), "command": "", "versions": {}}
+    return dataclasses.replace(stored, **ignored) == dataclasses.replace(begun(requested), **ignored)
+
+
+def _first(plan: Plan, date: str) -> Extension:
+    return Extension(date, plan.command, tuple(plan.arms), tuple(plan.seeds), tuple(plan.targets))
+
+
+def _ordered(plan: Plan, targets: Iterable[float]) -> tuple[float, ...]:
+    return tuple(sorted(targets, reverse=not plan.task.greater_is_better))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

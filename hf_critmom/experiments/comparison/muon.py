@@ -1,0 +1,109 @@
+"""Muon with the companion that its documentation asks for."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Muon, Optimizer
+
+
+class MuonWithAdamW(Optimizer):
+    """`torch.optim.Muon` for parameters that are matrices, `torch.optim.AdamW` for all others.
+
+    Muon takes matrices only; torch's documentation asks for "a standard method such as AdamW" for biases, embeddings
+    and the rest. Parameters of more than two dimensions, such as the kernels of convolutions, are AdamW's here; so is
+    an embedding, if it is in a group with ``matrix=False``. Both have the same learning rate and weight decay, which
+    ``adjust_lr_fn="match_rms_adamw"``, the default here, is made for: it scales Muon's steps to AdamW's size
+    (Liu et al., arXiv 2502.16982).
+
+    Args:
+        params: Parameters or param groups.
+        lr: Learning rate of both.
+        weight_decay: Decoupled weight decay of both.
+        betas: Of AdamW.
+        adamw_eps: Of AdamW.
+        adjust_lr_fn: Of Muon, as are the options below.
+        options: Other options of `torch.optim.Muon`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.999),
+        adamw_eps: float = 1e-8,
+        adjust_lr_fn: str | None = "match_rms_adamw",
+        **options: Any,
+    ) -> None:
+        groups = [dict(group) if isinstance(group, dict) else {"params": [group]} for group in params]
+        matrices, others = [], []
+        for group in groups:
+            own = group.pop("params")
+            own = [own] if isinstance(own, Tensor) else list(own)
+            may_be_matrix = group.pop("matrix", True)
+            of_muon = [parameter for parameter in own if may_be_matrix and parameter.ndim == 2]
+            of_adamw = [parameter for parameter in own if not may_be_matrix or parameter.ndim != 2]
+            if of_muon:
+                matrices.append({**group, "params": of_muon})
+            if of_adamw:
+                others.append({**group, "params": of_adamw})
+        muon = Muon(
+            matrices or [{"params": [_nothing()]}],
+            lr=lr,
+            weight_decay=weight_decay,
+            adjust_lr_fn=adjust_lr_fn,
+            **options,
+        )
+        adamw = AdamW(
+            others or [{"params": [_nothing()]}], lr=lr, weight_decay=weight_decay, betas=betas, eps=adamw_eps
+        )
+        self._parts = {"muon": muon, "adamw": adamw}
+        own_groups = [{**group, "part": "muon"} for group in muon.param_groups if matrices]
+        own_groups += [{**group, "part": "adamw"} for group in adamw.param_groups if others]
+        super().__init__(own_groups, {"lr": lr, "weight_decay": weight_decay})
+        self._share()
+
+    def _share(self) -> None:
+        """Lets both step on this optimizer's own groups and state, which schedulers and checkpoints change."""
+        for name, part in self._parts.items():
+            part.param_groups = [group for group in self.param_groups if group["part"] == name]
+            part.state = self.state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of both.
+
+        Args:
+            closure: Evaluates the model again and returns the loss.
+
+        Returns:
+            The closure's loss, if there is one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts.values():
+            if part.param_groups:
+                part.step()
+        return loss
+
+
+def _nothing() -> Tensor:
+    return torch.zeros(1, 1, requires_grad=True)

@@ -1,0 +1,265 @@
+"""From a request to the plan that it asks for: what it leaves open is as the comparison in the folder has it."""
+
+import copy
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.trainer_utils import IntervalStrategy
+
+from hf_critmom.experiments.comparison.arguments import (
+    DEFAULT_ARMS,
+    DEFAULT_MARGIN,
+    DEFAULT_MAX_SEEDS,
+    DEFAULT_SEEDS,
+    FIRST_LOOK,
+    ComparisonRequest,
+    ComparisonTrainingArguments,
+)
+from hf_critmom.experiments.comparison.arm_selection import check_arm, get_arms, read_arms
+from hf_critmom.experiments.comparison.arms import ARMS, Arm
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
+from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
+from hf_critmom.storage.environment import versions
+from hf_critmom.storage.plan import plain
+from hf_critmom.storage.typed import from_json
+from hf_critmom.storage.workers import usable_cores
+from hf_critmom.tasks import Task, model_record, task_spec
+from hf_critmom.tasks.stored_arguments import store_arguments
+from hf_critmom.training.arguments import recorded_training_arguments
+
+CADENCE_FLAGS = frozenset({"eval_strategy", "eval_steps", "evaluations_per_epoch"})
+EVALUATIONS_PER_EPOCH = 4
+LARGEST_SHARE_OF_EVALUATIONS = 0.15
+"""Of the time of training, that evaluations may take where nobody said how often to evaluate."""
+_TRIAL_SEED_OFFSET = 1000
+"""Beyond every seed that a comparison of the largest number of seeds has."""
+
+
+def with_stored_cadence(request: ComparisonRequest, stored: Plan | None) -> ComparisonRequest:
+    """A request that evaluates as often as the comparison in the folder does, unless it says how often.
+
+    Args:
+        request: The request.
+        stored: The plan in its folder, if there is one that it continues.
+    """
+    if stored is None or request.given & CADENCE_FLAGS:
+        return request
+    training = copy.copy(request.training)
+    training.eval_strategy = IntervalStrategy(stored.training_argument("eval_strategy"))
+    training.eval_steps = stored.training.get("eval_steps")
+    epochs = training.eval_strategy == IntervalStrategy.EPOCH
+    training.evaluations_per_epoch = int(stored.training.get("evaluations_per_epoch", 1)) if epochs else None
+    return dataclasses.replace(request, training=training)
+
+
+def with_measured_cadence(
+    request: ComparisonRequest, step_seconds: float, evaluation_seconds: float, steps_per_epoch: float
+) -> ComparisonRequest:
+    """A request that evaluates four times an epoch, or less often where that would take long.
+
+    Args:
+        request: The request, whose cadence is open.
+        step_seconds: Seconds of an optimizer step.
+        evaluation_seconds: Seconds of an evaluation.
+        steps_per_epoch: Steps of an epoch.
+    """
+    allowed = LARGEST_SHARE_OF_EVALUATIONS * steps_per_epoch * step_seconds
+    number = EVALUATIONS_PER_EPOCH
+    while number > 1 and (number * evaluation_seconds > allowed or number > steps_per_epoch):
+        number -= 1
+    training = copy.copy(request.training)
+    # The best checkpoint is one of those at the ends of epochs, so that no other evaluation may be the best.
+    training.evaluations_per_epoch = 1 if training.load_best_model_at_end else number
+    return dataclasses.replace(request, training=training)
+
+
+def settle_threads(request: ComparisonRequest, stored: Plan | None) -> int:
+    """The threads that each run computes with: the plan's, else the flag's, else 1, on accelerators several.
+
+    Raises:
+        ComparisonError: If the flag contradicts the plan: another number of threads is another run.
+    """
+    wanted = request.comparison.threads_per_worker
+    planned = None if stored is None else stored.recorded_threads
+    if planned is not None and wanted not in (None, planned):
+        raise ComparisonError(
+            f"The comparison in {request.training.output_dir} computes with {planned} "
+            f"thread{'s' if planned > 1 else ''}, and another number gives other results: leave --threads_per_worker "
+            f"{wanted} out, or choose another --output_dir."
+        )
+    if planned is not None or wanted is not None:
+        return int(planned or wanted or 1)
+    return 1 if request.training.device.type == "cpu" else min(usable_cores(), 8)
+
+
+def select_arms(request: ComparisonRequest, stored: Plan | None) -> dict[str, Arm]:
+    """The arms of a request; where it names none, those of the comparison in the folder.
+
+    Raises:
+        ComparisonError: If an arm is not known or cannot be built.
+    """
+    names, file = request.comparison.arms, request.comparison.arms_file
+    if names is None and stored is not None:
+        foreign = [name for name, arm in stored.arms.items() if "." in arm.optimizer and ":" not in arm.optimizer]
+        if foreign:
+            raise ComparisonError(
+                f"The arms {', '.join(foreign)} of the comparison in {request.training.output_dir} run code that their "
+                "names lead to: name with --arms those that are to go on."
+            )
+        for arm in stored.arms.values():
+            check_arm(arm)
+        return dict(stored.arms)
+    known = ARMS if file is None else read_arms(Path(file))
+    return get_arms(list(names or DEFAULT_ARMS), known, None if stored is None else stored.arms)
+
+
+def select_seeds(request: ComparisonRequest, stored: Plan | None) -> tuple[int, ...]:
+    """The seeds of a request; where it gives no number, those of the comparison in the folder.
+
+    Seeds follow one another from ``--seed``; that of a plan's trials is passed over.
+
+    Raises:
+        ComparisonError: If a seed would be larger than any.
+    """
+    start, number = request.training.seed, request.comparison.num_seeds
+    if number is None and stored is not None and ("seed" not in request.given or start in stored.seeds):
+        return stored.seeds
+    if number is None:
+        number = FIRST_LOOK if request.comparison.until_decided else DEFAULT_SEEDS
+    trials = None if stored is None or stored.tuning is None else stored.tuning.seed
+    seeds = [seed for seed in range(start, start + number + 1) if seed != trials][:number]
+    if not 0 <= seeds[0] <= seeds[-1] <= LARGEST_SEED:
+        raise ComparisonError(
+            f"--seed {start} and --num_seeds {number} make seeds from {seeds[0]} to {seeds[-1]}: they must lie between "
+            f"0 and {LARGEST_SEED}."
+        )
+    return tuple(seeds)
+
+
+def plan_request(
+    request: ComparisonRequest,
+    arms: Mapping[str, Arm],
+    task: Task,
+    num_parameters: int,
+    folder: Path,
+    stored: Plan | None = None,
+) -> Plan:
+    """The plan that a request asks for; its extent may be a part of the stored plan's.
+
+    Args:
+        request: The request; how often it evaluates is settled.
+        arms: Its arms.
+        task: The task.
+        num_parameters: Parameters of the model.
+        folder: The comparison's folder.
+        stored: The plan in the folder, if there is one that it continues.
+
+    Raises:
+        ComparisonError: If seeds, baseline or claims cannot be used.
+    """
+    comparison, training = request.comparison, recorded_training_arguments(request.training)
+    if len(request.training.budgets) > 1:
+        training["num_train_epochs"] = request.training.budgets
+    if (request.training.evaluations_per_epoch or 1) > 1:
+        training["evaluations_per_epoch"] = request.training.evaluations_per_epoch
+    every_arm = [*(stored.arms if stored is not None else ()), *arms]
+    if comparison.baseline is not None:
+        _check_named("--baseline", comparison.baseline, every_arm)
+        if stored is not None and comparison.baseline != stored.baseline_arm:
+            raise ComparisonError(
+                f"{folder} holds a comparison against the baseline {stored.baseline_arm}, which was chosen before its "
+                f"runs: leave --baseline {comparison.baseline} out, or choose another --output_dir."
+            )
+    for claim in comparison.claim or ():
+        _check_claim(claim, every_arm)
+    targets = comparison.targets or (stored.targets if stored is not None else task_spec(request.data).targets)
+    seeds = select_seeds(request, stored)
+    return Plan(
+        task=from_json(TaskRecord, plain(task.description())),
+        model={**model_record(task, request.model), "num_parameters": num_parameters},
+        arms=arms,
+        seeds=seeds,
+        targets=tuple(sorted(set(map(float, targets)), reverse=not task.greater_is_better)),
+        training=plain(training),
+        versions=versions(),
+        command=request.command,
+        tuning=_tuning(request, stored),
+        arguments={"data": store_arguments(request.data, folder), "model": store_arguments(request.model, folder)},
+        threads=torch.get_num_threads(),
+        baseline=None if stored is not None else comparison.baseline or next(iter(arms)),
+        margin=comparison.margin or (DEFAULT_MARGIN if stored is None else stored.margin),
+        claims=tuple(comparison.claim or ()),
+        looks=_look_plan(request, seeds),
+    )
+
+
+def _look_plan(request: ComparisonRequest, seeds: tuple[int, ...]) -> LookPlan | None:
+    """The looks of a comparison that grows until it is decided; None: the one look of another."""
+    if not request.comparison.until_decided:
+        return None
+    first = max(2, min(len(seeds), request.comparison.num_seeds or FIRST_LOOK))
+    last = request.comparison.max_seeds or DEFAULT_MAX_SEEDS
+    if last < first:
+        raise ComparisonError(
+            f"--max_seeds {last} is less than the {first} seeds that are looked at first: give more, or fewer "
+            "--num_seeds."
+        )
+    return LookPlan(first, last)
+
+
+def _tuning(request: ComparisonRequest, stored: Plan | None) -> Tuning | None:
+    grids = request.comparison.learning_rate_grid, request.comparison.weight_decay_grid
+    if not any(grids):
+        return None if stored is None else stored.tuning
+    learning_rate, weight_decay = (tuple(sorted(set(factors or [1.0]))) for factors in grids)
+    if stored is not None and stored.tuning is not None:
+        return Tuning(learning_rate, weight_decay, stored.tuning.seed)
+    seed = request.training.seed
+    fits = seed + _TRIAL_SEED_OFFSET <= LARGEST_SEED
+    return Tuning(learning_rate, weight_decay, seed + _TRIAL_SEED_OFFSET if fits else seed - _TRIAL_SEED_OFFSET)
+
+
+def _check_named(flag: str, name: str, arms: list[str]) -> None:
+    if name in arms:
+        return
+    near = difflib.get_close_matches(name, arms, n=1)
+    hint = f"did you mean {near[0]}?" if near else "add it to --arms, or choose one of them."
+    raise ComparisonError(f"{flag} names the arm {name!r}, which is not among {', '.join(arms)}: {hint}")
+
+
+def _check_claim(claim: str, arms: list[str]) -> None:
+    found = re.fullmatch(r"\s*([^<>]*[^<>\s])\s*[<>]\s*([^<>]*[^<>\s])\s*", claim)
+    if found is None:
+        raise ComparisonError(
+            f'--claim "{claim}" is no claim: write "A < B" for "A takes fewer steps than B", or "A < all".'
+        )
+    for name in found.groups():
+        if name != "all":
+            _check_named(f'--claim "{claim}"', name, arms)
+    if found[1] == found[2]:
+        raise ComparisonError(f'--claim "{claim}" compares the arm {found[1]} with itself: name two arms.')
+
+
+def steps_per_epoch(training: ComparisonTrainingArguments, task: Task) -> float:
+    """Optimizer steps of an epoch; a fraction where the last batches do not fill a step."""
+    batches = len(task.train) / (training.train_batch_size * training.world_size)
+    batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
+    return batches / training.gradient_accumulation_steps
+
+
+def changed_versions(stored: Plan) -> str:
+    """In which versions this differs from what a comparison was begun with, as a sentence; empty if in none."""
+    current: dict[str, Any] = versions()
+    changed = [
+        f"{name} {old} (now {current[name]})"
+        for name, old in stored.versions.items()
+        if name not in ("hardware", "hf-critmom") and name in current and current[name] != old
+    ]
+    return f"The comparison was begun with {', '.join(changed)}." if changed else ""

@@ -1,0 +1,59 @@
+"""Statistics of batch normalisation for optimizers that evaluate other weights than they train."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+NUM_BATCHES = 50
+"""As many as the authors of Schedule-Free use in their examples."""
+
+
+def averages_weights(optimizer: Any) -> bool:
+    """Whether an optimizer has a mode for training and one for evaluation, as those of Schedule-Free have."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper has both for every optimizer
+    return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, dataset: Any, batch_size: int, collator: Callable[[Any], dict[str, Any]]) -> None:
+    """Computes the statistics of batch normalisation anew for the present weights, as means over training batches.
+
+    Running statistics are of the weights that were trained with. Schedule-Free evaluates an average of weights, whose
+    activations are other ones, so that its authors ask for this before every evaluation (Defazio et al., arXiv
+    2405.15682, and the README of the package ``schedulefree``). Models without batch normalisation are left alone, and
+    so are random numbers: every call takes the same examples.
+
+    Args:
+        model: The model, in evaluation mode or not, which is kept.
+        dataset: Training examples.
+        batch_size: Examples of a batch.
+        collator: Makes batches of them.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
+    if not layers or not len(dataset):
+        return
+    training = {module: module.training for module in model.modules()}
+    momenta = {layer: layer.momentum for layer in layers}
+    device = next(model.parameters()).device
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+        layer.train()
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    starts = range(0, min(NUM_BATCHES * batch_size, len(order)), batch_size)
+    try:
+        for start in starts:
+            indices = order[start : start + batch_size]
+            if len(indices) < min(batch_size, len(order)):
+                break  # a rest would count as much as a batch
+            batch = collator(dataset.__getitems__(indices))
+            model(**{name: value.to(device) for name, value in batch.items()})
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+        for module, mode in training.items():
+            module.training = mode

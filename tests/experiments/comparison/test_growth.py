@@ -1,0 +1,346 @@
+"""Claims about growing: arms, seeds and targets are added to a comparison, its conditions stay, none is run twice."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from helpers.launches import launch, outcome, status_of, wait_until
+from helpers.plans_by_hand import plan_of
+
+from hf_critmom.commands import main
+from hf_critmom.experiments.comparison import ComparisonError
+from hf_critmom.experiments.comparison.arm_selection import get_arms
+from hf_critmom.experiments.comparison.arms import EARLY_ARMS, Arm
+from hf_critmom.experiments.comparison.growth import begun, extend, load_or_create_plan
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
+
+COMMITTED = Path(__file__).parents[3] / "model_cards"
+TINY = (
+    *("compare", "--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "128", "--use_cpu"),
+    *("--max_eval_samples", "64", "--num_train_epochs", "1", "--workers", "1", "--evaluations_per_epoch", "1"),
+)
+SMALL = (*TINY, "--arms", "constant", "--num_seeds", "1", "--targets", "0.05")
+
+
+def compare(*words: str, folder: Path) -> int:
+    return main((*words, "--output_dir", str(folder)))
+
+
+def results_in(folder: Path) -> dict[str, int]:
+    files = folder.glob("runs/**/result.json")
+    return {str(file.parent.relative_to(folder / "runs")): file.stat().st_mtime_ns for file in files}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison of one arm and one seed."""
+    folder = tmp_path_factory.mktemp("small") / "out"
+    assert compare(*SMALL, folder=folder) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(small: Path, tmp_path: Path) -> Path:
+    shutil.copytree(small, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The sentence with which a command is answered; the folder stays as it is."""
+
+    def answer(*words: str) -> str:
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        capsys.readouterr()
+        assert compare(*words, folder=folder) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].endswith("."), lines
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        return lines[0]
+
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------- arms and seeds added
+
+
+def test_more_seeds_and_arms_train_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    before = results_in(folder)
+    grown = (*TINY, "--arms", "constant", "critmom", "--num_seeds", "2", "--targets", "0.05")
+    assert compare(*grown, folder=folder) == 0
+    after = results_in(folder)
+    assert set(after) == {f"{arm}/seed-{seed}" for arm in ("constant", "critmom") for seed in (42, 43)}
+    assert before.items() <= after.items()
+    assert compare(*grown, folder=tmp_path / "at-once") == 0
+    assert outcome(folder) == outcome(tmp_path / "at-once")  # to the bit as if it had been planned so
+    tables = [
+        pd.read_parquet(one / "results.parquet").drop(columns="seconds") for one in (folder, tmp_path / "at-once")
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_a_command_for_less_runs_nothing_and_reports_what_is_there(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "2", "--targets", "0.05", folder=folder) == 0
+    before = results_in(folder)
+    capsys.readouterr()
+    assert compare(*SMALL, folder=folder) == 0
+    assert results_in(folder) == before
+    printed = capsys.readouterr().out
+    assert "constant" in printed and "critmom" in printed  # the report is of the whole comparison
+    plan = Plan.read(folder)
+    assert (list(plan.arms), plan.seeds) == (["constant", "critmom"], (42, 43))
+
+
+def test_arms_alone_are_added_by_a_command_that_names_no_others(folder: Path) -> None:
+    assert compare(*TINY, "--arms", "adamw", folder=folder) == 0
+    plan = Plan.read(folder)
+    assert list(plan.arms) == ["constant", "adamw"] and plan.seeds == (42,)  # its seeds are the comparison's
+    assert set(results_in(folder)) == {"constant/seed-42", "adamw/seed-42"}
+
+
+def test_a_command_that_names_no_arms_goes_on_with_those_of_the_comparison(folder: Path) -> None:
+    assert compare(*TINY, "--num_seeds", "2", folder=folder) == 0
+    assert list(Plan.read(folder).arms) == ["constant"]
+    assert set(results_in(folder)) == {"constant/seed-42", "constant/seed-43"}
+
+
+def test_the_plan_tells_how_the_comparison_grew(folder: Path) -> None:
+    assert compare(*TINY, "--arms", "critmom", "--num_seeds", "2", "--targets", "0.05", "0.5", folder=folder) == 0
+    plan = Plan.read(folder)
+    first, second = plan.history
+    assert (first.arms, first.seeds, first.targets, first.finished) == (("constant",), (42,), (0.05,), 0)
+    assert (second.arms, second.seeds, second.targets, second.finished) == (("critmom",), (43,), (0.5,), 1)
+    assert (
+        first.date <= second.date and second.date.startswith("20") and second.command.startswith("hf-critmom compare")
+    )
+    assert (plan.targets, plan.exploratory_targets) == ((0.05,), (0.5,))
+    assert plan.command == first.command  # the second asks for a part only
+    assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "2", folder=folder) == 0
+    assert Plan.read(folder).command == first.command and len(Plan.read(folder).history) == 2
+    assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "3", folder=folder) == 0
+    assert "--num_seeds 3" in Plan.read(folder).command  # it asks for all of it
+
+
+def test_two_launches_that_add_different_things_lose_neither(folder: Path, tmp_path: Path) -> None:
+    launches = [
+        launch(*TINY, *words, "--output_dir", str(folder), said=tmp_path / f"said-{number}")
+        for number, words in enumerate((("--arms", "critmom"), ("--num_seeds", "2", "--arms", "constant")))
+    ]
+    assert [status_of(one) for one in launches] == [0, 0]
+    plan = Plan.read(folder)
+    assert set(plan.arms) == {"constant", "critmom"} and set(plan.seeds) == {42, 43}
+    assert {"constant/seed-42", "constant/seed-43", "critmom/seed-42"} <= set(results_in(folder))
+    table = pd.read_parquet(folder / "results.parquet")
+    assert len(table.groupby(["arm", "seed"])) == len(results_in(folder))
+
+
+# -------------------------------------------------------------------------------------------------------------- targets
+
+
+def test_targets_that_were_added_after_a_result_are_exploratory_and_need_no_training(folder: Path) -> None:
+    before = results_in(folder)
+    assert compare(*SMALL[:-1], "0.05", "0.02", "0.5", folder=folder) == 0
+    assert results_in(folder) == before
+    plan = Plan.read(folder)
+    assert plan.targets == (0.05,) and set(plan.exploratory_targets) == {0.02, 0.5}
+    assert compare(*SMALL, folder=folder) == 0
+    assert Plan.read(folder) == plan
+
+
+# ----------------------------------------------------------------------------------------------------------- conditions
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--learning_rate", "0.2"), "training.learning_rate: 0.1 and 0.2"),
+        (("--weight_decay", "0"), "training.weight_decay"),
+        (("--num_train_epochs", "2"), "training.num_train_epochs"),
+        (("--per_device_train_batch_size", "32"), "training.total_train_batch_size: 64 and 32"),
+        (("--width", "4"), "model.width: 2 and 4"),
+        (("--max_train_samples", "96"), "task.splits.train.examples: 128 and 96"),
+        (("--split_seed", "3"), "task.splits.train.sha256"),
+        (("--crop_padding", "0"), "task.augmentation.crop_padding: 1 and 0"),
+        (("--evaluations_per_epoch", "2"), "training.evaluations_per_epoch: - and 2"),
+        (("--bf16", "true"), "training.bf16"),
+        (("--margin", "0.2"), "margin: 0.1 and 0.2"),
+        (("--learning_rate_grid", "0.5", "1"), "tuning"),
+        (("--threads_per_worker", "3"), "computes with 1 thread, and another number gives other results"),
+        (("--arms", "constant", "adamw", "--baseline", "adamw"), "against the baseline constant"),
+        (
+            (
+                "--arms",
+                "constant[momentum=0.5,name=critmom]",
+            ),
+            "needs a name of its own",
+        ),
+    ],
+    ids=lambda value: value[0].lstrip("-") if isinstance(value, tuple) else "",
+)
+def test_other_conditions_are_an_error_that_names_them(
+    words: tuple[str, ...], said: str, refusal: Callable[..., str]
+) -> None:
+    assert said in refusal(*SMALL, *words)
+
+
+def test_an_arm_of_the_same_name_is_the_same_arm(folder: Path, refusal: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "arms.toml"
+    file.write_text('[constant]\noptimizer = "sgd"\noptions = { momentum = 0.5 }\n')
+    assert "arms.constant.options.momentum: 0.9 and 0.5" in refusal(*SMALL, "--arms_file", str(file))
+
+
+def test_other_data_under_the_same_flags_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "text.txt"
+    texts.write_text("To be, or not to be, that is the question. " * 400)
+    words = ("compare", "--task", "text", "--train_file", str(texts), "--block_size", "16", "--hidden_size", "8")
+    words += ("--num_hidden_layers", "1", "--num_attention_heads", "1", "--max_steps", "1", "--eval_steps", "1")
+    words += ("--max_eval_samples", "8", "--use_cpu", "--arms", "adamw", "--workers", "1")
+    assert compare(*words, "--num_seeds", "1", folder=tmp_path / "out") == 0
+    texts.write_text("Now is the winter of our discontent. " * 400)
+    capsys.readouterr()
+    assert compare(*words, "--num_seeds", "2", folder=tmp_path / "out") == 2
+    assert "task.splits.train.sha256" in capsys.readouterr().err
+    assert set(results_in(tmp_path / "out")) == {"adamw/seed-42"}
+
+
+# -------------------------------------------------------------------------------------- plans whose runs have not begun
+
+
+def test_a_plan_whose_runs_have_not_begun_is_replaced_by_a_corrected_command(folder: Path) -> None:
+    shutil.rmtree(folder / "runs")
+    assert compare(*SMALL[:-1], "0.07", "--learning_rate", "0.2", folder=folder) == 0
+    plan = Plan.read(folder)
+    assert plan.targets == (0.07,) and plan.exploratory_targets == () and plan.training["learning_rate"] == 0.2
+    assert len(plan.history) == 1
+
+
+def test_a_plan_that_another_launch_is_at_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    long = (*TINY, "--num_train_epochs", "2000", "--arms", "constant", "--num_seeds", "1")
+    process = launch(*long, "--output_dir", str(folder), said=tmp_path / "said")
+    try:
+        wait_until(lambda: (folder / "runs").exists(), process)
+        assert compare(*SMALL, folder=folder) == 2
+        assert "different plan (training.num_train_epochs: 2000.0 and 1.0" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.join()
+    assert compare(*SMALL, folder=folder) == 0  # it left nothing that would be lost
+
+
+# ----------------------------------------------------------------------------------------------------- the trials' seed
+
+
+def test_the_seed_of_the_trials_is_never_that_of_a_run(tmp_path: Path) -> None:
+    """Early plans took the seed after the runs' last one for the trials."""
+    tuned = plan_of(seeds=(0, 1, 2), tuning=Tuning((1.0,), (1.0,), seed=3), training={"learning_rate": 0.1})
+    with pytest.raises(ValueError, match="3 is a seed of the trials and of the runs"):
+        dataclasses.replace(tuned, seeds=(0, 1, 2, 3))
+    words = (*TINY, "--arms", "constant", "--targets", "0.05", "--learning_rate_grid", "0.5", "1")
+    assert compare(*words, "--num_seeds", "1", folder=tmp_path) == 0
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    content["tuning"]["seed"] = 43
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    for file in tmp_path.glob("runs/*/tuning/*/result.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": 43}))
+    assert compare(*words, "--num_seeds", "3", folder=tmp_path) == 0
+    plan = Plan.read(tmp_path)
+    assert plan.seeds == (42, 44, 45) and plan.tuning is not None and plan.tuning.seed == 43
+
+
+# ------------------------------------------------------------------------------------------------------- early folders
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in COMMITTED.glob("*/comparison.json")))
+def test_the_comparisons_of_the_repository_can_be_extended(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(COMMITTED / name, folder)
+    stored = Plan.read(folder)
+    seeds = (*stored.seeds, 45)
+    requested = dataclasses.replace(
+        stored, arms={**stored.arms, "new": Arm("new", "sgd")}, seeds=seeds, threads=stored.recorded_threads
+    )
+    grown = load_or_create_plan(requested, folder, write=True)
+    assert Plan.read(folder) == grown
+    assert list(grown.arms) == [*stored.arms, "new"] and grown.seeds == seeds
+    assert [extension.date == "" for extension in grown.history] == [True, False]
+    assert grown.history[1].finished == len(stored.runs())
+    assert grown.baseline_arm == "constant" and grown.looks == LookPlan(
+        len(stored.seeds), len(stored.seeds), (len(stored.seeds),)
+    )
+
+
+def test_an_early_arm_goes_on_as_it_is() -> None:
+    early = {"matched": EARLY_ARMS["matched"]}
+    assert get_arms(["matched", "critmom"], stored=early)["matched"] == EARLY_ARMS["matched"]
+    assert get_arms(["matched"])["matched"].optimizer == "critmom_matched"
+    assert (
+        get_arms(["matched"], stored={"critmom": Arm("critmom", "critmom")})["matched"].optimizer == "critmom_matched"
+    )
+
+
+@pytest.mark.parametrize(
+    ("hardware", "threads"),
+    [
+        ("2 CPU cores (AMD EPYC)", 2),
+        ("2 CPU cores (AMD EPYC, 1 thread per process)", 1),
+        ("16 CPU cores (Xeon (R), 4 threads per process)", 4),
+        ("1 x NVIDIA H100", None),
+        ("", None),
+    ],
+)
+def test_an_early_plan_says_its_threads_with_the_hardware(hardware: str, threads: int | None) -> None:
+    assert plan_of(versions={"hardware": hardware}).recorded_threads == threads
+    assert plan_of(versions={"hardware": hardware}, threads=7).recorded_threads == 7
+
+
+# ---------------------------------------------------------------------------------------------------------------- looks
+
+
+def result_file(folder: Path, arm: str, seed: int) -> None:
+    file = folder / "runs" / arm / f"seed-{seed}" / "result.json"
+    file.parent.mkdir(parents=True)
+    evaluation = {"step": 1, "epoch": 1.0, "seconds": 1.0, "loss": 1.0, "accuracy": 0.5}
+    result: dict[str, Any] = {
+        **{"arm": arm, "seed": seed, "status": "finished", "steps": 1, "train_seconds": 1.0},
+        **{"evaluations": [evaluation], "test": {"loss": 1.0, "accuracy": 0.5}, "versions": {"hardware": "none"}},
+    }
+    file.write_text(json.dumps(result))
+
+
+def test_seeds_that_are_added_after_a_look_are_counted_as_one_more(tmp_path: Path) -> None:
+    plan = begun(plan_of(("constant", "critmom"), (0, 1, 2)))
+    more = dataclasses.replace(plan, seeds=(0, 1, 2, 3, 4), looks=None)
+    result_file(tmp_path, "constant", 0)
+    result_file(tmp_path, "constant", 1)
+    result_file(tmp_path, "critmom", 0)
+    grown = extend(plan, more, tmp_path)
+    assert grown.looks == LookPlan(5, 5)  # nobody has seen a verdict: the looks are planned anew
+    for arm, seed in (("critmom", 1), ("constant", 2), ("critmom", 2)):
+        result_file(tmp_path, arm, seed)
+    grown = extend(plan, more, tmp_path)
+    assert grown.looks == LookPlan(3, 3, (3,))
+    assert extend(grown, dataclasses.replace(more, seeds=(0, 1)), tmp_path) is grown
+
+
+def test_an_arm_that_is_added_is_no_look(tmp_path: Path) -> None:
+    plan = begun(plan_of(("constant",), (0,)))
+    result_file(tmp_path, "constant", 0)
+    grown = extend(plan, dataclasses.replace(plan_of(("constant", "critmom"), (0,)), baseline=None), tmp_path)
+    assert grown.looks == LookPlan(1, 1)
+
+
+def test_conditions_of_an_early_plan_are_those_that_it_recorded() -> None:
+    early, now = plan_of(threads=None), plan_of(threads=3)
+    assert early.differences(now) == []
+    renamed = dataclasses.replace(now.task, name="other", content={**now.task.content, "name": "other", "depth": 8})
+    assert early.differences(dataclasses.replace(now, task=renamed)) == []
+    with pytest.raises(ComparisonError, match="threads: 2 and 3"):
+        extend(dataclasses.replace(early, threads=2), now, Path())
