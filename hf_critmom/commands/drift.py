@@ -6,18 +6,13 @@ from hf_critmom.commands.parser import Parser, quieten_libraries
 from hf_critmom.commands.report import print_report
 
 
-def main(argv: list[str]) -> int:
-    """Tests the networks of a comparison on corrupted images and prints its report."""
-    from accelerate import PartialState
-    from rich.console import Console
+def parser() -> Parser:
+    """The flags of ``drift``."""
+    from hf_critmom.tasks import CORRUPTIONS
 
-    from hf_critmom.experiments.comparison.drift import load_compared_task, measure_drift
-    from hf_critmom.experiments.comparison.plan import Plan
-    from hf_critmom.tasks import CORRUPTIONS, CheckpointArguments
-
-    parser = Parser("drift", "Test a comparison's networks on corrupted images.")
-    parser.add_argument("folder", type=Path, help="folder of the comparison, with its models")
-    parser.add_argument(
+    found = Parser("drift", "Test a comparison's networks on corrupted images.")
+    found.add_argument("folder", type=Path, help="folder of the comparison, with its models")
+    found.add_argument(
         "--corruptions",
         nargs="+",
         choices=CORRUPTIONS,
@@ -26,12 +21,24 @@ def main(argv: list[str]) -> int:
         help="corruptions to measure, each at five severities: "
         + "; ".join(f"{name} ({corruption.help})" for name, corruption in CORRUPTIONS.items()),
     )
-    parser.add_argument("--max_eval_samples", type=int, metavar="N", help="test with N images, drawn at random")
-    parser.add_argument("--task", metavar="TEXT", help="where the data is, if not where the comparison found it")
-    parser.add_argument(
+    found.add_argument("--max_eval_samples", type=int, metavar="N", help="test with N images, drawn at random")
+    found.add_argument("--task", metavar="TEXT", help="where the data is, if not where the comparison found it")
+    found.add_argument(
         "--trust_remote_code", action="store_true", help="run Python code that comes with the model's image processor"
     )
-    args = parser.parse_args(argv)
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Tests the networks of a comparison on corrupted images and prints its report."""
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from hf_critmom.experiments.comparison.drift import load_compared_task, measure_drift
+    from hf_critmom.experiments.comparison.plan import Plan
+    from hf_critmom.tasks import CheckpointArguments
+
+    args = parser().parse_args(argv)
     plan = Plan.read(args.folder)
     quieten_libraries()
     task = load_compared_task(args.folder, plan, task=args.task, trust_remote_code=args.trust_remote_code)

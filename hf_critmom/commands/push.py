@@ -13,25 +13,30 @@ if TYPE_CHECKING:
 _REPO_TYPES = ("model", "dataset", "space")
 
 
-def main(argv: list[str]) -> int:
-    """Pushes a comparison, or lists what would be pushed."""
-    parser = Parser("push", "Bring a comparison to the Hub.")
-    parser.add_argument("folder", type=Path, help="folder of the comparison; it is only read")
-    parser.add_argument("repo_id", help="repository to push to, NAMESPACE/NAME; it is created if need be")
-    parser.add_argument("--private", action="store_true", help="create the repository as a private one")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="only list what would be pushed")
-    parser.add_argument(
+def parser() -> Parser:
+    """The flags of ``push``."""
+    found = Parser("push", "Bring a comparison to the Hub.")
+    found.add_argument("folder", type=Path, help="folder of the comparison; it is only read")
+    found.add_argument("repo_id", help="repository to push to, NAMESPACE/NAME; it is created if need be")
+    found.add_argument("--private", action="store_true", help="create the repository as a private one")
+    found.add_argument("--dry_run", "--dry-run", action="store_true", help="only list what would be pushed")
+    found.add_argument(
         "--repo_type", "--repo-type", choices=_REPO_TYPES, default="model", help="kind of repository; default: model"
     )
-    parser.add_argument("--revision", help="branch to push to; default: the main one")
-    parser.add_argument("--arm", help="push this arm's model; default: the best by final validation")
-    parser.add_argument("--seed", type=int, help="push this seed's model; default: the best by final validation")
-    parser.add_argument("--dataset_id", help="dataset of the Hub that the test result is on, for .eval_results")
-    parser.add_argument("--task_id", default="default", help="task of that dataset; default: default")
-    parser.add_argument("--message", "--commit_message", help="summary of the commit; default: what was compared")
-    parser.add_argument("--token", help="access token; default: HF_TOKEN, or what hf auth login has stored")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
-    args = vars(parser.parse_args(argv))
+    found.add_argument("--revision", help="branch to push to; default: the main one")
+    found.add_argument("--arm", help="push this arm's model; default: the best by final validation")
+    found.add_argument("--seed", type=int, help="push this seed's model; default: the best by final validation")
+    found.add_argument("--dataset_id", help="dataset of the Hub that the test result is on, for .eval_results")
+    found.add_argument("--task_id", default="default", help="task of that dataset; default: default")
+    found.add_argument("--message", "--commit_message", help="summary of the commit; default: what was compared")
+    found.add_argument("--token", help="access token; default: HF_TOKEN, or what hf auth login has stored")
+    found.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Pushes a comparison, or lists what would be pushed."""
+    args = vars(parser().parse_args(argv))
 
     from huggingface_hub.utils import disable_progress_bars, logging
 

@@ -1,24 +1,55 @@
-"""``hf-critmom report``: rebuild the report of a comparison from its results."""
+"""``hf-critmom report``: rebuild the report of a comparison, an attribution or a repair from its results."""
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_critmom.commands.parser import Parser
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def parser() -> Parser:
+    """The flags of ``report``."""
+    found = Parser("report", "Rebuild the report of a comparison, an attribution or a repair.")
+    found.add_argument("folder", type=Path, help="folder of the experiment")
+    found.add_argument("--json", action="store_true", help="print what a comparison says as JSON, for programs")
+    return found
+
 
 def main(argv: list[str]) -> int:
-    """Rebuilds the report of a comparison and prints it."""
-    parser = Parser("report", "Rebuild the report of a comparison.")
-    parser.add_argument("folder", type=Path, help="folder of the comparison")
-    print_report(parser.parse_args(argv).folder)
+    """Rebuilds the report of an experiment and prints it."""
+    args = parser().parse_args(argv)
+    if args.json:
+        from hf_critmom.experiments.comparison.report import verdicts_as_json
+
+        print(json.dumps(verdicts_as_json(args.folder), indent=2))
+    else:
+        print_report(args.folder)
     return 0
 
 
 def print_report(folder: Path) -> None:
-    """Builds the report of a comparison and prints its tables."""
+    """Builds the report of an experiment and prints its tables."""
     from rich.console import Console
 
+    console = Console()
+    for shown in _write(folder):
+        console.print(shown, highlight=False)
+    console.print(f"Report: {folder / 'README.md'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(folder: Path) -> "list[RenderableType]":
+    if (folder / "attribution.json").exists():
+        from hf_critmom.experiments.diagnosis.report import write_attribution_report
+
+        return write_attribution_report(folder)
+    if (folder / "repair.json").exists():
+        from hf_critmom.experiments.repair.report import write_repair_report
+        from hf_critmom.experiments.repair.results import read_repair
+
+        return [write_repair_report(read_repair(folder))]
     from hf_critmom.experiments.comparison import write_report
 
-    console = Console()
-    console.print(write_report(folder))
-    console.print(f"Report: {folder / 'README.md'}", highlight=False, soft_wrap=True)
+    return [write_report(folder)]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
@@ -26,7 +27,14 @@ from hf_critmom.experiments.comparison.figures import (
 )
 from hf_critmom.experiments.comparison.plan import Plan, Trial
 from hf_critmom.experiments.comparison.ratios import PairedRatio
-from hf_critmom.experiments.comparison.results import Results, read_results, tuned_runs, write_results, writing
+from hf_critmom.experiments.comparison.results import (
+    Results,
+    read_results,
+    results_table,
+    tuned_runs,
+    write_results,
+    writing,
+)
 from hf_critmom.experiments.comparison.sentences import (
     difference_in_words,
     explanations,
@@ -40,7 +48,7 @@ from hf_critmom.experiments.comparison.verdict import Verdict
 from hf_critmom.reporting.page import Section, write_page
 from hf_critmom.reporting.tables import Table
 from hf_critmom.reporting.templates import render
-from hf_critmom.storage.files import atomic_write
+from hf_critmom.storage.files import atomic_write, finite
 
 
 def write_report(folder: Path) -> RenderableType:
@@ -72,6 +80,48 @@ def write_report(folder: Path) -> RenderableType:
             partial.write_text(_card(plan, results, arms, analyses, figures), encoding="utf-8")
         _write_page(folder, plan, results, table, arms, analyses)
     return Group(*(part for analysis in analyses for part in _for_terminal(plan, analysis)))
+
+
+def verdicts_as_json(folder: Path) -> dict[str, Any]:
+    """What a comparison says about each claim, as JSON holds it: for programs.
+
+    Args:
+        folder: A comparison's folder, finished or not; nothing in it changes.
+
+    Raises:
+        ComparisonError: If the folder holds no comparison, or a damaged one.
+    """
+    plan = Plan.read(folder)
+    results = read_results(folder, plan)
+    arms, drift = _arms(plan, results), read_drift(folder, plan)
+    table = results_table(results.runs.values())
+    analyses = [_analysis(plan, table, drift, arms, epochs) for epochs in plan.budgets] if results.runs else []
+    claims = [
+        {
+            "budget": analysis.budget,
+            "claim": verdict.claim.text,
+            "word": verdict.word,
+            "sentence": headline_sentence(verdict),
+            "seeds": verdict.seeds,
+            "seeds_needed": verdict.needed,
+            "against": [
+                {
+                    "baseline": one.baseline,
+                    "ratio": one.ratio.estimate,
+                    "low": one.ratio.low,
+                    "high": one.ratio.high,
+                    "confidence": one.confidence,
+                    "test_difference": one.ending.estimate,
+                }
+                for one in verdict.headlines
+            ],
+        }
+        for analysis in analyses
+        for verdict in analysis.verdicts
+    ]
+    finished = sum(run in results.runs for run in plan.runs())
+    found = {"task": plan.task.name, "metric": plan.task.metric, "runs": len(plan.runs()), "finished": finished}
+    return dict(finite({**found, "command": plan.command, "claims": claims}))
 
 
 def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
