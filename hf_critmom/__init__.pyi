@@ -14,6 +14,7 @@ from .optim import register as register
 from .tasks.resnet import CifarResNetConfig as CifarResNetConfig
 from .tasks.resnet import CifarResNetForImageClassification as CifarResNetForImageClassification
 from .training.callbacks import AttributionCallback as AttributionCallback
+from .training.callbacks import CurvatureCallback as CurvatureCallback
 from .training.callbacks import DampingCallback as DampingCallback
 from .training.callbacks import GradientNormCallback as GradientNormCallback
 from .training.trainer import CritMomTrainer as CritMomTrainer

@@ -305,11 +305,20 @@ def rows_of_last_batch(dataloader: Any) -> int | None:
     return int(dataloader.remainder)
 
 
+@_private("accelerate", "model._original_forward", "measure curvature without mixed precision")
+def forward_without_autocast(model: Any) -> Callable[..., Any] | None:
+    """A model's own forward function, where Accelerate has put another around it for mixed precision; else None."""
+    accelerator: Any = import_module("accelerate").Accelerator
+    _expect(_mentions(accelerator.prepare_model, "_original_forward"))
+    return vars(model).get("_original_forward") if "forward" in vars(model) else None
+
+
 CHECKS: dict[str, Callable[[], Any]] = {
     "unhooked_step": lambda: unhooked_step(import_module("torch.optim").SGD),
     "leave_unscaling_to_scaler": lambda: leave_unscaling_to_scaler(type("Optimizer", (), {})()),
     "wrapper_attributes": lambda: wrapper_attributes(import_all=True),
     "uncompiled_model": lambda: (import_module("torch._dynamo.eval_frame"), uncompiled_model(None)),
     "rows_of_last_batch": lambda: rows_of_last_batch(None),
+    "forward_without_autocast": lambda: forward_without_autocast(import_module("types").SimpleNamespace()),
 }
 """How a piece is checked that needs an argument."""

@@ -58,6 +58,7 @@ CHANGES = {
         ("transformers.core_model_loading:revert_weight_conversion", lambda model: {}),
     ],
     "uncompiled_model": [("torch._dynamo.eval_frame:OptimizedModule.__init__", lambda self, mod: None)],
+    "forward_without_autocast": [("accelerate:Accelerator.prepare_model", lambda self, model: model)],
     "rows_of_last_batch": [("accelerate.data_loader:DataLoaderStateMixin.reset", lambda self: None)],
 }
 CASES = [(name, path, value) for name, changes in CHANGES.items() for path, value in changes]

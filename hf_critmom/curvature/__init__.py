@@ -3,7 +3,7 @@
 from hf_critmom.curvature.advice import MomentumAdvice, momentum_advice
 from hf_critmom.curvature.eigenvalue import Eigenvalue, top_eigenvalue
 from hf_critmom.curvature.errors import CurvatureError
-from hf_critmom.curvature.measure import Curvature, Measurement, curvature_along, measure_curvature
+from hf_critmom.curvature.measure import Curvature, Measurement, curvature_along, measure_along, measure_curvature
 from hf_critmom.curvature.noise import NoiseSample, NoiseScale, noise_scale, sample_noise
 from hf_critmom.curvature.objective import Objective, preserved
 from hf_critmom.curvature.products import Hessian, hessian
@@ -20,6 +20,7 @@ __all__ = [
     "Objective",
     "curvature_along",
     "hessian",
+    "measure_along",
     "measure_curvature",
     "momentum_advice",
     "noise_scale",

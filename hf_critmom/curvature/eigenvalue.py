@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 
 from hf_critmom.curvature.errors import CurvatureError
 from hf_critmom.curvature.products import Hessian
@@ -111,7 +110,7 @@ def _lanczos(hessian: Hessian, tolerance: float, max_iterations: int, seed: int)
 
 def _ritz(diagonal: Sequence[float], beside: Sequence[float], length: float, tolerance: float) -> Eigenvalue:
     """What the tridiagonal matrix of the recurrence tells of the two ends of the spectrum."""
-    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
     residual = abs(length * vectors[-1, -1])
     top = float(values[-1])
     return Eigenvalue(top, float(residual), len(diagonal), bool(residual <= tolerance * abs(top)), float(values[0]))

@@ -1,5 +1,6 @@
 """Curvature of the loss where a model's parameters are: the largest, along the gradient, along the last update."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,41 @@ def measure_curvature(
     )
 
 
+def measure_along(
+    model: nn.Module,
+    batches: Sequence[Any],
+    direction: Mapping[str, Tensor],
+    compute_loss: ComputeLoss = model_loss,
+    *,
+    method: str = "auto",
+    batch_norm: str = "train",
+    accelerator: Accelerator | None = None,
+    seed: int = 0,
+) -> float | None:
+    """Measures the curvature of the mean loss along one direction, such as an update, by a single product.
+
+    Args:
+        model: See `measure_curvature`.
+        batches: See `measure_curvature`.
+        direction: A tensor for every trainable parameter, by its name in ``model.named_parameters()``.
+        compute_loss: See `measure_curvature`.
+        method: See `measure_curvature`.
+        batch_norm: See `measure_curvature`.
+        accelerator: See `measure_curvature`.
+        seed: See `measure_curvature`.
+
+    Returns:
+        The curvature, ``v'Hv / v'v``; None where the direction is 0.
+
+    Raises:
+        CurvatureError: As `measure_curvature`, and if the direction lacks a parameter.
+    """
+    with preserved(model, batch_norm=batch_norm):
+        objective = Objective(model, batches, compute_loss, batch_norm=batch_norm, accelerator=accelerator, seed=seed)
+        with hessian(objective, method) as operator:
+            return curvature_along(operator, _vector(direction, objective))
+
+
 def curvature_along(hessian: Hessian, vector: Sequence[Tensor]) -> float | None:
     """The curvature along a direction, ``v'Hv / v'v``; None where the vector is 0.
 
@@ -134,7 +170,7 @@ def curvature_along(hessian: Hessian, vector: Sequence[Tensor]) -> float | None:
     product = [torch.zeros_like(part) for part in vector]
     hessian.add_product(vector, product)
     curvature = dot(vector, product) / square
-    if curvature != curvature or abs(curvature) == float("inf"):
+    if not math.isfinite(curvature):
         raise CurvatureError("The curvature along a direction is not finite: measure before the training diverges.")
     return curvature
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import find_batch_size, gather_object, recursively_apply
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import nn
 
 from hf_critmom.curvature.errors import CurvatureError
@@ -191,7 +191,7 @@ def _fieller(trace: float, square: float, pairs: np.ndarray, level: float) -> tu
     count = len(pairs)
     if count < 3:
         return 0.0, math.inf
-    quantile = float(student.ppf(0.5 + level / 2.0, count - 1)) ** 2
+    quantile = float(stdtrit(count - 1, 0.5 + level / 2.0)) ** 2
     (variance, covariance), (_, variance_of_square) = np.cov(pairs.T, ddof=1) / count
     a = float(square**2 - quantile * variance_of_square)
     b = float(trace * square - quantile * covariance)

@@ -21,13 +21,13 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from hf_critmom.curvature.errors import CurvatureError
 from hf_critmom.curvature.vectors import Vector
-from hf_critmom.upstream import uncompiled_model
+from hf_critmom.upstream import forward_without_autocast, uncompiled_model
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BATCH_NORM_MODES = ("train", "eval")
 IGNORED = -100
 """The label that losses leave out."""
@@ -196,7 +196,8 @@ class Objective:
                 f"{name} returned no loss for the examples to measure on: pass batches with labels to a model that "
                 "computes its loss from them, or pass compute_loss."
             )
-        if not torch.isfinite(loss.detach()).item():
+        # With several processes all of them go on, and meet it in what they share: none is left waiting for another.
+        if self.accelerator is None and not torch.isfinite(loss.detach()).item():
             raise CurvatureError(
                 f"The loss of {name} on the examples to measure on is {loss.item()}: curvature needs a finite one, so "
                 "measure before the training diverges, or lower the learning rate."
@@ -226,22 +227,23 @@ def preserved(model: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
     """
     model = unwrapped(model)
     modes = {module: module.training for module in model.modules()}
-    mixed = model.__dict__.get("forward") if "_original_forward" in model.__dict__ else None
+    own_forward = forward_without_autocast(model)
+    mixed = vars(model).get("forward")
     python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     kind = next((p.device.type for p in model.parameters()), "cpu")
     with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
         try:
             for module in modes:
-                module.training = isinstance(module, _BatchNorm) and batch_norm == "train"
-            if mixed is not None:
-                model.forward = model.__dict__["_original_forward"]
+                module.training = isinstance(module, BATCH_NORMS) and batch_norm == "train"
+            if own_forward is not None:
+                model.forward = own_forward
             yield
         finally:
             for module, training in modes.items():
                 module.training = training
-            if mixed is not None:
-                model.forward = mixed
+            if own_forward is not None:
+                model.forward = mixed  # type: ignore[assignment]
             random.setstate(python)
             np.random.set_state(numpy)
 

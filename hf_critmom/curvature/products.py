@@ -7,7 +7,7 @@ the gradient between the two points, derivatives do not.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -52,8 +52,11 @@ class Hessian:
         self.objective = objective
         self.products = 0
         self.relative_step = _RELATIVE_STEP
+        self.method = "central_differences" if method == "central_differences" else "double_backward"
+        self._demanded = method == "double_backward"
         self._graph: _GradientGraph | None = None
-        self.method = self._available(method)
+        if self.method == "double_backward":
+            self._try(lambda: self._first_graph(method))
 
     def add_product(self, vector: Sequence[Tensor], out: Vector) -> None:
         """Adds the product with a vector to another vector, in place; in every process, the sum over all of them.
@@ -66,9 +69,8 @@ class Hessian:
         if shared != 1.0:
             torch._foreach_mul_(out, shared)
         if self.method == "double_backward":
-            for index in range(len(self.objective.batches)):
-                self._add_derivative(index, vector, out)
-        else:
+            self._try(lambda: self._add_derivatives(vector, out))  # where it fails, it has not begun to add
+        if self.method == "central_differences":
             self._add_difference(vector, out)
         self.objective.reduce_(out)
 
@@ -78,40 +80,39 @@ class Hessian:
 
     # -------------------------------------------------------------------------------------------------- double backward
 
-    def _add_derivative(self, index: int, vector: Sequence[Tensor], out: Vector) -> None:
-        graph = self._graph or _GradientGraph(self.objective, index)
-        keep = len(self.objective.batches) == 1
-        if keep:
-            self._graph = graph
-        parts = graph.derivatives_along(vector, keep)
-        with torch.no_grad():
-            for total, part in zip(out, parts, strict=True):
-                if part is not None:
-                    total.add_(part)
+    def _first_graph(self, method: str) -> None:
+        """Builds the graph of the first batch, and looks for what cannot be differentiated twice, or not be trusted."""
+        self._graph = _GradientGraph(self.objective, 0)
+        for node in self._graph.nodes():
+            if node.name() == "torch::autograd::Error":
+                raise _NoSecondDerivativeError("one of its functions is marked as once differentiable")
+            if method == "auto" and isinstance(node, BackwardCFunction):
+                raise _NoSecondDerivativeError("one of its functions is defined in Python")
 
-    def _available(self, method: str) -> str:
-        """The method that is used, after trying whether the gradient can be differentiated."""
-        if method == "central_differences":
-            return method
+    def _add_derivatives(self, vector: Sequence[Tensor], out: Vector) -> None:
+        keep = len(self.objective.batches) == 1
+        for index in range(len(self.objective.batches)):
+            graph = self._graph or _GradientGraph(self.objective, index)
+            self._graph = graph if keep else None
+            parts = graph.derivatives_along(vector, keep)
+            with torch.no_grad():
+                for total, part in zip(out, parts, strict=True):
+                    if part is not None:
+                        total.add_(part)
+            del graph, parts  # before the next graph is built
+
+    def _try(self, differentiate: Callable[[], None]) -> None:
+        """Does what needs a second derivative; where there is none, differences are taken from now on."""
         try:
-            graph = _GradientGraph(self.objective, 0)
-            if method == "auto" and any(isinstance(node, BackwardCFunction) for node in graph.nodes()):
-                return "central_differences"
-            if any(node.name() == "torch::autograd::Error" for node in graph.nodes()):
-                raise RuntimeError("a function that is marked as once differentiable is part of it")
-            graph.derivatives_along([torch.zeros_like(leaf) for leaf in graph.leaves], keep=True)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            if method == "double_backward":
+            differentiate()
+        except _NoSecondDerivativeError as error:
+            self._graph = None
+            if self._demanded:
                 raise CurvatureError(
-                    f"{type(self.objective.model).__name__} has no second derivative ({root_message(error)}): use "
+                    f"{type(self.objective.model).__name__} has no second derivative ({error}): use "
                     "method=central_differences."
                 ) from error
-            return "central_differences"
-        if len(self.objective.batches) == 1:
-            self._graph = graph
-        return "double_backward"
+            self.method = "central_differences"
 
     # ---------------------------------------------------------------------------------------------- central differences
 
@@ -128,6 +129,10 @@ class Hessian:
             del moved
 
 
+class _NoSecondDerivativeError(Exception):
+    """A gradient that cannot be differentiated; the message says why."""
+
+
 class _GradientGraph:
     """The gradient of one batch as part of a graph, to be differentiated; its values themselves are not kept."""
 
@@ -139,7 +144,8 @@ class _GradientGraph:
             self._root = get_gradient_edge(loss) if loss.requires_grad else None
             if self._root is None:
                 return
-            gradient = torch.autograd.grad(loss, self.leaves, create_graph=True, allow_unused=True)
+            with _second_derivative():
+                gradient = torch.autograd.grad(loss, self.leaves, create_graph=True, allow_unused=True)
         for place, part in enumerate(gradient):
             if part is not None and part.requires_grad:  # else the loss is linear in it
                 self._edges[place] = get_gradient_edge(part)
@@ -150,7 +156,8 @@ class _GradientGraph:
             return [None] * len(self.leaves)
         along = [vector[place] for place in self._edges]
         edges = list(self._edges.values())
-        return torch.autograd.grad(edges, self.leaves, along, retain_graph=keep, allow_unused=True)
+        with _second_derivative():
+            return torch.autograd.grad(edges, self.leaves, along, retain_graph=keep, allow_unused=True)
 
     def nodes(self) -> Iterator[Any]:
         """Every function that loss and gradient were computed by.
@@ -167,6 +174,17 @@ class _GradientGraph:
                 if following is not None and following not in seen:
                     seen.add(following)
                     waiting.append(following)
+
+
+@contextlib.contextmanager
+def _second_derivative() -> Iterator[None]:
+    """What torch raises where something has no second derivative, by one name."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise _NoSecondDerivativeError(root_message(error)) from error
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from hf_critmom.storage.checkpoints import (
     read_trainer_state,
     set_aside,
 )
-from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, is_training_record
+from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, give_curvature_callback, is_training_record
 from hf_critmom.training.cards import mend_model_card
 from hf_critmom.training.weights import check_adapters, restore_weights, weights_for
 from hf_critmom.upstream import trainer_loading
@@ -36,8 +36,9 @@ class CritMomTrainer(Trainer):
     Transformers, it is ``critmom`` (said once in a warning, and recorded in ``trainer.args``, a copy). An optimizer
     passed as ``optimizers`` or ``optimizer_cls_and_kwargs`` is taken as it is, so that baselines can run through the
     same Trainer. Each training record gains ``momentum``, ``damping_ratio`` and ``damping_regime``, see
-    `DampingCallback`, and the automatic model card names the optimizer that was really used. Callbacks that log by
-    themselves need not be given their trainer: ``CritMomTrainer(..., callbacks=[AttributionCallback()])``.
+    `DampingCallback`; an optimizer with ``curvature=auto`` is handed the curvature, see `CurvatureCallback`; and the
+    automatic model card names the optimizer that was really used. Callbacks that log by themselves need not be given
+    their trainer: ``CritMomTrainer(..., callbacks=[AttributionCallback()])``.
     """
 
     args: TrainingArguments
@@ -60,6 +61,7 @@ class CritMomTrainer(Trainer):
         self.damping_callback.trainer = self
         if self.damping_callback not in self.callback_handler.callbacks:
             self.add_callback(self.damping_callback)
+        give_curvature_callback(self)
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Adds a callback; one that logs by itself and has no trainer yet is given this one."""
@@ -67,6 +69,7 @@ class CritMomTrainer(Trainer):
         for added in self.callback_handler.callbacks:
             if isinstance(added, LoggingCallback) and added.trainer is None:
                 added.trainer = self
+        give_curvature_callback(self)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs, with the damping state merged into the records of training."""

@@ -13,6 +13,8 @@ from wrapt import register_post_import_hook
 def watched_trainers(*, log_damping: bool = True) -> Iterator[None]:
     """Within it, every Trainer logs its damping state and names its optimizer in the automatic model card.
 
+    Where the optimizer asks for the curvature (``curvature=auto``), it is measured.
+
     `transformers.Trainer` is extended at the moment that the program imports it, so that one without a Trainer does not
     pay for it, and is as before at the end.
 
@@ -41,7 +43,7 @@ def _watch(trainer_cls: Any, log_damping: bool) -> list[Callable[[], None]]:
     @functools.wraps(construct)
     def construct_and_watch(self: Any, *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
-        _give_damping_callback(self)
+        _give_callbacks(self, log_damping)
 
     @functools.wraps(write_card)
     def write_and_mend_card(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -50,8 +52,7 @@ def _watch(trainer_cls: Any, log_damping: bool) -> list[Callable[[], None]]:
         write_card(self, *args, **kwargs)
         mend_model_card(self)
 
-    if log_damping:
-        trainer_cls.__init__ = construct_and_watch
+    trainer_cls.__init__ = construct_and_watch
     trainer_cls.create_model_card = write_and_mend_card
     return [
         lambda: setattr(trainer_cls, "__init__", construct),
@@ -59,9 +60,12 @@ def _watch(trainer_cls: Any, log_damping: bool) -> list[Callable[[], None]]:
     ]
 
 
-def _give_damping_callback(trainer: Any) -> None:
-    from hf_critmom.training.callbacks import DampingCallback
+def _give_callbacks(trainer: Any, log_damping: bool) -> None:
+    from hf_critmom.training.callbacks import DampingCallback, give_curvature_callback
 
+    give_curvature_callback(trainer)
+    if not log_damping:
+        return
     present = [one for one in trainer.callback_handler.callbacks if isinstance(one, DampingCallback)]
     for callback in present:
         callback.trainer = callback.trainer or trainer

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from helpers import curvature_programs as programs
 from helpers.curvature_programs import convolutional, cross_entropy, exact_hessian, examples, perceptron, train
 from torch import nn
@@ -189,7 +190,15 @@ def test_a_model_in_bfloat16_is_measured_in_single_precision():
     assert narrow.top.value == pytest.approx(wide.top.value, rel=1e-4)
 
 
-def test_mixed_precision_of_the_trainer_is_taken_off():
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps the precision of the first `Accelerator` of a process for all that follow."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_mixed_precision_of_the_trainer_is_taken_off(fresh_accelerate):
     model, batch = tiny_gpt2()
     plain = measure_curvature(copy.deepcopy(model), [batch], tolerance=1e-3)
     prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare(model)

@@ -7,10 +7,10 @@ import torch
 from helpers.tiny_models import tiny_data, tiny_model
 from transformers import ByT5Tokenizer, Trainer, TrainingArguments
 
-from hf_critmom import AttributionCallback, CritMomTrainer, DampingCallback, GradientNormCallback
+from hf_critmom import AttributionCallback, CritMomTrainer, CurvatureCallback, DampingCallback, GradientNormCallback
 from hf_critmom.training.callbacks.observing import observing_copy
 
-OURS = ("eval_attribution/", "gradient_norm/", "momentum", "damping_")
+OURS = ("eval_attribution/", "gradient_norm/", "momentum", "damping_", "curvature/", "noise_scale")
 FIELDS = {
     **{"use_cpu": True, "optim": "critmom", "learning_rate": 0.02, "max_steps": 4, "logging_steps": 1},
     **{"eval_strategy": "steps", "eval_steps": 2, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4},
@@ -83,6 +83,7 @@ def trained(make, observed):
     if observed:
         for callback in (AttributionCallback, GradientNormCallback, DampingCallback, DampingCallback):
             trainer.add_callback(callback(trainer))
+        trainer.add_callback(CurvatureCallback(trainer, every=2, examples=8))
     trainer.train()
     return trainer
 
@@ -101,6 +102,7 @@ def test_metrics_that_a_trainer_collects_are_the_same_with_our_callbacks(trainer
     for record in ours:
         assert all(name.startswith(OURS) or name in ("epoch", "step", "num_input_tokens_seen") for name in record)
     assert [record["step"] for record in ours if "eval_attribution/block0" in record] == [2, 4]
+    assert [record["step"] for record in ours if "curvature/top" in record] == [0, 2, 4]
     assert len([record for record in theirs + ours if "momentum" in record]) == 4  # of two callbacks, one logs
     assert (observed.calls, observed.meter.number) == (alone.calls, alone.meter.number)
 

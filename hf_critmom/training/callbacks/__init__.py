@@ -1,6 +1,7 @@
 """Callbacks that report the damping state of a training run, and which layers its mistakes and gradients lie in."""
 
 from hf_critmom.training.callbacks.attribution import AttributionCallback
+from hf_critmom.training.callbacks.curvature import CurvatureCallback, give_curvature_callback
 from hf_critmom.training.callbacks.damping import REGIME_CODES, DampingCallback
 from hf_critmom.training.callbacks.gradient_norms import GradientNormCallback
 from hf_critmom.training.callbacks.logged import LoggingCallback, is_training_record
@@ -8,8 +9,10 @@ from hf_critmom.training.callbacks.logged import LoggingCallback, is_training_re
 __all__ = [
     "REGIME_CODES",
     "AttributionCallback",
+    "CurvatureCallback",
     "DampingCallback",
     "GradientNormCallback",
     "LoggingCallback",
+    "give_curvature_callback",
     "is_training_record",
 ]

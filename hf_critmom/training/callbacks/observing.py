@@ -34,7 +34,9 @@ def log_beside(trainer: "Trainer", metrics: Mapping[str, float]) -> None:
     """
     from transformers import Trainer
 
+    is_due = trainer.control.should_log
     Trainer.log(trainer, dict(metrics))
+    trainer.control.should_log = is_due  # the trainer takes any record for its own of this step
 
 
 def observing_copy(trainer: "Trainer") -> "Trainer":

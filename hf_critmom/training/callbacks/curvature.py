@@ -1,0 +1,331 @@
+"""Measures curvature and gradient noise while a model trains, and hands the curvature to optimizers that ask for it."""
+
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Subset
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from hf_critmom.attribution.groups import Groups, layer_groups
+from hf_critmom.curvature import (
+    CurvatureError,
+    Measurement,
+    NoiseSample,
+    NoiseScale,
+    measure_along,
+    measure_curvature,
+    noise_scale,
+    preserved,
+    sample_noise,
+)
+from hf_critmom.curvature.objective import BATCH_NORM_MODES
+from hf_critmom.curvature.products import METHODS
+from hf_critmom.damping import damping_ratio, damping_regime
+from hf_critmom.optim.qhm import set_measured_curvature
+from hf_critmom.training.callbacks.damping import REGIME_CODES
+from hf_critmom.training.callbacks.logged import LoggingCallback
+from hf_critmom.training.callbacks.observing import log_beside, observing_copy
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+logger = logging.get_logger(__name__)
+
+POINTS = (0.0, 0.02, 0.1, 0.35, 0.65)
+"""Where in a run it is measured unless told otherwise: often at the beginning, where curvature changes most."""
+MOST_EXAMPLES = 256
+"""So many examples are measured on at most, unless told otherwise: one batch, if it is smaller."""
+NOISE_BATCHES = 8
+"""Into so many small batches the examples are divided at least, for the noise scale."""
+POINTS_OF_NOISE = 4
+"""The noise scale is that of so many last measurements together."""
+
+
+class CurvatureCallback(LoggingCallback):
+    """Logs the curvature of the training loss, the damping that follows from it, and the gradient noise scale.
+
+    Keys, in a record of their own:
+
+    * ``curvature/top``, the largest eigenvalue of the Hessian, with its residual ``curvature/top_residual``;
+      ``curvature/gradient`` and ``curvature/update``, along the gradient and along the last step;
+    * ``curvature/top_damping_ratio`` and ``curvature/top_damping_regime`` (-1 underdamped, 0 critical, 1 overdamped):
+      those of the last step of the first param group at that curvature, and the same of ``gradient`` and ``update``.
+      They are left out where a curvature is not positive, for nothing oscillates there, and for optimizers that are not
+      of SGD's kind;
+    * ``noise_scale`` with the ends of its 90 percent interval, ``noise_scale_low`` and ``noise_scale_high``, in
+      examples; what cannot be told is left out;
+    * ``curvature/seconds``, what the measurement took, and ``curvature/time_share``, the share of all measurements in
+      the time since the beginning; a run ends with ``curvature/total_seconds`` and the final share.
+
+    A run goes the same way with it as without it, to the bit, except where the optimizer asks for the curvature
+    (``critmom_qhm`` with ``curvature=auto``). It measures the loss that the trainer computes, on training examples as
+    they are augmented at that step, in batches of the size that the training has; dropout is off, batch normalization
+    uses the statistics of these batches, and mixed precision is off. What cannot be measured (sharded parameters,
+    datasets without a length) is said once.
+
+    By default it measures at five points of the run, on one batch and to 10 percent, which takes as long as about 40
+    training steps each: at most 5 percent of a run of 5,000 steps or more.
+
+    Args:
+        trainer: The trainer; not needed with `CritMomTrainer`.
+        every: Steps between two measurements, the first before the first step; None for five points of the run.
+        examples: Training examples to measure on, of all processes; with ``every`` 512 by default.
+        groups: Layer groups to measure as well, see `layer_groups`; True for the automatic ones. Keys are then also
+            ``curvature/GROUP/top`` and so on. Each costs about as much as the whole network.
+        method: See `measure_curvature`.
+        batch_norm: See `measure_curvature`.
+        tolerance: Largest residual of the top eigenvalue, as a share of it; with ``every`` 0.05 by default.
+        on_demand: Whether to measure only where the optimizer asked for its curvature.
+    """
+
+    def __init__(
+        self,
+        trainer: "Trainer | None" = None,
+        *,
+        every: int | None = None,
+        examples: int | None = None,
+        groups: Groups | bool = False,
+        method: str = "auto",
+        batch_norm: str = "train",
+        tolerance: float | None = None,
+        on_demand: bool = False,
+    ) -> None:
+        super().__init__(trainer)
+        for name, number in (("every", every), ("examples", examples)):
+            if number is not None and number < 1:
+                raise CurvatureError(f"{name}={number} is not valid: expected at least 1.")
+        if tolerance is not None and not 0.0 < tolerance < 1.0:
+            raise CurvatureError(f"tolerance={tolerance} is not valid: expected a number between 0 and 1.")
+        for name, value, known in (("method", method, METHODS), ("batch_norm", batch_norm, BATCH_NORM_MODES)):
+            if value not in known:
+                raise CurvatureError(f"{name}={value!r} is not known: choose one of {', '.join(known)}.")
+        self.every = every
+        self.examples = examples
+        self.groups = groups
+        self.method = method
+        self.batch_norm = batch_norm
+        self.tolerance = tolerance or (0.1 if every is None else 0.05)
+        self.max_iterations = 10 if every is None and tolerance is None else 50
+        self.on_demand = on_demand
+        self._started = 0.0
+        self._seconds = 0.0
+        self._before: dict[str, torch.Tensor] = {}
+        self._used: Mapping[str, Any] = {}
+        self._noise: deque[NoiseSample] = deque(maxlen=POINTS_OF_NOISE)
+
+    # ----------------------------------------------------------------------------------------------------------- when
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not self.on_demand:
+            super().on_train_begin(args, state, control, **kwargs)
+        self._started, self._seconds, self._before = time.perf_counter(), 0.0, {}
+        self._noise.clear()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        optimizer = kwargs.get("optimizer")
+        if state.global_step == 0 and self._is_due(0, state, optimizer):
+            self._used = _used_by(optimizer)
+            self._measure(args, state, optimizer, kwargs.get("train_dataloader"))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer is not None and self._is_due(state.global_step + 1, state, kwargs.get("optimizer")):
+            trainable = (item for item in self.trainer.model.named_parameters() if item[1].requires_grad)
+            self._before = {name: parameter.detach().clone() for name, parameter in trainable}
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._before:  # the scheduler has not stepped yet: the groups hold what this step was made with
+            self._used = _used_by(kwargs.get("optimizer"))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        optimizer = kwargs.get("optimizer")
+        if self._is_due(state.global_step, state, optimizer):
+            self._measure(args, state, optimizer, kwargs.get("train_dataloader"))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer is not None and self._seconds:
+            log_beside(
+                self.trainer,
+                {"curvature/total_seconds": round(self._seconds, 3), "curvature/time_share": self._time_share()},
+            )
+
+    def _is_due(self, step: int, state: TrainerState, optimizer: Any) -> bool:
+        if self.trainer is None or optimizer is None or (self.on_demand and not _asks_for_curvature(optimizer)):
+            return False
+        if self.every is not None:
+            return step % self.every == 0
+        return step in {round(point * state.max_steps) for point in POINTS}
+
+    # ----------------------------------------------------------------------------------------------------------- what
+
+    def _measure(self, args: TrainingArguments, state: TrainerState, optimizer: Any, dataloader: Any) -> None:
+        trainer = self.trainer
+        assert trainer is not None
+        began = time.perf_counter()
+        before, self._before = self._before, {}
+        try:
+            if trainer.is_deepspeed_enabled:
+                raise CurvatureError(
+                    "DeepSpeed keeps parameters and gradients to itself: measure a checkpoint instead."
+                )
+            batches = self._batches(trainer, args, dataloader)
+            measured, along_update, noise = self._measured(trainer, args, batches, before)
+        except CurvatureError as error:
+            logger.warning_once(f"CurvatureCallback measures nothing at step {state.global_step}. {error}")
+            return
+        except torch.OutOfMemoryError:
+            if args.world_size > 1:
+                raise
+            logger.warning_once(
+                f"CurvatureCallback measures nothing at step {state.global_step}: the memory is not enough. Lower "
+                "per_device_train_batch_size, by which the examples are divided, or measure a checkpoint instead."
+            )
+            torch.cuda.empty_cache()
+            return
+        if measured.top.value > 0.0:
+            set_measured_curvature(optimizer.param_groups, measured.top.value)
+        elif _asks_for_curvature(optimizer):
+            logger.warning_once(
+                f"The top curvature at step {state.global_step} is {measured.top.value:.3g}, at which nothing "
+                "oscillates: the curvature that critmom_qhm goes by stays as it is."
+            )
+        seconds = time.perf_counter() - began
+        self._seconds += seconds
+        metrics = self._metrics(measured, along_update, noise)
+        log_beside(trainer, {**metrics, "curvature/seconds": seconds, "curvature/time_share": self._time_share()})
+
+    def _measured(
+        self, trainer: "Trainer", args: TrainingArguments, batches: list[Any], before: dict[str, torch.Tensor]
+    ) -> tuple[Measurement, float | None, NoiseScale | None]:
+        model: torch.nn.Module = trainer.model
+        twin = observing_copy(trainer)
+        common: dict[str, Any] = {
+            "compute_loss": lambda network, inputs: twin.compute_loss(network, inputs),
+            "batch_norm": self.batch_norm,
+            "accelerator": trainer.accelerator,
+        }
+        along_update = None
+        if before:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if name in before:
+                        before[name].neg_().add_(parameter)
+            along_update = measure_along(model, batches, before, method=self.method, **common)
+            before.clear()  # it has the size of the gradient
+        groups = None
+        if self.groups is not False:
+            groups = layer_groups(model, None if self.groups is True else self.groups).of(model)
+        measured = measure_curvature(
+            model,
+            batches,
+            groups=groups,
+            method=self.method,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            **common,
+        )
+        noise = None
+        rows = max(min(args.per_device_train_batch_size, measured.examples // NOISE_BATCHES), 2)
+        if measured.examples >= 2 * rows:
+            self._noise.append(sample_noise(model, batches, rows=rows, **common))
+            noise = noise_scale(self._noise)
+        return measured, along_update, noise
+
+    def _batches(self, trainer: "Trainer", args: TrainingArguments, dataloader: Any) -> list[Any]:
+        """Training examples as they are at this step, the same at every measurement of a run but for augmentation."""
+        dataset = getattr(dataloader, "dataset", None)
+        if dataset is None or not hasattr(dataset, "__len__"):
+            raise CurvatureError(
+                "The training dataset has no length, so that the same examples cannot be read again: curvature is "
+                "measured on datasets with one."
+            )
+        size = args.per_device_train_batch_size
+        step = size * args.gradient_accumulation_steps * args.world_size
+        wanted = self.examples or (512 if self.every else min(MOST_EXAMPLES, step))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        chosen = random.Random(seed).sample(range(len(dataset)), min(wanted, len(dataset)))
+        own = chosen[args.process_index :: args.world_size]
+        own = own[: max(len(own) - len(own) % size, min(len(own), size))]  # batches of one size, unless it is only one
+        with preserved(trainer.model):  # reading may draw random numbers, the same ones each time
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            return list(DataLoader(Subset(dataset, own), batch_size=size, collate_fn=dataloader.collate_fn))
+
+    def _metrics(self, measured: Measurement, along_update: float | None, noise: NoiseScale | None) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for name, value in (("top", measured.top.value), ("gradient", measured.gradient), ("update", along_update)):
+            if value is not None:
+                metrics[f"curvature/{name}"] = value
+                metrics |= self._damping(f"curvature/{name}", value)
+        metrics["curvature/top_residual"] = measured.top.residual
+        for group, curvature in measured.groups.items():
+            metrics[f"curvature/{group}/top"] = curvature.top.value
+            if curvature.gradient is not None:
+                metrics[f"curvature/{group}/gradient"] = curvature.gradient
+        if noise is not None:
+            told = {"noise_scale": noise.value, "noise_scale_low": noise.low or None, "noise_scale_high": noise.high}
+            metrics |= {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
+        return metrics
+
+    def _damping(self, prefix: str, curvature: float) -> dict[str, float]:
+        """Damping ratio and regime of the last step at a curvature, if they have a meaning there."""
+        if not self._used or curvature <= 0.0 or self._used["lr"] <= 0.0:
+            return {}
+        options = {name: self._used[name] for name in ("momentum", "lr", "rule", "nu")} | {"curvature": curvature}
+        return {
+            f"{prefix}_damping_ratio": damping_ratio(**options),
+            f"{prefix}_damping_regime": REGIME_CODES[damping_regime(**options)],
+        }
+
+    def _time_share(self) -> float:
+        return self._seconds / max(time.perf_counter() - self._started, 1e-9)
+
+
+def give_curvature_callback(trainer: Any) -> None:
+    """Gives a trainer a callback that measures where its optimizer asks for the curvature, unless it has a callback.
+
+    Args:
+        trainer: The trainer. One that was given to it before in this way makes place for a callback of its own.
+    """
+    handler = trainer.callback_handler
+    present = [one for one in handler.callbacks if isinstance(one, CurvatureCallback)]
+    if not present:  # through the handler: a subclass may override add_callback, and not be constructed yet
+        handler.add_callback(CurvatureCallback(trainer, on_demand=True))
+    for callback in present:
+        if callback.on_demand and len(present) > 1:
+            handler.remove_callback(callback)
+
+
+def _asks_for_curvature(optimizer: Any) -> bool:
+    return any(group.get("curvature_source", "given") != "given" for group in optimizer.param_groups)
+
+
+def _used_by(optimizer: Any) -> Mapping[str, Any]:
+    """What the damping of the first param group follows from; nothing for optimizers that are not of SGD's kind."""
+    group = optimizer.param_groups[0] if optimizer is not None else {}
+    if "momentum" not in group or "betas" in group:
+        logger.warning_once(
+            "The damping ratio at a measured curvature is not logged: it is that of SGD with momentum, and an "
+            "optimizer that scales each parameter on its own, as Adam does, meets another curvature than the loss has."
+        )
+        return {}
+    momentum = float(group["momentum"])
+    nu = group["nu"] if "fixed_nu" in group else momentum if group.get("nesterov") else None
+    return {"momentum": momentum, "lr": float(group["lr"]), "rule": group.get("rule", "linear"), "nu": nu}
