@@ -108,6 +108,10 @@ class ImageDataset(Split):
         """Replaces the seed of the augmentation's draws by a run's own."""
         self._epoch_and_seed[1] = seed
 
+    def isolate(self) -> None:
+        """Makes epoch and seed this process's own: forked processes share them, as loader workers have to."""
+        self._epoch_and_seed = self._epoch_and_seed.clone().share_memory_()
+
     def content_keys(self) -> list[bytes]:
         """A digest of each image as it is before augmentation: equal ones are the same example."""
         return image_keys(self.images)

@@ -41,6 +41,9 @@ class Split(Dataset[dict[str, torch.Tensor]]):
     def fingerprint(self) -> str:
         """SHA-256 of the content, as hexadecimal digits."""
 
+    def isolate(self) -> None:
+        """Makes what a run sets of the split this process's own, in a process that was forked from another."""
+
     def description(self) -> dict[str, Any]:
         """What identifies it, as JSON."""
         return {"examples": len(self), "sha256": self.fingerprint()}

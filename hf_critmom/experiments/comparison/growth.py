@@ -85,6 +85,9 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     if arms or seeds or targets or claims:
         history = stored.history or (_first(stored, date=""),)
         added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished=len(results))
+        last = history[-1]
+        if len(history) > 1 and last.command == added.command and not (arms or targets or last.arms or last.targets):
+            history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))  # one seed more
         grown = dataclasses.replace(grown, history=(*history, added))
     covered = {*requested.arms} >= {*grown.arms} and {*requested.seeds} >= {*grown.seeds}
     return dataclasses.replace(grown, command=requested.command) if covered else grown
@@ -94,22 +97,6 @@ def begun(plan: Plan) -> Plan:
     """A requested plan as it is stored at first: with its history."""
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
     return dataclasses.replace(plan, looks=looks, history=(_first(plan, date=_now()),))
-
-
-def record_look(folder: Path, seeds: int) -> Plan:
-    """Adds a look to the stored plan, and returns it.
-
-    Args:
-        folder: The comparison's folder.
-        seeds: Seeds that are finished with every arm.
-    """
-
-    def reconcile(content: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
-        stored = Plan.parse(folder, content)
-        looks = _looked(stored, seeds)
-        return content if looks == stored.looks else dataclasses.replace(stored, looks=looks).as_json()
-
-    return Plan.parse(folder, PLAN_FILE_FORMAT.load_or_create(folder, {}, reconcile, write=True))
 
 
 def complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:

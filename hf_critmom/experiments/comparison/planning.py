@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import difflib
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from hf_critmom.experiments.comparison.arguments import (
 )
 from hf_critmom.experiments.comparison.arm_selection import check_arm, get_arms, read_arms
 from hf_critmom.experiments.comparison.arms import ARMS, Arm
+from hf_critmom.experiments.comparison.claims import parse_claim
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
@@ -133,6 +133,8 @@ def select_seeds(request: ComparisonRequest, stored: Plan | None) -> tuple[int, 
         return stored.seeds
     if number is None:
         number = FIRST_LOOK if request.comparison.until_decided else DEFAULT_SEEDS
+    if request.comparison.until_decided:
+        number = max(number, 2)  # one seed decides nothing
     trials = None if stored is None or stored.tuning is None else stored.tuning.seed
     seeds = [seed for seed in range(start, start + number + 1) if seed != trials][:number]
     if not 0 <= seeds[0] <= seeds[-1] <= LARGEST_SEED:
@@ -141,6 +143,21 @@ def select_seeds(request: ComparisonRequest, stored: Plan | None) -> tuple[int, 
             f"0 and {LARGEST_SEED}."
         )
     return tuple(seeds)
+
+
+def next_seed(plan: Plan) -> int:
+    """The seed that is added to a comparison next.
+
+    Raises:
+        ComparisonError: If there is none left.
+    """
+    used = {*plan.seeds, *(() if plan.tuning is None else (plan.tuning.seed,))}
+    seed = max(plan.seeds) + 1
+    while seed in used:
+        seed += 1
+    if seed > LARGEST_SEED:
+        raise ComparisonError(f"There is no seed above {max(plan.seeds)}: begin with a smaller --seed.")
+    return seed
 
 
 def plan_request(
@@ -178,7 +195,7 @@ def plan_request(
                 f"runs: leave --baseline {comparison.baseline} out, or choose another --output_dir."
             )
     for claim in comparison.claim or ():
-        _check_claim(claim, every_arm)
+        parse_claim(claim, every_arm)
     targets = comparison.targets or (stored.targets if stored is not None else task_spec(request.data).targets)
     seeds = select_seeds(request, stored)
     return Plan(
@@ -232,19 +249,6 @@ def _check_named(flag: str, name: str, arms: list[str]) -> None:
     near = difflib.get_close_matches(name, arms, n=1)
     hint = f"did you mean {near[0]}?" if near else "add it to --arms, or choose one of them."
     raise ComparisonError(f"{flag} names the arm {name!r}, which is not among {', '.join(arms)}: {hint}")
-
-
-def _check_claim(claim: str, arms: list[str]) -> None:
-    found = re.fullmatch(r"\s*([^<>]*[^<>\s])\s*[<>]\s*([^<>]*[^<>\s])\s*", claim)
-    if found is None:
-        raise ComparisonError(
-            f'--claim "{claim}" is no claim: write "A < B" for "A takes fewer steps than B", or "A < all".'
-        )
-    for name in found.groups():
-        if name != "all":
-            _check_named(f'--claim "{claim}"', name, arms)
-    if found[1] == found[2]:
-        raise ComparisonError(f'--claim "{claim}" compares the arm {found[1]} with itself: name two arms.')
 
 
 def steps_per_epoch(training: ComparisonTrainingArguments, task: Task) -> float:

@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hf_critmom.experiments.comparison.analysis import Analysis, analyse
+from hf_critmom.experiments.comparison.analyses import analyse_budget
+from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.drift_statistics import CLEAN, CORRUPTED, DriftSummary, read_drift
 from hf_critmom.experiments.comparison.errors import ComparisonError
@@ -41,7 +42,6 @@ from hf_critmom.experiments.comparison.sentences import (
     headline_sentence,
     interval_in_words,
 )
-from hf_critmom.experiments.comparison.sequential import ALPHA, Looks
 from hf_critmom.experiments.comparison.statistics import ArmSummary, Metric, TimeToTarget
 from hf_critmom.experiments.comparison.tuning import Choice
 from hf_critmom.experiments.comparison.verdict import Verdict
@@ -71,7 +71,7 @@ def write_report(folder: Path) -> RenderableType:
     drift = read_drift(folder, plan)
     with writing(folder):
         table = write_results(folder, plan)
-        analyses = [_analysis(plan, table, drift, arms, epochs) for epochs in plan.budgets]
+        analyses = [analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in plan.budgets]
         analyses = [analysis for analysis in analyses if analysis.arms]
         figures = [_figures(results, analysis, arms) for analysis in analyses]
         for of_budget in figures:
@@ -95,7 +95,8 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
     results = read_results(folder, plan)
     arms, drift = _arms(plan, results), read_drift(folder, plan)
     table = results_table(results.runs.values())
-    analyses = [_analysis(plan, table, drift, arms, epochs) for epochs in plan.budgets] if results.runs else []
+    budgets = plan.budgets if results.runs else []
+    analyses = [analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in budgets]
     claims = [
         {
             "budget": analysis.budget,
@@ -133,27 +134,6 @@ def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
         arms[name] = arm
         arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": f"{arm.help}, tuned"})
     return {name: arm for name, arm in arms.items() if name in with_results}
-
-
-def _analysis(
-    plan: Plan, table: pd.DataFrame, drift: pd.DataFrame, arms: Mapping[str, Arm], epochs: float | None
-) -> Analysis:
-    """The analysis of one budget: the epochs where the comparison has several, None for the only one."""
-    rows, of_budget = (of if epochs is None else of[of["budget"] == epochs] for of in (table, drift))
-    present = [name for name in arms if (rows["arm"] == name).any()]
-    baseline = "constant" if "constant" in present else next(iter(present), "")
-    return analyse(
-        rows,
-        present,
-        baseline,
-        _metric(plan),
-        plan.targets,
-        looks=Looks.fixed(len(plan.seeds)),
-        seeds=plan.seeds,
-        alpha=ALPHA / len(plan.budgets),
-        budget=epochs,
-        drift=of_budget,
-    )
 
 
 def _figures(results: Results, analysis: Analysis, arms: Mapping[str, Arm]) -> dict[str, Figure]:

@@ -12,14 +12,16 @@ from accelerate.utils import broadcast_object_list
 
 from hf_critmom.errors import InputError, root_message
 from hf_critmom.experiments.comparison import execution
-from hf_critmom.experiments.comparison.arguments import ComparisonRequest
+from hf_critmom.experiments.comparison.analyses import undecided_claims
+from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, ComparisonRequest
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.checks import check_request, try_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
-from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run, Trial
+from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
     changed_versions,
+    next_seed,
     plan_request,
     select_arms,
     settle_threads,
@@ -32,6 +34,7 @@ from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import (
     read_results,
     read_run,
+    results_table,
     tuned_runs,
     write_results,
     writing,
@@ -104,7 +107,9 @@ def run_comparison(request: ComparisonRequest) -> Path:
             runner = _Runner(request, task, plan, folder, arms, workers, threads)
             if stored is not None and (note := changed_versions(plan)):
                 runner.watcher.note(note)
-            runner.run_extent(requested.seeds)
+            runner.run_extent(plan.seeds if request.comparison.until_decided else requested.seeds)
+            if request.comparison.until_decided:
+                runner.add_seeds_until_decided(requested)
         if process.is_main_process:
             runner.collect()
     process.wait_for_everyone()
@@ -136,6 +141,39 @@ class _Runner:
         runs = [run for run in self.plan.runs() if run.arm in self.arms and run.seed in seeds]
         self.run_all([*runs, *(run for run in self.tuned_runs() if run.seed in seeds)])
 
+    def add_seeds_until_decided(self, requested: Plan) -> None:
+        """Adds a seed to every arm, one after another, until every claim is decided or the most seeds are used.
+
+        Args:
+            requested: The requested plan.
+        """
+        planned = self.plan.looks or LookPlan(len(self.plan.seeds), len(self.plan.seeds))
+        most = self.request.comparison.max_seeds or max(planned.last, DEFAULT_MAX_SEEDS)
+        if planned.first == planned.last:
+            self.watcher.note(
+                f"The comparison was planned with {planned.last} seeds, and its verdicts can have been seen: what more "
+                "seeds may decide is what was kept for them."
+            )
+        while True:
+            results = read_results(self.folder, self.plan)
+            undecided, tested = undecided_claims(self.plan, results, results_table(results.runs.values()))
+            undecided = broadcast_object_list([undecided])[0]  # no process goes on alone
+            number = len(self.plan.seeds)
+            claims = f"{tested} claim{'s' if tested != 1 else ''}"
+            if not undecided or number >= most:
+                end = "every claim is decided." if not undecided else f"that is all of --max_seeds {most}."
+                self.watcher.note(f"{number} seeds: {tested - undecided} of {claims} decided; {end}")
+                return
+            following = next_seed(self.plan)
+            self.watcher.note(
+                f"{number} seeds: {tested - undecided} of {claims} decided; seed {following} is added to every arm."
+            )
+            requested = dataclasses.replace(requested, seeds=(*self.plan.seeds, following))
+            write = self.process.is_main_process
+            self.plan = load_or_create_plan(requested, self.folder, write=write)
+            self.process.wait_for_everyone()
+            self.run_extent([following])
+
     def run_all(self, runs: list[Run]) -> None:
         """Makes those of the runs that nobody has made, and waits for those that other launches are making."""
         if not runs:
@@ -148,7 +186,7 @@ class _Runner:
                 self._work(missing, lambda *event: events.handle(0, *event))
             else:
                 run_in_workers(
-                    lambda send: self._work(missing, send),
+                    lambda send: self._work_apart(missing, send),
                     workers=workers,
                     threads=self.threads,
                     handle=events.handle,
@@ -172,8 +210,14 @@ class _Runner:
         with locked(self.folder, "results"):  # the last one to write has read every result
             write_results(self.folder, Plan.read(self.folder))
 
+    def _work_apart(self, runs: list[Run], send: Send) -> None:
+        """What each forked worker does."""
+        for split in self.task.splits.values():
+            split.isolate()
+        self._work(runs, send)
+
     def _work(self, runs: list[Run], send: Send) -> None:
-        """What each worker does: it makes runs until none is left."""
+        """Makes runs until none is left."""
         run_all(
             self.folder,
             runs,

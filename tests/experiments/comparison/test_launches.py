@@ -292,7 +292,7 @@ def test_a_full_disk_is_said_at_whatever_it_happens_and_costs_no_finished_run(
     steps = [
         ("size=4k", command),  # the plan fills it
         ("size=100k", command),  # torch writes the optimizer's state
-        ("size=400k", command),  # the first run is finished, the second one's checkpoint does not fit
+        ("size=440k", command),  # the first run is finished, a later one's checkpoint does not fit
         ("ro", command),  # it cannot be written at all
         ("size=64m", command),
         ("size=64m,ro", ["report", folder]),

@@ -1,0 +1,135 @@
+"""Claims about comparisons that add seeds until they know: one seed at a time for every arm, each look counted."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.plans_by_hand import plan_of
+from helpers.tables_by_hand import reaching_at, result_of, run_of
+
+from hf_critmom.commands import main
+from hf_critmom.experiments.comparison.analyses import looks_now
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Run
+from hf_critmom.experiments.comparison.results import Results
+from hf_critmom.experiments.comparison.sequential import Looks
+
+TINY = (
+    *("compare", "--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "128", "--use_cpu"),
+    *("--max_eval_samples", "64", "--num_train_epochs", "1", "--workers", "1", "--evaluations_per_epoch", "2"),
+    *("--targets", "0.02", "--until_decided"),
+)
+TWINS = ("--arms", "constant", "constant[name=twin]")
+OPPOSITES = ("--arms", "constant", "constant[lr=1e-9,name=still]")
+
+
+def plan_in(folder: Path) -> Plan:
+    return Plan.read(folder)
+
+
+def test_arms_that_do_the_same_are_decided_at_the_first_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learning = ("--width", "4", "--per_device_train_batch_size", "32", "--max_train_samples", "256")
+    learning += ("--max_eval_samples", "128", "--num_train_epochs", "5", "--targets", "0.3")
+    assert main((*TINY, *TWINS, *learning, "--output_dir", str(tmp_path))) == 0
+    plan = plan_in(tmp_path)
+    assert plan.seeds == (42, 43, 44) and plan.looks == LookPlan(3, 10)
+    said = capsys.readouterr()
+    assert "3 seeds: 1 of 1 claim decided; every claim is decided." in said.err
+    assert "no difference" in said.out
+
+
+def test_seeds_are_added_one_by_one_until_there_are_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = (*TINY, *OPPOSITES, "--targets", "0.99", "--output_dir", str(tmp_path))  # nobody arrives
+    assert main((*command, "--num_seeds", "2", "--max_seeds", "4")) == 0
+    said = capsys.readouterr().err
+    assert "2 seeds: 0 of 1 claim decided; seed 44 is added to every arm." in said
+    assert "4 seeds: 0 of 1 claim decided; that is all of --max_seeds 4." in said
+    plan = plan_in(tmp_path)
+    assert plan.seeds == (42, 43, 44, 45) and plan.looks == LookPlan(2, 4, (2, 3))
+    first, then = plan.history
+    assert (first.seeds, then.seeds) == ((42, 43), (44, 45))  # the rounds of one command are one entry
+    assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 8
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/result.json")}
+    assert main((*command, "--max_seeds", "4")) == 0  # it goes on where it ended, which is nowhere
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/result.json")} == before
+    assert main((*command, "--max_seeds", "5")) == 0
+    assert plan_in(tmp_path).seeds[-1] == 46 and plan_in(tmp_path).looks == LookPlan(2, 4, (2, 3, 4))
+
+
+def test_rounds_continue_what_was_cut_off(tmp_path: Path) -> None:
+    command = (*TINY, *OPPOSITES, "--targets", "0.99", "--num_seeds", "2", "--max_seeds", "3")
+    assert main((*command, "--output_dir", str(tmp_path))) == 0
+    (tmp_path / "runs" / "still" / "seed-44" / "result.json").unlink()
+    assert main((*command, "--output_dir", str(tmp_path))) == 0
+    assert (tmp_path / "runs" / "still" / "seed-44" / "result.json").exists()
+    assert plan_in(tmp_path).seeds == (42, 43, 44)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--max_seeds", "1"), "--max_seeds 1 is less than the 3 seeds"),
+        (("--num_seeds", "5", "--max_seeds", "4"), "--max_seeds 4 is less than the 5 seeds"),
+        (("--max_seeds", "0"), "--max_seeds must be at least 1"),
+        (("--claim", "critmom"), "is no claim"),
+        (("--claim", "constnat < twin"), "did you mean constant"),
+        (("--claim", "twin < twin"), "with itself"),
+        (("--baseline", "adamw"), "--baseline names the arm 'adamw'"),
+        (("--margin", "0"), "--margin must be above 0"),
+        (("--margin", "nan"), "--margin must be above 0"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    words: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main((*TINY, *TWINS, *words, "--output_dir", str(tmp_path / "out"))) == 2
+    sentence = capsys.readouterr().err
+    assert said in sentence and sentence.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_the_most_seeds_are_about_growing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in TINY if word != "--until_decided"]
+    assert main((*words, "--max_seeds", "3", "--output_dir", str(tmp_path / "out"))) == 2
+    assert "--max_seeds is about --until_decided" in capsys.readouterr().err
+
+
+def test_claims_baseline_and_margin_stand_in_the_plan_and_rule_the_report(tmp_path: Path) -> None:
+    given = ("--claim", "constant < twin", "--baseline", "twin", "--margin", "0.25")
+    assert main((*TINY, *TWINS, *given, "--output_dir", str(tmp_path))) == 0
+    stored = json.loads((tmp_path / "comparison.json").read_text())
+    assert (stored["claims"], stored["baseline"], stored["margin"]) == (["constant < twin"], "twin", 0.25)
+    card = (tmp_path / "README.md").read_text()
+    assert "25 %" in card and "constant" in card.partition("## Results")[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- looks
+
+
+def results_of(seeds: dict[str, int]) -> Results:
+    """Results of so many seeds of each arm."""
+    runs = {
+        Run(arm, seed): result_of(run_of(reaching_at(2), arm=arm, seed=seed))
+        for arm, number in seeds.items()
+        for seed in range(number)
+    }
+    return Results(runs, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("looks", "finished", "expected"),
+    [
+        (None, 5, Looks(5, 5, (5,))),
+        (None, 2, Looks(5, 5, (5,))),  # unfinished: it decides nothing
+        (LookPlan(3, 10), 3, Looks(3, 10, (3,))),
+        (LookPlan(3, 10, (3, 4)), 5, Looks(3, 10, (3, 4, 5))),
+        (LookPlan(3, 10), 5, Looks(3, 10, (3, 4, 5))),  # looks on the way count, whether somebody looked or not
+        (LookPlan(3, 3, (3,)), 5, Looks(3, 3, (3, 5))),
+        (LookPlan(3, 4, (3, 4)), 5, Looks(3, 4, (3, 4, 5))),
+    ],
+)
+def test_the_present_look_is_the_number_of_seeds_that_every_arm_has(
+    looks: LookPlan | None, finished: int, expected: Looks
+) -> None:
+    plan = plan_of(("constant", "critmom"), range(5), looks=looks)
+    assert looks_now(plan, results_of({"constant": 5, "critmom": finished})) == expected
