@@ -37,7 +37,7 @@ class edited:
 def results_in(folder: Path) -> set[str]:
     """Paths of everything that a push brings beside a model."""
     figures = {f"figures/{figure.name}" for figure in (folder / "figures").iterdir()}
-    return {"README.md", "comparison.json", "results.parquet", *RECORDS, *figures}
+    return {"README.md", "report.html", "comparison.json", "results.parquet", *RECORDS, *figures}
 
 
 def card_of(files: dict[str, Any]) -> str:
