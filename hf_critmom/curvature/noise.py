@@ -72,10 +72,15 @@ class NoiseScale:
 
     def __str__(self) -> str:
         if self.value is not None:
-            return f"{self.value:.3g} ({self.level:.0%} interval {self.low:.3g} to {self.high:.3g})"
+            low, value, high = (_shown(number) for number in (self.low, self.value, self.high))
+            return f"{value} ({self.level:.0%} interval {low} to {high})"
         if self.low > 0.0:
-            return f"at least {self.low:.3g} (its upper end cannot be told)"
+            return f"at least {_shown(self.low)} (its upper end cannot be told)"
         return "one that cannot be told from so few examples"
+
+
+def _shown(examples: float) -> str:
+    return f"{examples:,.0f}" if examples >= 10.0 else f"{examples:.2g}"
 
 
 def sample_noise(

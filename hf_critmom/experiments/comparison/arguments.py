@@ -31,9 +31,9 @@ class ComparisonArguments:
     arms: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Methods to compare: names of arms, a set of them (paper, fair), or optimizers of others, such as "
-            "timm:lion, optim:adafactor or torch.optim.RAdam, with options in brackets: timm:lion[lr=1e-4]. Default: "
-            f"{' '.join(DEFAULT_ARMS)}."
+            "help": "Methods to compare: names of arms, a set of them (paper, fair, strong), or optimizers of others, "
+            "such as timm:lion, optim:adafactor or torch.optim.RAdam, with options in brackets: timm:lion[lr=1e-4]. "
+            f"Default: {' '.join(DEFAULT_ARMS)}."
         },
     )
     arms_file: str | None = field(
@@ -80,6 +80,13 @@ class ComparisonArguments:
     )
     weight_decay_grid: list[float] | None = field(
         default=None, metadata={"help": "The same for its own weight decay; with both, every pair is tried."}
+    )
+    measure_curvature: bool = field(
+        default=False,
+        metadata={
+            "help": "Measure curvature and gradient noise at five points of each arm's run with the first seed, if it "
+            "is still to be made; the report then says whether momentum can matter. Results stay the same."
+        },
     )
     workers: int | None = field(
         default=None,

@@ -200,6 +200,36 @@ ARMS: dict[str, Arm] = {
             help="Schedule-Free AdamW (arXiv 2405.15682) at its package's own learning rate, no schedule",
             color="#44AA99",
         ),
+        Arm("constant_08", "sgd", {"momentum": 0.8}, help="SGD, constant momentum 0.8", color="#6699CC"),
+        Arm(
+            "quarter",
+            "sgd",
+            {**_SGD, "nesterov": True},
+            schedule="matched",
+            help="SGD, constant Nesterov momentum 0.9 at learning rate 0.05 sqrt(lr): critmom's mean step, "
+            "which follows a quarter of a cosine where lr follows half of one",
+            color="#997700",
+        ),
+        Arm(
+            "qhm",
+            "critmom_qhm",
+            {"nu": 0.7},
+            help="SGD, quasi-hyperbolic momentum 0.9 of constant weight 0.7 (arXiv 1810.06801)",
+            color="#994455",
+        ),
+        Arm(
+            "critmom_qhm",
+            "critmom_qhm",
+            help="SGD, quasi-hyperbolic momentum 0.9 whose weight damps curvature 10 critically",
+            color="#EE3377",
+        ),
+        Arm(
+            "critmom_qhm_auto",
+            "critmom_qhm",
+            {"curvature": "auto"},
+            help="SGD, quasi-hyperbolic momentum 0.9 whose weight damps the measured top curvature critically",
+            color="#004488",
+        ),
     )
 }
 """Colours: the palette of Okabe and Ito (2008) for the arms of most comparisons, Tol's muted scheme for the rest."""
@@ -218,6 +248,8 @@ EARLY_ARMS: dict[str, Arm] = {
 
 ARM_SETS: dict[str, tuple[str, ...]] = {
     "paper": ("constant", "matched", "critmom", "hybrid", "onecycle", "ikfad", "adamw"),
+    "strong": ("constant", "constant_08", "nesterov", "quarter", "qhm", "critmom_qhm"),
     "fair": ("constant", "nesterov", "matched", "critmom", "hybrid", "onecycle", "demon", "ikfad", "adamw"),
 }
-"""Names that stand for several arms: the paper's methods with AdamW and the matched control; the same with more."""
+"""Names that stand for several arms: the paper's methods with AdamW and the matched control; the same with more;
+and what a critically damped method has to beat."""

@@ -254,6 +254,7 @@ def execute_run(
         # What launches did that were interrupted, as of their last checkpoint, counts too.
         "trainer_seconds": recorder.wall_seconds + trained.metrics["train_runtime"] + tested.get("test_runtime", 0.0),
         "training_log": [record for record in history if "loss" in record],
+        "curvature": [record for record in history if "curvature/top" in record],
         "threads": torch.get_num_threads(),
         **recorder.summary(),
     }

@@ -75,11 +75,14 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
             continue
         style = _style(arm, index)
         upper.plot([record["step"] for record in logged], [record["momentum"] for record in logged], **style)
-        damped = {record["step"]: ratio for record in logged if (ratio := record.get("damping_ratio")) is not None}
+        at_one = [
+            record for record in logged if "nu" not in record
+        ]  # quasi-hyperbolic momentum damps another curvature
+        damped = {record["step"]: ratio for record in at_one if (ratio := record.get("damping_ratio")) is not None}
         ratios += damped.values()
         lower.plot(list(damped), list(damped.values()), **style)
     upper.set(ylabel="momentum", title="What the optimizers used")
-    lower.set(xlabel="step", ylabel="damping ratio (curvature 1)", yscale="log")
+    lower.set(xlabel="step", ylabel="damping ratio (at k = 1)", yscale="log")
     lower.yaxis.set_major_formatter(LogFormatter())
     lower.yaxis.set_minor_formatter(LogFormatter())
     if ratios:
@@ -92,6 +95,49 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
+    return figure
+
+
+def curvature_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm], batch_size: int) -> Figure:
+    """Measured top curvature and gradient noise scale over the optimizer's steps, of each arm's first measured run.
+
+    How to read it: above, the largest curvature of the training loss. Below, the gradient noise scale with its interval
+    (an arrow where it has no upper end), and the batch size as a line: well above it, steps are mostly noise, and
+    momentum can do little beyond its mean step.
+
+    Args:
+        runs: Results of the runs.
+        arms: The arms, in order.
+        batch_size: Examples of an optimizer step.
+    """
+    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for index, arm in enumerate(arms.values()):
+        records = next((run.curvature for run in sorted(runs, key=lambda run: run.seed) if _measured(run, arm)), ())
+        steps = [record["step"] for record in records]
+        tops = [record["curvature/top"] for record in records]
+        upper.plot(steps, tops, **_style(arm, index), marker="o", markersize=3)
+        for record in records:
+            low, high = record.get("noise_scale_low"), record.get("noise_scale_high")
+            if low is not None:
+                top = low * 3.0 if high is None else high
+                lower.plot([record["step"]] * 2, [low, top], color=arm.color, linewidth=1.2)
+                if high is None:
+                    lower.plot([record["step"]], [top], color=arm.color, marker="^", markersize=4)
+            if (value := record.get("noise_scale")) is not None:
+                lower.plot([record["step"]], [value], color=arm.color, marker="o", markersize=4)
+    positive = all((record["curvature/top"] or 0.0) > 0.0 for run in runs for record in run.curvature)
+    upper.set(ylabel="top curvature", yscale="log" if positive else "linear", title="Measured while training")
+    if positive:
+        upper.yaxis.set_major_formatter(LogFormatter())
+        upper.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
+    lower.set(xlabel="step", ylabel="gradient noise scale, examples", yscale="log")
+    lower.axhline(batch_size, color="0.4", linewidth=0.9, linestyle="--")
+    lower.annotate("batch size", (1.005, batch_size), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    lower.yaxis.set_major_formatter(LogFormatter())
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -226,6 +272,10 @@ def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm, end: float)
     place = min(max(found.ratio.estimate, 1.02 / end), 0.98 * end)
     inside = "full" if place == found.ratio.estimate else "none"
     axes.plot([place], [at], color=arm.color, marker=marker, markersize=5, fillstyle=inside, linestyle="none")
+
+
+def _measured(run: RunResult, arm: Arm) -> bool:
+    return run.arm == arm.name and bool(run.curvature)
 
 
 def _dash(arm: Arm) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.momentum import HEADER, CurvatureSummary
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.sentences import headline_sentence
 from hf_critmom.experiments.comparison.verdict import FASTER, NO_DIFFERENCE, NOT_TESTED, SLOWER
@@ -32,6 +33,7 @@ def sections(
     arms: Mapping[str, Arm],
     results: Table,
     drift: Table,
+    curvature: CurvatureSummary | None = None,
 ) -> list[Section]:
     """Everything that the page shows of one budget.
 
@@ -42,12 +44,14 @@ def sections(
         arms: The arms that have results, in order.
         results: The table of results.
         drift: The table of accuracies on corrupted images.
+        curvature: What was measured of curvature and gradient noise, if anything was.
     """
     found = [
         curves_section(analysis, table, arms),
         claims_section(analysis, arms),
         reach_section(analysis, arms, results),
         damping_section(analysis, runs, arms),
+        curvature_section(analysis, runs, arms, curvature),
         drift_section(analysis, arms, drift),
     ]
     title = "" if analysis.budget is None else f", {analysis.budget:g} epochs"
@@ -210,8 +214,8 @@ def damping_section(analysis: Analysis, runs: Sequence[RunResult], arms: Mapping
         log: Sequence[Mapping[str, Any]] = next((run.training_log for run in runs if run.arm == name), ())
         for record in log:
             for key, label in shown.items():
-                adam = key == "damping_ratio" and "adam" in arm.optimizer.lower()  # another ratio, not comparable
-                if isinstance(record.get(key), (int, float)) and not adam:
+                other = "adam" in arm.optimizer.lower() or "nu" in record  # another ratio, not comparable
+                if isinstance(record.get(key), (int, float)) and not (key == "damping_ratio" and other):
                     rows.append({"arm": name, "step": record["step"], "quantity": label, "value": record[key]})
     if not rows:
         return None
@@ -232,6 +236,62 @@ def damping_section(analysis: Analysis, runs: Sequence[RunResult], arms: Mapping
     )
     description = "Learning rate, momentum and damping ratio over optimizer steps, of each arm's first seed"
     return Section("Schedules", charts=[_chart(f"schedules{_suffix(analysis)}", description, chart)])
+
+
+def curvature_section(
+    analysis: Analysis, runs: Sequence[RunResult], arms: Mapping[str, Arm], curvature: CurvatureSummary | None
+) -> Section | None:
+    """Measured curvature, damping and gradient noise over the steps; None where nothing was measured.
+
+    Args:
+        analysis: The analysis.
+        runs: The results of the runs, of one budget.
+        arms: The arms, in order.
+        curvature: What was measured.
+    """
+    if curvature is None:
+        return None
+    shown = {
+        "curvature/top": "top curvature",
+        "curvature/top_damping_ratio": "measured damping ratio at it",
+        "noise_scale_low": "gradient noise scale, at least",
+    }
+    rows = [
+        {"arm": one.arm, "step": record["step"], "quantity": label, "value": record[key]}
+        for one in curvature.arms
+        for run in runs
+        if (run.arm, run.seed) == (one.arm, one.seed)
+        for record in run.curvature
+        for key, label in shown.items()
+        if isinstance(record.get(key), (int, float))
+    ]
+    chart = (
+        alt.Chart(pd.DataFrame(rows))
+        .transform_filter("indexof(arms, datum.arm) >= 0")
+        .mark_line(strokeWidth=2, point=True)
+        .encode(
+            alt.X("step:Q").title("optimizer steps"),
+            alt.Y("value:Q").title(None),
+            _arm_color(arms),
+            tooltip=["arm:N", alt.Tooltip("step:Q", format=",d"), "quantity:N", alt.Tooltip("value:Q", format=".4g")],
+        )
+        .properties(width=260, height=170)
+        .facet(facet=alt.Facet("quantity:N").title(None).sort(list(shown.values())), columns=3)
+        .resolve_scale(y="independent")
+        .add_params(alt.param(name="arms", value=list(arms)))
+    )
+    description = "Measured top curvature, damping ratio at it and lower bound of the gradient noise scale, by arm"
+    table = Table(
+        HEADER,
+        [one.cells() for one in curvature.arms],
+        caption=f"Ranges over the points that were measured; the batch size is {curvature.batch_size} examples",
+    )
+    return Section(
+        "Can momentum matter here?",
+        paragraphs=[curvature.sentence] if curvature.sentence else [],
+        charts=[_chart(f"curvature{_suffix(analysis)}", description, chart)],
+        tables=[table],
+    )
 
 
 def drift_section(analysis: Analysis, arms: Mapping[str, Arm], table: Table) -> Section | None:

@@ -3,6 +3,8 @@
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +49,17 @@ class RunRecorder(TrainerCallback, ExportableState):
         """
         loads = {"mean": sum(self.loads) / len(self.loads), "largest": max(self.loads)} if self.loads else {}
         return {"load": {**loads, "cores": usable_cores()}, **StepStatistics(**self.steps).means()}
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The clock stands still within it."""
+        runs = self._running_since is not None
+        self._stop()
+        try:
+            yield
+        finally:
+            if runs:
+                self._start()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start()

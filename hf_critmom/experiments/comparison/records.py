@@ -182,6 +182,7 @@ class RunResult:
         integrated_step: Mean over the steps of what one moves by per unit of a constant gradient; None: not known.
         shrinkage: Mean over the steps of the share by which weight decay shrinks the weights; None: not known.
         training_log: Records of the training log.
+        curvature: Records of measured curvature and gradient noise, see `CurvatureCallback`; empty: not measured.
     """
 
     arm: str
@@ -202,6 +203,7 @@ class RunResult:
     integrated_step: float | None = None
     shrinkage: float | None = None
     training_log: tuple[Mapping[str, float | None], ...] = ()
+    curvature: tuple[Mapping[str, float | None], ...] = ()
 
     _NOT_READ: ClassVar[tuple[str, ...]] = ("train_runtime",)
 
@@ -233,6 +235,9 @@ class RunResult:
             raise ValueError("its last evaluation comes after the end of training")
         if self.finished and not self.evaluations:
             raise ValueError("it finished without an evaluation")
+        for record in self.curvature:
+            if None in (record.get("curvature/top"), record.get("step")):
+                raise ValueError("curvature holds a record without step or curvature")
 
     @property
     def finished(self) -> bool:
@@ -258,6 +263,7 @@ class RunResult:
             "evaluations": [evaluation.as_json() for evaluation in self.evaluations],
             "test": dict(self.test),
             "training_log": [dict(record) for record in self.training_log],
+            "curvature": [dict(record) for record in self.curvature],
             "versions": dict(self.versions),
             "wall_seconds": self.wall_seconds,
         }

@@ -19,6 +19,7 @@ from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.drift_statistics import CLEAN, CORRUPTED, DriftSummary, read_drift
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.figures import (
+    curvature_figure,
     damping_figure,
     drift_figure,
     metric_figure,
@@ -26,6 +27,7 @@ from hf_critmom.experiments.comparison.figures import (
     speed_figure,
     write_figures,
 )
+from hf_critmom.experiments.comparison.momentum import HEADER, CurvatureSummary, summarise_curvature
 from hf_critmom.experiments.comparison.plan import Plan, Trial
 from hf_critmom.experiments.comparison.ratios import PairedRatio
 from hf_critmom.experiments.comparison.results import (
@@ -73,13 +75,18 @@ def write_report(folder: Path) -> RenderableType:
         table = write_results(folder, plan)
         analyses = [analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in plan.budgets]
         analyses = [analysis for analysis in analyses if analysis.arms]
-        figures = [_figures(results, analysis, arms) for analysis in analyses]
+        curvatures = [_curvature(plan, results, analysis) for analysis in analyses]
+        figures = [
+            _figures(results, analysis, arms, curvature)
+            for analysis, curvature in zip(analyses, curvatures, strict=True)
+        ]
         for of_budget in figures:
             write_figures(folder, of_budget)
         with atomic_write(folder / "README.md") as partial:
-            partial.write_text(_card(plan, results, arms, analyses, figures), encoding="utf-8")
-        _write_page(folder, plan, results, table, arms, analyses)
-    return Group(*(part for analysis in analyses for part in _for_terminal(plan, analysis)))
+            partial.write_text(_card(plan, results, arms, analyses, curvatures, figures), encoding="utf-8")
+        _write_page(folder, plan, results, table, arms, analyses, curvatures)
+    said = [Text(curvature.sentence) for curvature in curvatures if curvature is not None and curvature.sentence]
+    return Group(*(part for analysis in analyses for part in _for_terminal(plan, analysis)), *said)
 
 
 def verdicts_as_json(folder: Path) -> dict[str, Any]:
@@ -136,7 +143,16 @@ def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
     return {name: arm for name, arm in arms.items() if name in with_results}
 
 
-def _figures(results: Results, analysis: Analysis, arms: Mapping[str, Arm]) -> dict[str, Figure]:
+def _curvature(plan: Plan, results: Results, analysis: Analysis) -> CurvatureSummary | None:
+    """What was measured of the runs of one budget, if anything was."""
+    runs = [result for run, result in results.runs.items() if run.epochs == analysis.budget]
+    batch_size = plan.training.get("total_train_batch_size")
+    return summarise_curvature(runs, analysis.arms, analysis.baseline, batch_size)
+
+
+def _figures(
+    results: Results, analysis: Analysis, arms: Mapping[str, Arm], curvature: CurvatureSummary | None
+) -> dict[str, Figure]:
     """The figures of one budget by file name."""
     runs = [result for run, result in results.runs.items() if run.epochs == analysis.budget]
     present = {name: arms[name] for name in analysis.arms}
@@ -145,6 +161,8 @@ def _figures(results: Results, analysis: Analysis, arms: Mapping[str, Arm]) -> d
         f"{analysis.metric.name}{suffix}.png": metric_figure(analysis, present),
         f"damping{suffix}.png": damping_figure(runs, present),
     }
+    if curvature is not None:
+        figures[f"curvature{suffix}.png"] = curvature_figure(runs, present, curvature.batch_size)
     if analysis.drift is not None:
         figures[f"drift{suffix}.png"] = drift_figure(analysis.drift, present)
     if len(present) > 1:
@@ -160,12 +178,13 @@ def _write_page(
     table: pd.DataFrame,
     arms: Mapping[str, Arm],
     analyses: Sequence[Analysis],
+    curvatures: Sequence[CurvatureSummary | None],
 ) -> None:
     """Writes ``report.html``, the report to look at."""
     from hf_critmom.experiments.comparison import page  # Altair takes a second to import
 
     metric, sections, headlines = _metric(plan), [], []
-    for analysis in analyses:
+    for analysis, curvature in zip(analyses, curvatures, strict=True):
         budget = analysis.budget
         headlines += page.headlines(analysis)
         sections += page.sections(
@@ -175,6 +194,7 @@ def _write_page(
             {name: arms[name] for name in analysis.arms},
             Table(*table_rows(analysis.summaries, metric.title)),
             Table(*drift_rows(analysis.drift, analysis.baseline)),
+            curvature,
         )
     if len(analyses) > 1:  # the controls of the first budget set the charts of all
         first = len(sections) // len(analyses)
@@ -347,6 +367,7 @@ def _card(
     results: Results,
     arms: Mapping[str, Arm],
     analyses: Sequence[Analysis],
+    curvatures: Sequence[CurvatureSummary | None],
     figures: Sequence[Mapping[str, Figure]],
 ) -> str:
     metric = _metric(plan)
@@ -401,9 +422,11 @@ def _card(
                 "drift": drift_rows(analysis.drift, analysis.baseline),
                 "drift_examples": f"{0 if analysis.drift is None else analysis.drift.examples:,}",
                 "baseline": analysis.baseline,
+                "curvature": curvature,
+                "curvature_header": HEADER,
                 "figures": _captions(of_budget, analysis),
             }
-            for analysis, of_budget in zip(analyses, figures, strict=True)
+            for analysis, curvature, of_budget in zip(analyses, curvatures, figures, strict=True)
         ],
         arms=arms,
         metric=metric,
@@ -441,7 +464,8 @@ def _captions(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[s
     metric = analysis.metric
     captions = {
         metric.name: f"Validation {metric.title} over epochs, by arm: median and every seed",
-        "damping": "Momentum and damping ratio over steps, by arm",
+        "damping": "Momentum and damping ratio (at k = 1) over steps, by arm",
+        "curvature": "Measured top curvature and gradient noise scale over steps, by arm",
         "drift": "Test accuracy on corrupted images against severity, by arm: mean over seeds, and their range",
         "speed": f"Steps to each target relative to {analysis.baseline}, with intervals by Holm's correction",
         "reach": "Share of seeds that have reached each target, over steps",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback
 
 from hf_critmom.errors import InputError, root_message
 from hf_critmom.experiments.comparison import execution
@@ -18,6 +19,7 @@ from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.checks import check_request, try_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
+from hf_critmom.experiments.comparison.momentum import curvature_callback
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
     changed_versions,
@@ -236,7 +238,7 @@ class _Runner:
                 run,
                 self.task,
                 run_folder.path,
-                [RunReporter(send, run, self.task.metric)],
+                [RunReporter(send, run, self.task.metric), *self._measuring(run)],
             )
         except InputError:
             raise
@@ -252,6 +254,12 @@ class _Runner:
                 dataclasses.replace(result, load=dataclasses.replace(result.load, workers=self.workers)).as_json()
             )
         self.process.wait_for_everyone()
+
+    def _measuring(self, run: Run) -> list[TrainerCallback]:
+        """What measures the curvature of a run, if it is one of those that are measured."""
+        measured = self.request.comparison.measure_curvature and run.trial is None and run.seed == self.plan.seeds[0]
+        callback = curvature_callback(self._arm(run)) if measured else None
+        return [] if callback is None else [callback]
 
     def _failure(self, run: Run, run_folder: RunFolder, error: Exception) -> str:
         """Keeps the traceback of a failed run, and says where."""

@@ -4,7 +4,8 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,9 @@ class CurvatureCallback(LoggingCallback):
       They are left out where a curvature is not positive, for nothing oscillates there, and for optimizers that are not
       of SGD's kind;
     * ``noise_scale`` with the ends of its 90 percent interval, ``noise_scale_low`` and ``noise_scale_high``, in
-      examples; what cannot be told is left out;
+      examples, what cannot be told left out, and the size ``noise_scale_rows`` of the small batches behind it;
+    * ``curvature/mean_step``, ``lr / (1 - mu)`` of the last step: times ``curvature/top`` above 2, plain SGD of the
+      same mean step is unstable;
     * ``curvature/seconds``, what the measurement took, and ``curvature/time_share``, the share of all measurements in
       the time since the beginning; a run ends with ``curvature/total_seconds`` and the final share.
 
@@ -83,6 +86,7 @@ class CurvatureCallback(LoggingCallback):
         batch_norm: See `measure_curvature`.
         tolerance: Largest residual of the top eigenvalue, as a share of it; with ``every`` 0.05 by default.
         on_demand: Whether to measure only where the optimizer asked for its curvature.
+        around: What surrounds a measurement, such as a context in which a clock stands still; called with the trainer.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class CurvatureCallback(LoggingCallback):
         batch_norm: str = "train",
         tolerance: float | None = None,
         on_demand: bool = False,
+        around: Callable[["Trainer"], AbstractContextManager[Any]] = lambda trainer: nullcontext(),
     ) -> None:
         super().__init__(trainer)
         for name, number in (("every", every), ("examples", examples)):
@@ -114,6 +119,7 @@ class CurvatureCallback(LoggingCallback):
         self.tolerance = tolerance or (0.1 if every is None else 0.05)
         self.max_iterations = 10 if every is None and tolerance is None else 50
         self.on_demand = on_demand
+        self.around = around
         self._started = 0.0
         self._seconds = 0.0
         self._before: dict[str, torch.Tensor] = {}
@@ -136,7 +142,7 @@ class CurvatureCallback(LoggingCallback):
         optimizer = kwargs.get("optimizer")
         if state.global_step == 0 and self._is_due(0, state, optimizer):
             self._used = _used_by(optimizer)
-            self._measure(args, state, optimizer, kwargs.get("train_dataloader"))
+            self._measure_beside(args, state, optimizer, kwargs.get("train_dataloader"))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -154,7 +160,7 @@ class CurvatureCallback(LoggingCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         optimizer = kwargs.get("optimizer")
         if self._is_due(state.global_step, state, optimizer):
-            self._measure(args, state, optimizer, kwargs.get("train_dataloader"))
+            self._measure_beside(args, state, optimizer, kwargs.get("train_dataloader"))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -173,6 +179,11 @@ class CurvatureCallback(LoggingCallback):
         return step in {round(point * state.max_steps) for point in POINTS}
 
     # ----------------------------------------------------------------------------------------------------------- what
+
+    def _measure_beside(self, args: TrainingArguments, state: TrainerState, optimizer: Any, dataloader: Any) -> None:
+        assert self.trainer is not None
+        with self.around(self.trainer):
+            self._measure(args, state, optimizer, dataloader)
 
     def _measure(self, args: TrainingArguments, state: TrainerState, optimizer: Any, dataloader: Any) -> None:
         trainer = self.trainer
@@ -282,6 +293,9 @@ class CurvatureCallback(LoggingCallback):
         if noise is not None:
             told = {"noise_scale": noise.value, "noise_scale_low": noise.low or None, "noise_scale_high": noise.high}
             metrics |= {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
+            metrics["noise_scale_rows"] = float(noise.rows[0])
+        if self._used and self._used["lr"] > 0.0:
+            metrics["curvature/mean_step"] = self._used["lr"] / (1.0 - self._used["momentum"])
         return metrics
 
     def _damping(self, prefix: str, curvature: float) -> dict[str, float]:

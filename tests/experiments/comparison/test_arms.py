@@ -12,7 +12,7 @@ from helpers.distributed_programs import Perceptron, points
 from helpers.plans_by_hand import plan_of
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_critmom import IKFAD, CritMomAdamW, CritMomSGD
+from hf_critmom import IKFAD, CritMomAdamW, CritMomQHM, CritMomSGD
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import ARMS, Arm, ComparisonError
 from hf_critmom.experiments.comparison.arm_selection import get_arms, read_arms
@@ -73,7 +73,8 @@ def test_every_arm_trains(name: str, tmp_path: Path) -> None:
 
 
 CLASSES = {
-    **dict.fromkeys(("constant", "nesterov", "onecycle", "demon"), torch.optim.SGD),
+    **dict.fromkeys(("constant", "constant_08", "nesterov", "quarter", "onecycle", "demon"), torch.optim.SGD),
+    **dict.fromkeys(("qhm", "critmom_qhm", "critmom_qhm_auto"), CritMomQHM),
     "matched": CritMomMatched,
     "compensated": CritMomCompensated,
     **dict.fromkeys(("critmom", "critmom_exact", "critmom_exponential", "hybrid"), CritMomSGD),

@@ -140,7 +140,7 @@ def test_an_arm_has_one_colour_throughout(name: str) -> None:
         for handle, text in zip(shown[0].legend_handles, shown[0].get_texts(), strict=True)
     }
     left_out = {"damping": {"ikfad"}, "speed": {"constant"}}.get(name, set())
-    assert found == {name: arm.color for name, arm in ARMS.items() if name not in left_out}
+    assert found == {arm: ARMS[arm].color for arm in [*ARMS][:14] if arm not in left_out}
 
 
 def test_the_metric_is_shown_for_every_seed_and_as_their_median() -> None:
