@@ -153,14 +153,14 @@ class _Converted:
 
     def stored_names(self, weights: Tensors) -> Tensors:
         """The tensors under the names, and in the shapes, that the file has for them."""
-        if not isinstance(self.model, PreTrainedModel):
+        if not _is_converted(self.model):
             return weights
         return weight_reversion()(self.model, dict(weights))
 
 
 def _converted(model: nn.Module, stored: Tensors) -> _Converted:
     """Loads the stored tensors through ``from_pretrained`` of the model's class, into another instance."""
-    if not isinstance(model, PreTrainedModel):
+    if not _is_converted(model):
         return _Converted(model)
     floating = {value.dtype for value in stored.values() if value.is_floating_point()}
     # The widest dtype loses nothing; tensors that the model holds in another one are cast when they are copied.
@@ -173,6 +173,11 @@ def _converted(model: nn.Module, stored: Tensors) -> _Converted:
             twin, info = _load(_copying_class(model), options)
     absent = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
     return _Converted(twin, {name: value for name, value in twin.state_dict().items() if name not in absent})
+
+
+def _is_converted(model: nn.Module) -> bool:
+    """Whether Transformers converts a model's keys: it does for its models, unless one never called `post_init`."""
+    return isinstance(model, PreTrainedModel) and hasattr(model, "all_tied_weights_keys")
 
 
 def _load(model_cls: type[PreTrainedModel], options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:

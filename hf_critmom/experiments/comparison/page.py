@@ -77,7 +77,7 @@ def curves_section(analysis: Analysis, table: pd.DataFrame, arms: Mapping[str, A
     metrics = list(dict.fromkeys(name for name in metrics if name in table and table[name].notna().any()))
     rows = table[(table["split"] == "validation") & table["arm"].isin(list(arms))]
     long = rows.melt(["arm", "seed", *X_AXES], metrics, var_name="metric", value_name="value").dropna()
-    long = long[long["value"].map(math.isfinite)].assign(seed=lambda frame: frame["seed"].astype(str))
+    long = long[long["value"].map(math.isfinite).astype(bool)].assign(seed=lambda frame: frame["seed"].astype(str))
     targets = pd.DataFrame({"target": analysis.targets, "metric": main})
     seeds = sorted(long["seed"].unique(), key=int)
     color = _arm_color(arms)

@@ -115,7 +115,7 @@ def test_each_file_is_written_by_one_process(shared: Shared) -> None:
     assert not (shared.folder / "refused").exists()
     for name in programs.COMPARISONS:
         assert {path.name for path in (shared.folder / name).iterdir()} == {
-            *("comparison.json", "results.parquet", "README.md", "figures", "runs", ".locks")
+            *("comparison.json", "results.parquet", "README.md", "report.html", "figures", "runs", ".locks")
         }
 
 
