@@ -9,6 +9,7 @@ from hf_critmom.experiments.comparison import (
     ComparisonTrainingArguments,
     run_comparison,
 )
+from hf_critmom.experiments.comparison.arguments import CADENCE_FLAGS
 from hf_critmom.storage.commands import recorded_command
 from hf_critmom.tasks import DataArguments, ModelArguments, flag_defaults, task_name
 
@@ -40,8 +41,13 @@ def parse_comparison(argv: list[str]) -> ComparisonRequest:
     task_parser = dataclass_parser("compare", (DataArguments, ModelArguments), add_help=False)
     flags = [arg for arg in argv if arg not in ("-h", "--help")]
     data, model, _ = task_parser.parse_args_into_dataclasses(flags, return_remaining_strings=True)
-    parser.set_defaults(output_dir=f"comparison-{task_name(data)}", **flag_defaults(data, model))
-    comparison, data, model, training = parse_dataclasses(parser, argv)
     given = frozenset(flag.lstrip("-").partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--"))
+    defaults = flag_defaults(data, model)
+    # A task's own way of saying how often to evaluate gives way to the other one.
+    replaced = CADENCE_FLAGS - {"evaluations_per_epoch"} if "evaluations_per_epoch" in given else set()
+    replaced |= {"evaluations_per_epoch"} if given & {"eval_strategy", "eval_steps"} else set()
+    defaults = {name: value for name, value in defaults.items() if name not in replaced}
+    parser.set_defaults(output_dir=f"comparison-{task_name(data)}", **defaults)
+    comparison, data, model, training = parse_dataclasses(parser, argv)
     command = recorded_command(f"{PROGRAM} compare", argv)
     return ComparisonRequest(comparison, data, model, training, command, given)

@@ -17,6 +17,8 @@ DEFAULT_SEEDS, FIRST_LOOK, DEFAULT_MAX_SEEDS = 5, 3, 10
 LARGEST_NUMBER_OF_SEEDS = 1000
 DEFAULT_MARGIN = 0.1
 LARGEST_EVALUATIONS_PER_EPOCH = 1000
+CADENCE_FLAGS = frozenset({"eval_strategy", "eval_steps", "evaluations_per_epoch"})
+"""Flags that say how often is evaluated."""
 
 
 @dataclass
@@ -78,6 +80,13 @@ class ComparisonArguments:
             "run has; the best by validation is then compared beside the untuned arm."
         },
     )
+    step_grid: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "The same as factors of each arm's own mean step, lr / (1 - momentum): under critical momentum, "
+            "whose step grows with the root of the learning rate, a factor of 3 is 9 times the learning rate."
+        },
+    )
     weight_decay_grid: list[float] | None = field(
         default=None, metadata={"help": "The same for its own weight decay; with both, every pair is tried."}
     )
@@ -105,6 +114,7 @@ class ComparisonArguments:
     def __post_init__(self) -> None:
         for flag, factors, least in (
             ("learning_rate_grid", self.learning_rate_grid, "positive"),
+            ("step_grid", self.step_grid, "positive"),
             ("weight_decay_grid", self.weight_decay_grid, "not negative"),
         ):
             for factor in factors or ():
@@ -122,6 +132,8 @@ class ComparisonArguments:
                 raise ComparisonError(f"--{flag} must be at least 1, got {value}.")
             if value is not None and value > most:
                 raise ComparisonError(f"--{flag} must be at most {most:,}, got {value:,}.")
+        if self.learning_rate_grid and self.step_grid:
+            raise ComparisonError("--learning_rate_grid and --step_grid both choose learning rates: give one of them.")
         if self.margin is not None and not 0.0 < self.margin < 10.0:
             raise ComparisonError(f"--margin must be above 0 and below 10, such as 0.1 for 10 %, got {self.margin:g}.")
         if self.max_seeds is not None and not self.until_decided:

@@ -14,6 +14,7 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_MARGIN
 from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
+from hf_critmom.experiments.comparison.step_statistics import step_factor
 from hf_critmom.storage.plan import PlanFile, differences
 from hf_critmom.storage.typed import RecordError, from_json
 from hf_critmom.tasks import DataArguments, ModelArguments, completed_record
@@ -76,14 +77,19 @@ class Tuning:
     """The tuning grid of every arm.
 
     Attributes:
-        learning_rate: Factors of the arm's own learning rate.
+        learning_rate: Factors of the arm's own learning rate, or of its own mean step.
         weight_decay: Factors of its own weight decay.
         seed: Seed of the trials, which no compared run has.
+        unit: What the first are factors of, "learning_rate" or "step".
+        chosen_by: What the best trial is best in: "time", to the planned targets, or "last", the last evaluation,
+            which early plans chose by.
     """
 
     learning_rate: tuple[float, ...]
     weight_decay: tuple[float, ...]
     seed: int
+    unit: str = "learning_rate"
+    chosen_by: str = "last"
 
     def __post_init__(self) -> None:
         for name, factors, least in (
@@ -94,10 +100,20 @@ class Tuning:
                 raise ValueError(f"{name} holds factors that are not all {least}")
             _check_distinct(name, factors)
         _check_seeds([self.seed])
+        if self.unit not in ("learning_rate", "step") or self.chosen_by not in ("time", "last"):
+            raise ValueError(f"unit or chosen_by is not known: {self.unit!r}, {self.chosen_by!r}")
 
-    def trials(self) -> list[Trial]:
-        """The points of the grid."""
-        return [Trial(*factors) for factors in itertools.product(self.learning_rate, self.weight_decay)]
+    def trials(self, arm: Arm, learning_rate: float) -> list[Trial]:
+        """The points of an arm's grid.
+
+        Args:
+            arm: The arm.
+            learning_rate: Its own learning rate.
+        """
+        factors = self.learning_rate
+        if self.unit == "step":
+            factors = tuple(step_factor(arm.optimizer, arm.options, learning_rate, factor) for factor in factors)
+        return [Trial(*point) for point in itertools.product(factors, self.weight_decay)]
 
     def as_json(self) -> dict[str, Any]:
         """The grid as the plan holds it."""
@@ -105,6 +121,8 @@ class Tuning:
             "learning_rate": list(self.learning_rate),
             "weight_decay": list(self.weight_decay),
             "seed": self.seed,
+            "unit": self.unit,
+            "chosen_by": self.chosen_by,
         }
 
 
@@ -261,8 +279,8 @@ class Plan:
         return [
             Run(arm, self.tuning.seed, epochs, trial)
             for epochs in self.budgets
-            for arm in self.arms
-            for trial in self.tuning.trials()
+            for arm, described in self.arms.items()
+            for trial in self.tuning.trials(described, self.settings(described)[0])
         ]
 
     def settings(self, arm: Arm, trial: Trial | None = None) -> tuple[float, float]:

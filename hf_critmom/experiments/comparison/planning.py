@@ -12,6 +12,7 @@ import torch
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_critmom.experiments.comparison.arguments import (
+    CADENCE_FLAGS,
     DEFAULT_ARMS,
     DEFAULT_MARGIN,
     DEFAULT_MAX_SEEDS,
@@ -34,7 +35,6 @@ from hf_critmom.tasks import Task, model_record, task_spec
 from hf_critmom.tasks.stored_arguments import store_arguments
 from hf_critmom.training.arguments import recorded_training_arguments
 
-CADENCE_FLAGS = frozenset({"eval_strategy", "eval_steps", "evaluations_per_epoch"})
 EVALUATIONS_PER_EPOCH = 4
 LARGEST_SHARE_OF_EVALUATIONS = 0.15
 """Of the time of training, that evaluations may take where nobody said how often to evaluate."""
@@ -232,15 +232,18 @@ def _look_plan(request: ComparisonRequest, seeds: tuple[int, ...]) -> LookPlan |
 
 
 def _tuning(request: ComparisonRequest, stored: Plan | None) -> Tuning | None:
-    grids = request.comparison.learning_rate_grid, request.comparison.weight_decay_grid
+    comparison = request.comparison
+    grids = comparison.step_grid or comparison.learning_rate_grid, comparison.weight_decay_grid
     if not any(grids):
         return None if stored is None else stored.tuning
     learning_rate, weight_decay = (tuple(sorted(set(factors or [1.0]))) for factors in grids)
+    unit = "step" if comparison.step_grid else "learning_rate"
     if stored is not None and stored.tuning is not None:
-        return Tuning(learning_rate, weight_decay, stored.tuning.seed)
+        return Tuning(learning_rate, weight_decay, stored.tuning.seed, unit, stored.tuning.chosen_by)
     seed = request.training.seed
     fits = seed + _TRIAL_SEED_OFFSET <= LARGEST_SEED
-    return Tuning(learning_rate, weight_decay, seed + _TRIAL_SEED_OFFSET if fits else seed - _TRIAL_SEED_OFFSET)
+    seed = seed + _TRIAL_SEED_OFFSET if fits else seed - _TRIAL_SEED_OFFSET
+    return Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time")
 
 
 def _check_named(flag: str, name: str, arms: list[str]) -> None:

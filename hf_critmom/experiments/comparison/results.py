@@ -12,6 +12,7 @@ from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE, Plan, Run, Trial
 from hf_critmom.experiments.comparison.records import ExpectedRun, RunResult, read_result
+from hf_critmom.experiments.comparison.table import results_table
 from hf_critmom.experiments.comparison.tuning import Choice, choose
 from hf_critmom.storage.files import atomic_write, why_unwritable
 from hf_critmom.storage.run_folder import RESULT_FILE
@@ -112,32 +113,6 @@ def tuned_runs(plan: Plan, choices: list[Choice]) -> dict[Run, Choice]:
     return {
         Run(f"{choice.arm}{TUNED_SUFFIX}", seed, choice.epochs): choice for seed in plan.seeds for choice in choices
     }
-
-
-def results_table(runs: Iterable[RunResult]) -> pd.DataFrame:
-    """One row per arm, seed and evaluation.
-
-    Columns: arm, seed, status, budget (epochs asked for), split ("validation", and one last row per run for "test"),
-    step, epoch, seconds (of training until then), loss, the metric, learning rate, momentum and damping ratio as last
-    logged before, and the peak learning rate and weight decay of the run.
-    """
-    rows = []
-    for run in runs:
-        of_run = {"arm": run.arm, "seed": run.seed, "status": run.status, "budget": run.budget}
-        settings = {"peak_learning_rate": run.learning_rate, "weight_decay": run.weight_decay}
-        rows += [{**of_run, "split": "validation", **one.as_json(), **settings} for one in run.evaluations]
-        rows.append(
-            {
-                **of_run,
-                "split": "test",
-                "step": run.steps,
-                "epoch": run.evaluations[-1].epoch if run.evaluations else None,
-                "seconds": run.train_seconds,
-                **run.test,
-                **settings,
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def write_results(folder: Path, plan: Plan) -> pd.DataFrame:

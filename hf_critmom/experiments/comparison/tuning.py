@@ -1,11 +1,16 @@
 """Tuning: the same trials for every arm, and what they choose."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
+import numpy as np
+
+from hf_critmom.experiments.comparison.arrivals import arrivals, smooths
+from hf_critmom.experiments.comparison.plan import Plan, Run, Trial
 from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.experiments.comparison.table import results_table
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,11 @@ class Choice:
 def choose(plan: Plan, trials: Mapping[Run, RunResult]) -> list[Choice]:
     """Chooses, for every arm and budget whose trials have all ended, the best of its grid.
 
-    The best trial is the one whose last evaluation on the validation split is best; one that diverged is never
-    chosen, and of equals the one nearest to the arm's own values is. An arm whose trials all diverged has no choice.
+    The best trial is the one that a claim would call the fastest: the one with the least mean over the planned targets
+    of the logarithm of its steps to target, in which a trial that does not arrive counts with its end. Of trials that
+    are equal in this (all of them where none arrives), and in the plans of early versions, the one whose last
+    evaluation on the validation split is best. One that diverged is never chosen, and of equals the one nearest to the
+    arm's own values is. An arm whose trials all diverged has no choice.
 
     Args:
         plan: The plan.
@@ -58,10 +66,21 @@ def choose(plan: Plan, trials: Mapping[Run, RunResult]) -> list[Choice]:
             }
             if not values:
                 continue
-            best = min(values, key=lambda trial: (-better * values[trial], _distance(trial)))
+            finished = {run.trial: trials[run] for run in planned if run.trial in values and run.trial is not None}
+            times = _log_times(plan, finished) if plan.tuning.chosen_by == "time" else dict.fromkeys(finished, 0.0)
+            best = min(values, key=lambda trial: (times[trial], -better * values[trial], _distance(trial)))
             diverged = len(planned) - len(values)
-            choices.append(Choice(arm, epochs, best, values[best], len(planned), diverged, _edges(plan.tuning, best)))
+            edges = _edges([run.trial for run in planned if run.trial is not None], best)
+            choices.append(Choice(arm, epochs, best, values[best], len(planned), diverged, edges))
     return choices
+
+
+def _log_times(plan: Plan, finished: Mapping[Trial, RunResult]) -> dict[Trial, float]:
+    """Mean over the planned targets of the logarithm of each trial's steps to target."""
+    table = results_table(replace(result, arm="trial", seed=place) for place, result in enumerate(finished.values()))
+    metric = Metric(plan.task.metric, plan.task.greater_is_better)
+    steps = arrivals(table, "trial", metric, plan.targets, smooth=smooths(table)).times
+    return dict(zip(finished, np.log(steps).mean(axis=1).round(9).tolist(), strict=True))
 
 
 def _value(result: RunResult, metric: str) -> float | None:
@@ -75,13 +94,10 @@ def _distance(trial: Trial) -> tuple[bool, float]:
     return trial.weight_decay == 0.0, sum(abs(math.log(factor)) for factor in factors)
 
 
-def _edges(tuning: Tuning, trial: Trial) -> tuple[str, ...]:
-    coordinates = (
-        ("learning rate", trial.learning_rate, tuning.learning_rate),
-        ("weight decay", trial.weight_decay, tuning.weight_decay),
-    )
-    return tuple(
-        name
-        for name, factor, grid in coordinates
-        if len(grid) > 1 and factor > 0.0 and factor in (min(grid), max(grid))
-    )
+def _edges(trials: Sequence[Trial], best: Trial) -> tuple[str, ...]:
+    edges = []
+    for name in ("learning_rate", "weight_decay"):
+        grid, factor = [getattr(trial, name) for trial in trials], getattr(best, name)
+        if len(set(grid)) > 1 and factor > 0.0 and factor in (min(grid), max(grid)):
+            edges.append(name.replace("_", " "))
+    return tuple(edges)

@@ -1,5 +1,6 @@
 """Claims about tuning: what the trials choose, and a tuned comparison through the command line."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -20,10 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_critmom.commands import main
+from hf_critmom.damping import critical_momentum
 from hf_critmom.experiments.comparison import execution, runner
+from hf_critmom.experiments.comparison.arms import ARMS as ALL_ARMS
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
 from hf_critmom.experiments.comparison.records import Evaluation, RunResult
 from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.experiments.comparison.step_statistics import step_factor
 from hf_critmom.experiments.comparison.tuning import Choice, choose
 from hf_critmom.tasks import Task
 from hf_critmom.tasks.images import ImageDataset
@@ -224,6 +228,8 @@ def test_the_plan_records_the_grid_and_the_seed_of_the_trials(finished: Finished
         "learning_rate": list(FACTORS),
         "weight_decay": list(DECAYS),
         "seed": TRIAL_SEED,
+        "unit": "learning_rate",
+        "chosen_by": "time",
     }
     assert TRIAL_SEED not in finished.plan()["seeds"] == list(SEEDS)
 
@@ -343,3 +349,76 @@ def test_a_factor_that_makes_no_value_is_refused(
     assert flag in capsys.readouterr().err and not (tmp_path / "out").exists()
     if flag == "--learning_rate_grid":
         assert main(("compare", "--use_cpu", flag, "0", "--output_dir", str(tmp_path / "out"))) == 2
+
+
+# ------------------------------------------------------------------------------------ chosen by time; grids of the step
+
+
+def arrives(*accuracies: float, loss: float = 1.0) -> RunResult:
+    """A trial with an evaluation every ten steps."""
+    evaluations = [
+        Evaluation(10 * at, float(at), float(at), {"accuracy": accuracy, "loss": loss})
+        for at, accuracy in enumerate(accuracies, start=1)
+    ]
+    steps, versions = 10 * len(accuracies), {"hardware": "none"}
+    return RunResult("constant", 1, "finished", steps, float(len(accuracies)), tuple(evaluations), {}, versions)
+
+
+def timed_plan(targets: tuple[float, ...]) -> Plan:
+    tuning = Tuning((0.5, 1.0, 2.0), (1.0,), seed=1, chosen_by="time")
+    return plans_by_hand.plan_of(targets=targets, tuning=tuning)
+
+
+def test_a_trial_that_arrives_first_is_chosen_before_one_that_ends_higher() -> None:
+    trials = arrives(0.1, 0.5, 0.95), arrives(0.5, 0.7, 0.9), arrives(0.1, 0.2, 0.3)
+    found = choice_of(timed_plan((0.4,)), *trials)
+    assert found is not None and found.trial == Trial(1.0, 1.0) and found.value == 0.9
+    early = plans_by_hand.plan_of(targets=(0.4,), tuning=Tuning((0.5, 1.0, 2.0), (1.0,), seed=1))
+    by_the_end = choice_of(early, *trials)
+    assert by_the_end is not None and by_the_end.trial == Trial(0.5, 1.0)
+
+
+def test_where_no_trial_arrives_the_last_evaluation_decides() -> None:
+    found = choice_of(timed_plan((0.99,)), arrives(0.1, 0.5), arrives(0.4, 0.45), arrives(0.1, 0.2))
+    assert found is not None and found.trial == Trial(0.5, 1.0)
+
+
+def test_every_planned_target_counts() -> None:
+    """The one that is later at the first target is much earlier at the second."""
+    first, second, third = (0.1, 0.45, 0.9, 0.9, 0.9, 0.9), (0.3, 0.5, 0.5, 0.5, 0.5, 0.85), (0.1,) * 6
+    found = choice_of(timed_plan((0.4, 0.8)), arrives(*first), arrives(*second), arrives(*third))
+    assert found is not None and found.trial == Trial(0.5, 1.0)
+
+
+@given(
+    rate=st.floats(1e-6, 0.2),
+    factor=st.floats(0.1, 5.0),
+    rule=st.sampled_from(["linear", "exact", "exponential"]),
+    hold=st.sampled_from([None, 0.9, 0.5]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_factor_of_the_step_multiplies_the_mean_step(rate: float, factor: float, rule: str, hold: Any) -> None:
+    def step(lr: float) -> float:
+        momentum = critical_momentum(lr, rule=rule)
+        return lr / (1.0 - (momentum if hold is None else min(momentum, hold)))
+
+    options = {"rule": rule, **({} if hold is None else {"hold": hold})}
+    found = step_factor("critmom", options, rate, factor)
+    assert step(rate * found) == pytest.approx(factor * step(rate), rel=1e-4)
+
+
+def test_a_grid_of_steps_gives_each_arm_its_own_learning_rates() -> None:
+    arms = {name: ALL_ARMS[name] for name in ("constant", "critmom", "adamw", "compensated")}
+    tuning = Tuning((0.5, 1.0, 2.0), (1.0,), seed=1, unit="step")
+    plan = plans_by_hand.plan_of(arms=arms, tuning=tuning, training={"learning_rate": 0.01})
+    plan = dataclasses.replace(plan, arms=arms)
+    factors = {arm: [run.trial.learning_rate for run in plan.trials() if run.trial and run.arm == arm] for arm in arms}
+    assert factors["critmom"] == [0.25, 1.0, 4.0]
+    assert factors["constant"] == factors["adamw"] == factors["compensated"] == [0.5, 1.0, 2.0]
+    assert len({run.folder for run in plan.trials()}) == 12
+
+
+def test_learning_rates_and_steps_are_not_tuned_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grids = ("--learning_rate_grid", "1", "--step_grid", "1")
+    assert main(("compare", "--use_cpu", *grids, "--output_dir", str(tmp_path / "out"))) == 2
+    assert "give one of them" in capsys.readouterr().err

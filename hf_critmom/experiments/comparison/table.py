@@ -1,0 +1,33 @@
+"""The table of results: what analyses read, and what ``results.parquet`` holds."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from hf_critmom.experiments.comparison.records import RunResult
+
+
+def results_table(runs: Iterable[RunResult]) -> pd.DataFrame:
+    """One row per arm, seed and evaluation.
+
+    Columns: arm, seed, status, budget (epochs asked for), split ("validation", and one last row per run for "test"),
+    step, epoch, seconds (of training until then), loss, the metric, learning rate, momentum and damping ratio as last
+    logged before, and the peak learning rate and weight decay of the run.
+    """
+    rows = []
+    for run in runs:
+        of_run = {"arm": run.arm, "seed": run.seed, "status": run.status, "budget": run.budget}
+        settings = {"peak_learning_rate": run.learning_rate, "weight_decay": run.weight_decay}
+        rows += [{**of_run, "split": "validation", **one.as_json(), **settings} for one in run.evaluations]
+        rows.append(
+            {
+                **of_run,
+                "split": "test",
+                "step": run.steps,
+                "epoch": run.evaluations[-1].epoch if run.evaluations else None,
+                "seconds": run.train_seconds,
+                **run.test,
+                **settings,
+            }
+        )
+    return pd.DataFrame(rows)
