@@ -47,10 +47,10 @@ def relate_steps(
         steps = _relative(of_arm, arm, baseline, "integrated_step")
         comparable = (arm in unlike) == (baseline in unlike)
         clipped = [
-            record["grad_norm"] > max_grad_norm
+            norm > max_grad_norm
             for run in of_arm[arm]
             for record in run.training_log
-            if record.get("grad_norm") is not None and max_grad_norm > 0.0
+            if max_grad_norm > 0.0 and (norm := record.get("grad_norm")) is not None
         ]
         found.append(
             ArmSteps(
