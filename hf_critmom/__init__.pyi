@@ -1,6 +1,7 @@
 from .attribution import Attribution as Attribution
 from .attribution import attribute_gradients as attribute_gradients
 from .damping import critical_momentum as critical_momentum
+from .damping import critical_nu as critical_nu
 from .damping import damping_ratio as damping_ratio
 from .damping import damping_regime as damping_regime
 from .experiments.repair.runner import RepairSettings as RepairSettings

@@ -62,6 +62,7 @@ def write_repair_report(repair: Repair) -> RenderableType:
         provenance=provenance_findings(repair),
         controls={role: control_help(role) for role in repair.roles if role != CHOSEN},
         scan=scan_table(repair).markdown() if repair.scan else None,
+        measured=is_measured(repair),
         groups=group_table(repair).markdown(),
         classes=class_table(repair, names).markdown() if verification and verification.classes else None,
         labels=label_findings(repair.labels) if repair.labels else (),
@@ -199,18 +200,26 @@ def _spread(values: Sequence[float], *, sign: str = "", digits: int = 0) -> str:
 
 
 def scan_table(repair: Repair) -> Table:
-    """Damping of the training that made the network, by epoch."""
-    rows = [
-        [
-            str(epoch.epoch),
-            f"{epoch.learning_rate:.3g}",
-            f"{epoch.momentum:.3f}",
-            "-" if epoch.ratio is None else f"{epoch.ratio:.3g}",
-            epoch.regime,
-        ]
-        for epoch in repair.scan
-    ]
-    return Table(["epoch", "learning rate", "momentum", "damping ratio at k = 1", "regime"], rows, left=("regime",))
+    """Damping of the training that made the network, by epoch: at k = 1, and at the measured curvature if there is."""
+    header = ["epoch", "learning rate", "momentum", "damping ratio at k = 1", "regime at k = 1"]
+    measured = is_measured(repair)
+    header += ["measured top curvature", "measured damping ratio", "measured regime"] if measured else []
+    rows = []
+    for epoch in repair.scan:
+        row = [str(epoch.epoch), f"{epoch.learning_rate:.3g}", f"{epoch.momentum:.3f}"]
+        row += [_short(epoch.ratio), epoch.regime]
+        row += [_short(epoch.curvature), _short(epoch.measured_ratio), epoch.measured_regime or "-"] if measured else []
+        rows.append(row)
+    return Table(header, rows, left=("regime at k = 1", "measured regime"))
+
+
+def is_measured(repair: Repair) -> bool:
+    """Whether the curvature was measured while the network was trained."""
+    return any(epoch.measured_regime is not None for epoch in repair.scan)
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}"
 
 
 def group_table(repair: Repair) -> Table:

@@ -3,10 +3,10 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -26,7 +26,11 @@ class EpochScan:
         learning_rate: Mean learning rate of these.
         momentum: Their mean momentum.
         ratio: Geometric mean of their damping ratios, at k = 1; None where all learning rates were 0.
-        regime: The regime of most of them: "underdamped", "critical" or "overdamped".
+        regime: The regime of most of them at k = 1: "underdamped", "critical" or "overdamped".
+        curvature: The top curvature that was measured last until the end of the epoch; None: not measured, or not
+            positive.
+        measured_ratio: Geometric mean of the damping ratios at the top curvature measured last before each step.
+        measured_regime: The regime of most of the steps at that curvature.
     """
 
     epoch: int
@@ -35,43 +39,79 @@ class EpochScan:
     momentum: float
     ratio: float | None
     regime: str
+    curvature: float | None = None
+    measured_ratio: float | None = None
+    measured_regime: str | None = None
+
+
+class _Step(NamedTuple):
+    """A logged step: what decides its damping; ``curvature`` is the one measured last before it."""
+
+    lr: float
+    momentum: float
+    nu: float | None
+    curvature: float | None
 
 
 def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
-    """Classes every epoch of a training log by its damping regime.
+    """Classes every epoch of a training log by its damping regime, at k = 1 and at the measured curvature.
 
     The paper's pipeline begins so (arXiv 2603.28921); that an epoch's class is the one of most of its logged steps is
     our own choice.
 
     Args:
         log: Records of the Trainer's log; those with ``epoch``, ``learning_rate`` and ``momentum`` are used, as
-            `CritMomTrainer` and `DampingCallback` log them.
+            `CritMomTrainer` and `DampingCallback` log them, and those with ``curvature/top``, as `CurvatureCallback`
+            logs them. A curvature holds until the next one is measured.
 
     Returns:
         The epochs that have such records, in order; none if momentum was not logged.
     """
-    epochs: dict[int, list[tuple[float, float]]] = {}
-    for record in log:
-        values = [record.get(name) for name in ("epoch", "learning_rate", "momentum")]
-        if all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-            number = max(math.ceil(record["epoch"]), 1)
-            epochs.setdefault(number, []).append((float(record["learning_rate"]), float(record["momentum"])))
+    epochs: dict[int, list[_Step]] = {}
+    curvature = None
+    for record in sorted(log, key=lambda record: (_number(record, "step") or 0.0, "curvature/top" not in record)):
+        if (measured := _number(record, "curvature/top")) is not None:
+            curvature = measured if measured > 0.0 else None
+        epoch, lr, momentum = (_number(record, name) for name in ("epoch", "learning_rate", "momentum"))
+        if epoch is not None and lr is not None and momentum is not None:
+            step = _Step(lr, momentum, _number(record, "nu"), curvature)
+            epochs.setdefault(max(math.ceil(epoch), 1), []).append(step)
     found = []
     for number, steps in sorted(epochs.items()):
-        moving = [(lr, momentum) for lr, momentum in steps if lr > 0.0]
-        regimes = Counter(damping_regime(momentum, lr) for lr, momentum in moving)
-        logs = [math.log(ratio) for lr, momentum in moving if (ratio := damping_ratio(momentum, lr)) > 0.0]
+        moving = [step for step in steps if step.lr > 0.0]
+        ratio, regime = _damping(moving, 1.0)
+        measured_ratio, measured_regime = _damping([step for step in moving if step.curvature is not None], None)
         found.append(
             EpochScan(
                 epoch=number,
                 steps=len(steps),
-                learning_rate=math.fsum(lr for lr, _ in steps) / len(steps),
-                momentum=math.fsum(momentum for _, momentum in steps) / len(steps),
-                ratio=math.exp(math.fsum(logs) / len(logs)) if logs else None,
-                regime=regimes.most_common(1)[0][0] if regimes else "overdamped",
+                learning_rate=math.fsum(step.lr for step in steps) / len(steps),
+                momentum=math.fsum(step.momentum for step in steps) / len(steps),
+                ratio=ratio,
+                regime=regime or "overdamped",
+                curvature=steps[-1].curvature,
+                measured_ratio=measured_ratio,
+                measured_regime=measured_regime,
             )
         )
     return found
+
+
+def _damping(steps: Sequence[_Step], curvature: float | None) -> tuple[float | None, str | None]:
+    """Geometric mean of the positive ratios and most frequent regime, at one curvature or at each step's own."""
+    at: list[dict[str, Any]] = [
+        {"momentum": step.momentum, "lr": step.lr, "nu": step.nu, "curvature": curvature or step.curvature}
+        for step in steps
+    ]
+    regimes = Counter(damping_regime(**one) for one in at)
+    logs = [math.log(ratio) for one in at if math.inf > (ratio := damping_ratio(**one)) > 0.0]
+    mean = math.exp(math.fsum(logs) / len(logs)) if logs else None
+    return mean, regimes.most_common(1)[0][0] if regimes else None
+
+
+def _number(record: Mapping[str, Any], name: str) -> float | None:
+    value = record.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def logged_training(checkpoint: Path) -> list[dict[str, Any]]:
@@ -86,6 +126,8 @@ def logged_training(checkpoint: Path) -> list[dict[str, Any]]:
     for name, key in ((TRAINER_STATE_NAME, "log_history"), (RESULT_FILE, "training_log")):
         if (checkpoint / name).exists():
             log = _read(checkpoint / name, key)
+            if name == RESULT_FILE and isinstance(log, list):
+                log = [*log, *_read(checkpoint / name, "curvature", missing=[])]
             if not isinstance(log, list) or not all(isinstance(record, dict) for record in log):
                 raise _no_log(checkpoint / name, f"{key} is no list of records")
             return [dict(record) for record in log]
@@ -107,10 +149,10 @@ def training_seconds(checkpoint: Path) -> float | None:
     return float(seconds)
 
 
-def _read(file: Path, key: str) -> Any:
+def _read(file: Path, key: str, missing: Any = None) -> Any:
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if key == "log_history" else read_json(file)
-        return content[key]
+        return content[key] if missing is None else content.get(key, missing)
     except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise _no_log(file, f"{key} is missing" if isinstance(error, KeyError) else str(error)) from None
 

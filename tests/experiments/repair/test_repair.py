@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,13 @@ from transformers import (
     set_seed,
 )
 
-from hf_critmom import critical_momentum, damping_ratio, damping_regime, repair_layers
+from hf_critmom import critical_momentum, critical_nu, damping_ratio, damping_regime, repair_layers
 from hf_critmom.attribution.groups import layer_groups
 from hf_critmom.attribution.predictions import Predictions
 from hf_critmom.commands import main
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairSettings
+from hf_critmom.experiments.repair.report import scan_table
 from hf_critmom.experiments.repair.scan import logged_training, scan
 from hf_critmom.experiments.repair.selection import CONTROLS
 from hf_critmom.experiments.repair.treatment import freeze_except, step_times, trained_share
@@ -276,6 +278,36 @@ def test_every_epoch_is_classed_by_what_most_of_its_steps_were() -> None:
     critical = [{"epoch": 1.0, "learning_rate": lr, "momentum": critical_momentum(lr)} for lr in (0.1, 0.01)]
     assert scan(critical)[0].regime == "critical"
     assert scan([]) == [] and scan([{"loss": 1.0, "epoch": 1.0}]) == []
+
+
+def test_a_measured_curvature_decides_beside_the_one_that_is_taken_to_be_1() -> None:
+    steps = [{"step": k, "epoch": k / 2, "learning_rate": 0.001, "momentum": 0.9, "loss": 1.0} for k in (1, 2, 3, 4)]
+    measured = [{"step": 0, "curvature/top": 15.0}, {"step": 3, "curvature/top": 40.0}]
+    first, second = scan([*steps, *measured])  # as a comparison's result holds them
+    assert (first.regime, first.measured_regime) == ("overdamped", "underdamped")
+    assert first.ratio == pytest.approx(damping_ratio(0.9, 0.001))
+    assert first.measured_ratio == pytest.approx(damping_ratio(0.9, 0.001, curvature=15.0))
+    assert second.measured_ratio == pytest.approx(damping_ratio(0.9, 0.001, curvature=40.0))
+    assert (first.curvature, second.curvature) == (15.0, 40.0)
+    assert scan(steps)[0].measured_regime is None
+    lost = scan([*steps, {"step": 0, "curvature/top": -3.0}])[0]
+    assert (lost.curvature, lost.measured_ratio, lost.measured_regime) == (None, None, None)
+
+
+def test_the_table_of_the_scan_says_which_curvature_a_ratio_is_at() -> None:
+    steps = [{"step": 1, "epoch": 1.0, "learning_rate": 0.001, "momentum": 0.9, "loss": 1.0}]
+    plain = scan_table(SimpleNamespace(scan=scan(steps)))  # type: ignore[arg-type]
+    assert "damping ratio at k = 1" in plain.header and not any("measured" in name for name in plain.header)
+    measured = scan_table(SimpleNamespace(scan=scan([*steps, {"step": 0, "curvature/top": 15.0}])))  # type: ignore[arg-type]
+    assert measured.header[-3:] == ["measured top curvature", "measured damping ratio", "measured regime"]
+    assert measured.rows[0][3:] == ["1.58", "overdamped", "15", "0.408", "underdamped"]
+
+
+def test_the_scan_of_quasi_hyperbolic_momentum_goes_by_its_weight() -> None:
+    nu = critical_nu(0.9, 0.02, curvature=15.0)
+    step = {"step": 1, "epoch": 1.0, "learning_rate": 0.02, "momentum": 0.9, "nu": nu, "loss": 1.0}
+    (epoch,) = scan([{"step": 0, "curvature/top": 15.0}, step])
+    assert epoch.measured_regime == "critical"
 
 
 def test_the_log_is_found_beside_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
