@@ -29,8 +29,11 @@ class PlanFile:
     error: type[InputError]
 
     def exists(self, folder: Path) -> bool:
-        """Whether a folder holds a plan of this kind."""
-        return (folder / self.name).exists()
+        """Whether a folder holds a plan of this kind; a name that no folder can have holds none."""
+        try:
+            return (folder / self.name).exists()
+        except (OSError, ValueError):
+            return False
 
     def read(self, folder: Path) -> dict[str, Any]:
         """The plan of a folder, a JSON object.

@@ -141,6 +141,7 @@ class EvaluateWithinEpochs(TrainerCallback):
     def __init__(self, evaluations: int | None) -> None:
         self.evaluations = evaluations or 1
         self._steps_per_epoch = 1
+        self._evaluated_step: int | None = None
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -153,6 +154,14 @@ class EvaluateWithinEpochs(TrainerCallback):
         if reached > before and place < self._steps_per_epoch and args.eval_delay <= (state.epoch or 0.0):
             # The run's last step may lie within an epoch, which then ends with it and is evaluated by the Trainer.
             control.should_evaluate = state.global_step < state.max_steps
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._evaluated_step = state.global_step
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # An epoch that ends early, as when training diverges, may end with a step that has been evaluated.
+        if state.global_step == self._evaluated_step:
+            control.should_evaluate = False
 
 
 class SaveAfterEvaluation(TrainerCallback):

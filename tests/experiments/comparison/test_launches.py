@@ -116,7 +116,7 @@ def flags_of(model: str, folder: Path) -> tuple[str, ...]:
         flags = (*flags, "--train_file", str(folder / "words.txt"), "--targets", "9")
     else:
         flags = ("--width", "2", *flags) if model == "resnet18" else flags
-        flags = (*flags, "--targets", "0.05")
+        flags = (*flags, "--targets", "0.05", "--eval_strategy", "epoch")
     return tuple(str(folder / flag) if flag in ("swin", "mixtral", "bytes") else flag for flag in flags)
 
 
