@@ -75,7 +75,7 @@ TASKS: dict[str, TaskSpec] = {
                 "per_device_train_batch_size": 64,
                 "evaluations_per_epoch": 4,  # not measured: the embedded default is the same everywhere
             },
-            targets=(0.9, 0.95, 0.98),
+            targets=(0.9, 0.95),  # 0.98 is missed by many runs, which halves the power at a true 1.5
         ),
         TaskSpec(
             "cifar10",
