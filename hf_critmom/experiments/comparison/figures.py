@@ -1,8 +1,7 @@
-"""Figures of a comparison. Every function draws one and returns it; `write_figures` stores them all."""
+"""Figures of a comparison. Every function draws one and returns it."""
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,6 @@ from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.drift_statistics import DriftSummary
 from hf_critmom.experiments.comparison.ratios import PairedRatio
 from hf_critmom.experiments.comparison.records import RunResult
-from hf_critmom.storage.files import atomic_write
-
-FIGURES_FOLDER = "figures"
 
 
 def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
@@ -291,11 +287,3 @@ def _style(arm: Arm, index: int) -> dict[str, Any]:
         "linewidth": max(2.8 - 0.3 * index, 1.4),
         "label": arm.name,
     }
-
-
-def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
-    """Writes figures into the comparison's folder for them, by file name, as PNG, each whole or not at all."""
-    (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        with atomic_write(folder / FIGURES_FOLDER / name) as partial:
-            figure.savefig(partial, dpi=120)

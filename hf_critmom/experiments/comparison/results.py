@@ -118,9 +118,14 @@ def tuned_runs(plan: Plan, choices: list[Choice]) -> dict[Run, Choice]:
 def write_results(folder: Path, plan: Plan) -> pd.DataFrame:
     """Collects the compared runs into ``results.parquet``, completely or not at all, and returns them."""
     table = results_table(read_results(folder, plan).runs.values())
+    write_table(folder, table)
+    return table
+
+
+def write_table(folder: Path, table: pd.DataFrame) -> None:
+    """Writes a results table as ``results.parquet``, completely or not at all."""
     with atomic_write(folder / RESULTS_FILE) as partial:
         table.to_parquet(partial, index=False)
-    return table
 
 
 @contextmanager

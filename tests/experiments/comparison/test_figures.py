@@ -21,9 +21,9 @@ from hf_critmom.experiments.comparison.figures import (
     metric_figure,
     reach_figure,
     speed_figure,
-    write_figures,
 )
 from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.reporting.figures import write_figures
 
 pytestmark = pytest.mark.filterwarnings("error")
 TARGETS = (0.5, 0.9)

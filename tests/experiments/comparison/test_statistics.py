@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hf_critmom.experiments.comparison import ComparisonError
 from hf_critmom.experiments.comparison.plan import Run
-from hf_critmom.experiments.comparison.report import table_rows
+from hf_critmom.experiments.comparison.report_tables import table_rows
 from hf_critmom.experiments.comparison.results import read_runs, write_results
 from hf_critmom.experiments.comparison.statistics import (
     Metric,

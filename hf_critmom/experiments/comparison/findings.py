@@ -1,0 +1,94 @@
+"""What a comparison on disk found: plan, results and the analysis of each budget, for every form of its report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hf_critmom.experiments.comparison.analyses import analyse_budget
+from hf_critmom.experiments.comparison.analysis import Analysis
+from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm
+from hf_critmom.experiments.comparison.drift_statistics import read_drift
+from hf_critmom.experiments.comparison.momentum import CurvatureSummary, summarise_curvature
+from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.experiments.comparison.results import Results, read_results
+from hf_critmom.experiments.comparison.table import results_table
+
+
+@dataclass(frozen=True)
+class BudgetFindings:
+    """What was found at one budget.
+
+    Attributes:
+        analysis: The analysis.
+        curvature: What was measured of curvature and gradient noise, if anything was.
+        runs: Results of the runs of this budget.
+        arms: The arms that have results at this budget, in order.
+    """
+
+    analysis: Analysis
+    curvature: CurvatureSummary | None
+    runs: tuple[RunResult, ...]
+    arms: dict[str, Arm]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a comparison found.
+
+    Attributes:
+        plan: Its plan.
+        results: What is finished.
+        table: The results table, of all budgets.
+        arms: The arms that have results, in the plan's order, each followed by its tuned variant.
+        budgets: What was found at each budget with results.
+    """
+
+    plan: Plan
+    results: Results
+    table: pd.DataFrame
+    arms: dict[str, Arm]
+    budgets: tuple[BudgetFindings, ...]
+
+    @property
+    def finished(self) -> int:
+        """How many of the planned runs are finished."""
+        return sum(run in self.results.runs for run in self.plan.runs())
+
+
+def read_findings(folder: Path) -> Findings:
+    """What a comparison found until now; nothing in its folder changes.
+
+    Args:
+        folder: A comparison's folder, finished or not.
+
+    Raises:
+        ComparisonError: If the folder holds no comparison, or a damaged one.
+    """
+    plan = Plan.read(folder)
+    results = read_results(folder, plan)
+    arms, drift = _arms(plan, results), read_drift(folder, plan)
+    table = results_table(results.runs.values())
+    analyses = [
+        analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in plan.budgets if results.runs
+    ]
+    budgets = tuple(_at_budget(plan, results, arms, analysis) for analysis in analyses if analysis.arms)
+    return Findings(plan, results, table, arms, budgets)
+
+
+def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
+    with_results = {run.arm for run in results.runs.values()}
+    arms: dict[str, Arm] = {}
+    for name, arm in plan.arms.items():
+        tuned = f"{name}{TUNED_SUFFIX}"
+        arms[name] = arm
+        arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": f"{arm.help}, tuned"})
+    return {name: arm for name, arm in arms.items() if name in with_results}
+
+
+def _at_budget(plan: Plan, results: Results, arms: dict[str, Arm], analysis: Analysis) -> BudgetFindings:
+    runs = tuple(result for run, result in results.runs.items() if run.epochs == analysis.budget)
+    batch_size = plan.training.get("total_train_batch_size")
+    curvature = summarise_curvature(runs, analysis.arms, analysis.baseline, batch_size)
+    return BudgetFindings(analysis, curvature, runs, {name: arms[name] for name in analysis.arms})

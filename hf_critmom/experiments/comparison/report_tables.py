@@ -1,0 +1,112 @@
+"""The tables of a comparison's report: results by arm, arms relative to the baseline, corrupted images, tuning."""
+
+import math
+from collections.abc import Sequence
+
+from hf_critmom.experiments.comparison.analysis import Analysis
+from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX
+from hf_critmom.experiments.comparison.drift_statistics import CLEAN, CORRUPTED, DriftSummary
+from hf_critmom.experiments.comparison.ratios import PairedRatio
+from hf_critmom.experiments.comparison.results import Results
+from hf_critmom.experiments.comparison.sentences import difference_in_words, interval_in_words
+from hf_critmom.experiments.comparison.statistics import ArmSummary, TimeToTarget
+from hf_critmom.experiments.comparison.tuning import Choice
+
+
+def table_rows(summaries: Sequence[ArmSummary], metric: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of results; a cell of two lines holds steps above seconds."""
+    targets = summaries[0].targets
+    header = ["arm", *(f"steps, seconds to {target.target:.4g}" for target in targets), f"test {metric}", "seeds"]
+    rows = []
+    for summary in summaries:
+        seeds = str(summary.seeds) + (f", {summary.diverged} diverged" if summary.diverged else "")
+        rows.append([summary.arm, *(_time(target) for target in summary.targets), _mean_and_spread(summary), seeds])
+    return header, rows
+
+
+def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table that relates arms to the baseline, seed by seed.
+
+    A cell holds the ratio of steps with its interval, the ratio of seconds and the p-value of the log-rank test.
+    """
+    header = [
+        "arm",
+        *(f"steps to {target:.4g}" for target in analysis.targets),
+        f"test {analysis.metric.title}, difference",
+    ]
+    rows = []
+    for found in analysis.relative:
+        cells = []
+        for steps, seconds, p in zip(found.steps, found.seconds, found.logrank, strict=True):
+            if steps.both_censored == steps.ratio.n:
+                cells.append("neither reached it" if steps.ratio.n else "no seed in common")
+                continue
+            cells.append(f"{_ratio(steps)}\nseconds {_ratio(seconds, interval=False)}\nlog-rank p {p:.2g}")
+        rows.append([found.arm, *cells, difference_in_words(found.ending)])
+    return header, rows
+
+
+def drift_rows(drift: DriftSummary | None, baseline: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of accuracies on clean and corrupted images, means over seeds and severities."""
+    if drift is None:
+        return [], []
+    names = drift.corruptions
+    header = ["arm", CLEAN, *(name.replace("_", " ") for name in names), f"corrupted, less {baseline}'s"]
+    rows = []
+    for found in drift.arms:
+        less = difference_in_words(found.differences[CORRUPTED]) if CORRUPTED in found.differences else "-"
+        rows.append([found.arm, *(f"{found.accuracy[name]:.4f}" for name in (CLEAN, *names)), less])
+    return header, rows
+
+
+def choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
+    """What the trials of an arm chose, as a row of cells."""
+    tuned = next(
+        (
+            result
+            for run, result in results.runs.items()
+            if (run.arm, run.epochs) == (f"{choice.arm}{TUNED_SUFFIX}", choice.epochs)
+        ),
+        None,
+    )
+    values = "-" if tuned is None else f"{tuned.learning_rate:g}, {tuned.weight_decay:g}"
+    notes = [f"{choice.diverged} diverged"] if choice.diverged else []
+    notes += [f"**{name} on the edge of the grid**" for name in choice.edges]
+    return [
+        choice.arm,
+        "-" if choice.epochs is None else f"{choice.epochs:g}",
+        f"{choice.trial.learning_rate:g}, {choice.trial.weight_decay:g}",
+        values,
+        f"{choice.value:.4f}",
+        f"{choice.trials}" + (f" ({', '.join(notes)})" if notes else ""),
+    ]
+
+
+def _time(target: TimeToTarget) -> str:
+    """Median steps and seconds with their ranges, or how many seeds reached the target where not all did."""
+    if target.reached == 0:
+        return "not reached"
+    if target.reached < target.seeds:
+        reached = f"reached by {target.reached} of {target.seeds}"
+        if math.isinf(target.steps):
+            return reached
+        return f"{target.steps:.0f}\n{target.seconds:.1f} s\n{reached}"
+    if target.seeds == 1:
+        return f"{target.steps:.0f}\n{target.seconds:.1f} s"
+    (few, many), (short, long) = target.steps_range, target.seconds_range
+    return f"{target.steps:.0f} ({few:.0f}-{many:.0f})\n{target.seconds:.1f} ({short:.1f}-{long:.1f}) s"
+
+
+def _mean_and_spread(summary: ArmSummary) -> str:
+    if summary.diverged == summary.seeds:
+        return "diverged"
+    mean = f"{summary.test.estimate:.4f}"
+    return mean if math.isnan(summary.test_std) else f"{mean} ± {summary.test_std:.4f}"
+
+
+def _ratio(found: PairedRatio, *, interval: bool = True) -> str:
+    if found.bound == "unknown":
+        return "open"
+    sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[found.bound]
+    text = f"{sign}{found.ratio.estimate:.2f}"
+    return f"{text} ({interval_in_words(found)})" if interval else text

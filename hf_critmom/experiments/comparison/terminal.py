@@ -1,0 +1,32 @@
+"""The report of a comparison for the terminal."""
+
+from rich.console import RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from hf_critmom.experiments.comparison.analysis import Analysis
+from hf_critmom.experiments.comparison.descriptions import training_in_words
+from hf_critmom.experiments.comparison.findings import Findings
+from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.report_tables import table_rows
+from hf_critmom.experiments.comparison.sentences import headline_sentence
+
+
+def terminal_report(found: Findings) -> list[RenderableType]:
+    """Tables of results and verdicts of every budget, and what was measured of curvature in words."""
+    said = [Text(one.curvature.sentence) for one in found.budgets if one.curvature and one.curvature.sentence]
+    return [*(part for one in found.budgets for part in _of_budget(found.plan, one.analysis)), *said]
+
+
+def _of_budget(plan: Plan, analysis: Analysis) -> list[RenderableType]:
+    header, rows = table_rows(analysis.summaries, analysis.metric.title)
+    table = RichTable(
+        title=f"{plan.task.name}: {training_in_words(plan, analysis.budget)}",
+        caption="Steps and seconds of training until validation first reached the target: median (range) over seeds. "
+        "Test: mean ± standard deviation over seeds.",
+    )
+    for name in header:
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return [table, *(Text(f"{headline_sentence(one)}.") for one in analysis.verdicts)]
