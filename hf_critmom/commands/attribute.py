@@ -1,16 +1,19 @@
 """``hf-critmom attribute``: find the layers that the remaining mistakes lie in."""
 
+import json
+
 from accelerate import PartialState
-from rich.console import Console
 
 from hf_critmom.commands import PROGRAM
 from hf_critmom.commands.checkpoints import checkpoint_specs
 from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries, rename_flags
+from hf_critmom.commands.report import print_report
 from hf_critmom.experiments.diagnosis.arguments import ALIASES, AttributionArguments
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.plan import AttributionRequest
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
 from hf_critmom.experiments.diagnosis.runner import run_attribution
+from hf_critmom.experiments.diagnosis.summary import attribution_as_json
 from hf_critmom.storage.commands import recorded_command
 from hf_critmom.storage.files import explain_write_errors
 from hf_critmom.tasks import CheckpointArguments, DataArguments, task_name
@@ -18,16 +21,16 @@ from hf_critmom.tasks import CheckpointArguments, DataArguments, task_name
 
 def main(argv: list[str]) -> int:
     """Studies what is not yet studied of an attribution, and prints its report."""
-    request = parse_attribution(argv)
+    request, as_json = _parse(argv)
     quieten_libraries()
     folder = run_attribution(request)
     if PartialState().is_main_process:
-        console = Console()
         with explain_write_errors(folder, DiagnosisError, "what was found stays"):
-            report = write_attribution_report(folder)
-        for shown in report:
-            console.print(shown, highlight=False)
-        console.print(f"Report: {folder / 'README.md'}", highlight=False, markup=False, soft_wrap=True)
+            if as_json:
+                write_attribution_report(folder)
+                print(json.dumps(attribution_as_json(folder), indent=2))
+            else:
+                print_report(folder)
     return 0
 
 
@@ -37,6 +40,10 @@ def parse_attribution(argv: list[str]) -> AttributionRequest:
     Raises:
         InputError: If a flag's value cannot be used, or a checkpoint is named twice.
     """
+    return _parse(argv)[0]
+
+
+def _parse(argv: list[str]) -> tuple[AttributionRequest, bool]:
     parser = dataclass_parser(
         "attribute",
         (AttributionArguments, DataArguments, CheckpointArguments),
@@ -46,7 +53,9 @@ def parse_attribution(argv: list[str]) -> AttributionRequest:
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or name on the Hub"
     )
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON, for programs")
     arguments, data, loading, named = parse_dataclasses(parser, rename_flags(argv, ALIASES))
     arguments.output_dir = arguments.output_dir or f"attribution-{task_name(data)}"
     command = recorded_command(f"{PROGRAM} attribute", argv)
-    return AttributionRequest(checkpoint_specs(named.checkpoints), arguments, data, loading, command)
+    request = AttributionRequest(checkpoint_specs(named.checkpoints), arguments, data, loading, command)
+    return request, named.json

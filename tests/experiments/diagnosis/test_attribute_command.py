@@ -112,6 +112,10 @@ def test_one_checkpoint_gets_a_table_figures_json_and_a_section(comparison, caps
         height, width, _ = matplotlib.image.imread(folder / figure).shape
         assert 800 < width < 1000 and height > 300
     assert stored.settings.task.splits["validation"].examples == 70
+    attributed(run, "--json")
+    (printed,) = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert printed["label"] == "critmom, seed 42"
+    assert printed["studies"][0]["shares"] == study.attribution.shares
 
 
 def test_the_untrained_network_is_the_one_that_the_run_started_from(comparison, task):

@@ -1,0 +1,43 @@
+"""What a repair did, for programs."""
+
+from dataclasses import asdict
+from typing import Any
+
+from hf_critmom.experiments.repair.report import control_findings, outcome, provenance_findings
+from hf_critmom.experiments.repair.results import Repair, Treatment
+
+
+def repair_as_json(repair: Repair) -> dict[str, Any]:
+    """The treatments, their verification and the comparison with the controls, as JSON holds them.
+
+    Args:
+        repair: The repair; see `read_repair`.
+
+    Returns:
+        Under "roles" a dictionary for each treatment, by role and in the order of the seeds, under "advantages" how
+        many more items the chosen groups fixed net than each control, and under "findings" the sentences.
+    """
+    return {
+        "outcome": outcome(repair),
+        "groups": list(repair.choice.groups),
+        "seeds": list(repair.plan.seeds),
+        "roles": {role: [_treatment(one) for one in treatments] for role, treatments in repair.roles.items()},
+        "advantages": {role: asdict(interval) for role, interval in repair.advantages().items()},
+        "findings": [*control_findings(repair), *provenance_findings(repair)],
+    }
+
+
+def _treatment(treatment: Treatment) -> dict[str, Any]:
+    found = treatment.verification
+    verified = {
+        name: getattr(found, name, None)
+        for name in ("items", "accuracy_before", "accuracy_after", "fixed", "broken", "net", "pvalue", "test")
+    }
+    return {
+        "groups": list(treatment.groups),
+        "parameters": treatment.parameters,
+        "seed": treatment.seed,
+        "status": treatment.status,
+        "steps": treatment.steps,
+        **verified,
+    }

@@ -1,0 +1,39 @@
+"""What ``--json`` prints is what the report says, for programs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_critmom.commands import main
+
+CARDS = Path(__file__).parents[2] / "model_cards"
+
+
+def printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict:
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    assert main(("report", str(folder), "--json")) == 0
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_attribution_names_the_groups_of_every_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = CARDS / "attribution-cifar10-constant-adamw"
+    found = printed(folder, capsys)
+    assert len(found["checkpoints"]) == 6 and found["agreement"]
+    report = (folder / "README.md").read_text()
+    for checkpoint in found["checkpoints"]:
+        (study,) = checkpoint["studies"]
+        assert sum(study["shares"].values()) == pytest.approx(1.0)
+        assert study["top"] == sorted(study["shares"], key=lambda name: -study["shares"][name])[:3]
+        assert checkpoint["label"] in report
+
+
+def test_a_repair_counts_what_its_card_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = CARDS / "repair-cifar10-constant"
+    found = printed(folder, capsys)
+    card = (folder / "README.md").read_text()
+    assert found["outcome"] in card and all(finding in card for finding in found["findings"])
+    for treatments in found["roles"].values():
+        assert [one["seed"] for one in treatments] == found["seeds"]
+        assert all(one["net"] == one["fixed"] - one["broken"] for one in treatments)
