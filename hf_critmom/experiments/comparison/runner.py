@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback
 
 from hf_critmom.errors import InputError, root_message
-from hf_critmom.experiments.comparison import execution
 from hf_critmom.experiments.comparison.analyses import undecided_claims
-from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, ComparisonRequest
+from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, ComparisonArguments, ComparisonRequest
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.checks import check_request, try_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.execution import Executor, TaskExecutor
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
-from hf_critmom.experiments.comparison.momentum import curvature_callback
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
     changed_versions,
@@ -31,7 +29,7 @@ from hf_critmom.experiments.comparison.planning import (
     with_measured_cadence,
     with_stored_cadence,
 )
-from hf_critmom.experiments.comparison.progress import Progress, RunReporter, Watcher
+from hf_critmom.experiments.comparison.progress import Progress, Watcher
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import (
     read_results,
@@ -45,7 +43,7 @@ from hf_critmom.storage.files import create_or_open_folder, why_unwritable
 from hf_critmom.storage.locks import locked, try_lock
 from hf_critmom.storage.run_folder import RunFolder, run_all
 from hf_critmom.storage.workers import Send, check_workers, run_in_workers, usable_cores
-from hf_critmom.tasks import Task, build_model, check_model, load_task
+from hf_critmom.tasks import build_model, check_model, load_task
 
 
 def run_comparison(request: ComparisonRequest) -> Path:
@@ -66,7 +64,7 @@ def run_comparison(request: ComparisonRequest) -> Path:
         TaskError: If the data or the model cannot be used.
     """
     folder = Path(str(request.training.output_dir))
-    process = PartialState()
+    PartialState()
     torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
     stored = _stored_plan(folder)
     request = with_stored_cadence(request, stored)
@@ -95,7 +93,45 @@ def run_comparison(request: ComparisonRequest) -> Path:
         if request.training.cadence_is_open:
             an_epoch = steps_per_epoch(request.training, task)
             request = with_measured_cadence(request, step_seconds, evaluation_seconds, an_epoch)
-    requested = planned(request)
+    make_runs(
+        planned(request),
+        TaskExecutor(request, task),
+        request.comparison,
+        folder,
+        arms,
+        workers,
+        threads,
+        stored is not None,
+    )
+    return folder
+
+
+def make_runs(
+    requested: Plan,
+    executor: Executor,
+    comparison: ComparisonArguments,
+    folder: Path,
+    arms: dict[str, Arm],
+    workers: int,
+    threads: int,
+    continued: bool,
+) -> None:
+    """Makes what is missing of a requested plan, which is stored first, and collects the results.
+
+    Args:
+        requested: The requested plan.
+        executor: Makes a run.
+        comparison: Flags that say what is compared.
+        folder: The comparison's folder.
+        arms: The arms of the request.
+        workers: Processes that make runs at the same time.
+        threads: Threads that each run computes with.
+        continued: Whether the folder holds the comparison already.
+
+    Raises:
+        ComparisonError: See `run_comparison`.
+    """
+    process = PartialState()
     with writing(folder):
         if process.is_main_process and not PLAN_FILE_FORMAT.exists(folder):
             create_or_open_folder(
@@ -106,16 +142,15 @@ def run_comparison(request: ComparisonRequest) -> Path:
             plan = load_or_create_plan(requested, folder, write=process.is_main_process, alone=alone)
             process.wait_for_everyone()
             read_results(folder, plan)  # a damaged result is better known now than after hours
-            runner = _Runner(request, task, plan, folder, arms, workers, threads)
-            if stored is not None and (note := changed_versions(plan)):
+            runner = _Runner(executor, comparison, plan, folder, arms, workers, threads)
+            if continued and (note := changed_versions(plan)):
                 runner.watcher.note(note)
-            runner.run_extent(plan.seeds if request.comparison.until_decided else requested.seeds)
-            if request.comparison.until_decided:
+            runner.run_extent(plan.seeds if comparison.until_decided else requested.seeds)
+            if comparison.until_decided:
                 runner.add_seeds_until_decided(requested)
         if process.is_main_process:
             runner.collect()
     process.wait_for_everyone()
-    return folder
 
 
 class _Runner:
@@ -123,15 +158,15 @@ class _Runner:
 
     def __init__(
         self,
-        request: ComparisonRequest,
-        task: Task,
+        executor: Executor,
+        comparison: ComparisonArguments,
         plan: Plan,
         folder: Path,
         arms: dict[str, Arm],
         workers: int,
         threads: int,
     ) -> None:
-        self.request, self.task, self.plan, self.folder = request, task, plan, folder
+        self.executor, self.comparison, self.plan, self.folder = executor, comparison, plan, folder
         self.arms = {name: plan.arms[name] for name in arms}
         self.workers, self.threads = workers, threads
         self.process = PartialState()
@@ -150,7 +185,7 @@ class _Runner:
             requested: The requested plan.
         """
         planned = self.plan.looks or LookPlan(len(self.plan.seeds), len(self.plan.seeds))
-        most = self.request.comparison.max_seeds or max(planned.last, DEFAULT_MAX_SEEDS)
+        most = self.comparison.max_seeds or max(planned.last, DEFAULT_MAX_SEEDS)
         if planned.first == planned.last:
             self.watcher.note(
                 f"The comparison was planned with {planned.last} seeds, and its verdicts can have been seen: what more "
@@ -214,8 +249,7 @@ class _Runner:
 
     def _work_apart(self, runs: list[Run], send: Send) -> None:
         """What each forked worker does."""
-        for split in self.task.splits.values():
-            split.isolate()
+        self.executor.isolate()
         self._work(runs, send)
 
     def _work(self, runs: list[Run], send: Send) -> None:
@@ -231,15 +265,7 @@ class _Runner:
 
     def _execute(self, run: Run, run_folder: RunFolder, send: Send) -> None:
         try:
-            result = execution.execute_run(
-                self.request.training,
-                self.request.model,
-                self._arm(run),
-                run,
-                self.task,
-                run_folder.path,
-                [RunReporter(send, run, self.task.metric), *self._measuring(run)],
-            )
+            result = self.executor.execute(run, self._arm(run), self.plan, run_folder.path, send)
         except InputError:
             raise
         except Exception as error:
@@ -254,12 +280,6 @@ class _Runner:
                 dataclasses.replace(result, load=dataclasses.replace(result.load, workers=self.workers)).as_json()
             )
         self.process.wait_for_everyone()
-
-    def _measuring(self, run: Run) -> list[TrainerCallback]:
-        """What measures the curvature of a run, if it is one of those that are measured."""
-        measured = self.request.comparison.measure_curvature and run.trial is None and run.seed == self.plan.seeds[0]
-        callback = curvature_callback(self._arm(run)) if measured else None
-        return [] if callback is None else [callback]
 
     def _failure(self, run: Run, run_folder: RunFolder, error: Exception) -> str:
         """Keeps the traceback of a failed run, and says where."""
