@@ -3,38 +3,32 @@
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_critmom.experiments.comparison.step_statistics import StepStatistics
 from hf_critmom.storage.workers import usable_cores
+from hf_critmom.training.callbacks.clock import TrainingClock
 
 
-class RunRecorder(TrainerCallback, ExportableState):
+class RunRecorder(TrainingClock):
     """Records every evaluation with the seconds spent on training until then, and what the optimizer's steps were like.
 
-    The clock stands still during evaluations and saves, and its state travels with the checkpoints, so a resumed
-    run counts the seconds of its earlier parts too. With each evaluation the machine's load is noted: seconds measured
-    while others kept it busy say little.
+    With each evaluation the machine's load is noted: seconds measured while others kept it busy say little.
 
     Args:
         seconds: Training seconds of earlier parts of the run.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
+        super().__init__(seconds)
         self.evaluations: list[dict[str, float]] = []
         self.loads: list[float] = []
         self.steps: dict[str, Any] = StepStatistics().as_json()
         self.wall_seconds = 0.0
         self._began = time.perf_counter()
-        self._running_since: float | None = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -50,26 +44,6 @@ class RunRecorder(TrainerCallback, ExportableState):
         loads = {"mean": sum(self.loads) / len(self.loads), "largest": max(self.loads)} if self.loads else {}
         return {"load": {**loads, "cores": usable_cores()}, **StepStatistics(**self.steps).means()}
 
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """The clock stands still within it."""
-        runs = self._running_since is not None
-        self._stop()
-        try:
-            yield
-        finally:
-            if runs:
-                self._start()
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._start()
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._start()
-
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._start()
-
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -79,17 +53,6 @@ class RunRecorder(TrainerCallback, ExportableState):
             statistics = StepStatistics(**self.steps)
             statistics.add(getattr(optimizer, "optimizer", optimizer))
             self.steps = statistics.as_json()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if control.should_evaluate or control.should_save:
-            self._stop()
-
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if control.should_evaluate or control.should_save:
-            self._stop()
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._stop()
 
     def on_evaluate(
         self,
@@ -118,17 +81,6 @@ class RunRecorder(TrainerCallback, ExportableState):
                 **{name: used[name] for name in ("learning_rate", "momentum", "damping_ratio") if name in used},
             }
         )
-
-    def _start(self) -> None:
-        if self._running_since is None:
-            self._running_since = time.perf_counter()
-
-    def _stop(self) -> None:
-        if self._running_since is not None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.seconds += time.perf_counter() - self._running_since
-            self._running_since = None
 
 
 class EvaluateWithinEpochs(TrainerCallback):

@@ -1,6 +1,8 @@
 """Seconds that training takes, over all launches of a run."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +27,17 @@ class TrainingClock(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"args": {"seconds": self.seconds}, "attributes": {}}
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The clock stands still within it."""
+        runs = self._running_since is not None
+        self._stop()
+        try:
+            yield
+        finally:
+            if runs:
+                self._start()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._start()
