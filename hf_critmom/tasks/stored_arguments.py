@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,19 @@ def store_arguments(arguments: Any, folder: Path) -> dict[str, Any]:
         for name, value in given.items()
         if value != defaults[name]
     }
+
+
+def absolute_arguments(arguments: Arguments) -> Arguments:
+    """The same flags with absolute paths, for a process with another working folder.
+
+    Args:
+        arguments: `DataArguments`, `ModelArguments` or another dataclass of flags.
+    """
+    given = {part.name: getattr(arguments, part.name) for part in fields(arguments)}  # type: ignore[arg-type]
+    absolute = {
+        name: str(Path(value).expanduser().resolve()) for name, value in given.items() if _is_local(name, value)
+    }
+    return replace(arguments, **absolute)  # type: ignore[type-var]
 
 
 def restore_arguments(arguments_type: type[Arguments], stored: Mapping[str, Any], folder: Path) -> Arguments:

@@ -5,7 +5,6 @@ import gc
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +14,10 @@ from torch.utils.data import Subset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from hf_critmom.experiments.comparison.arguments import ComparisonRequest, ComparisonTrainingArguments
+from hf_critmom.experiments.comparison.arguments import ComparisonTrainingArguments
 from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.momentum import curvature_callback
 from hf_critmom.experiments.comparison.muon import MuonWithAdamW
 from hf_critmom.experiments.comparison.plan import Plan, Run
-from hf_critmom.experiments.comparison.progress import RunReporter
 from hf_critmom.experiments.comparison.recorder import EvaluateWithinEpochs, RunRecorder, SaveAfterEvaluation
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
 from hf_critmom.experiments.comparison.schedules import SCHEDULES
@@ -37,10 +34,21 @@ WARM_UP_STEPS = 3
 
 
 class Executor(Protocol):
-    """Makes the runs of a comparison, each in its folder."""
+    """Makes the runs of a comparison, each in its folder.
+
+    An engine that makes runs on other machines pickles it: what is pickled names the data and does not hold them, and
+    `prepare` loads them there.
+    """
 
     def isolate(self) -> None:
         """Prepares a forked process, before it makes its first run."""
+
+    def prepare(self, plan: Plan) -> None:
+        """Prepares a process that it was sent to, before that makes its first run.
+
+        Raises:
+            InputError: If data or files that the runs need are not there, or are others than the plan's.
+        """
 
     def execute(self, run: Run, arm: Arm, plan: Plan, folder: Path, send: Send) -> RunResult:
         """Makes a run from where it stopped.
@@ -51,6 +59,9 @@ class Executor(Protocol):
             plan: The plan of the comparison.
             folder: The run's folder.
             send: Takes what happens in the run, as `hf_critmom.experiments.comparison.progress.Progress` shows it.
+
+        Raises:
+            InputError: If no run of the comparison can be made. Any other error is this one run's.
         """
 
 
@@ -284,29 +295,3 @@ def execute_run(
     gc.collect()
     result["wall_seconds"] = recorder.wall_seconds + time.perf_counter() - began
     return from_json(RunResult, finite(result))
-
-
-@dataclass(frozen=True)
-class TaskExecutor:
-    """Makes runs on one of our own tasks, in this process.
-
-    Attributes:
-        request: The request.
-        task: The task.
-    """
-
-    request: ComparisonRequest
-    task: Task
-
-    def isolate(self) -> None:
-        """Gives this process files of its own for the data."""
-        for split in self.task.splits.values():
-            split.isolate()
-
-    def execute(self, run: Run, arm: Arm, plan: Plan, folder: Path, send: Send) -> RunResult:
-        """Makes a run, see `Executor`; the first seed's are measured where the request asks for it."""
-        callbacks: list[TrainerCallback] = [RunReporter(send, run, self.task.metric)]
-        if self.request.comparison.measure_curvature and run.trial is None and run.seed == plan.seeds[0]:
-            measuring = curvature_callback(arm)
-            callbacks += [] if measuring is None else [measuring]
-        return execute_run(self.request.training, self.request.model, arm, run, self.task, folder, callbacks)

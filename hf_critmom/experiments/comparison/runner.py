@@ -1,7 +1,6 @@
 """Runs a comparison: what is missing of the plan that a request asks for, each result complete or not there at all."""
 
 import dataclasses
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from hf_critmom.errors import InputError, root_message
 from hf_critmom.experiments.comparison.analyses import undecided_claims
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, ComparisonArguments, ComparisonRequest
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.checks import check_request, try_arms
+from hf_critmom.experiments.comparison.engines.interface import Engine, Job
+from hf_critmom.experiments.comparison.engines.local import LocalEngine
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.execution import Executor, TaskExecutor
+from hf_critmom.experiments.comparison.execution import Executor
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
@@ -39,10 +39,12 @@ from hf_critmom.experiments.comparison.results import (
     write_results,
     writing,
 )
-from hf_critmom.storage.files import create_or_open_folder, why_unwritable
+from hf_critmom.experiments.comparison.task_executor import TaskExecutor
+from hf_critmom.experiments.comparison.tuning import Choice
+from hf_critmom.storage.files import create_or_open_folder
 from hf_critmom.storage.locks import locked, try_lock
-from hf_critmom.storage.run_folder import RunFolder, run_all
-from hf_critmom.storage.workers import Send, check_workers, run_in_workers, usable_cores
+from hf_critmom.storage.run_folder import RunFolder
+from hf_critmom.storage.workers import check_workers, usable_cores
 from hf_critmom.tasks import build_model, check_model, load_task
 
 
@@ -99,8 +101,7 @@ def run_comparison(request: ComparisonRequest) -> Path:
         request.comparison,
         folder,
         arms,
-        workers,
-        threads,
+        LocalEngine(workers, threads),
         stored is not None,
     )
     return folder
@@ -112,8 +113,7 @@ def make_runs(
     comparison: ComparisonArguments,
     folder: Path,
     arms: dict[str, Arm],
-    workers: int,
-    threads: int,
+    engine: Engine,
     continued: bool,
 ) -> None:
     """Makes what is missing of a requested plan, which is stored first, and collects the results.
@@ -124,8 +124,7 @@ def make_runs(
         comparison: Flags that say what is compared.
         folder: The comparison's folder.
         arms: The arms of the request.
-        workers: Processes that make runs at the same time.
-        threads: Threads that each run computes with.
+        engine: Says where and when they are made.
         continued: Whether the folder holds the comparison already.
 
     Raises:
@@ -142,7 +141,7 @@ def make_runs(
             plan = load_or_create_plan(requested, folder, write=process.is_main_process, alone=alone)
             process.wait_for_everyone()
             read_results(folder, plan)  # a damaged result is better known now than after hours
-            runner = _Runner(executor, comparison, plan, folder, arms, workers, threads)
+            runner = _Runner(executor, comparison, plan, folder, arms, engine)
             if continued and (note := changed_versions(plan)):
                 runner.watcher.note(note)
             runner.run_extent(plan.seeds if comparison.until_decided else requested.seeds)
@@ -154,7 +153,7 @@ def make_runs(
 
 
 class _Runner:
-    """Makes runs of one comparison, in workers or one after another."""
+    """Has the runs of one comparison made, as its plan and its results ask for."""
 
     def __init__(
         self,
@@ -163,12 +162,12 @@ class _Runner:
         plan: Plan,
         folder: Path,
         arms: dict[str, Arm],
-        workers: int,
-        threads: int,
+        engine: Engine,
     ) -> None:
         self.executor, self.comparison, self.plan, self.folder = executor, comparison, plan, folder
         self.arms = {name: plan.arms[name] for name in arms}
-        self.workers, self.threads = workers, threads
+        self.engine = engine
+        self.choices: list[Choice] = []
         self.process = PartialState()
         self.watcher = Watcher(shown=self.process.is_main_process)
 
@@ -216,27 +215,17 @@ class _Runner:
         if not runs:
             return
         missing = [run for run in runs if not RunFolder(self.folder / run.folder).finished()]
-        workers = min(self.workers, len(missing))
-        with Progress(len(runs), self.watcher, workers=workers) as progress:
+        jobs = [Job(run, self._arm(run)) for run in missing]
+        with Progress(len(runs), self.watcher, workers=self.engine.workers_for(len(jobs))) as progress:
             events = _Events(self, progress, [run for run in runs if run not in missing])
-            if workers < 2:
-                self._work(missing, lambda *event: events.handle(0, *event))
-            else:
-                run_in_workers(
-                    lambda send: self._work_apart(missing, send),
-                    workers=workers,
-                    threads=self.threads,
-                    handle=events.handle,
-                    forked=progress.start,
-                    died=progress.worker_died,
-                )
+            self.engine.make(jobs, self.plan, self.folder, self.executor, events)
             events.finish()
 
     def tuned_runs(self) -> list[Run]:
         """The runs of the tuned variants, whose arms this makes known, as the trials chose."""
-        results = read_results(self.folder, self.plan)
+        self.choices = read_results(self.folder, self.plan).choices
         runs = []
-        for run, choice in tuned_runs(self.plan, results.choices).items():
+        for run, choice in tuned_runs(self.plan, self.choices).items():
             if choice.trial != Trial() and choice.arm in self.arms:
                 self.arms[run.arm] = dataclasses.replace(self.arms[choice.arm], name=run.arm, base=choice.arm)
                 runs.append(run)
@@ -247,50 +236,6 @@ class _Runner:
         with locked(self.folder, "results"):  # the last one to write has read every result
             write_results(self.folder, Plan.read(self.folder))
 
-    def _work_apart(self, runs: list[Run], send: Send) -> None:
-        """What each forked worker does."""
-        self.executor.isolate()
-        self._work(runs, send)
-
-    def _work(self, runs: list[Run], send: Send) -> None:
-        """Makes runs until none is left."""
-        run_all(
-            self.folder,
-            runs,
-            path=lambda run: run.folder,
-            execute=lambda run, run_folder: self._execute(run, run_folder, send),
-            finished=lambda run, _, earlier: send("finished", run, earlier),
-            waiting=lambda number: send("waiting", number),
-        )
-
-    def _execute(self, run: Run, run_folder: RunFolder, send: Send) -> None:
-        try:
-            result = self.executor.execute(run, self._arm(run), self.plan, run_folder.path, send)
-        except InputError:
-            raise
-        except Exception as error:
-            if why_unwritable(self.folder, error):
-                raise
-            if self.process.num_processes > 1:
-                raise  # the others would wait for this one
-            send("failed", self._failure(run, run_folder, error))
-            return
-        if self.process.is_main_process:
-            run_folder.finish(
-                dataclasses.replace(result, load=dataclasses.replace(result.load, workers=self.workers)).as_json()
-            )
-        self.process.wait_for_everyone()
-
-    def _failure(self, run: Run, run_folder: RunFolder, error: Exception) -> str:
-        """Keeps the traceback of a failed run, and says where."""
-        run_folder.path.mkdir(parents=True, exist_ok=True)
-        file = run_folder.path / "error.txt"
-        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        return (
-            f"The run {run.title} failed ({root_message(error)}), see {file}: the other runs went on; mend the cause, "
-            "and repeat the command."
-        )
-
     def result(self, run: Run) -> RunResult | None:
         """The result of a run; None if it has none."""
         trial = None if (base := self.arms[run.arm].base) is None else self._choice(base, run)
@@ -298,8 +243,7 @@ class _Runner:
 
     def _choice(self, base: str, run: Run) -> Trial:
         """What the trials of an arm chose for a run of its tuned variant."""
-        choices = read_results(self.folder, self.plan).choices
-        return next(choice.trial for choice in choices if (choice.arm, choice.epochs) == (base, run.epochs))
+        return next(choice.trial for choice in self.choices if (choice.arm, choice.epochs) == (base, run.epochs))
 
     def _arm(self, run: Run) -> Arm:
         """The run's arm at the learning rate and weight decay that this run has."""
@@ -337,6 +281,14 @@ class _Events:
             self.progress.failed(content[0])
         else:
             self.progress.handle(worker, kind, *content)
+
+    def started(self) -> None:
+        """Begins to draw."""
+        self.progress.start()
+
+    def died(self, worker: int, signal_number: int) -> None:
+        """Says that a worker was killed."""
+        self.progress.worker_died(worker, signal_number)
 
     def finish(self) -> None:
         """Shows what others have made, and fails if a run did.

@@ -1,0 +1,80 @@
+"""The executor of comparisons on one of our own tasks: each run is a Trainer's, with data that a process loads once."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from hf_critmom.experiments.comparison import execution
+from hf_critmom.experiments.comparison.arguments import ComparisonRequest, ComparisonTrainingArguments
+from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.momentum import curvature_callback
+from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.experiments.comparison.progress import RunReporter
+from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.storage.workers import Send
+from hf_critmom.tasks import Task, load_task
+from hf_critmom.tasks.stored_arguments import absolute_arguments
+
+
+class TaskExecutor:
+    """Makes runs on one of our own tasks: an `Executor`.
+
+    Args:
+        request: The request.
+        task: The task.
+    """
+
+    def __init__(self, request: ComparisonRequest, task: Task) -> None:
+        self.data, self.model, self.training = request.data, request.model, request.training
+        self.measure_curvature = request.comparison.measure_curvature
+        self.only_cpu = "use_cpu" in request.given and request.training.use_cpu
+        self._task: Task | None = task
+
+    @property
+    def task(self) -> Task:
+        """The task; an executor that was pickled has it once it is prepared."""
+        assert self._task is not None
+        return self._task
+
+    def isolate(self) -> None:
+        """Gives this process files of its own for the data."""
+        for split in self.task.splits.values():
+            split.isolate()
+
+    def prepare(self, plan: Plan) -> None:
+        """Loads the data, and checks that they are the plan's."""
+        self.training.use_cpu = self.only_cpu or not torch.accelerator.is_available()
+        self.training.device  # noqa: B018  # the process's device is settled before any data is loaded
+        self._task = load_task(self.data, self.model)
+        found = {name: split.fingerprint() for name, split in self._task.splits.items()}
+        if different := [name for name, split in plan.task.splits.items() if found.get(name) != split.sha256]:
+            raise ComparisonError(
+                f"the data of {plan.task.name} are others there than in the plan (split {', '.join(different)}): give "
+                "every machine the same data."
+            )
+
+    def execute(self, run: Run, arm: Arm, plan: Plan, folder: Path, send: Send) -> RunResult:
+        """Makes a run; the first seed's are measured where the request asks for it."""
+        callbacks: list[TrainerCallback] = [RunReporter(send, run, self.task.metric)]
+        if self.measure_curvature and run.trial is None and run.seed == plan.seeds[0]:
+            measuring = curvature_callback(arm)
+            callbacks += [] if measuring is None else [measuring]
+        return execution.execute_run(self.training, self.model, arm, run, self.task, folder, callbacks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the data, and without what was found out about this machine."""
+        found = {"data": absolute_arguments(self.data), "model": absolute_arguments(self.model)}
+        return {**self.__dict__, **found, "training": _portable(self.training), "_task": None}
+
+
+def _portable(training: ComparisonTrainingArguments) -> ComparisonTrainingArguments:
+    """Training arguments that settle their device where they are used."""
+    portable: Any = copy.copy(training)
+    for name in ("_setup_devices", "distributed_state"):
+        portable.__dict__.pop(name, None)
+    portable._n_gpu = -1
+    return portable
