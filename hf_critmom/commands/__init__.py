@@ -64,6 +64,10 @@ COMMANDS: dict[str, Command] = {
         "test a comparison's networks on corrupted images",
         interrupted=CONTINUES,
     ),
+    "doctor": Command(
+        "RUN [--targets VALUE ...] [--json]",
+        "examine the log of any Trainer's run: steps, damping, what critmom would do",
+    ),
     "push": Command("DIR REPO_ID [--private] [--dry_run] [...]", "push a comparison and one of its models to the Hub"),
 }
 """The subcommands; each is the function ``main`` of the module of the same name."""

@@ -260,8 +260,12 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file} cannot be read ({root_message(error)}).") from error
 
 
-def read_torch_file(file: Path) -> dict[str, Any]:
+def read_torch_file(file: Path, *, mapped: bool = False) -> dict[str, Any]:
     """The dictionary that a file of `torch.save` holds, on the CPU, without executing anything in the file.
+
+    Args:
+        file: The file.
+        mapped: Whether tensors stay on disk until they are looked at.
 
     Raises:
         CheckpointError: If the file is missing or damaged, holds objects other than plain data, tensors and arrays,
@@ -271,7 +275,7 @@ def read_torch_file(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file.parent} lacks {file.name}.")
     try:
         with torch.serialization.safe_globals(_array_types()):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped or None)
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise CheckpointError(f"{file} cannot be read ({root_message(error)}).") from error
     if not isinstance(content, dict):

@@ -1,16 +1,14 @@
 """Whether momentum can matter in a comparison: what ``--measure_curvature`` measured of its runs, in words."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from transformers import Trainer
 
-from hf_critmom.curvature import NoiseScale
-from hf_critmom.curvature.advice import MomentumAdvice, momentum_advice
+from hf_critmom.curvature.advice import MomentumAdvice
+from hf_critmom.curvature.logged import LoggedCurvature
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.recorder import RunRecorder
 from hf_critmom.experiments.comparison.records import RunResult
@@ -22,29 +20,16 @@ HEADER = ["arm", "top curvature", "mean step times top curvature", "measured dam
 
 
 @dataclass(frozen=True)
-class ArmCurvature:
+class ArmCurvature(LoggedCurvature):
     """What was measured of one arm's run.
 
     Attributes:
         arm: The arm's name.
         seed: The run's seed.
-        steps: Optimizer steps at which it was measured.
-        top: Top curvature at each of them.
-        products: Mean step times top curvature where a step with momentum had been made; above 2, plain SGD of that
-            mean step is unstable.
-        ratios: Damping ratio of these steps at the top curvature.
-        noise: Gradient noise scale over the points after the first, None where it was not measured.
-        mean_step: Median of the mean steps; None where there was no momentum.
     """
 
     arm: str
     seed: int
-    steps: tuple[int, ...]
-    top: tuple[float, ...]
-    products: tuple[float, ...]
-    ratios: tuple[float, ...]
-    noise: NoiseScale | None
-    mean_step: float | None
 
     def cells(self) -> list[str]:
         """A row of the table under `HEADER`."""
@@ -100,48 +85,17 @@ def summarise_curvature(
     """
     measured = [run for run in runs if run.curvature]
     first = {run.arm: run for run in sorted(measured, key=lambda run: -run.seed)}  # the lowest seed of each
-    found = [_arm_curvature(first[arm]) for arm in arms if arm in first]
+    found = [
+        ArmCurvature(**vars(LoggedCurvature.from_records(first[arm].curvature)), arm=arm, seed=first[arm].seed)
+        for arm in arms
+        if arm in first
+    ]
     if not found or batch_size is None:
         return None
     with_momentum = [one for one in found if one.products]
     of = next((one for one in with_momentum if one.arm == baseline), with_momentum[0] if with_momentum else None)
-    advice = None
-    if of is not None and of.mean_step and (product := median(of.products)) > 0.0:
-        advice = momentum_advice(batch_size, of.noise, of.mean_step, product / of.mean_step)
+    advice = None if of is None else of.advice(batch_size)
     return CurvatureSummary(tuple(found), batch_size, advice, "" if of is None else of.arm)
-
-
-def _arm_curvature(run: RunResult) -> ArmCurvature:
-    records = [{name: value for name, value in record.items() if value is not None} for record in run.curvature]
-    moving = [record for record in records if record.get("curvature/mean_step", 0.0) > 0.0 and record["step"] > 0]
-    later = [record for record in records if record["step"] > 0]
-    return ArmCurvature(
-        arm=run.arm,
-        seed=run.seed,
-        steps=tuple(int(record["step"]) for record in records),
-        top=tuple(record["curvature/top"] for record in records),
-        products=tuple(record["curvature/mean_step"] * record["curvature/top"] for record in moving),
-        ratios=tuple(
-            record["curvature/top_damping_ratio"] for record in moving if "curvature/top_damping_ratio" in record
-        ),
-        noise=_noise(later or records),
-        mean_step=median(record["curvature/mean_step"] for record in moving) if moving else None,
-    )
-
-
-def _noise(records: Sequence[Mapping[str, float]]) -> NoiseScale | None:
-    """The noise scale at the median over the points; a value only where most of them have one."""
-    sampled = [record for record in records if "noise_scale_rows" in record]
-    if not sampled:
-        return None
-
-    def middle(name: str, otherwise: float) -> float:
-        return median(record.get(name, otherwise) for record in sampled)
-
-    value, high = middle("noise_scale", math.inf), middle("noise_scale_high", math.inf)
-    rows = int(sampled[-1]["noise_scale_rows"])
-    told = math.isfinite(value) and math.isfinite(high)
-    return NoiseScale(value if told else None, middle("noise_scale_low", 0.0), high, 0.9, len(sampled), (rows, rows))
 
 
 def _range(values: Sequence[float]) -> str:

@@ -1,0 +1,172 @@
+"""How a training went: whether it diverged, and whether it was evaluated often enough to time it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from hf_critmom.experiments.doctor.errors import DoctorError
+from hf_critmom.experiments.doctor.finding import Finding
+from hf_critmom.experiments.doctor.log import LoggedStep, TrainingLog
+from hf_critmom.tasks.metrics import METRICS
+
+RISEN = 1.5
+"""The loss has risen when it ends at so many times its lowest mean over a tenth of the run."""
+FELL = 0.95
+"""The loss has fallen when it was at most this share of that in the first tenth."""
+FINE = 1.1
+"""Time to a target is told well when the evaluations around it are within this factor: 10 percent."""
+
+
+@dataclass(frozen=True)
+class EvaluationTargets:
+    """What time to target is measured by.
+
+    Attributes:
+        targets: Values of the metric; empty: those that the settings say.
+        metric: The metric, without its prefix; None: that of the settings, else accuracy, else loss.
+    """
+
+    targets: Sequence[float] = ()
+    metric: str | None = None
+
+
+def divergence(log: TrainingLog) -> Finding:
+    """Whether the loss became infinite, rose again or never fell."""
+    topic = "divergence"
+    steps = log.steps
+    if not steps:
+        return Finding(topic, "cannot tell", "Cannot tell: the log holds no loss.")
+    broken = next((step.step for step in steps if not math.isfinite(step.loss)), None)
+    norms = [step for step in steps if step.grad_norm is not None and not math.isfinite(step.grad_norm)]
+    unseen = next((int(one["step"] or 0) for one in log.evaluations if _is_broken(one)), None)
+    values = {
+        "diverged_step": broken if broken is not None else unseen,
+        "steps_with_infinite_gradient": len(norms),
+        "first_loss": steps[0].loss,
+        "last_loss": steps[-1].loss,
+    }
+    if broken is not None or unseen is not None:
+        kind = "training" if broken is not None else "evaluation"
+        sentence = f"It diverged: the {kind} loss is not finite at step {values['diverged_step']:,}."
+        return Finding(topic, "warning", sentence, values)
+    if norms:
+        sentence = (
+            f"The gradient was not finite at {len(norms)} of {len(steps)} logging steps, the first {norms[0].step:,}"
+        )
+        hidden = (
+            "; the log leaves losses that are not finite out (logging_nan_inf_filter)" if log.settings.hides_nan else ""
+        )
+        return Finding(topic, "warning", f"{sentence}{hidden}.", values)
+    windows = _windows(steps)
+    first, lowest, last = windows[0], min(windows), windows[-1]
+    values |= {"first_tenth": first, "lowest_tenth": lowest, "last_tenth": last}
+    said = f"mean of the logged losses {first:.3g} in the first tenth, {last:.3g} in the last"
+    if lowest > FELL * first and len(windows) > 1:
+        return Finding(topic, "warning", f"The loss has hardly fallen: {said}.", values)
+    if last > RISEN * lowest and last - lowest > (1.0 - FELL) * first:
+        return Finding(topic, "warning", f"The loss has risen again: {said}, {lowest:.3g} at its lowest.", values)
+    hidden = (
+        " A step whose loss was not finite would not show (logging_nan_inf_filter)." if log.settings.hides_nan else ""
+    )
+    return Finding(topic, "fine", f"None: {said}.{hidden}", values)
+
+
+def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
+    """How often it was evaluated, and how well that tells when a target was reached.
+
+    Raises:
+        DoctorError: If the metric was asked for and is not in the log.
+    """
+    topic = "evaluation"
+    evaluations = [one for one in log.evaluations if int(one["step"] or 0) > 0]
+    metric = _metric(log, wanted)
+    if not evaluations or metric is None:
+        sentence = "Cannot tell: the log holds no evaluation. --eval_strategy steps and --eval_steps log them."
+        return Finding(topic, "cannot tell", sentence)
+    points = [(int(one["step"] or 0), value) for one in evaluations if (value := one.get(f"eval_{metric}")) is not None]
+    rises = _rises(log, metric)
+    every = max(later - earlier for (earlier, _), (later, _) in zip([(0, 0.0), *points], points, strict=False))
+    best_step, best = (max if rises else min)(points, key=lambda one: one[1])
+    cadence = (
+        f"{len(points)} evaluations, at most {every:,} steps apart; best {metric} {best:.4g} at step {best_step:,}"
+    )
+    targets = tuple(wanted.targets) or (log.settings.targets if metric == log.settings.metric else ())
+    values = {"metric": metric, "evaluations": len(points), "largest_distance": every, "best": best, "targets": {}}
+    if not targets:
+        return Finding(
+            topic, "fine", f"{cadence}. Name --targets to see how well they tell when those are reached.", values
+        )
+    told = [_arrival(points, target, rises) for target in targets]
+    values["targets"] = {f"{target:g}": arrival.values() for target, arrival in zip(targets, told, strict=True)}
+    arrivals = " ".join(f"{metric} {target:g}: {one.sentence}" for target, one in zip(targets, told, strict=True))
+    sentence = f"{cadence}. {arrivals}"
+    coarse = [one for one in told if one.within > FINE]
+    if coarse:
+        step = max(int((FINE - 1.0) * min(one.step for one in coarse if one.step is not None)), 1)
+        sentence += f" To tell differences of 10 % in time to target, evaluate every {step:,} steps or more often."
+    return Finding(topic, "warning" if coarse else "fine", sentence, values)
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """When a target was reached.
+
+    Attributes:
+        step: The first evaluation that reached it; None: none did.
+        after: The evaluation before.
+        within: Factor between the two; infinite where the first evaluation has reached it; 1 where none has.
+        sentence: The same in words.
+    """
+
+    step: int | None
+    after: int
+    within: float
+    sentence: str
+
+    def values(self) -> dict[str, float | int | None]:
+        """What JSON holds."""
+        return {"step": self.step, "after": self.after, "within": self.within if math.isfinite(self.within) else None}
+
+
+def _arrival(points: Sequence[tuple[int, float]], target: float, rises: bool) -> _Arrival:
+    after = 0
+    for step, value in points:
+        if value >= target if rises else value <= target:
+            if after == 0:
+                return _Arrival(step, 0, math.inf, f"reached by the first evaluation already, step {step:,}.")
+            return _Arrival(step, after, step / after, f"first reached after step {after:,}, by {step:,}.")
+        after = step
+    return _Arrival(None, after, 1.0, "not reached.")
+
+
+def _metric(log: TrainingLog, wanted: EvaluationTargets) -> str | None:
+    logged = {name.removeprefix("eval_") for one in log.evaluations for name in one if name.startswith("eval_")}
+    if wanted.metric is not None:
+        name = wanted.metric.removeprefix("eval_")
+        if name not in logged:
+            known = ", ".join(sorted(name for name in logged if not name.endswith(("runtime", "_per_second"))))
+            raise DoctorError(
+                f"The log holds no metric {name!r}: {f'choose one of {known}' if known else 'it was not evaluated'}."
+            )
+        return name
+    return next((name for name in (log.settings.metric, "accuracy", "loss") if name in logged), None)
+
+
+def _rises(log: TrainingLog, metric: str) -> bool:
+    """Whether greater is better, as METRICS or the training arguments say, else by the Trainer's own rule."""
+    if metric in METRICS:
+        return METRICS[metric].greater_is_better
+    if metric == log.settings.metric and log.settings.greater_is_better is not None:
+        return log.settings.greater_is_better
+    return not metric.endswith("loss")
+
+
+def _windows(steps: Sequence[LoggedStep]) -> list[float]:
+    """Mean losses of ten parts of the run, or of each logging step where there are fewer."""
+    size = max(len(steps) // 10, 1)
+    return [fmean(step.loss for step in steps[start : start + size]) for start in range(0, len(steps), size)]
+
+
+def _is_broken(evaluation: object) -> bool:
+    return isinstance(evaluation, dict) and "eval_loss" in evaluation and evaluation["eval_loss"] is None

@@ -1,0 +1,7 @@
+"""The error of this package."""
+
+from hf_critmom.errors import InputError
+
+
+class DoctorError(InputError):
+    """A folder whose training cannot be examined; the message says what is missing or damaged."""

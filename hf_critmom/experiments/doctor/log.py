@@ -1,0 +1,195 @@
+"""The log of a training, from the folder that the Trainer wrote it to."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.experiments.doctor.errors import DoctorError
+from hf_critmom.experiments.doctor.settings import Settings, read_settings
+from hf_critmom.optim.damped import group_momentum
+from hf_critmom.storage.checkpoints import checkpoints
+
+STATE_FILE = "trainer_state.json"
+RESULT_FILE = "result.json"
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class LoggedStep:
+    """A logging step of a training; None: not logged, or not known.
+
+    Attributes:
+        step: Optimizer steps until then.
+        loss: The training loss, averaged since the last logging step; NaN where it was not finite.
+        grad_norm: Norm of the gradient before clipping; NaN where it was not finite.
+        scheduled: The schedule's learning rate.
+        lr: The learning rate that the step took.
+        momentum: Its momentum, or Adam's beta1.
+        nu: The immediate weight of a quasi-hyperbolic step.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float | None
+    scheduled: float | None
+    lr: float | None
+    momentum: float | None
+    nu: float | None
+
+    @property
+    def mean_step(self) -> float | None:
+        """The mean step of a heavy ball, ``lr / (1 - momentum)``."""
+        if self.lr is None or self.momentum is None or self.momentum >= 1.0:
+            return None
+        return self.lr / (1.0 - self.momentum)
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """The log of a training and its settings.
+
+    Attributes:
+        folder: The folder.
+        source: The file that holds the log, for the report.
+        records: Every record, in the order of training; None in the place of values that are not finite.
+        settings: The settings.
+        step: The last optimizer step.
+        max_steps: Steps that it was to take; None: not known.
+        epoch: Epochs until then; None: not known.
+    """
+
+    folder: Path
+    source: str
+    records: Sequence[Mapping[str, float | None]]
+    settings: Settings = field(default_factory=Settings)
+    step: int = 0
+    max_steps: int | None = None
+    epoch: float | None = None
+
+    @cached_property
+    def steps(self) -> tuple[LoggedStep, ...]:
+        """The logging steps."""
+        return tuple(_logged_step(record, self.settings) for record in self.records if "loss" in record)
+
+    @property
+    def evaluations(self) -> list[Mapping[str, float | None]]:
+        """The evaluations, each with ``step`` and metrics that begin with ``eval_``."""
+        return [record for record in self.records if any(_is_metric(name) for name in record)]
+
+    @property
+    def curvature(self) -> list[Mapping[str, float | None]]:
+        """What `CurvatureCallback` has logged."""
+        return [record for record in self.records if record.get("curvature/top") is not None]
+
+
+def read_training(folder: Path) -> TrainingLog:
+    """Reads the log of a training from a Trainer's output folder, or from a checkpoint in one.
+
+    Of the folder's own ``trainer_state.json`` and that of its newest checkpoint the later one is read. Nothing in the
+    folder is executed.
+
+    Raises:
+        DoctorError: If the folder holds no log, or a damaged one.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DoctorError(f"{folder} {what}: expected the output folder of a Trainer, or a checkpoint in it.")
+    found = [(folder, file) for file in [folder / STATE_FILE] if file.exists()]
+    written = [checkpoint for checkpoint in checkpoints(folder) if (checkpoint / STATE_FILE).exists()]
+    found += [(checkpoint, checkpoint / STATE_FILE) for checkpoint in written[-1:]]
+    if not found:
+        raise DoctorError(_nothing_there(folder))
+    states = [(_read_state(file), place) for place, file in found]
+    state, place = max(states, key=lambda one: one[0]["global_step"])
+    name = STATE_FILE if place == folder else f"{STATE_FILE} of {place.name}"
+    checkpoint = place if place != folder else (written[-1] if written else None)
+    return TrainingLog(
+        folder=folder,
+        source=name,
+        records=_records(place / STATE_FILE, state["log_history"]),
+        settings=read_settings(folder, checkpoint),
+        step=state["global_step"],
+        max_steps=int(planned) if _is_count(planned := state.get("max_steps", 0)) and planned else None,
+        epoch=float(epoch) if _is_number(epoch := state.get("epoch", "")) and math.isfinite(epoch) else None,
+    )
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    """The Trainer's state; JSON in which NaN and infinity occur, as a run that diverges logs them."""
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
+            raise ValueError("it is not the state of a Trainer, which has a log_history")
+        if not _is_count(state.get("global_step")):
+            raise ValueError(f"its global_step is {str(state.get('global_step'))[:40]} instead of a number of steps")
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error) or type(error).__name__
+        raise DoctorError(
+            f"{file} is damaged ({problem}): name a checkpoint whose {STATE_FILE} is complete, or restore the file."
+        ) from None
+    return state
+
+
+def _records(file: Path, history: list[Any]) -> list[dict[str, float | None]]:
+    records = []
+    for place, record in enumerate(history):
+        if not isinstance(record, dict) or not _is_count(record.get("step")):
+            raise DoctorError(
+                f"{file} is damaged (log_history[{place}] is {str(record)[:60]} instead of a record with its step): "
+                "name another checkpoint, or restore the file."
+            )
+        numbers = {name: value for name, value in record.items() if _is_number(value)}
+        records.append({name: float(value) if math.isfinite(value) else None for name, value in numbers.items()})
+    return records
+
+
+def _nothing_there(folder: Path) -> str:
+    """Says that a folder holds no log, and which folders in it do."""
+    patterns = [f"{'*/' * depth}{name}" for depth in (1, 2, 3, 4) for name in (STATE_FILE, RESULT_FILE)]
+    holders = {file.parent for pattern in patterns for file in folder.glob(pattern)}
+    runs = sorted({place.parent if place.name.startswith("checkpoint-") else place for place in holders})
+    if runs:
+        others = f" (of {len(runs)})" if len(runs) > _SHOWN else ""
+        names = ", ".join(str(run) for run in runs[:_SHOWN])
+        return f"{folder} holds several runs rather than the log of one: name a run, one of {names}{others}."
+    return (
+        f"{folder} holds no log of a training: expected {STATE_FILE}, in it or in a checkpoint; trainer.save_state() "
+        "and --save_strategy write one."
+    )
+
+
+def _logged_step(record: Mapping[str, float | None], settings: Settings) -> LoggedStep:
+    scheduled = record.get("learning_rate")
+    lr = record.get("effective_lr", None if settings.rescaled else scheduled)
+    momentum = record.get("momentum", None if settings.damped is not None else settings.momentum)
+    if "momentum" not in record and settings.damped is not None and scheduled is not None:
+        momentum = group_momentum({"lr": scheduled, **settings.damped})
+    return LoggedStep(
+        step=int(record["step"] or 0),
+        loss=_or_nan(record["loss"]),
+        grad_norm=_or_nan(record["grad_norm"]) if "grad_norm" in record else None,
+        scheduled=scheduled,
+        lr=lr,
+        momentum=momentum,
+        nu=record.get("nu"),
+    )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _is_metric(name: str) -> bool:
+    return name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_time"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value) and value >= 0 and float(value).is_integer()

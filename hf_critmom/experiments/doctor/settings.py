@@ -1,0 +1,204 @@
+"""The settings of a training, from what lies beside its log: checkpoint, training arguments or a plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hf_critmom.optim.controls import CONSTANT_MOMENTUM
+from hf_critmom.optim.factory import OPTIMIZERS
+from hf_critmom.optim.options import parse_optim_args
+from hf_critmom.storage.checkpoints import OPTIMIZER_FILE, read_torch_file
+from hf_critmom.storage.disassembled import read_attributes
+from hf_critmom.storage.errors import CheckpointError
+
+Kind = Literal["sgd", "adam"]
+
+ARGUMENTS_FILE = "training_args.bin"
+ARGUMENTS = (
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "logging_nan_inf_filter",
+    "metric_for_best_model",
+    "greater_is_better",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training was made with; None: not known.
+
+    Attributes:
+        optimizer: Name of the optimizer.
+        kind: Whether it steps by a heavy ball or by Adam's running averages; None: otherwise, or not known.
+        source: Where optimizer and momentum stand.
+        momentum: Constant momentum, or Adam's beta1.
+        damped: Options of critically damped momentum, if momentum follows the learning rate by them.
+        scheduled: Whether a schedule changes momentum, so that only the log tells it.
+        rescaled: Whether steps take another learning rate than the schedule's, so that only the log tells it.
+        weight_decay: Its coefficient.
+        max_grad_norm: Norm that gradients are clipped to; 0: they are not.
+        batch_size: Examples of an optimizer step.
+        hides_nan: Whether losses that are not finite are kept out of the log (``logging_nan_inf_filter``).
+        metric: The metric that the run was judged by, without its prefix.
+        greater_is_better: Whether it rises.
+        targets: Values of the metric whose first reaching counts.
+        notes: Files that could not be read, as sentences.
+    """
+
+    optimizer: str | None = None
+    kind: Kind | None = None
+    source: str = ""
+    momentum: float | None = None
+    damped: Mapping[str, Any] | None = None
+    scheduled: bool = False
+    rescaled: bool = False
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    batch_size: int | None = None
+    hides_nan: bool | None = None
+    metric: str | None = None
+    greater_is_better: bool | None = None
+    targets: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def named_settings(name: str, options: Mapping[str, Any], source: str, *, beta1: float | None = None) -> Settings:
+    """What an optimizer's name and options say of it.
+
+    Args:
+        name: A name of ``--optim``, of `OPTIMIZERS`, or of an arm's optimizer.
+        options: Its options.
+        source: Where they stand, for the report.
+        beta1: Adam's beta1 where the options do not say it.
+    """
+    if name == "sgd":
+        return Settings(name, "sgd", source, momentum=float(options.get("momentum", 0.0)))
+    if name.startswith("adamw"):
+        betas = options.get("betas")
+        return Settings(name, "adam", source, momentum=float(betas[0]) if betas else beta1)
+    if (spec := OPTIMIZERS.get(name)) is None or name == "ikfad":
+        return Settings(name, None, source)
+    given = {**spec.preset, **options}
+    if name == "critmom_matched":
+        return Settings(name, "sgd", source, momentum=CONSTANT_MOMENTUM, rescaled=True)
+    if name == "critmom_qhm":
+        return Settings(name, "sgd", source, momentum=float(given.get("momentum", 0.9)))
+    damped = {
+        option: spec.option(option).check(given.get(option, spec.option(option).default))
+        for option in ("rule", "hold", "floor", "curvature")
+    }
+    kind: Kind = "adam" if spec.takes_adam_arguments else "sgd"
+    return Settings(name, kind, source, damped=damped, rescaled=name == "critmom_compensated")
+
+
+def read_settings(folder: Path, checkpoint: Path | None) -> Settings:
+    """The settings of a Trainer's run, from its training arguments and its newest checkpoint.
+
+    Args:
+        folder: Its output folder.
+        checkpoint: The newest checkpoint; None: there is none.
+    """
+    places = [place for place in (folder, checkpoint) if place is not None]
+    arguments, notes = _arguments([place / ARGUMENTS_FILE for place in places])
+    settings = _of_arguments(arguments)
+    try:
+        group = _param_group(places)
+    except CheckpointError as error:
+        group, notes = None, [*notes, str(error)]
+    if group is not None:
+        settings = _of_group(settings, *group)
+    processes = max((len(list(place.glob("rng_state*.pth"))) for place in places), default=0)
+    per_device, accumulated = (
+        arguments.get(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    if processes and isinstance(per_device, int) and isinstance(accumulated, int):
+        settings = replace(settings, batch_size=per_device * accumulated * processes)
+    return replace(settings, notes=tuple(notes))
+
+
+def _arguments(files: list[Path]) -> tuple[dict[str, Any], list[str]]:
+    """Training arguments that are read as plain values, and sentences about a file that cannot be."""
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
+        return {}, []
+    try:
+        return read_attributes(file, ARGUMENTS), []
+    except CheckpointError as error:
+        return {}, [str(error)]
+
+
+def _of_arguments(arguments: Mapping[str, Any]) -> Settings:
+    settings = Settings()
+    optim, beta1 = arguments.get("optim"), arguments.get("adam_beta1")
+    if isinstance(optim, str):
+        beta1 = float(beta1) if isinstance(beta1, int | float) else None
+        try:
+            options = parse_optim_args(arguments.get("optim_args"))
+            settings = named_settings(optim, options, ARGUMENTS_FILE, beta1=beta1)
+        except ValueError:  # options of another optimizer's own
+            settings = Settings(optim, None, ARGUMENTS_FILE)
+    metric = arguments.get("metric_for_best_model")
+    filtered, rising = arguments.get("logging_nan_inf_filter"), arguments.get("greater_is_better")
+    return replace(
+        settings,
+        weight_decay=_number(arguments.get("weight_decay")),
+        max_grad_norm=_number(arguments.get("max_grad_norm")),
+        hides_nan=filtered if isinstance(filtered, bool) else None,
+        metric=metric.removeprefix("eval_") if isinstance(metric, str) else None,
+        greater_is_better=rising if isinstance(rising, bool) else None,
+    )
+
+
+def _param_group(places: list[Path]) -> tuple[Mapping[str, Any], str] | None:
+    """The param group that a checkpoint's optimizer had, the one with weight decay first, and where it stands."""
+    file = next((place / OPTIMIZER_FILE for place in reversed(places) if (place / OPTIMIZER_FILE).exists()), None)
+    if file is None:
+        return None
+    groups = read_torch_file(file, mapped=True).get("param_groups")
+    if not (isinstance(groups, list) and groups and all(isinstance(group, dict) for group in groups)):
+        raise CheckpointError(f"{file} does not hold the param groups of an optimizer.")
+    decays = [group for group in groups if _number(group.get("weight_decay"))]
+    return (decays or groups)[0], f"{OPTIMIZER_FILE} of {file.parent.name}"
+
+
+def _of_group(settings: Settings, group: Mapping[str, Any], source: str) -> Settings:
+    """The settings corrected by a param group, which says what really trained."""
+    found = replace(settings, source=source, momentum=None, damped=None)
+    found = replace(found, weight_decay=_number(group.get("weight_decay")))
+    betas = group.get("betas")
+    damped = {name: group[name] for name in ("rule", "hold", "floor", "curvature") if name in group}
+    follows = "rule" in damped and group.get("control") != "matched"
+    scheduled = "base_momentum" in group and not follows
+    if isinstance(betas, list | tuple) and len(betas) == 2 and "eps" in group:
+        name = "critmom_adamw" if follows else _kept_name(settings, "adam", "an optimizer of Adam's kind")
+        momentum = None if follows else _number(betas[0])
+        return replace(found, optimizer=name, kind="adam", momentum=momentum, damped=damped if follows else None)
+    if "momentum" not in group or "dampening" not in group:
+        known = settings.optimizer if settings.kind is None else None
+        return replace(found, optimizer=known, kind=None)
+    name = _kept_name(settings, "sgd", "critmom" if follows else "SGD")
+    momentum = None if follows or scheduled else _number(group["momentum"])
+    return replace(
+        found,
+        optimizer=name,
+        kind="sgd",
+        momentum=momentum,
+        damped=damped if follows else None,
+        scheduled=scheduled,
+        rescaled="control" in group,
+    )
+
+
+def _kept_name(settings: Settings, kind: Kind, otherwise: str) -> str:
+    return settings.optimizer if settings.kind == kind and settings.optimizer is not None else otherwise
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,113 @@
+"""What the steps of a training were made with: learning rate, momentum and clipping."""
+
+import math
+from statistics import median
+
+from hf_critmom.experiments.doctor.finding import Finding
+from hf_critmom.experiments.doctor.log import TrainingLog
+from hf_critmom.experiments.doctor.settings import ARGUMENTS_FILE
+
+MOSTLY = 0.5
+"""Share of the steps from which on clipping sets the size of most of them."""
+
+
+def run(log: TrainingLog) -> Finding:
+    """What was trained, how far, and where that stands."""
+    settings = log.settings
+    optimizer = settings.optimizer or "an optimizer that nothing here names"
+    taken = f"{log.step:,} of {log.max_steps:,} steps" if log.max_steps else f"{log.step:,} steps"
+    epochs = "" if log.epoch is None else f", {log.epoch:.4g} epochs"
+    batch = "batch size not known" if settings.batch_size is None else f"batch size {settings.batch_size:,}"
+    doubt = ", unless the script built an optimizer of its own" if settings.source == ARGUMENTS_FILE else ""
+    source = f" ({settings.source}{doubt})" if settings.optimizer else ""
+    log_of = f"log: {log.source}, {len(log.steps):,} logging steps"
+    sentence = " ".join([f"{optimizer}{source}, {batch}, {taken}{epochs}; {log_of}.", *settings.notes])
+    values = {
+        "optimizer": settings.optimizer,
+        "optimizer_source": settings.source or None,
+        "batch_size": settings.batch_size,
+        "steps": log.step,
+        "max_steps": log.max_steps,
+        "epoch": log.epoch,
+        "log": log.source,
+        "logging_steps": len(log.steps),
+    }
+    unknown = settings.optimizer is None or not log.steps
+    return Finding("run", "warning" if settings.notes else "cannot tell" if unknown else "fine", sentence, values)
+
+
+def learning_rate(log: TrainingLog) -> Finding:
+    """Peak, beginning and end of the schedule."""
+    known = [(step.step, step.scheduled) for step in log.steps if step.scheduled is not None]
+    if not known:
+        return Finding("learning rate", "cannot tell", "Cannot tell: the log holds no learning_rate.")
+    at, peak = max(known, key=lambda one: (one[1], -one[0]))
+    first, last = known[0], known[-1]
+    values = {"peak": peak, "peak_step": at, "first": first[1], "last": last[1], "last_step": last[0]}
+    parts = [f"{peak:.4g} at its peak, step {at:,}"]
+    if math.isclose(min(lr for _, lr in known), peak, rel_tol=1e-6):
+        parts = [f"{peak:.4g} at every logging step"]
+    else:
+        if first[1] < 0.99 * peak:
+            parts.append(f"{first[1]:.3g} at the first logging step ({first[0]:,})")
+        if last[1] < 0.99 * peak:
+            parts.append(f"{last[1]:.3g} at the last ({last[0]:,})")
+    return Finding("learning rate", "fine" if peak > 0.0 else "warning", f"{', '.join(parts)}.", values)
+
+
+def momentum(log: TrainingLog) -> Finding:
+    """The momentum of the steps, or Adam's beta1."""
+    known = [step.momentum for step in log.steps if step.momentum is not None]
+    settings = log.settings
+    if not known:
+        why = (
+            "a schedule changes it, and the log does not hold it" if settings.scheduled else "the log does not hold it"
+        )
+        return Finding(
+            "momentum",
+            "cannot tell",
+            f"Cannot tell: {why}. hf-critmom run logs it in any script, DampingCallback in any Trainer.",
+        )
+    name = "\N{GREEK SMALL LETTER BETA}\N{SUBSCRIPT ONE}" if settings.kind == "adam" else "Momentum"
+    low, high = min(known), max(known)
+    logged = any("momentum" in record for record in log.records)
+    source = "logged" if logged else f"by {settings.source}"
+    follows = " It follows the learning rate (critical damping)." if settings.damped is not None else ""
+    if math.isclose(low, high, rel_tol=1e-9):
+        sentence = f"{name} {low:.4g} at every logging step ({source})."
+        if low == 0.0 and settings.kind == "sgd":
+            sentence += " torch's SGD has none unless it is told: --optim_args momentum=0.9."
+            return Finding("momentum", "note", sentence, {"low": low, "high": high})
+    else:
+        sentence = f"{name} {low:.4g} to {high:.4g} ({source}).{follows}"
+    return Finding("momentum", "fine", sentence, {"low": low, "high": high})
+
+
+def clipping(log: TrainingLog) -> Finding:
+    """How often the gradient was clipped."""
+    limit = log.settings.max_grad_norm
+    norms = [step.grad_norm for step in log.steps if step.grad_norm is not None]
+    if limit == 0.0:
+        return Finding("clipping", "fine", "Gradients are not clipped (max_grad_norm 0).", {"max_grad_norm": 0.0})
+    if not norms:
+        return Finding("clipping", "cannot tell", "Cannot tell: the log holds no grad_norm.", {"max_grad_norm": limit})
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    middle = median(finite) if finite else math.nan
+    if limit is None:
+        sentence = (
+            f"Cannot tell: the norm that gradients are clipped to is not known (no training_args.bin; the Trainer's "
+            f"default is 1). Gradient norms have the median {middle:.3g}."
+        )
+        return Finding("clipping", "cannot tell", sentence, {"median_norm": middle})
+    share = sum(norm > limit for norm in finite) / len(finite) if finite else math.nan
+    values = {"max_grad_norm": limit, "clipped_share": share, "median_norm": middle}
+    sentence = (
+        f"{share:.0%} of the logging steps were clipped to {limit:g}; gradient norms have the median {middle:.3g}."
+    )
+    if share > MOSTLY and log.settings.kind == "sgd":
+        sentence += (
+            f" So clipping sets the size of most steps: at the median it divides the learning rate by "
+            f"{middle / limit:.3g}, and the damping below is that of unclipped steps."
+        )
+        return Finding("clipping", "warning", sentence, values)
+    return Finding("clipping", "note" if share > MOSTLY else "fine", sentence, values)

@@ -1,0 +1,312 @@
+"""`hf-critmom doctor`: what it says of trainings by real Trainers, and of folders that it cannot read."""
+
+import json
+import math
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from hf_critmom import CritMomTrainer
+from hf_critmom.commands import main
+from hf_critmom.damping import critical_momentum
+from hf_critmom.experiments.doctor.prospect import critical_learning_rate, critical_mean_step
+
+STEPS = 12
+
+
+class Line(torch.nn.Module):
+    """Least squares in one weight, which SGD trains and a large learning rate breaks."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([3.0]))
+
+    def forward(self, x, labels=None):
+        return {"loss": ((self.weight * x - labels) ** 2).mean(), "logits": self.weight * x}
+
+
+class Points(Dataset):
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return {"x": torch.tensor(1.0), "labels": torch.tensor(0.5)}
+
+
+def train(folder, cls=Trainer, **arguments):
+    options = {
+        "max_steps": STEPS,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 4,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "lr_scheduler_type": "constant",
+        **arguments,
+    }
+    trainer = cls(
+        model=Line(), args=TrainingArguments(str(folder), **options), train_dataset=Points(), eval_dataset=Points()
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory):
+    """A plain Trainer's run with SGD and momentum 0.9, clipped, whose log lies in a checkpoint only."""
+    folder = tmp_path_factory.mktemp("constant")
+    train(
+        folder,
+        optim="sgd",
+        optim_args="momentum=0.9",
+        learning_rate=0.1,
+        weight_decay=0.01,
+        max_grad_norm=2.0,
+        save_strategy="steps",
+        save_steps=6,
+        eval_strategy="steps",
+        eval_steps=4,
+    )
+    return folder
+
+
+def examine(capsys, folder, *flags):
+    """Findings by topic."""
+    capsys.readouterr()  # what a Trainer has printed
+    assert main(["doctor", str(folder), "--json", *flags]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    return {one["topic"]: one for one in printed["findings"]}
+
+
+def error_of(capsys, folder, *flags):
+    assert main(["doctor", str(folder), *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err and captured.out == ""
+    return captured.err
+
+
+def write_state(folder, records, **state):
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"global_step": records[-1]["step"], "max_steps": 100, "log_history": records, **state}
+    (folder / "trainer_state.json").write_text(json.dumps(content))
+    return folder
+
+
+# ------------------------------------------------------------------------------------------- what a run is told to be
+
+
+def test_a_plain_trainers_run_is_understood_from_its_newest_checkpoint(constant, capsys):
+    found = examine(capsys, constant)
+    run = found["run"]["values"]
+    assert (run["optimizer"], run["batch_size"], run["steps"]) == ("sgd", 4, STEPS)
+    assert run["log"] == "trainer_state.json of checkpoint-12"
+    assert run["optimizer_source"] == "optimizer.pt of checkpoint-12"
+    assert found["learning rate"]["values"]["peak"] == 0.1
+    assert found["momentum"]["values"] == {"low": 0.9, "high": 0.9}
+
+
+def test_what_critmom_would_do_follows_from_the_mean_steps(constant, capsys):
+    prospect = examine(capsys, constant)["critmom here"]
+    assert "6.3 times smaller" in prospect["sentence"]
+    values = prospect["values"]
+    assert values["ratio_at_peak"] == pytest.approx(0.1 / (1 - 0.9) / (0.1 / (1 - critical_momentum(0.1))))
+    # Constant momentum at the matched learning rate takes critmom's step, critmom at the other takes this run's.
+    assert values["matched_lr"] / (1 - 0.9) == pytest.approx(values["critical_mean_step"])
+    assert critical_mean_step(values["same_step_lr"]) == pytest.approx(values["mean_step"])
+    assert "clamped to 0" in prospect["sentence"]
+
+
+@pytest.mark.parametrize("lr", [1e-6, 0.0025, 0.1, 0.25, 0.3, 2.0])
+def test_the_learning_rate_of_a_mean_step_is_the_inverse(lr):
+    assert critical_learning_rate(critical_mean_step(lr)) == pytest.approx(lr)
+
+
+def test_clipping_is_counted_from_the_log(constant, capsys):
+    clipping = examine(capsys, constant)["clipping"]
+    state = json.loads((constant / "checkpoint-12" / "trainer_state.json").read_text())
+    norms = [record["grad_norm"] for record in state["log_history"] if "loss" in record]
+    assert clipping["values"]["clipped_share"] == pytest.approx(sum(norm > 2.0 for norm in norms) / len(norms))
+    assert 0.0 < clipping["values"]["clipped_share"] < 1.0
+
+
+def test_the_regime_at_curvature_1_is_told_apart_from_the_measured_one(constant, capsys):
+    found = examine(capsys, constant)
+    assert found["damping at k = 1"]["values"]["ratio_low"] == pytest.approx(0.1 / (2 * math.sqrt(0.1)))
+    assert found["damping at k = 1"]["values"]["underdamped_share"] == 1.0
+    assert found["damping, measured"]["state"] == found["can momentum matter"]["state"] == "cannot tell"
+
+
+def test_measured_curvature_decides_regime_and_advice(tmp_path, constant, capsys):
+    folder = tmp_path / "measured"
+    shutil.copytree(constant, folder)
+    file = folder / "checkpoint-12" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    state["log_history"].append(
+        {
+            "curvature/top": 10.0,
+            "curvature/top_damping_ratio": 0.05,
+            "curvature/mean_step": 1.0,
+            "noise_scale": 8.0,
+            "noise_scale_low": 6.0,
+            "noise_scale_high": 10.0,
+            "noise_scale_rows": 2.0,
+            "step": 12,
+        }
+    )
+    file.write_text(json.dumps(state))
+    found = examine(capsys, folder)
+    assert "Underdamped: damping ratio 0.05" in found["damping, measured"]["sentence"]
+    assert found["can momentum matter"]["values"]["role"] == "needed"
+    assert "batch size 4" in found["can momentum matter"]["sentence"]
+
+
+def test_critmoms_own_run_is_recognised_by_its_param_groups(tmp_path, capsys):
+    train(tmp_path, CritMomTrainer, learning_rate=0.1, save_strategy="steps", save_steps=12, logging_steps=3)
+    found = examine(capsys, tmp_path)
+    assert found["momentum"]["values"]["low"] == pytest.approx(critical_momentum(0.1))
+    assert found["damping at k = 1"]["values"]["critical_share"] == 1.0
+    assert "the arm matched" in found["critmom here"]["sentence"]
+    assert found["critmom here"]["values"]["matched_lr"] == pytest.approx(0.1 * 0.1 / (1 - critical_momentum(0.1)))
+
+
+def test_adam_is_not_given_the_damping_of_sgd(tmp_path, capsys):
+    train(tmp_path, learning_rate=1e-3, max_steps=2).save_state()
+    (tmp_path / "training_args.bin").unlink(missing_ok=True)
+    found = examine(capsys, tmp_path)
+    assert found["run"]["state"] == found["momentum"]["state"] == found["critmom here"]["state"] == "cannot tell"
+    torch.save(TrainingArguments(str(tmp_path), use_cpu=True), tmp_path / "training_args.bin")
+    found = examine(capsys, tmp_path)
+    assert "unless the script built an optimizer of its own" in found["run"]["sentence"]
+    assert "another curvature" in found["damping at k = 1"]["sentence"]
+    assert found["critmom here"]["values"]["matched_lr"] == pytest.approx(1e-3)
+
+
+COMMITTED = Path(__file__).parents[3] / "model_cards" / "cifar10-resnet18-w16-15epochs"
+
+
+def test_a_run_of_a_comparison_takes_settings_and_targets_from_the_plan(capsys):
+    plan = json.loads((COMMITTED / "comparison.json").read_text())
+    found = examine(capsys, COMMITTED / "runs" / "constant" / "seed-42")
+    assert found["run"]["values"]["batch_size"] == plan["training"]["per_device_train_batch_size"]
+    assert list(found["evaluation"]["values"]["targets"]) == [f"{target:g}" for target in plan["targets"]]
+    assert found["evaluation"]["values"]["metric"] == "accuracy"
+    assert found["critmom here"]["values"]["ratio_at_peak"] == pytest.approx(6.3, abs=0.05)
+    assert found["clipping"]["sentence"].startswith("Gradients are not clipped")
+    assert "critmom (comparison.json)" in examine(capsys, COMMITTED / "runs" / "critmom" / "seed-42")["run"]["sentence"]
+
+
+def test_the_folder_of_a_comparison_is_asked_for_a_run(capsys):
+    sentence = error_of(capsys, COMMITTED)
+    assert "several runs" in sentence and str(COMMITTED / "runs" / "adamw" / "seed-42") in sentence
+
+
+# ----------------------------------------------------------------------------------------------- how the training went
+
+
+def test_a_run_that_diverges_is_said_to(tmp_path, capsys):
+    trainer = train(
+        tmp_path, optim="sgd", learning_rate=1e3, max_grad_norm=0.0, max_steps=30, logging_nan_inf_filter=False
+    )
+    trainer.save_state()
+    divergence = examine(capsys, tmp_path)["divergence"]
+    assert divergence["state"] == "warning"
+    assert f"not finite at step {divergence['values']['diverged_step']}" in divergence["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.0, 1.0, 0.5, 0.4], "None"),
+        ([2.0, 0.5, 1.5, 1.8], "risen again"),
+        ([2.0, 2.1, 1.99, 2.0], "hardly fallen"),
+    ],
+)
+def test_a_loss_that_rises_or_does_not_fall_is_a_warning(tmp_path, capsys, losses, said):
+    records = [{"loss": loss, "learning_rate": 0.1, "step": i + 1} for i, loss in enumerate(losses)]
+    assert said in examine(capsys, write_state(tmp_path / "run", records))["divergence"]["sentence"]
+
+
+def test_the_cadence_is_judged_by_the_evaluations_around_each_target(tmp_path, capsys):
+    values = {10: 0.5, 20: 0.8, 30: 0.9, 100: 0.95, 109: 0.96}
+    records = [{"eval_accuracy": value, "eval_loss": 1 - value, "step": step} for step, value in values.items()]
+    folder = write_state(tmp_path / "run", records)
+    found = examine(capsys, folder, "--targets", "0.4", "0.9", "0.96", "0.99")["evaluation"]
+    within = {name: target["within"] for name, target in found["values"]["targets"].items()}
+    assert within == {"0.4": None, "0.9": 1.5, "0.96": pytest.approx(1.09), "0.99": 1.0}
+    assert found["state"] == "warning" and "evaluate every 1 steps or more often" in found["sentence"]
+    assert examine(capsys, folder, "--targets", "0.96")["evaluation"]["state"] == "fine"
+    falling = examine(capsys, folder, "--metric", "eval_loss", "--targets", "0.1")["evaluation"]
+    assert falling["values"]["targets"]["0.1"]["step"] == 30
+
+
+def test_the_clamp_is_told_where_the_learning_rate_exceeds_a_quarter(tmp_path, capsys):
+    records = [{"loss": 1.0 / step, "learning_rate": lr, "step": step} for step, lr in ((1, 0.1), (2, 0.3))]
+    clamp = examine(capsys, write_state(tmp_path / "run", records))["clamp of critmom"]
+    assert clamp["values"] == {"limit": 0.25, "clamped_share": 0.5}
+
+
+# ---------------------------------------------------------------------------------------------------------- safety
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_nothing_in_the_folder_is_executed(tmp_path, constant, capsys):
+    folder, mark = tmp_path / "run", tmp_path / "executed"
+    shutil.copytree(constant, folder)
+    for file in ("training_args.bin", "checkpoint-12/training_args.bin", "checkpoint-12/optimizer.pt"):
+        torch.save(Bomb(mark), folder / file)
+    found = examine(capsys, folder)
+    assert not mark.exists()
+    assert found["run"]["state"] == "warning" and "optimizer.pt cannot be read" in found["run"]["sentence"]
+    (folder / "training_args.bin").write_bytes(pickle.dumps(Bomb(mark)))
+    assert "training_args.bin cannot be read" in examine(capsys, folder)["run"]["sentence"]
+    assert not mark.exists()
+
+
+def test_a_folder_without_a_log_says_what_was_expected(tmp_path, capsys):
+    assert "holds no log of a training: expected trainer_state.json" in error_of(capsys, tmp_path)
+    assert "does not exist" in error_of(capsys, tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    assert "is a file" in error_of(capsys, tmp_path / "file")
+
+
+def test_a_folder_of_several_runs_names_them(tmp_path, constant, capsys):
+    shutil.copytree(constant, tmp_path / "runs" / "constant" / "seed-42")
+    assert f"name a run, one of {tmp_path / 'runs' / 'constant' / 'seed-42'}." in error_of(capsys, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"global_step": 3}', '{"global_step": "x", "log_history": []}', "[" * 100_000]
+)
+def test_a_damaged_state_is_one_sentence(tmp_path, capsys, content):
+    (tmp_path / "trainer_state.json").write_text(content)
+    assert "trainer_state.json is damaged" in error_of(capsys, tmp_path)
+
+
+def test_a_damaged_record_is_named(tmp_path, capsys):
+    file = tmp_path / "trainer_state.json"
+    file.write_text(json.dumps({"global_step": 3, "log_history": [{"loss": 1.0, "step": 1}, {"loss": 1.0}]}))
+    assert "log_history[1]" in error_of(capsys, tmp_path)
+
+
+def test_an_unknown_metric_names_the_known_ones(constant, capsys):
+    assert "choose one of loss" in error_of(capsys, constant, "--metric", "accuracy", "--targets", "0.9")
+
+
+def test_foreign_text_is_no_markup_in_the_table(tmp_path, capsys):
+    folder = write_state(tmp_path / "[red]run[/red]", [{"loss": 1.0, "learning_rate": 0.1, "step": 1}])
+    assert main(["doctor", str(folder)]) == 0
+    assert "[red]run[/red]" in capsys.readouterr().out.replace("\n", "")
