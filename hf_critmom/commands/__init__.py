@@ -48,6 +48,10 @@ COMMANDS: dict[str, Command] = {
         "compare optimizers on a task, or continue a comparison",
         interrupted=CONTINUES,
     ),
+    "merge": Command(
+        "DIR [DIR ...] --output_dir DIR",
+        "join comparisons of the same conditions that were made in several folders or on several machines",
+    ),
     "report": Command("DIR", "rebuild the report of a comparison from its results"),
     "attribute": Command(
         "CHECKPOINT [CHECKPOINT ...] [--task ...] [...]",

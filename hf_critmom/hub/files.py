@@ -20,7 +20,7 @@ RECORD_FILES = (RESULT_FILE, DRIFT_FILE)
 _REPORT = re.compile(rf"{CARD_FILE}|{PAGE_FILE}|{RESULTS_FILE}|{PLAN_FILE}|figures/[\w.-]+\.(?:png|svg)", re.ASCII)
 
 _WEIGHTS = re.compile(r"(?:adapter_)?model(?:-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
-_MODEL_FILES = {
+MODEL_FILES = {
     *("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json"),
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -75,7 +75,7 @@ def model_files(run: Path, folder: Path) -> list[Path]:
     """
     if not run.is_dir():
         return []
-    found = [path for path in sorted(run.iterdir()) if path.name in _MODEL_FILES or _WEIGHTS.fullmatch(path.name)]
+    found = [path for path in sorted(run.iterdir()) if path.name in MODEL_FILES or _WEIGHTS.fullmatch(path.name)]
     names = {path.name for path in found}
     if not names & {"config.json", "adapter_config.json"} or not any(map(_WEIGHTS.fullmatch, names)):
         return []

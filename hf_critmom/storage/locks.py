@@ -1,5 +1,7 @@
 """Locks of a folder, so that processes and machines that share it do not do the same work twice."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,14 +10,31 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+from hf_critmom.errors import InputError
+
 LOCKS_FOLDER = ".locks"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.ENOSYS)
+"""What a file system answers that has no locks, or none that hold, as buckets that are mounted and some NFS."""
+
+
+class NoFileLocks(InputError):
+    """A folder whose file system has no locks: launches that share it could do the same work twice."""
 
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Waits for a lock of a folder, and holds it."""
-    with _lock(folder, name).acquire():
+    """Waits for a lock of a folder, and holds it.
+
+    Raises:
+        NoFileLocks: If its file system has none.
+    """
+    lock = _lock(folder, name)
+    with _explain(folder):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -31,20 +50,34 @@ def try_lock(folder: Path, name: str) -> Iterator[bool]:
 
     Yields:
         Whether this launch holds the lock; False: another one does.
+
+    Raises:
+        NoFileLocks: If the folder's file system has none.
     """
     process, lock = PartialState(), _lock(folder, name)
-    acquired = False
-    if process.is_main_process:
-        try:
-            lock.acquire(blocking=False)
-            acquired = True
-        except Timeout:
-            pass
+    acquired = process.is_main_process and _acquire(folder, lock)
     try:
         yield broadcast_from_main(acquired)
     finally:
         if acquired:
             lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds any lock of a folder, as a launch does that works in it.
+
+    Raises:
+        NoFileLocks: If the folder's file system has none.
+    """
+    for file in (folder / LOCKS_FOLDER).glob("*.lock"):
+        lock = _file_lock(file)
+        try:
+            if not _acquire(folder, lock):
+                return True
+        except PermissionError:  # a folder that may only be read; whether somebody works in it cannot be known
+            continue
+        lock.release()
+    return False
 
 
 def broadcast_from_main(value: bool) -> bool:
@@ -55,4 +88,36 @@ def broadcast_from_main(value: bool) -> bool:
 def _lock(folder: Path, name: str) -> FileLock:
     file = folder / LOCKS_FOLDER / f"{name}.lock"
     file.parent.mkdir(exist_ok=True)
-    return FileLock(file)
+    return _file_lock(file)
+
+
+def _file_lock(file: Path) -> FileLock:
+    # A lock that is a mere file would outlive a process that is killed.
+    return FileLock(file, fallback_to_soft=False)
+
+
+def _acquire(folder: Path, lock: FileLock) -> bool:
+    try:
+        with _explain(folder):
+            lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
+
+
+@contextmanager
+def _explain(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        number = getattr(error, "errno", None)
+        if isinstance(error, OSError) and number not in _NO_LOCKS:
+            raise
+        why = os.strerror(number) if number else str(error)
+        raise NoFileLocks(
+            f"{folder} lies on a file system without file locks that hold ({why}), so launches that share it could "
+            "make the same run twice: choose an --output_dir on a local disk; other machines make runs for it by "
+            "--engine ray, or in folders of their own that hf-critmom merge joins."
+        ) from error

@@ -78,13 +78,22 @@ def run_all(
         left = remaining
 
 
+def lock_name(path: Path) -> str:
+    """Name of the lock under which a run is made.
+
+    Args:
+        path: The run's folder, relative to the experiment's.
+    """
+    return "-".join(path.parts)
+
+
 def _make(
     folder: Path, run: Run, run_folder: RunFolder, path: Path, execute: Callable[[Run, RunFolder], None]
 ) -> bool | None:
     """Makes a run unless it is made; whether it was made earlier, or None if another launch is making it."""
     if run_folder.finished():
         return True
-    with try_lock(folder, "-".join(path.parts)) as acquired:
+    with try_lock(folder, lock_name(path)) as acquired:
         if not acquired:
             return None
         if run_folder.finished():

@@ -56,6 +56,8 @@ def hub(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """The Hub that huggingface_hub is set to, signed in."""
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
         yield server
         close_session()

@@ -83,7 +83,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         arguments=requested.arguments or stored.arguments,
     )
     if arms or seeds or targets or claims:
-        history = stored.history or (_first(stored, date=""),)
+        history = stored.history or (first_extension(stored, date=""),)
         added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished=len(results))
         last = history[-1]
         if len(history) > 1 and last.command == added.command and not (arms or targets or last.arms or last.targets):
@@ -96,7 +96,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
 def begun(plan: Plan) -> Plan:
     """A requested plan as it is stored at first: with its history."""
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
-    return dataclasses.replace(plan, looks=looks, history=(_first(plan, date=_now()),))
+    return dataclasses.replace(plan, looks=looks, history=(first_extension(plan, date=_now()),))
 
 
 def complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:
@@ -134,7 +134,8 @@ def _same_request(stored: Plan, requested: Plan) -> bool:
     return dataclasses.replace(stored, **ignored) == dataclasses.replace(begun(requested), **ignored)
 
 
-def _first(plan: Plan, date: str) -> Extension:
+def first_extension(plan: Plan, date: str) -> Extension:
+    """The beginning of a comparison, as its history holds it."""
     return Extension(date, plan.command, tuple(plan.arms), tuple(plan.seeds), tuple(plan.targets))
 
 

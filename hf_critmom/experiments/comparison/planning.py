@@ -38,8 +38,8 @@ from hf_critmom.training.arguments import recorded_training_arguments
 EVALUATIONS_PER_EPOCH = 4
 LARGEST_SHARE_OF_EVALUATIONS = 0.15
 """Of the time of training, that evaluations may take where nobody said how often to evaluate."""
-_TRIAL_SEED_OFFSET = 1000
-"""Beyond every seed that a comparison of the largest number of seeds has."""
+_TRIAL_SEED = 1042
+"""The same for every share of seeds of one comparison, so that their trials are the same."""
 
 
 def with_stored_cadence(request: ComparisonRequest, stored: Plan | None) -> ComparisonRequest:
@@ -207,7 +207,7 @@ def plan_request(
         training=plain(training),
         versions=versions(),
         command=request.command,
-        tuning=_tuning(request, stored),
+        tuning=plan_tuning(request, stored, seeds),
         arguments={"data": store_arguments(request.data, folder), "model": store_arguments(request.model, folder)},
         threads=torch.get_num_threads(),
         baseline=None if stored is not None else comparison.baseline or next(iter(arms)),
@@ -231,7 +231,14 @@ def _look_plan(request: ComparisonRequest, seeds: tuple[int, ...]) -> LookPlan |
     return LookPlan(first, last)
 
 
-def _tuning(request: ComparisonRequest, stored: Plan | None) -> Tuning | None:
+def plan_tuning(request: ComparisonRequest, stored: Plan | None, seeds: tuple[int, ...]) -> Tuning | None:
+    """The tuning grid of a request; where it gives none, that of the comparison in the folder.
+
+    Args:
+        request: The request.
+        stored: The plan in its folder, if there is one that it continues.
+        seeds: Seeds of the runs, which the trials do not have.
+    """
     comparison = request.comparison
     grids = comparison.step_grid or comparison.learning_rate_grid, comparison.weight_decay_grid
     if not any(grids):
@@ -240,9 +247,9 @@ def _tuning(request: ComparisonRequest, stored: Plan | None) -> Tuning | None:
     unit = "step" if comparison.step_grid else "learning_rate"
     if stored is not None and stored.tuning is not None:
         return Tuning(learning_rate, weight_decay, stored.tuning.seed, unit, stored.tuning.chosen_by)
-    seed = request.training.seed
-    fits = seed + _TRIAL_SEED_OFFSET <= LARGEST_SEED
-    seed = seed + _TRIAL_SEED_OFFSET if fits else seed - _TRIAL_SEED_OFFSET
+    seed = _TRIAL_SEED
+    if seed in seeds:
+        seed = max(seeds) + 1000 if max(seeds) + 1000 <= LARGEST_SEED else min(seeds) - 1000
     return Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time")
 
 

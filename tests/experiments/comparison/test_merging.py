@@ -1,0 +1,299 @@
+"""Claims about merging: shares that were made apart become the comparison that one command would have made."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers.launches import outcome
+from helpers.plans_by_hand import plan_of
+
+from hf_critmom.commands import main
+from hf_critmom.commands.compare import parse_comparison
+from hf_critmom.experiments.comparison import ComparisonError, recorder, run_comparison
+from hf_critmom.experiments.comparison.growth import begun
+from hf_critmom.experiments.comparison.merging import Source, merge_comparisons
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan
+from hf_critmom.experiments.comparison.planning import plan_tuning
+from hf_critmom.experiments.comparison.union import Part, unite
+from hf_critmom.storage.locks import locked
+
+TINY = (
+    *("--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "64", "--use_cpu"),
+    *("--max_eval_samples", "32", "--num_train_epochs", "1", "--workers", "1", "--evaluations_per_epoch", "1"),
+    *("--targets", "0.05"),
+)
+BOTH = ("--arms", "constant", "critmom")
+SHARES = {
+    "first": (*BOTH, "--num_seeds", "1"),
+    "second": (*BOTH, "--seed", "43", "--num_seeds", "1"),
+    "whole": (*BOTH, "--num_seeds", "2"),
+    "constant": ("--arms", "constant", "--num_seeds", "2"),
+    "critmom": ("--arms", "critmom", "--num_seeds", "2"),
+}
+
+
+def compare(*words: str, folder: Path) -> None:
+    run_comparison(parse_comparison([*TINY, *words, "--output_dir", str(folder)]))
+
+
+def merge(*folders: Path, to: Path) -> list[str]:
+    return merge_comparisons([Source(str(folder), folder) for folder in folders], to)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison, and shares of it, each made by a command of its own while the clock stands still."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+        for name, words in SHARES.items():
+            compare(*words, folder=folder / name)
+    return folder
+
+
+@pytest.fixture
+def shares(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "made")
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs ``merge`` and returns the sentence that it is answered with."""
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        assert main(("merge", *map(str, words))) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].endswith("."), lines
+        return lines[0]
+
+    return run
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Contents of a folder, without locks."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("second", "first"), ("constant", "critmom")], ids="-".join)
+def test_shares_merge_to_the_bytes_of_the_whole_comparison(made: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    merge(*(made / name for name in names), to=tmp_path / "out")
+    assert (tmp_path / "out" / "results.parquet").read_bytes() == (made / "whole" / "results.parquet").read_bytes()
+    assert outcome(tmp_path / "out") == outcome(made / "whole")
+    merged, whole = Plan.read(tmp_path / "out"), Plan.read(made / "whole")
+    assert merged.arms == whole.arms and list(merged.arms) == list(whole.arms)
+    assert (merged.seeds, merged.targets, merged.baseline_arm) == (whole.seeds, whole.targets, "constant")
+
+
+def test_a_merged_comparison_goes_on_as_any_other(
+    shares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(shares / "second" / "runs" / "critmom")
+    (note,) = merge(shares / "first", shares / "second", to=tmp_path / "out")
+    assert note.startswith("1 of 4 runs are missing")
+    compare(*SHARES["whole"], folder=tmp_path / "out")
+    assert capsys.readouterr().err.count("done before") == 3
+    assert outcome(tmp_path / "out") == outcome(shares / "whole")
+
+
+def test_the_command_prints_the_report_of_all_parts(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(("merge", str(made / "critmom"), str(made / "constant"), "--output_dir", str(tmp_path / "out"))) == 0
+    shown = capsys.readouterr()
+    assert "constant" in shown.out and "The baseline is critmom" in shown.err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert all(Plan.read(made / name).command in card for name in ("constant", "critmom"))
+
+
+def test_a_repeated_merge_changes_nothing(made: Path, tmp_path: Path) -> None:
+    merge(made / "first", to=tmp_path / "out")
+    merge(made / "second", to=tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    merge(made / "second", made / "first", to=tmp_path / "out")
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_merge_that_is_killed_leaves_nothing_half_written(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, copied = shutil.copyfile, iter(range(5))
+
+    def dies_of_the_fifth(*words: Any) -> Any:
+        if next(copied) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return copy(*words)
+
+    monkeypatch.setattr(shutil, "copyfile", dies_of_the_fifth)
+    out = tmp_path / "out"
+    process = multiprocessing.get_context("fork").Process(
+        target=merge, args=(made / "first", made / "second"), kwargs={"to": out}
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert {path.name for path in out.iterdir()} == {".locks", ".merging"}
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    merge(made / "first", made / "second", to=out)
+    assert outcome(out) == outcome(made / "whole")
+    assert not (out / ".merging").exists()
+
+
+def test_paths_of_the_data_are_found_from_the_joined_folder(shares: Path, tmp_path: Path) -> None:
+    (shares / "images").mkdir()
+    file = shares / "first" / "comparison.json"
+    plan = json.loads(file.read_text())
+    plan["arguments"]["data"] |= {"train_dir": "../images"}
+    file.write_text(json.dumps(plan))
+    merge(shares / "first", to=tmp_path / "elsewhere" / "out")
+    assert Plan.read(tmp_path / "elsewhere" / "out").arguments["data"]["train_dir"] == "../../made/images"
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_what_is_no_finished_comparison_is_a_sentence(
+    shares: Path, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    out = ("--output_dir", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    assert "There is no folder" in refused(shares / "first", tmp_path / "missing", *out)
+    assert "holds no comparison" in refused(shares / "first", tmp_path / "empty", *out)
+    assert "named twice" in refused(shares / "first", shares / "first", *out)
+    assert "the --output_dir itself" in refused(shares / "first", shares / "second", "--output_dir", shares / "first")
+    (tmp_path / "empty" / "file").touch()
+    assert "holds files, but no comparison" in refused(shares / "first", "--output_dir", tmp_path / "empty")
+    result = shares / "second" / "runs" / "critmom" / "seed-43" / "result.json"
+    result.write_text("{")
+    assert "is corrupt" in refused(shares / "first", shares / "second", *out)
+    result.unlink()
+    result.symlink_to(shares / "whole" / "runs" / "critmom" / "seed-43" / "result.json")
+    assert "is a link" in refused(shares / "first", shares / "second", *out)
+    assert not [path for path in (tmp_path / "out").glob("*") if not path.name.startswith(".")]
+
+
+def test_comparisons_under_other_conditions_are_a_sentence(
+    shares: Path, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    plan = json.loads((shares / "second" / "comparison.json").read_text())
+    plan["training"]["weight_decay"] = 0.5
+    (shares / "second" / "comparison.json").write_text(json.dumps(plan))
+    shutil.rmtree(shares / "second" / "runs")
+    said = refused(shares / "first", shares / "second", "--output_dir", tmp_path / "out")
+    assert "different conditions (training.weight_decay: 0.0005 and 0.5;" in said and not (tmp_path / "out").exists()
+
+
+def test_different_results_of_one_run_are_a_sentence(shares: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    file = shares / "first" / "runs" / "critmom" / "seed-42" / "result.json"
+    result = json.loads(file.read_text())
+    found = result["test"]["accuracy"]
+    result["test"]["accuracy"] = found / 2 + 0.25
+    file.write_text(json.dumps(result))
+    said = refused(shares / "whole", shares / "first", "--output_dir", tmp_path / "out")
+    assert f"of the run critmom, seed 42 (test.accuracy: {found} and {found / 2 + 0.25})" in said
+
+
+def test_seconds_may_differ(shares: Path, tmp_path: Path) -> None:
+    file = shares / "first" / "runs" / "critmom" / "seed-42" / "result.json"
+    result = json.loads(file.read_text())
+    result["train_seconds"] = 100.0
+    file.write_text(json.dumps(result))
+    merge(shares / "whole", shares / "first", to=tmp_path / "out")
+    assert outcome(tmp_path / "out") == outcome(shares / "whole")
+
+
+def test_a_comparison_in_which_a_launch_works_is_a_sentence(
+    shares: Path, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    with locked(shares / "first", "runs-critmom-seed-42"):
+        said = refused(shares / "second", shares / "first", "--output_dir", tmp_path / "out")
+        assert f"A launch is making runs of the comparison in {shares / 'first'}" in said
+        assert "A launch is making runs" in refused(shares / "second", "--output_dir", shares / "first")
+
+
+def test_drift_of_all_parts_is_kept_and_has_to_agree(shares: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    def measured(name: str, seed: int, examples: int, **accuracy: list[float]) -> None:
+        file = shares / name / "runs" / "critmom" / f"seed-{seed}" / "drift.json"
+        file.write_text(json.dumps({"examples": examples, "accuracy": accuracy}))
+
+    words = (shares / "whole", shares / "first", shares / "second", "--output_dir", tmp_path / "out")
+    measured("whole", 42, 32, clean=[0.5])
+    measured("first", 42, 16, clean=[0.5])
+    assert "on 32 images in" in refused(*words)
+    measured("first", 42, 32, clean=[0.25])
+    assert "different accuracies of the run critmom, seed 42 under clean" in refused(*words)
+    measured("first", 42, 32, clean=[0.5], contrast=[0.1] * 5)
+    measured("second", 43, 32, clean=[0.25])
+    merge(*words[:3], to=tmp_path / "out")
+    kept = {seed: tmp_path / "out" / "runs" / "critmom" / f"seed-{seed}" / "drift.json" for seed in (42, 43)}
+    assert json.loads(kept[42].read_text())["accuracy"] == {"clean": [0.5], "contrast": [0.1] * 5}
+    assert json.loads(kept[43].read_text())["accuracy"] == {"clean": [0.25]}
+
+
+# ---------------------------------------------------------------------------------------------------- plans and looks
+
+
+def part(
+    name: str, hour: int, seeds: Sequence[int], *, longest: float = 0.0, arms: Sequence[str] = ("constant",), **of: Any
+) -> Part:
+    """A finished comparison that was begun at this hour."""
+    plan = plan_of(arms, seeds, command=f"command {name}", **of)
+    plan = replace(begun(plan), history=(replace(begun(plan).history[0], date=f"2026-01-01T{hour:02}:00:00+00:00"),))
+    runs: Any = {run: SimpleNamespace(wall_seconds=longest) for run in plan.runs()}
+    return Part(name, plan, runs)
+
+
+def test_shares_that_began_together_have_one_look() -> None:
+    merged = unite([part("a", 1, (0, 1), longest=7200.0), part("b", 2, (2, 3))])
+    assert merged.looks == LookPlan(4, 4)
+    assert [extension.finished for extension in merged.history] == [0, 0]
+
+
+def test_the_look_at_a_share_that_was_finished_before_another_began_counts() -> None:
+    merged = unite([part("b", 2, (2, 3)), part("a", 1, (0, 1), longest=60.0)])
+    assert merged.looks == LookPlan(2, 2, made=(2,)) and merged.seeds == (0, 1, 2, 3)
+    first, second = merged.history
+    assert (first.command, first.seeds, first.finished) == ("command a", (0, 1), 0)
+    assert (second.command, second.seeds, second.arms, second.finished) == ("command b", (2, 3), (), 2)
+    assert merged.command == "command b && command a"
+
+
+def test_shares_of_arms_keep_the_look_that_each_planned() -> None:
+    merged = unite([part("a", 1, (0, 1, 2)), part("b", 5, (0, 1, 2), arms=("critmom", "hybrid"))])
+    assert merged.looks == LookPlan(3, 3)
+    assert list(merged.arms) == ["constant", "critmom", "hybrid"] and merged.baseline == "constant"
+
+
+def test_a_target_that_a_part_did_not_plan_is_exploratory() -> None:
+    parts = [part("a", 1, (0,), targets=(0.9, 0.5)), part("b", 1, (1,), targets=(0.5, 0.7))]
+    merged = unite(parts)
+    assert (merged.targets, merged.exploratory_targets) == ((0.5,), (0.9, 0.7))
+    with pytest.raises(ComparisonError, match="no planned target in common"):
+        unite([part("a", 1, (0,), targets=(0.9,)), part("b", 1, (1,), targets=(0.5,))])
+
+
+def test_union_of_plans_does_not_depend_on_how_often_it_is_done() -> None:
+    parts = [part(name, hour, (seed,)) for name, hour, seed in (("a", 1, 0), ("b", 2, 1), ("c", 3, 2))]
+    at_once = unite(parts)
+    two = unite(parts[:2])
+    runs = {run: result for one in parts[:2] for run, result in one.runs.items()}
+    one_by_one = unite([Part("two", two, runs), parts[2]])
+    assert replace(one_by_one, looks=None) == replace(at_once, looks=None)
+    assert unite([Part("all", at_once, {}), *parts]) == at_once
+
+
+def test_shares_of_a_tuned_comparison_have_the_same_trials() -> None:
+    tuning = [
+        plan_tuning(parse_comparison([*TINY, "--learning_rate_grid", "1", "3", "--seed", str(seed)]), None, (seed,))
+        for seed in (42, 7, 2**32 - 1)
+    ]
+    assert tuning[0] == tuning[1] == tuning[2]
