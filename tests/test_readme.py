@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_critmom.commands import COMMANDS, doctor, drift, push, report
+from hf_critmom.commands import COMMANDS, doctor, drift, merge, push, report
 from hf_critmom.commands.attribute import parse_attribution
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.commands.repair import parse_repair
@@ -35,6 +35,7 @@ PARSERS = {
     "repair": parse_repair,
     "report": lambda argv: report.parser().parse_args(argv),
     "doctor": lambda argv: doctor.parser().parse_args(argv),
+    "merge": lambda argv: merge.parser().parse_args(argv),
     "drift": lambda argv: drift.parser().parse_args(argv),
     "push": lambda argv: push.parser().parse_args(argv),
     "run": lambda argv: None,

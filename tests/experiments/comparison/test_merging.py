@@ -17,13 +17,14 @@ from helpers.plans_by_hand import plan_of
 
 from hf_critmom.commands import main
 from hf_critmom.commands.compare import parse_comparison
-from hf_critmom.experiments.comparison import ComparisonError, recorder, run_comparison
+from hf_critmom.experiments.comparison import ComparisonError, run_comparison
 from hf_critmom.experiments.comparison.growth import begun
 from hf_critmom.experiments.comparison.merging import Source, merge_comparisons
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
 from hf_critmom.experiments.comparison.planning import plan_tuning
 from hf_critmom.experiments.comparison.union import Part, unite
 from hf_critmom.storage.locks import locked
+from hf_critmom.training.callbacks import clock
 
 TINY = (
     *("--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "64", "--use_cpu"),
@@ -53,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison, and shares of it, each made by a command of its own while the clock stands still."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+        patch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: 0.0))
         for name, words in SHARES.items():
             compare(*words, folder=folder / name)
     return folder
