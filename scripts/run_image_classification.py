@@ -1,3 +1,15 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "accelerate>=1.15",
+#     "datasets>=5.2",
+#     "huggingface_hub>=1.33",
+#     "pillow>=11",
+#     "torch>=2.11",
+#     "torchvision>=0.26",
+#     "transformers>=5.17,<6",
+# ]
+# ///
 """Trains an image classifier with the Trainer, in the form of the official Transformers examples.
 
 Fine-tunes ``--model_name_or_path``, or trains ``--model_type`` with ``--config_overrides`` from scratch, on a dataset

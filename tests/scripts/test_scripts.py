@@ -1,10 +1,12 @@
 """Claims about the training scripts in ``scripts/``: plain Transformers, and ``hf-critmom run`` adds the optimizers."""
 
+import ast
 import json
 import re
 import runpy
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +193,23 @@ def test_overrides_are_read_as_their_settings_are_written():
         "architectures": [1, 2],
     }
     assert parse(None, "gpt2") == {}
+
+
+@pytest.mark.parametrize("script", [CLM, IMAGES], ids=lambda script: Path(script).stem)
+def test_a_script_names_what_it_imports_as_uv_and_cloud_jobs_read_it(script):
+    """Inline metadata as PEP 723 defines them, with the versions that this package itself needs."""
+    text = Path(script).read_text(encoding="utf-8")
+    (block,) = re.findall(r"(?m)^# /// script$\s((?:^#(?:| .*)$\s)+)^# ///$", text)
+    metadata = tomllib.loads("".join(line[2:] for line in block.splitlines(keepends=True)))
+    project = tomllib.loads((SCRIPTS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert metadata["requires-python"] == project["requires-python"]
+    assert set(metadata["dependencies"]) <= set(project["dependencies"])
+    modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports(text)}
+    imported = {str(module).partition(".")[0] for module in modules} - sys.stdlib_module_names
+    named = {re.split("[<>=]", dependency)[0] for dependency in metadata["dependencies"]}
+    assert imported <= named
+    assert named - imported <= {"accelerate", "torch", "pillow"}  # what the Trainer and the decoding of images need
+
+
+def imports(text):
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
