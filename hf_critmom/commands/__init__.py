@@ -4,6 +4,7 @@ This module imports nothing heavy: help, version and errors of the command line 
 """
 
 import difflib
+import errno
 import importlib
 import os
 import signal
@@ -16,6 +17,7 @@ from types import FrameType
 
 from hf_critmom import __version__
 from hf_critmom.errors import InputError
+from hf_critmom.storage.commands import redact, secret_arguments
 
 PROGRAM = "hf-critmom"
 CONTINUES = "the same command continues it; everything that is finished is kept"
@@ -110,6 +112,10 @@ def _main(args: list[str]) -> int:
     command = COMMANDS[name]
     if not command.interrupted:
         return _run(name, rest)
+    if odd := next((arg for arg in rest if not _is_text(arg)), None):
+        return _fail(
+            f"{program()} {name}", f"the argument {odd!r} holds bytes that are no text, which no record could keep."
+        )
     try:
         with _sigterm_raises():
             return _run(name, rest)
@@ -143,13 +149,33 @@ def _run(name: str, argv: list[str]) -> int:
     try:
         return run(argv)
     except InputError as error:
-        return _fail(f"{program()} {name}", f"error: {error}")
+        return _fail(f"{program()} {name}", f"error: {error}", argv)
+    except (OSError, RuntimeError) as error:
+        if not (odd := _odd_path(error)):
+            raise
+        return _fail(f"{program()} {name}", f"error: {odd}: check the paths that are given.", argv)
 
 
-def _fail(where: str, message: str, *, status: int = 2) -> int:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes on a machine, one says it
+def _odd_path(error: OSError | RuntimeError) -> str:
+    """What is wrong with a path that no file can have; empty for other errors."""
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{error.filename} is no path ({error.strerror})"
+    return str(error) if str(error).startswith("Symlink loop from") else ""
+
+
+def _is_text(argument: str) -> bool:
+    """Whether an argument can be written to files: Python keeps bytes that are not UTF-8 as surrogates."""
+    return "\0" not in argument and not any("\ud800" <= char <= "\udfff" for char in argument)
+
+
+def _fail(where: str, message: str, argv: Sequence[str] = (), *, status: int = 2) -> int:
+    """Says why a command ended, in one line without what terminals obey and without secrets, and returns its status."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    if rank == "0" or not rank.isdecimal():  # of the processes on a machine, one says it
         text = message if message.startswith(("error: ", "interrupted", "terminated")) else f"error: {message}"
-        print(f"{where}: {text}", file=sys.stderr)
+        text = redact(text, known=secret_arguments(argv), sentence=True)
+        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)  # terminals obey others
+        print(f"{where}: {line}", file=sys.stderr)
     return status
 
 

@@ -133,6 +133,7 @@ def parse_dataclasses(parser: "HfArgumentParser", argv: Sequence[str]) -> tuple[
     Raises:
         InputError: If a flag is unknown or its value cannot be used.
     """
+    check_lists(parser, argv)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     except InputError:
@@ -141,7 +142,26 @@ def parse_dataclasses(parser: "HfArgumentParser", argv: Sequence[str]) -> tuple[
         parser.error(root_message(error))
     if unknown:
         parser.error(f"unknown arguments {shlex.join(recorded_arguments(unknown))}")
+    for arguments in parsed:
+        for name, value in vars(arguments).items():
+            if value == "" and parser.get_default(name) != "":
+                raise InputError(f"--{name} is empty: give a value, or leave it out.")
     return tuple(parsed)
+
+
+def check_lists(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuses a list, such as that of the arms, that is given twice: the first values would be dropped in silence.
+
+    A flag with a default, as of any program, has its last value.
+
+    Raises:
+        InputError: If there is one.
+    """
+    lists = [action for action in parser._actions if action.nargs in ("+", "*") and action.default is None]
+    several = {flag: action for action in lists for flag in action.option_strings}
+    given = [several[flag].dest for argument in argv if (flag := argument.partition("=")[0]) in several]
+    if twice := next((name for name in given if given.count(name) > 1), None):
+        raise InputError(f"--{twice} is given twice: give it once, with all of its values.")
 
 
 def rename_flags(argv: Sequence[str], aliases: Mapping[str, str]) -> list[str]:

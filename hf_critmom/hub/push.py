@@ -13,7 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OIDCError, Revisio
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from hf_critmom.errors import root_message
-from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.plan import PLAN_FILE, Plan
+from hf_critmom.experiments.diagnosis.results import RESULTS_FILE
+from hf_critmom.experiments.repair.plan import PLAN
 from hf_critmom.hub import session
 from hf_critmom.hub.cards import with_space_link
 from hf_critmom.hub.error_messages import translate_hub_errors
@@ -21,6 +23,7 @@ from hf_critmom.hub.errors import HubError
 from hf_critmom.hub.files import CARD_FILE
 from hf_critmom.hub.repository import REPO_TYPES, Repository
 from hf_critmom.hub.upload import PushOptions, Upload, prepare_upload
+from hf_critmom.tasks.paths import is_file
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def push_comparison(
     """
     repository.check()
     PushOptions(**options).check(repository)
-    Plan.read(folder)  # before anybody is asked for a token
+    _read_plan(folder)  # before anybody is asked for a token
     if dry_run:
         return prepare_upload(folder, repository, known_secrets=_secrets(token), **options), None
     with session.patient_session():
@@ -93,6 +96,22 @@ def push_comparison(
             note = _link_to_space(hub, linked, repository)
             pushed = replace(pushed, notes=[*pushed.notes, note])
     return upload, pushed
+
+
+def _read_plan(folder: Path) -> Plan:
+    """The plan of a comparison.
+
+    Raises:
+        HubError: If the folder holds another experiment.
+        ComparisonError: If it holds none.
+    """
+    for kind, file in (("an attribution", RESULTS_FILE), ("a repair", PLAN.name)):
+        if is_file(folder / file) and not is_file(folder / PLAN_FILE):
+            raise HubError(
+                f"{folder} holds {kind}, and push brings comparisons: look through the folder, and publish it with hf "
+                "upload REPO_ID DIR."
+            )
+    return Plan.read(folder)
 
 
 def sign_in(token: str | None = None) -> Hub:

@@ -40,6 +40,10 @@ REQUEST_TIMEOUT = 15.0
 """Seconds without a sign of the Hub after which a request has failed; ``HF_CRITMOM_HUB_TIMEOUT`` says otherwise."""
 UPLOAD_TIMEOUT = 60.0
 """The same of requests that carry files: uploads and the commit."""
+WHOLE_REQUEST = 4.0
+"""Times its time limit that a request may take in all, whatever signs of the Hub come; uploads have more."""
+SLOWEST_UPLOAD = 16 * 1024
+"""Bytes per second below which an upload has failed."""
 
 _CONFLICT = "another conflicting operation is in progress"  # upon which create_repo would repeat for ever
 
@@ -110,11 +114,15 @@ class _Sender:
         is_commit = request.method == "POST" and "/commit/" in request.url.path
         is_stream = not isinstance(request.stream, _httpx.ByteStream)  # only its sender can begin it again
         limit = self.upload_timeout if is_commit or is_stream else self.request_timeout
+        size = request.headers.get("Content-Length", "0")
+        in_all = WHOLE_REQUEST * limit + (int(size) if size.isdecimal() else 0) / SLOWEST_UPLOAD
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), limit)
         request.extensions = {**request.extensions, "timeout": timeouts}
         failed = 0
         while True:
-            response, error = self._attempt(request, kwargs)
+            response, error = self._attempt(request, kwargs, in_all)
+            if isinstance(error, _TookTooLong):  # it may still be at it, so that it cannot be made again
+                raise RetriesExhausted from error
             if error is None or is_commit:
                 if response is None:
                     raise error  # type: ignore[misc]
@@ -135,10 +143,10 @@ class _Sender:
             announce_retry(request, error, wait)
             time.sleep(wait)
 
-    def _attempt(self, request: Any, kwargs: dict[str, Any]) -> tuple[Any, Exception | None]:
+    def _attempt(self, request: Any, kwargs: dict[str, Any], in_all: float) -> tuple[Any, Exception | None]:
         """The answer, and what is wrong with it if it is neither yes nor no."""
         try:
-            response = self.send_once(request, **kwargs)
+            response = self._send_within(in_all, request, kwargs)
         except (_httpx.TimeoutException, _httpx.NetworkError, _httpx.RemoteProtocolError) as error:
             return None, error
         is_creation = request.url.path.endswith("/repos/create")
@@ -150,6 +158,36 @@ class _Sender:
         except HfHubHTTPError as error:
             return response, error
         return response, None
+
+    def _send_within(self, seconds: float, request: Any, kwargs: dict[str, Any]) -> Any:
+        """Sends a request from a thread that is left alone after some seconds.
+
+        The client's own limits begin again with each byte, so that a Hub which sends one now and then would hold it.
+
+        Raises:
+            _TookTooLong: If there is no whole answer by then.
+        """
+        answer: list[Any] = []
+        error: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                answer.append(self.send_once(request, **kwargs))
+            except BaseException as caught:
+                error.append(caught)
+
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if thread.is_alive():
+            raise _TookTooLong(f"no whole answer within {seconds:.0f} s", request=request)
+        if error:
+            raise error[0]
+        return answer[0]
+
+
+class _TookTooLong(TimeoutException):  # type: ignore[misc,valid-type]
+    """A request that has not been answered as a whole in the time that it may take in all."""
 
 
 def seconds_to_wait(failed: int, error: Exception) -> float | None:

@@ -28,6 +28,7 @@ from transformers.utils import (
 
 from hf_critmom.errors import root_message
 from hf_critmom.storage.errors import CheckpointError
+from hf_critmom.storage.files import read_text
 
 logger = logging.get_logger(__name__)
 
@@ -153,7 +154,7 @@ def read_trainer_state(checkpoint: Path) -> TrainerState:
     """
     file, match = checkpoint / TRAINER_STATE_NAME, _STEP.fullmatch(checkpoint.name)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         state = TrainerState(**content)
         if not isinstance(content.get("log_history"), list) or type(state.global_step) is not int:
             raise ValueError("it is not the state of a Trainer")
@@ -181,9 +182,20 @@ def set_aside(skipped: list[Path]) -> None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Removes the checkpoints of a run that is finished, those that it passed over among them."""
-    for name in ("checkpoint-*", f"{SET_ASIDE}checkpoint-*"):
-        for checkpoint in folder.glob(name):
-            shutil.rmtree(checkpoint)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    remove_set_aside(folder)
+
+
+def has_set_aside(folder: Path) -> bool:
+    """Whether a folder holds checkpoints that a run has passed over: see `set_aside`."""
+    return any(folder.glob(f"{SET_ASIDE}checkpoint-*"))
+
+
+def remove_set_aside(folder: Path) -> None:
+    """Removes them."""
+    for checkpoint in folder.glob(f"{SET_ASIDE}checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
@@ -217,7 +229,7 @@ def adapter_files(checkpoint: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(read_text(index))["weight_map"].values()))
         files = [index.parent / name for name in names]
     except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{index} cannot be read ({root_message(error)}).") from error

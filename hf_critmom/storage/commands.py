@@ -29,6 +29,7 @@ __all__ = [
     "recorded_path",
     "recorded_value",
     "redact",
+    "secret_arguments",
     "shorten_paths",
 ]
 
@@ -71,6 +72,17 @@ def recorded_arguments(argv: Sequence[str]) -> list[str]:
             recorded.append(flag)
             num_secret = math.inf if flag.endswith("s") else 1.0
     return recorded
+
+
+def secret_arguments(argv: Sequence[str]) -> set[str]:
+    """Values of flags that carry secrets, so that they are not quoted either; shorter ones could be any word."""
+    found = set()
+    for argument, recorded in zip(argv, recorded_arguments(argv), strict=True):
+        if recorded == REDACTED:
+            found.add(argument)
+        elif recorded.endswith(f"={REDACTED}"):
+            found.add(argument.partition("=")[2])
+    return {secret for secret in found if len(secret) >= 6}
 
 
 def recorded_value(value: Any) -> Any:

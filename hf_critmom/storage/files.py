@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError
 
 from hf_critmom.errors import InputError
+from hf_critmom.storage.redaction import find_secrets
 
 try:
     import fcntl
@@ -74,6 +75,25 @@ def _lock(file: BinaryIO) -> bool:
     return fcntl is not None
 
 
+LARGEST_TEXT = 256 * 2**20
+"""Bytes of the largest file of text that is read as a whole; ours are far smaller."""
+
+
+def read_text(file: Path) -> str:
+    """The text of a regular file, UTF-8.
+
+    Raises:
+        OSError: If it cannot be read, or is a device or a pipe, which may never end.
+        ValueError: If it is larger than any such file, or not UTF-8.
+    """
+    size = file.stat().st_size
+    if not file.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(file))
+    if size > LARGEST_TEXT:
+        raise ValueError(f"it has {size:,} bytes, and {LARGEST_TEXT:,} at most are read")
+    return file.read_text(encoding="utf-8")
+
+
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, completely or not at all."""
     with atomic_write(file) as partial:
@@ -104,8 +124,7 @@ def create_or_open_folder(folder: Path, kind: str, plan_file: str, error: type[I
     Raises:
         InputError: Of the type given, if it holds other files, or cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise error(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
+    check_folder_name(folder, error)
     if not write:
         return
     try:
@@ -120,6 +139,26 @@ def create_or_open_folder(folder: Path, kind: str, plan_file: str, error: type[I
         raise error(
             f"{folder} cannot be written ({problem.strerror}): choose an --output_dir where you may write."
         ) from None
+
+
+def check_folder_name(folder: Path, error: type[InputError]) -> None:
+    """Refuses an output folder that cannot be one, before any work: a file, a link that leads nowhere, too long a name.
+
+    Raises:
+        InputError: Of the type given.
+    """
+    kinds = find_secrets(folder.name, names=False)
+    if kinds and not re.search("[0-9a-f]{40}", folder.name):  # which may be a commit
+        raise error(f"--output_dir holds what looks like {' and '.join(kinds)}: choose another name.")
+    try:
+        folder.resolve()
+        if folder.exists() and not folder.is_dir():
+            raise error(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
+        if folder.is_symlink() and not folder.exists():
+            raise OSError(errno.ENOENT, "the link leads nowhere")
+    except (OSError, RuntimeError) as problem:  # links that lead in a circle
+        why = getattr(problem, "strerror", None) or str(problem)
+        raise error(f"{folder} cannot be a folder ({why}): choose another --output_dir.") from None
 
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -159,11 +198,11 @@ def why_unwritable(folder: Path, error: BaseException) -> str:
         folder: The folder that was written to.
         error: The error.
     """
-    if not folder.is_dir():
-        return "it was removed"
     for number in _UNWRITABLE:
         if getattr(error, "errno", None) == number or f"(os error {number})" in str(error):
             return os.strerror(number)
+    if not folder.is_dir():
+        return "it was removed"
     if isinstance(error, RuntimeError):
         try:
             with tempfile.TemporaryFile(dir=folder) as tried:

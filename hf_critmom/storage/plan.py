@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.errors import InputError, root_message
-from hf_critmom.storage.files import create_or_open_folder, remove_partial_files, write_json
+from hf_critmom.storage.files import create_or_open_folder, read_text, remove_partial_files, write_json
 from hf_critmom.storage.locks import locked
 
 Reconcile = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -43,7 +43,7 @@ class PlanFile:
         """
         file = folder / self.name
         try:
-            plan = json.loads(file.read_text(encoding="utf-8"))
+            plan = json.loads(read_text(file))
             if not isinstance(plan, dict):
                 raise ValueError("it is not a JSON object")
         except (FileNotFoundError, NotADirectoryError):

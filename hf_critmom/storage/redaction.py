@@ -86,7 +86,7 @@ SECRET_KINDS: tuple[SecretKind, ...] = (
 """Secrets by their form; a new kind is a line."""
 
 
-def redact(text: str, *, known: Collection[str] = ()) -> str:
+def redact(text: str, *, known: Collection[str] = (), sentence: bool = False) -> str:
     r"""A text with `REDACTED` in the place of everything that looks like a secret.
 
     Example:
@@ -97,12 +97,19 @@ def redact(text: str, *, known: Collection[str] = ()) -> str:
         text: The text.
         known: Secrets that are known as such; those of the environment (``HF_TOKEN``, ``WANDB_API_KEY``, ...) are
             looked for anyway.
+        sentence: Whether the text is a sentence, in which a name such as ``--token`` has words after it, not a value,
+            unless an equals sign joins them.
     """
     for secret in sorted({*known, *environment_secrets()}, key=len, reverse=True):
         text = text.replace(secret, REDACTED)
     for kind in SECRET_KINDS:
         text = kind.pattern.sub(kind.redacted, text)
-    return _ASSIGNMENT.sub(lambda match: _redacted(match) if _assigns_secret(match) else match[0], text)
+
+    def replaced(match: re.Match[str]) -> str:
+        is_value = not sentence or "=" in match["between"] or re.search(r"[\"']\s*:", match["between"]) is not None
+        return _redacted(match) if is_value and _assigns_secret(match) else match[0]
+
+    return _ASSIGNMENT.sub(replaced, text)
 
 
 def find_secrets(text: str, *, known: Collection[str] = (), names: bool = True) -> list[str]:

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from hf_critmom.storage.files import read_text
+
 Record = TypeVar("Record")
 
 
@@ -28,7 +30,7 @@ def read_json(file: Path) -> dict[str, Any]:
         RecordError: If it does not hold a JSON object, or one with NaN or infinity.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(read_text(file), parse_constant=_refuse_constant)
     except RecordError:
         raise
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 
 from hf_critmom.errors import root_message
 from hf_critmom.tasks.errors import TaskError
@@ -110,6 +111,8 @@ def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Ma
         builder = datasets.load_dataset_builder(path, config, **options)
         if builder.info.builder_name == "text":
             builder = datasets.load_dataset_builder(path, config, sample_by="document", **options)
+        if builder.info.builder_name == "json":
+            _refuse_null_rows(_data_files(builder))
         builder.download_and_prepare()
         return builder, builder.as_dataset(in_memory=mirrored)
     except Exception as error:  # it raises whatever its readers raise; the sentence keeps what it was
@@ -118,6 +121,21 @@ def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Ma
             f"No {what} could be loaded from {name!r} ({reason}): expected a known task, a folder that "
             "datasets.load_dataset reads, or the name of a dataset on the Hub."
         ) from error
+
+
+def _refuse_null_rows(files: Iterable[str]) -> None:
+    """Refuses tables of JSON with a row that is null: Arrow's reader crashes where a block holds nothing else.
+
+    Raises:
+        TaskError: If there is one.
+    """
+    for file in files:
+        if not is_file(file):  # on the Hub
+            continue
+        with fsspec.open(file, "rb", compression="infer") as rows:
+            for number, row in enumerate(rows):
+                if row.strip(b" \t\r\n\xef\xbb\xbf").startswith(b"null"):
+                    raise TaskError(f"row {number} of {Path(file).name} is null: expected an object of columns")
 
 
 def _saved_to_disk(path: str) -> Mapping[str, Any]:

@@ -159,8 +159,8 @@ def load_task(request: DataArguments, model: ModelArguments | None = None) -> Ta
     for flag, value in [*vars(request).items(), *vars(model).items()]:
         if value == "":
             raise TaskError(f"--{flag} is empty: give a value, or leave it out.")
-    if request.split_seed < 0:
-        raise TaskError(f"--split_seed must not be negative, got {request.split_seed}.")
+    if not 0 <= request.split_seed < 2**32:
+        raise TaskError(f"--split_seed must be between 0 and {2**32 - 1}, got {request.split_seed}.")
     metric = request.metric or spec.kind.metrics[0]
     if metric not in spec.kind.metrics:
         raise TaskError(f"--metric {metric} is not measured on this task: choose {' or '.join(spec.kind.metrics)}.")

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hf_critmom.storage.commands import recorded_value
+from hf_critmom.storage.files import check_folder_name
+from hf_critmom.tasks.arguments import DataArguments
+from hf_critmom.tasks.errors import TaskError
+from hf_critmom.tasks.paths import is_file, is_folder
 from hf_critmom.tasks.registry import TASKS
 
 Arguments = TypeVar("Arguments")
@@ -61,11 +65,30 @@ def restore_arguments(arguments_type: type[Arguments], stored: Mapping[str, Any]
     )
 
 
+def check_output_folder(folder: Path, data: DataArguments) -> None:
+    """Refuses an output folder that cannot be one, or lies in a folder of data, of which its files would become a part.
+
+    Raises:
+        TaskError: If it is such a one.
+    """
+    check_folder_name(folder, TaskError)
+    for part in fields(data):
+        value = getattr(data, part.name)
+        if not _is_local(part.name, value) or not Path(value).expanduser().is_dir():
+            continue
+        if folder.expanduser().resolve().is_relative_to(Path(value).expanduser().resolve()):
+            raise TaskError(
+                f"--output_dir {folder} lies in the data of --{part.name} {value}, of which its figures and tables "
+                "would become a part: choose a folder outside."
+            )
+
+
 def _is_local(name: str, value: Any, folder: Path = Path()) -> bool:
     """Whether a flag's value is a file or folder."""
     if not isinstance(value, str) or not (name in _MAY_BE_PATHS or name.endswith(("_dir", "_file"))):
         return False
-    return value not in TASKS and (folder / Path(value).expanduser()).exists()
+    path = folder / Path(value).expanduser()
+    return value not in TASKS and (is_folder(path) or is_file(path))
 
 
 def _relative(path: str, folder: Path) -> str:

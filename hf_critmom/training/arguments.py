@@ -53,8 +53,9 @@ class CommandTrainingArguments(TrainingArguments):
         self.disable_tqdm = True  # the commands show their own progress
         self.restore_callback_states_from_checkpoint = True
         self.hub_token = None  # nothing here pushes, and training_args.bin would keep it
-        run_name: str | None = getattr(self, "run_name", None)
-        self.run_name = None if run_name is None else redact(run_name)  # trackers show it
+        for name, value in list(vars(self).items()):  # trackers show them, and training_args.bin keeps them
+            if type(value) is str and name != "output_dir":
+                setattr(self, name, redact(value))
 
 
 def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers.training_args import OptimizerNames
 
 from hf_critmom.errors import InputError
 from hf_critmom.optim import OPTIMIZERS
+from hf_critmom.storage.files import read_text
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Json:
         if not isinstance(value, str):
             return True
         try:
-            text = Path(value).read_text(encoding="utf-8") if self.file and not value.startswith("{") else value
+            text = read_text(Path(value)) if self.file and not value.startswith("{") else value
             return isinstance(json.loads(text), dict)
         except (OSError, ValueError, RecursionError):
             return False
@@ -166,6 +167,8 @@ MANY = 1_000_000
 COUNT = Number("at least 1", least=1, most=MANY)
 SIZE = Number("at least 0", least=0, most=MANY)
 POSITIVE = Number("positive and finite", above=0.0)
+RATE = Number(f"positive and at most {MANY:,}", above=0.0, most=MANY)
+DECAY = Number(f"at least 0 and at most {MANY:,}", least=0.0, most=MANY)
 STEPS = Number("a positive whole number, or a share of all steps below 1", above=0.0, whole_from=1.0)
 NOT_NEGATIVE = Number("finite and not negative", least=0.0)
 SHARE = Number("at least 0 and below 1", least=0.0, below=1.0)
@@ -191,7 +194,7 @@ FLAGS: dict[str, Treatment] = {
     "per_device_train_batch_size": Used(COUNT),
     "num_train_epochs": Used(Number(f"positive and at most {MANY:,}", above=0.0, most=MANY)),
     "max_steps": Used(Number("at least 1, or -1 for none", least=1, most=1000 * MANY, none=-1)),
-    "learning_rate": Used(POSITIVE),
+    "learning_rate": Used(RATE),
     "lr_scheduler_type": Used(Member(SchedulerType)),
     "lr_scheduler_kwargs": Used(Json()),
     "warmup_steps": Used(
@@ -199,7 +202,7 @@ FLAGS: dict[str, Treatment] = {
     ),
     "optim": Used(Member(OptimizerNames), recorded=False),
     "optim_args": Used(recorded=False),
-    "weight_decay": Used(NOT_NEGATIVE),
+    "weight_decay": Used(DECAY),
     "adam_beta1": Used(SHARE),
     "adam_beta2": Used(SHARE),
     "adam_epsilon": Used(POSITIVE),

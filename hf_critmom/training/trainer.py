@@ -16,12 +16,14 @@ from hf_critmom.storage.checkpoints import (
     CheckpointError,
     check_checkpoint,
     check_random_states,
+    has_set_aside,
     last_complete_checkpoint,
     read_torch_file,
     read_trainer_state,
     set_aside,
 )
 from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, give_curvature_callback, is_training_record
+from hf_critmom.training.callbacks.set_aside import RemoveSetAside
 from hf_critmom.training.cards import mend_model_card
 from hf_critmom.training.weights import check_adapters, restore_weights, weights_for
 from hf_critmom.upstream import trainer_loading
@@ -130,6 +132,8 @@ class CritMomTrainer(Trainer):
             self._check_checkpoint(Path(resume_from_checkpoint))
         if self.is_world_process_zero():
             set_aside(self._passed_over)
+            if has_set_aside(Path(str(self.args.output_dir))):
+                self.add_callback(RemoveSetAside())
         self._passed_over = []
         if resume_from_checkpoint or self.args.load_best_model_at_end:
             trainer_loading()

@@ -149,7 +149,7 @@ def test_an_arm_may_be_named_once(refused: Refused) -> None:
 @pytest.mark.parametrize("rate", ["0", "-0.1", "nan", "inf"])
 def test_a_learning_rate_must_be_positive_and_finite(refused: Refused, rate: str) -> None:
     sentence = refused("compare", "--learning_rate", rate, *TINY)
-    assert "--learning_rate must be positive and finite" in sentence and str(float(rate)) in sentence
+    assert "--learning_rate must be positive and at most 1,000,000" in sentence and str(float(rate)) in sentence
 
 
 @pytest.mark.parametrize("target", ["0", "1.5", "-1", "nan", "90"])

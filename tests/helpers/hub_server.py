@@ -108,6 +108,7 @@ class Fault:
     content: bytes | None = None
     hangs: bool = False
     truncates: bool = False
+    drips: bool = False
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -172,8 +173,8 @@ class HubServer(ThreadingHTTPServer):
             words: What the answer says.
             times: How many requests.
             after: Do what is asked first, so that only the answer is lost.
-            others: ``content``: bytes to answer with; ``hangs``: never answer; ``truncates``: break off within the
-                answer; ``headers`` of the answer.
+            others: ``content``: bytes to answer with; ``hangs``: never answer; ``drips``: answer for ever, byte
+                after byte; ``truncates``: break off within the answer; ``headers`` of the answer.
         """
         self.faults.append(Fault(method, pattern, status, words, times, after, **others))
 
@@ -196,18 +197,6 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *words: Any) -> None:
         pass
 
-    def do_GET(self) -> None:
-        self.respond()
-
-    def do_HEAD(self) -> None:
-        self.respond()
-
-    def do_POST(self) -> None:
-        self.respond()
-
-    def do_PUT(self) -> None:
-        self.respond()
-
     def respond(self) -> None:
         parts = urlsplit(self.path)
         path = unquote(parts.path)
@@ -224,6 +213,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.body = self.rfile.read(length)
+        if fault is not None and fault.drips:
+            self.drip()
+            return
         try:
             if fault is not None and not fault.after:
                 self.truncates = fault.truncates
@@ -240,6 +232,17 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 self.send(refusal(fault.status, fault.words) if lost else answer)
+
+    do_GET = do_HEAD = do_POST = do_PUT = respond
+
+    def drip(self) -> None:
+        """Sends headers at once, and then a byte now and then until the client hangs up."""
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        while not self.server.closing.wait(0.1):
+            self.wfile.write(b" ")
 
     def due_fault(self, path: str) -> Fault | None:
         with self.server.lock:

@@ -33,6 +33,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "an hour to wait": {"status": 429, "headers": {"Retry-After": "3600"}},
     "cut connection": {"status": None},
     "no answer": {"status": None, "hangs": True},
+    "byte after byte": {"status": None, "drips": True},
     "truncated": {"status": 200, "content": b'{"a": ', "truncates": True},
     "a page": {"status": 200, "content": b"<html>Welcome to the airport</html>"},
     "a list": {"status": 200, "content": b"[]"},

@@ -1,6 +1,7 @@
 """Claims about files of text: tables are read as tables or refused, and held-out text is not trained on."""
 
 import csv
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,11 @@ def test_splits_of_text_know_their_content(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="share 5 examples"):
         check_disjoint({"train": task.train, "test": task.train.take(np.arange(5))})
     check_disjoint(load_task(DataArguments(task="text")).splits)
+
+
+@pytest.mark.parametrize("content", ["null", " null\nnull", '{"text": "words"}\nnull\n'])
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl.gz"])
+def test_a_row_that_is_null_is_refused_before_a_reader_that_it_crashes(tmp_path: Path, name: str, content: str) -> None:
+    data = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert f"of {name} is null: expected an object of columns" in error_of(dataset_name=tmp_path)

@@ -1,6 +1,5 @@
 """Flags of a comparison, beside those of the data, the model and training."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -15,6 +14,7 @@ from hf_critmom.training.arguments import CommandTrainingArguments
 DEFAULT_ARMS = ("constant", "matched", "critmom", "hybrid")
 DEFAULT_SEEDS, FIRST_LOOK, DEFAULT_MAX_SEEDS = 5, 3, 10
 LARGEST_NUMBER_OF_SEEDS = 1000
+LARGEST_FACTOR = 1e6
 DEFAULT_MARGIN = 0.1
 LARGEST_EVALUATIONS_PER_EPOCH = 1000
 CADENCE_FLAGS = frozenset({"eval_strategy", "eval_steps", "evaluations_per_epoch"})
@@ -118,8 +118,10 @@ class ComparisonArguments:
             ("weight_decay_grid", self.weight_decay_grid, "not negative"),
         ):
             for factor in factors or ():
-                if not (math.isfinite(factor) and (factor > 0.0 or (factor == 0.0 and least == "not negative"))):
-                    raise ComparisonError(f"--{flag} takes factors that are finite and {least}, got {factor:g}.")
+                if not (0.0 <= factor <= LARGEST_FACTOR and (factor > 0.0 or least == "not negative")):
+                    raise ComparisonError(
+                        f"--{flag} takes factors that are {least} and at most {LARGEST_FACTOR:,.0f}, got {factor:g}."
+                    )
             _check_folders(flag, factors or ())
         for flag, most in (
             ("num_seeds", LARGEST_NUMBER_OF_SEEDS),

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import json
-import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from hf_critmom.experiments.comparison.arms import (
     BASELINES,
     COLOR,
     EARLY_ARMS,
+    LARGEST_RATE,
     LEAST_LEARNING_RATE,
     TUNED_SUFFIX,
     Arm,
@@ -36,6 +36,7 @@ from hf_critmom.experiments.comparison.foreign import (
 from hf_critmom.experiments.comparison.schedules import SCHEDULES
 from hf_critmom.optim.damped import CriticallyDamped
 from hf_critmom.optim.factory import OPTIMIZERS
+from hf_critmom.storage.files import read_text
 
 SPARE_COLORS = ("#000000", "#F0E442", "#88CCEE", "#AA7733", "#DDCC77", "#777777", "#5B8C5A", "#FF7F50", "#6A5ACD")
 """Colours of arms that are not in the table, one after another."""
@@ -90,7 +91,8 @@ def _arm(text: str, known: Mapping[str, Arm], stored: Mapping[str, Arm], color: 
     color = stored[described.name].color if described.name in stored else color
     return _made(
         text,
-        Arm(described.name, described.source),
+        Arm("other", described.source),
+        name=described.name,
         options=options,
         schedule=described.schedule or schedule,
         learning_rate=learning_rate if described.learning_rate is None else described.learning_rate,
@@ -112,7 +114,8 @@ def _variant(text: str, described: DescribedArm, known: Mapping[str, Arm], color
     options = {**base.options, **json.loads(json.dumps(dict(described.options), default=str))}
     return _made(
         text,
-        dataclasses.replace(base, name=name),
+        base,
+        name=name,
         options=options,
         schedule=described.schedule or base.schedule,
         learning_rate=base.learning_rate if described.learning_rate is None else described.learning_rate,
@@ -177,7 +180,7 @@ def read_arms(file: Path) -> dict[str, Arm]:
         ComparisonError: If the file cannot be read, or an arm in it cannot be made.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         content = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ComparisonError(
@@ -190,8 +193,8 @@ def read_arms(file: Path) -> dict[str, Arm]:
     for number, (name, values) in enumerate(content.items()):
         try:
             arms[name] = _arm_from_file(name, values, SPARE_COLORS[number % len(SPARE_COLORS)])
-        except InputError as error:
-            raise ComparisonError(f"The arm {name!r} in {file} cannot be made: {error}") from None
+        except ValueError as error:
+            raise ComparisonError(f"The arm {name!r} in {file} cannot be made: {str(error).rstrip('.')}.") from None
     return arms
 
 
@@ -215,8 +218,10 @@ def _arm_from_file(name: str, values: Any, color: str) -> Arm:
         raise ComparisonError(f"unknown schedule {values['schedule']!r}: choose among {', '.join(SCHEDULES)}.")
     for key, least in (("learning_rate", LEAST_LEARNING_RATE), ("weight_decay", 0.0)):
         value = values.get(key, 1.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (least <= value < math.inf):
-            raise ComparisonError(f"{key} must be a finite number, {'above' if least else 'at least'} 0: {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= LARGEST_RATE:
+            raise ComparisonError(
+                f"{key} must be a number {'above' if least else 'from'} 0 to {LARGEST_RATE:,.0f}: {value!r}."
+            )
     if not isinstance(options, dict) or {"lr", "weight_decay"} & options.keys():
         raise ComparisonError("options must be a table without lr and weight_decay, which stand beside it.")
     shown = {"color": color, "help": f"{optimizer}, from a file of arms"}

@@ -5,7 +5,7 @@
 
 import dataclasses
 import importlib.util
-import math
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,10 +18,11 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.foreign import ARM_NAME, foreign_optimizer, is_foreign
 from hf_critmom.experiments.comparison.schedules import SCHEDULES
 from hf_critmom.optim.factory import named_optimizer
+from hf_critmom.storage.redaction import find_secrets
 
 TUNED_SUFFIX = "_tuned"
 COLOR = "#[0-9A-Fa-f]{6}"
-LEAST_LEARNING_RATE = 1e-300
+LEAST_LEARNING_RATE, LARGEST_RATE = 1e-300, 1e6
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,18 @@ class Arm:
     def __post_init__(self) -> None:
         if not re.fullmatch(ARM_NAME, self.name):
             raise ValueError(f"{self.name!r} cannot name an arm")
+        if kinds := find_secrets(json.dumps(dataclasses.asdict(self), default=str)):
+            raise ValueError(f"it holds what looks like {' and '.join(kinds)}, which records would keep")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule is {self.schedule!r} instead of one of {', '.join(SCHEDULES)}")
         if not re.fullmatch(COLOR, self.color):
             raise ValueError(f"color is {self.color!r} instead of one such as #0072B2")
         for name, least in (("learning_rate", LEAST_LEARNING_RATE), ("weight_decay", 0.0)):
             value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"{name} is {value:g} instead of a finite number {'above' if least else 'from'} 0")
+            if value is not None and not least <= value <= LARGEST_RATE:
+                raise ValueError(
+                    f"{name} is {value:g} instead of a number {'above' if least else 'from'} 0 to {LARGEST_RATE:,.0f}"
+                )
 
     def optimizer_cls_and_kwargs(self, lr: float) -> tuple[Any, dict[str, Any]]:
         """What the Trainer builds this arm's optimizer from, at a learning rate.

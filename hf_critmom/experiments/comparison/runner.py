@@ -46,6 +46,7 @@ from hf_critmom.storage.locks import locked, try_lock
 from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.workers import check_workers, usable_cores
 from hf_critmom.tasks import build_model, check_model, load_task
+from hf_critmom.tasks.stored_arguments import check_output_folder
 
 
 def run_comparison(request: ComparisonRequest) -> Path:
@@ -68,6 +69,7 @@ def run_comparison(request: ComparisonRequest) -> Path:
     folder = Path(str(request.training.output_dir))
     PartialState()
     torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
+    check_output_folder(folder, request.data)
     stored = _stored_plan(folder)
     request = with_stored_cadence(request, stored)
     threads, workers = settle_threads(request, stored), _settle_workers(request)

@@ -68,8 +68,8 @@ class AttributionArguments:
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise DiagnosisError(f"--{flag} must be at least 1, got {value}.")
-        if self.seed < 0:
-            raise DiagnosisError(f"--seed must not be negative, got {self.seed}.")
+        if not 0 <= self.seed < 2**32:
+            raise DiagnosisError(f"--seed must be between 0 and {2**32 - 1}, got {self.seed}.")
         if self.check_labels and self.split == "train":
             raise DiagnosisError(
                 "--check_labels looks at examples that the network was not trained on, so --split train has none: "

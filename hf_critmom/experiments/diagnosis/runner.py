@@ -27,6 +27,7 @@ from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS
 from hf_critmom.tasks import ImageTask, Task, corrupt, load_checkpoint, load_task_of, parse_corruption
 from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.tasks.provenance import check_trained_on
+from hf_critmom.tasks.stored_arguments import check_output_folder
 from hf_critmom.training.history import read_history
 
 
@@ -46,6 +47,7 @@ def run_attribution(request: AttributionRequest) -> Path:
         TaskError: If the data or a checkpoint cannot be used.
     """
     args = request.attribution
+    check_output_folder(Path(str(args.output_dir)), request.data)
     accelerator = Accelerator(cpu=args.use_cpu or not torch.accelerator.is_available())
     corruption, severities = (None, (0,)) if args.corruption is None else parse_corruption(args.corruption)
     if len(severities) > 1:

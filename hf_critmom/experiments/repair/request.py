@@ -12,6 +12,7 @@ from hf_critmom.experiments.repair.scan import logged_training, training_seconds
 from hf_critmom.storage.commands import recorded_path
 from hf_critmom.tasks import CheckpointArguments, DataArguments, load_checkpoint, load_task_of
 from hf_critmom.tasks.provenance import TrainedOn, check_trained_on
+from hf_critmom.tasks.stored_arguments import check_output_folder
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repai
         TaskError: If the data or the checkpoint cannot be used, or the checkpoint was trained on other data.
     """
     checkpoint, folder = request.checkpoint, Path(request.checkpoint)
+    check_output_folder(Path(str(request.training.output_dir)), request.data)
     model, task = load_checkpoint(checkpoint, load_task_of(checkpoint, request.data, request.loading), request.loading)
     check_trained_on(checkpoint, request.trained_on, task, "test")
     return repair_layers(

@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_critmom.damping import damping_ratio, damping_regime
 from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.storage.files import read_text
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.typed import read_json
 
@@ -151,7 +152,7 @@ def training_seconds(checkpoint: Path) -> float | None:
 
 def _read(file: Path, key: str, missing: Any = None) -> Any:
     try:
-        content = json.loads(file.read_text(encoding="utf-8")) if key == "log_history" else read_json(file)
+        content = json.loads(read_text(file)) if key == "log_history" else read_json(file)
         return content[key] if missing is None else content.get(key, missing)
     except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise _no_log(file, f"{key} is missing" if isinstance(error, KeyError) else str(error)) from None

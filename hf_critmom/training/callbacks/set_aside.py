@@ -1,0 +1,16 @@
+"""Removes the checkpoints that a continued run has passed over, once they are of no use to anybody."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_critmom.storage.checkpoints import remove_set_aside
+
+
+class RemoveSetAside(TrainerCallback):
+    """Removes checkpoints that were set aside as incomplete when the run has written a better one."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            remove_set_aside(Path(str(args.output_dir)))
