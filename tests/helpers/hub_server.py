@@ -167,10 +167,8 @@ class HubServer(ThreadingHTTPServer):
         """Makes requests fail: with a status, or, if that is None, by dropping the connection half-way.
 
         Args:
-            method: Of the request.
-            pattern: Found in its path.
-            status: Status of the answer; None: none.
-            words: What the answer says.
+            method: Of the request, with ``pattern`` in its path.
+            status: Status of the answer, which says ``words``; None: none.
             times: How many requests.
             after: Do what is asked first, so that only the answer is lost.
             others: ``content``: bytes to answer with; ``hangs``: never answer; ``drips``: answer for ever, byte
@@ -227,20 +225,19 @@ class Handler(BaseHTTPRequestHandler):
                 self.route(path)
             raise refusal(404, f"No such page: {path}")
         except Answer as answer:
-            lost = fault is not None and fault.after
-            if lost and fault.status is None:
+            if fault is None or not fault.after:
+                self.send(answer)
+            elif fault.status is None:
                 self.close_connection = True
             else:
-                self.send(refusal(fault.status, fault.words) if lost else answer)
+                self.send(refusal(fault.status, fault.words))
 
     do_GET = do_HEAD = do_POST = do_PUT = respond
 
     def drip(self) -> None:
         """Sends headers at once, and then a byte now and then until the client hangs up."""
         self.close_connection = True
-        self.send_response(200)
-        self.send_header("Content-Length", "1000000")
-        self.end_headers()
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
         while not self.server.closing.wait(0.1):
             self.wfile.write(b" ")
 
