@@ -78,8 +78,8 @@ class Source:
 
 SOURCES = (
     Source("CIFAR-10", "cifar10-resnet18-w16-15epochs", (0.75, 0.8, 0.85)),
-    Source("digits", "digits-resnet18-w16", (0.9, 0.95, 0.98)),
-    Source("digits to 0.95", "digits-resnet18-w16", (0.9, 0.95)),
+    Source("digits", "digits-resnet18-w16", (0.9, 0.95)),
+    Source("digits to 0.98", "digits-resnet18-w16", (0.9, 0.95, 0.98)),
 )
 
 
@@ -415,7 +415,7 @@ def _rows(values: np.ndarray, density: int) -> Iterator[dict[str, object]]:
 class SimulationArguments:
     """What is simulated."""
 
-    comparisons: int = 5000
+    comparisons: int = 20_000
     """Synthetic comparisons in each cell."""
     seed: int = 0
     """Seed of the random numbers."""

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.descriptions import budget_title, counted, training_in_words
 from hf_critmom.experiments.comparison.findings import BudgetFindings, Findings
+from hf_critmom.experiments.comparison.history import history_in_words
 from hf_critmom.experiments.comparison.momentum import HEADER
 from hf_critmom.experiments.comparison.plan import Trial
 from hf_critmom.experiments.comparison.report_tables import choice_row, drift_rows, relative_rows, table_rows
@@ -80,6 +81,8 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
             name: [f"{factor:g}" for factor in getattr(plan.tuning, name, ())]
             for name in ("learning_rate", "weight_decay")
         },
+        history=history_in_words(plan),
+        outlook=found.outlook,
         choices=[choice_row(choice, results, metric.name) for choice in results.choices],
         finished=sum(run in results.runs for run in asked),
         asked=len(asked),
@@ -104,6 +107,8 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
         "drift": drift_rows(analysis.drift, analysis.baseline),
         "drift_examples": f"{0 if analysis.drift is None else analysis.drift.examples:,}",
         "baseline": analysis.baseline,
+        "steps": found.steps.table(),
+        "caveat": found.steps.caveat(name="`{}`".format),
         "curvature": found.curvature,
         "figures": _captions(figures, analysis),
     }

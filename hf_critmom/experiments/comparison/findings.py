@@ -9,7 +9,9 @@ from hf_critmom.experiments.comparison.analyses import analyse_budget
 from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.drift_statistics import read_drift
+from hf_critmom.experiments.comparison.fairness import StepComparison, compare_steps
 from hf_critmom.experiments.comparison.momentum import CurvatureSummary, summarise_curvature
+from hf_critmom.experiments.comparison.outlook import Outlook, outlook
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import Results, read_results
@@ -23,12 +25,14 @@ class BudgetFindings:
     Attributes:
         analysis: The analysis.
         curvature: What was measured of curvature and gradient noise, if anything was.
+        steps: What the steps of the arms are like beside one another.
         runs: Results of the runs of this budget.
         arms: The arms that have results at this budget, in order.
     """
 
     analysis: Analysis
     curvature: CurvatureSummary | None
+    steps: StepComparison
     runs: tuple[RunResult, ...]
     arms: dict[str, Arm]
 
@@ -55,6 +59,11 @@ class Findings:
     def finished(self) -> int:
         """How many of the planned runs are finished."""
         return sum(run in self.results.runs for run in self.plan.runs())
+
+    @property
+    def outlook(self) -> Outlook | None:
+        """What would probably decide the claims that are open."""
+        return outlook(self.plan, [verdict for one in self.budgets for verdict in one.analysis.verdicts])
 
 
 def read_findings(folder: Path) -> Findings:
@@ -91,4 +100,6 @@ def _at_budget(plan: Plan, results: Results, arms: dict[str, Arm], analysis: Ana
     runs = tuple(result for run, result in results.runs.items() if run.epochs == analysis.budget)
     batch_size = plan.training.get("total_train_batch_size")
     curvature = summarise_curvature(runs, analysis.arms, analysis.baseline, batch_size)
-    return BudgetFindings(analysis, curvature, runs, {name: arms[name] for name in analysis.arms})
+    present = {name: arms[name] for name in analysis.arms}
+    steps = compare_steps(runs, present, analysis.baseline, float(plan.training_argument("max_grad_norm")))
+    return BudgetFindings(analysis, curvature, steps, runs, present)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hf_critmom.experiments.comparison.descriptions import counted, training_in_words
 from hf_critmom.experiments.comparison.findings import Findings
+from hf_critmom.experiments.comparison.history import history_in_words
 from hf_critmom.experiments.comparison.page_sections import headlines, sections_of
 from hf_critmom.reporting.page import Headline, Section, write_page
 
@@ -24,7 +25,7 @@ def write_comparison_page(folder: Path, found: Findings) -> None:
         # The controls of the first budget set the charts of all.
         sections += shown if place == 0 else [replace(section, controls=()) for section in shown]
     missing = len(plan.runs()) - found.finished
-    what = [f"{name}: {arm.help}." for name, arm in found.arms.items()]
+    what = [*(f"{name}: {arm.help}." for name, arm in found.arms.items()), *history_in_words(plan)]
     how = "Made by hf-critmom compare. How it was measured stands in README.md beside this page; the command:"
     budget = found.budgets[0].analysis.budget
     write_page(
@@ -35,5 +36,11 @@ def write_comparison_page(folder: Path, found: Findings) -> None:
         if missing
         else "",
         headlines=said,
-        sections=[*sections, Section("What was compared", paragraphs=[*what, how], code=plan.command)],
+        sections=[*sections, *_more(found), Section("What was compared", paragraphs=[*what, how], code=plan.command)],
     )
+
+
+def _more(found: Findings) -> list[Section]:
+    """What would probably decide the open claims, if that can be told."""
+    more = found.outlook
+    return [] if more is None else [Section("What would decide it", paragraphs=[more.sentence], code=more.command)]

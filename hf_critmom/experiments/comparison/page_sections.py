@@ -44,6 +44,7 @@ def sections_of(found: BudgetFindings, table: pd.DataFrame) -> list[Section]:
         claims_section(analysis, arms),
         reach_section(analysis, arms, results),
         damping_section(analysis, runs, arms),
+        steps_section(found),
         curvature_section(analysis, runs, arms, found.curvature),
         drift_section(analysis, arms, drift),
     ]
@@ -229,6 +230,16 @@ def damping_section(analysis: Analysis, runs: Sequence[RunResult], arms: Mapping
     )
     description = "Learning rate, momentum and damping ratio over optimizer steps, of each arm's first seed"
     return Section("Schedules", charts=[_chart(f"schedules{_suffix(analysis)}", description, chart)])
+
+
+def steps_section(found: BudgetFindings) -> Section | None:
+    """What the steps of the arms are like beside one another; None where nothing is known of them, or there is one."""
+    table = found.steps.table()
+    if not table or len(found.arms) < 2:
+        return None
+    caveat = found.steps.caveat()
+    told = [f"{caveat} At the same learning rate and weight decay a difference can come from either alone."]
+    return Section("Size of the steps", paragraphs=told if caveat else [], tables=[replace(table, title="")])
 
 
 def curvature_section(

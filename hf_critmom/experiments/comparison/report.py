@@ -1,6 +1,7 @@
 """The report of a comparison: tables for the terminal, figures, a card, a page, and the same as JSON."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,10 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
     plan = found.plan
     claims = [claim for budget in found.budgets for claim in _claims(budget)]
     said = {"task": plan.task.name, "metric": plan.task.metric, "runs": len(plan.runs()), "finished": found.finished}
-    return dict(finite({**said, "command": plan.command, "claims": claims}))
+    more = found.outlook
+    decides = None if more is None else asdict(more)
+    steps = [{"budget": budget.analysis.budget, **asdict(one)} for budget in found.budgets for one in budget.steps.arms]
+    return dict(finite({**said, "command": plan.command, "claims": claims, "would_decide": decides, "steps": steps}))
 
 
 def figures_of(found: BudgetFindings) -> dict[str, Figure]:

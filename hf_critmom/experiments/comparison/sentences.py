@@ -17,6 +17,7 @@ from hf_critmom.experiments.comparison.verdict import (
 from hf_critmom.reporting.intervals import Interval
 
 Name = Callable[[str], str]
+_MOST_DIGITS = 6  # what would need more is rounding
 
 
 def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
@@ -44,9 +45,9 @@ def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
     }[verdict.word]
     to = f" to {one.targets[-1]:.4g}" if verdict.claim.highest_only and one.targets else ""
     ends = ending(one.ending)
-    if ends and verdict.word == NO_DIFFERENCE:
+    if ends and verdict.word in (NO_DIFFERENCE, NOT_DECIDED):  # whose grammatical subject is both
         ends = f"{arm} {ends}"
-    return f"{opening}: {_ratio(one, to)}{_outlook(verdict)}" + (f", and {ends}" if ends else "")
+    return f"{opening}: {_ratio(one, to)}{f', and {ends}' if ends else ''}{_outlook(verdict)}"
 
 
 def ending(difference: Interval) -> str:
@@ -116,7 +117,7 @@ def restrictions(one: Headline, *, name: Name = str) -> list[str]:
         (one.at_once, "every run was at when it was first evaluated"),
     ):
         if targets and one.ratio.n:
-            found.append(f"Left out: {_listed([f'{target:.4g}' for target in targets])}, which {why}.")
+            found.append(f"Left out: {listed([f'{target:.4g}' for target in targets])}, which {why}.")
     if not one.paired and one.ratio.n:
         found.append("The seeds of the two are not paired, so their means are compared (Welch's t interval).")
     return found
@@ -168,7 +169,7 @@ def _first(verdict: Verdict, name: Name) -> str:
     known = [one for one in others if not math.isnan(one.ratio.estimate)]
     to = f" to reach {known[0].targets[-1]:.4g}" if verdict.claim.highest_only and known else ""
     if verdict.word == NO_DIFFERENCE:
-        rivals = _listed([name(one.baseline) for one in others])
+        rivals = listed([name(one.baseline) for one in others])
         return f"{arm} shows no difference beyond ±{100.0 * verdict.margin:g} % from {rivals}"
     if not known:
         return f"{arm} against every other arm is not decided yet"
@@ -209,11 +210,11 @@ def _signed(found: Interval, above: str, below: str) -> str:
     shown = [abs(found.estimate), *((abs(found.low), abs(found.high)) if known else ())]
     # So that half the interval's width has one digit or two, and a difference without an interval two.
     size = (found.high - found.low) / 2.0 if known else abs(found.estimate) / 5.0
-    digits = max(math.ceil(0.3 - math.log10(size)), 0) if size > 0.0 else 4
-    while any(0.0 < value < 0.5 * 10.0**-digits for value in shown) and digits < 6:
+    digits = min(max(math.ceil(0.3 - math.log10(size)), 0), _MOST_DIGITS) if size > 0.0 else 4
+    while any(0.5 * 10.0**-_MOST_DIGITS <= value < 0.5 * 10.0**-digits for value in shown):
         digits += 1
-    told = f"{abs(found.estimate):.{digits}f} {side}"
-    if not known:
+    told = f"{shown[0]:.{digits}f} {side}" if round(shown[0], digits) else "equal"
+    if not known or not any(round(value, digits) for value in shown):
         return told
     if found.low < 0.0 < found.high:
         ends = (found.low, found.high) if found.estimate >= 0.0 else (found.high, found.low)
@@ -233,5 +234,6 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number != 1 else ''}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -69,7 +69,7 @@ def test_each_word_opens_the_headline_in_its_own_way(mine: Any, theirs: Any, ope
 
 def test_what_is_not_decided_says_how_many_seeds_would_probably_do() -> None:
     found = verdict_on(SAME_RATE, timed(critmom=[2.5, 4.4, 3.9], constant=[4.0, 4.5, 5.0]))
-    assert f"; about {found.needed} seeds would probably decide" in headline_sentence(found)
+    assert headline_sentence(found).endswith(f"; about {found.needed} seeds would probably decide")
     assert "would probably" not in headline_sentence(replace(found, needed=None))
 
 
@@ -115,6 +115,9 @@ def test_the_first_of_several_is_related_to_the_arm_that_is_hardest_to_beat() ->
         (Interval(1.5, 0.5, 2.5, 3), "ends 1.5 higher (0.5 to 2.5)"),
         (Interval(-0.0425, -math.inf, math.inf, 1), "ends 0.043 lower"),
         (Interval(0.0, 0.0, 0.0, 3), "ends equal"),
+        (Interval(-1e-9, -2e-9, 1e-9, 3), "ends equal"),
+        (Interval(-1e-9, -0.003, 0.003, 3), "ends equal (0.003 higher to 0.003 lower)"),
+        (Interval(1e-9, -math.inf, math.inf, 1), "ends equal"),
         (Interval(math.nan, -math.inf, math.inf, 0), ""),
         (Interval(0.05, 0.0001, 0.0999, 3), "ends 0.0500 higher (0.0001 to 0.0999)"),
     ],

@@ -1,0 +1,98 @@
+"""How many more seeds would probably decide what is open, and the command that adds them."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan
+from hf_critmom.experiments.comparison.power import POWER
+from hf_critmom.experiments.comparison.verdict import NOT_DECIDED, Verdict
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What would probably decide a comparison.
+
+    Attributes:
+        seeds: Numbers of seeds in all, rising, with each the number of open claims that it would probably decide.
+        present: Seeds that there are.
+        undecided: Number of open claims.
+        command: The command that brings the comparison to the first of these numbers.
+    """
+
+    seeds: Mapping[int, int]
+    present: int
+    undecided: int
+    command: str
+
+    @property
+    def sentence(self) -> str:
+        """The same in words, which the command follows."""
+        likely = f"with a probability of {POWER:.0%} or more at the present estimate and spread"
+        least = next(iter(self.seeds))
+        more = f"{least - self.present} more seed{'s' if least - self.present > 1 else ''}"
+        if self.undecided == 1:
+            return f"{more} ({least} in all) would probably decide it, {likely}:"
+        others = [f"{seeds} seeds {count}" for seeds, count in self.seeds.items() if seeds > least]
+        later = f" ({', '.join(others)})" if others else ""
+        return (
+            f"{more} ({least} in all) would probably decide {self.seeds[least]} of {self.undecided} open claims, "
+            f"{likely}{later}:"
+        )
+
+
+def outlook(plan: Plan, verdicts: Iterable[Verdict]) -> Outlook | None:
+    """The numbers of seeds that would probably decide open claims, and the command; None where none is known.
+
+    Args:
+        plan: The comparison's plan.
+        verdicts: What it says, at all budgets.
+    """
+    undecided = [verdict for verdict in verdicts if verdict.word == NOT_DECIDED]
+    needed = sorted(
+        verdict.needed for verdict in undecided if verdict.needed is not None and verdict.needed > len(plan.seeds)
+    )
+    if not needed:
+        return None
+    decided = {seeds: sum(one <= seeds for one in needed) for seeds in needed}
+    return Outlook(decided, len(plan.seeds), len(undecided), command_for(plan, needed[0]))
+
+
+def command_for(plan: Plan, seeds: int) -> str:
+    """The command that brings a comparison to a number of seeds, or, for one that grows by itself, up to that number.
+
+    Args:
+        plan: The comparison's plan.
+        seeds: The number of seeds.
+    """
+    words = shlex.split(plan.command)
+    of_the_command = {arm for one in plan.history if one.command == plan.command for arm in one.arms}
+    if plan.history and not of_the_command >= plan.arms.keys():  # arms were added by commands that named only them
+        words = _with_flag(_without_flag(words, "--arms_file"), "--arms", list(plan.arms))
+    looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
+    if looks.first < looks.last:
+        words = words if "--until_decided" in words else _with_flag(words, "--until_decided", [])
+        return shlex.join(_with_flag(words, "--max_seeds", [str(seeds)]) if seeds > looks.last else words)
+    return shlex.join(_with_flag(words, "--num_seeds", [str(seeds)]))
+
+
+def _with_flag(words: Sequence[str], flag: str, values: Sequence[str]) -> list[str]:
+    """A command in which a flag has these values, at the place where it stood, else at its end."""
+    rest = _without_flag(words, flag)
+    end = rest.index("--") if "--" in rest else len(rest)  # what follows is a script's own
+    return [*rest[:end], flag, *values, *rest[end:]]
+
+
+def _without_flag(words: Sequence[str], flag: str) -> list[str]:
+    kept: list[str] = []
+    dropping = False
+    for place, word in enumerate(words):
+        if word == "--":
+            return [*kept, *words[place:]]
+        if word.startswith("--"):
+            dropping = word == flag
+            if dropping or word.startswith(f"{flag}="):
+                continue
+        if not dropping:
+            kept.append(word)
+    return kept
