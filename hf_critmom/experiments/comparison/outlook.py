@@ -66,14 +66,21 @@ def command_for(plan: Plan, seeds: int) -> str:
         seeds: The number of seeds.
     """
     words = shlex.split(plan.command)
-    of_the_command = {arm for one in plan.history if one.command == plan.command for arm in one.arms}
-    if plan.history and not of_the_command >= plan.arms.keys():  # arms were added by commands that named only them
+    if not _known_to_command(plan) >= plan.arms.keys():  # arms were added by commands that named only them
         words = _with_flag(_without_flag(words, "--arms_file"), "--arms", list(plan.arms))
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
     if looks.first < looks.last:
         words = words if "--until_decided" in words else _with_flag(words, "--until_decided", [])
         return shlex.join(_with_flag(words, "--max_seeds", [str(seeds)]) if seeds > looks.last else words)
     return shlex.join(_with_flag(words, "--num_seeds", [str(seeds)]))
+
+
+def _known_to_command(plan: Plan) -> set[str]:
+    """Arms that the plan's command named, or covered: it became the plan's because it left none out by then."""
+    if not plan.history:
+        return set(plan.arms)
+    places = [place for place, one in enumerate(plan.history) if one.command == plan.command]
+    return {arm for one in plan.history[: places[-1] + 1] for arm in one.arms} if places else set()
 
 
 def _with_flag(words: Sequence[str], flag: str, values: Sequence[str]) -> list[str]:

@@ -55,6 +55,13 @@ def test_arms_that_later_commands_added_get_the_seeds_too():
     ]
 
 
+def test_a_command_that_added_seeds_to_every_arm_goes_on_as_it_is():
+    command = "hf-critmom compare --arms constant critmom --num_seeds 3"
+    plan = planned(history=(Extension("2026-11-29T10:00:00+00:00", command, seeds=(2,), finished=4),))
+    later = dataclasses.replace(plan, command=command)
+    assert command_for(later, 5) == "hf-critmom compare --arms constant critmom --num_seeds 5"
+
+
 def test_the_least_number_that_decides_anything_is_proposed_and_what_more_would_decide_is_said():
     found = outlook(planned(), [verdict(7), verdict(10), verdict(10), verdict(None), verdict(None, SLOWER)])
     assert found is not None and found.seeds == {7: 1, 10: 3}
