@@ -2,58 +2,30 @@
 
 import copy
 import io
-import itertools
 import math
 import pickle
 import warnings
 
-import numpy as np
 import pytest
 import torch
+from helpers.qhm_runs import (
+    IMPLEMENTATIONS,
+    SCHEDULE,
+    any_implementation,
+    flat,
+    give_gradients,
+    parameters,
+    set_lr,
+    train,
+)
 from reference.qhm import ReferenceTwin
 
 from hf_critmom import CritMomQHM, critmom_optimizer
-from hf_critmom.damping import critical_nu, damping_ratio, damping_regime
+from hf_critmom.damping import critical_nu
 from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE
 from hf_critmom.optim.qhm import set_measured_curvature
 
-IMPLEMENTATIONS = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
-any_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
-
-SCHEDULE = (0.0, 0.0005, 0.01, 0.1, 0.3, 1.0, 0.26, 0.2, 0.05, 0.5, 0.001, 0.1, 0.0, 0.0, 0.02)
 """Warmup from 0, weights from 0 to 1 and back, a jump, and a decay to 0."""
-SHAPES = ((3, 2), (4,), ())
-
-
-def parameters(seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in SHAPES
-    ]
-
-
-def give_gradients(params, generator):
-    for p in params:
-        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
-
-
-def flat(tensors):
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).tolist()
-
-
-def set_lr(optimizer, lr):
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def train(optimizer, params, schedule=SCHEDULE, seed=1):
-    """Steps along `schedule` with random gradients, the same for the same seed; returns the parameters, flat."""
-    generator = torch.Generator().manual_seed(seed)
-    for lr in schedule:
-        set_lr(optimizer, lr)
-        give_gradients(params, generator)
-        optimizer.step()
-    return flat(params)
 
 
 # --- A step ---------------------------------------------------------------------------------------------------------
@@ -208,90 +180,6 @@ def test_the_closure_is_evaluated_once_with_gradients_and_its_loss_returned():
     assert p.item() == pytest.approx(3.0 - 0.01 * 6.0)
 
 
-# --- Critical damping -----------------------------------------------------------------------------------------------
-
-
-def roots(momentum, nu, lr, curvature):
-    """Eigenvalues of one step on a quadratic, from the step itself."""
-    direct = (1.0 - nu) / (1.0 - momentum)
-    velocity = [momentum, curvature]
-    position = [-lr * nu * velocity[0], 1.0 - lr * nu * velocity[1] - lr * direct * curvature]
-    return np.linalg.eigvals(np.array([velocity, position]))
-
-
-CASES = [
-    (momentum, lr, curvature)
-    for momentum in (0.5, 0.9, 0.99)
-    for lr, curvature in ((0.01, 10.0), (0.1, 3.0), (0.02, 40.0), (0.3, 2.0), (1e-4, 300.0))
-]
-
-
-@pytest.mark.parametrize(("momentum", "lr", "curvature"), CASES)
-def test_the_critical_weight_gives_the_characteristic_polynomial_a_double_root(momentum, lr, curvature):
-    nu = critical_nu(momentum, lr, curvature=curvature)
-    assert 0.0 <= nu <= 1.0
-    found = roots(momentum, nu, lr, curvature)
-    if lr * curvature <= (1.0 - momentum) ** 2:
-        assert nu == 0.0
-        assert np.allclose(found.imag, 0.0)
-        return
-    assert np.abs(found - (1.0 - math.sqrt(lr * curvature))).max() < 1e-6  # a double root costs half of the digits
-    assert damping_ratio(momentum, lr, curvature=curvature, nu=nu) == pytest.approx(1.0, abs=1e-6)
-    assert damping_regime(momentum, lr, curvature=curvature, nu=nu) == "critical"
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("nu", [0.0, 0.3, 0.9, 1.0])
-def test_the_damping_ratio_tells_whether_a_step_oscillates_and_whether_it_converges(momentum, nu):
-    for curvature in np.geomspace(1e-3, 3e3, 120):
-        lr = 0.01
-        found = roots(momentum, nu, lr, curvature)
-        oscillates = (np.abs(found.imag) > 1e-9).any() or (found.real < -1e-12).any()
-        ratio = damping_ratio(momentum, lr, curvature=curvature, nu=nu)
-        if abs(ratio - 1.0) > 1e-5:
-            assert (ratio < 1.0) == oscillates
-        assert (ratio > 0.0) == (np.abs(found).max() < 1.0)
-
-
-def test_the_ratio_of_a_heavy_ball_is_about_that_of_the_rules():
-    for curvature in (1.0, 5.0, 20.0):
-        exact = damping_ratio(0.9, 0.001, curvature=curvature, nu=1.0)
-        assert exact == pytest.approx(damping_ratio(0.9, 0.001, curvature=curvature, rule="exponential"), rel=0.03)
-
-
-def test_the_interval_of_curvatures_that_oscillate_ends_at_the_one_that_is_damped():
-    momentum, lr, curvature = 0.9, 0.01, 30.0
-    nu = critical_nu(momentum, lr, curvature=curvature)
-    lower = (1.0 - momentum) ** 2 / (1.0 + math.sqrt(nu * momentum)) ** 2 / lr
-    regimes = [
-        damping_regime(momentum, lr, curvature=k, nu=nu) for k in (0.99 * lower, 1.01 * lower, 0.99 * 30.0, 1.01 * 30.0)
-    ]
-    assert regimes == ["overdamped", "underdamped", "underdamped", "overdamped"]
-
-
-@any_implementation
-def test_on_a_quadratic_it_falls_by_the_double_root_and_crosses_the_minimum_once_at_most(implementation):
-    lr, curvature = 0.01, 16.0
-    p = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
-    optimizer = CritMomQHM([p], lr=lr, curvature=curvature, **implementation)
-    path = []
-    for _ in range(40):
-        p.grad = curvature * p.detach()
-        optimizer.step()
-        path.append(p.item())
-    assert sum(earlier * later < 0.0 for earlier, later in itertools.pairwise(path)) <= 1
-    fit = np.array(path) / (1.0 - math.sqrt(lr * curvature)) ** np.arange(1, 41)  # |x_n| is (a + b n) root^n
-    assert np.diff(fit) == pytest.approx(fit[1] - fit[0], rel=1e-6)
-
-
-def test_below_the_curvature_that_oscillates_the_weight_is_zero_and_at_lr_one_over_k_it_is_nesterovs():
-    assert critical_nu(0.9, 0.001, curvature=9.9) == 0.0
-    assert critical_nu(0.9, 0.1, curvature=10.0) == pytest.approx(0.9)
-    assert critical_nu(0.9, 4.0, curvature=1.0) == 1.0
-    assert critical_nu(0.9, 0.0) == 0.0
-    assert critical_nu(0.0, 0.5) == 0.0
-
-
 # --- Groups, state, schedulers --------------------------------------------------------------------------------------
 
 
@@ -418,45 +306,6 @@ def test_copies_keep_options_and_state(duplicate):
     assert train(twin, copies, SCHEDULE[4:], seed=2) == train(optimizer, params, SCHEDULE[4:], seed=2)
     twin.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.2})
     assert twin.param_groups[2]["nu"] == critical_nu(0.9, 0.2, curvature=3.0)
-
-
-# --- Automatic curvature --------------------------------------------------------------------------------------------
-
-
-def test_automatic_curvature_is_a_number_from_the_start_and_the_measured_one_counts():
-    params = parameters()
-    optimizer = CritMomQHM([{"params": params[:1]}, {"params": params[1:], "curvature": 5.0}], lr=0.1, curvature="auto")
-    assert optimizer.param_groups[0]["curvature"] == DEFAULT_QHM_CURVATURE
-    assert set_measured_curvature(optimizer.param_groups, 42.0)
-    give_gradients(params, torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        optimizer.step()
-    assert [group["curvature"] for group in optimizer.param_groups] == [42.0, 5.0]
-    assert optimizer.param_groups[0]["nu"] == critical_nu(0.9, 0.1, curvature=42.0)
-
-
-def test_only_groups_that_asked_for_it_take_a_measured_curvature():
-    given = CritMomQHM(parameters(), lr=0.1, curvature=3.0)
-    assert not set_measured_curvature(given.param_groups, 42.0)
-    assert not set_measured_curvature(torch.optim.SGD(parameters(), lr=0.1).param_groups, 42.0)
-    assert given.param_groups[0]["curvature"] == 3.0
-
-
-@pytest.mark.parametrize("curvature", [0.0, -1.0, math.nan, math.inf])
-def test_a_measured_curvature_that_damps_nothing_is_refused(curvature):
-    optimizer = CritMomQHM(parameters(), lr=0.1, curvature="auto")
-    with pytest.raises(ValueError, match="curvature"):
-        set_measured_curvature(optimizer.param_groups, curvature)
-    assert optimizer.param_groups[0]["curvature"] == DEFAULT_QHM_CURVATURE
-
-
-def test_a_step_with_an_assumed_curvature_says_so():
-    params = parameters()
-    optimizer = CritMomQHM(params, lr=0.1, curvature="auto")
-    give_gradients(params, torch.Generator().manual_seed(0))
-    with pytest.warns(UserWarning, match="CurvatureCallback"):
-        optimizer.step()
 
 
 # --- Options --------------------------------------------------------------------------------------------------------

@@ -18,8 +18,6 @@ import pytest
 import torch
 from helpers.launches import has_saved
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
@@ -32,7 +30,6 @@ from transformers import (
 
 from hf_critmom import critical_momentum, critical_nu, damping_ratio, damping_regime, repair_layers
 from hf_critmom.attribution.groups import layer_groups
-from hf_critmom.attribution.predictions import Predictions
 from hf_critmom.commands import main
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairSettings
@@ -40,17 +37,21 @@ from hf_critmom.experiments.repair.report import scan_table
 from hf_critmom.experiments.repair.scan import logged_training, scan
 from hf_critmom.experiments.repair.selection import CONTROLS
 from hf_critmom.experiments.repair.treatment import freeze_except, step_times, trained_share
-from hf_critmom.experiments.repair.verification import Verification, changed_items, mcnemar, verify
+from hf_critmom.experiments.repair.verification import Verification
 from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, Task, load_task
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.tasks.provenance import check_disjoint
 
 GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+
+
 COMPARE = (
     *("compare", "--width", "4", "--arms", "constant", "--num_seeds", "1", "--num_train_epochs", "3", "--use_cpu"),
     *("--targets", "0.5"),
 )
+
+
 REPAIR = ("--num_train_epochs", "1", "--use_cpu")
 
 
@@ -198,70 +199,6 @@ def test_the_share_of_parameters_is_counted(checkpoint: Path) -> None:
     layer4 = sum(size for name, size in sizes.items() if name.startswith("resnet.layer4."))
     assert trained_share(groups, model, ("layer4",)) == layer4 / sum(sizes.values())
     assert trained_share(groups, model, GROUPS) == 1.0
-
-
-# -------------------------------------------------------------------------------------------------------------- verify
-
-
-def naive_mcnemar(fixed: int, broken: int) -> float:
-    n, low = fixed + broken, min(fixed, broken)
-    return min(1.0, 2.0 * sum(math.comb(n, k) for k in range(low + 1)) / 2.0**n)
-
-
-@pytest.mark.parametrize(
-    ("fixed", "broken", "pvalue"),
-    [(6, 16, 0.0525), (1, 0, 1.0), (0, 0, 1.0), (5, 5, 1.0), (0, 6, 0.03125), (62, 40, 0.0368)],
-)
-def test_mcnemar_on_known_tables(fixed: int, broken: int, pvalue: float) -> None:
-    assert mcnemar(fixed, broken) == pytest.approx(pvalue, abs=6e-4)
-    assert mcnemar(fixed, broken) == pytest.approx(naive_mcnemar(fixed, broken), rel=1e-9)
-
-
-def predictions_of(labels: list[int], predicted: list[int]) -> Predictions:
-    return Predictions(np.array(labels), np.array(predicted))
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=60))
-def test_every_example_is_counted_once_and_where_it_belongs(items: list[tuple[int, int, int]]) -> None:
-    labels, first, second = (list(column) for column in zip(*items, strict=True))
-    before, after = predictions_of(labels, first), predictions_of(labels, second)
-    found = verify(before, after)
-    assert found.items == len(items)
-    assert found.fixed == sum(one != label and two == label for label, one, two in items)
-    assert found.broken == sum(one == label and two != label for label, one, two in items)
-    assert found.accuracy_before == before.accuracy and found.accuracy_after == pytest.approx(after.accuracy)
-    assert found.pvalue == pytest.approx(naive_mcnemar(found.fixed, found.broken), rel=1e-9)
-    for name in ("items", "right_before", "fixed", "broken"):
-        assert sum(getattr(change, name) for change in found.classes) == getattr(found, name)
-    changed = changed_items(before, after)
-    assert [item["change"] for item in changed].count("fixed") == found.fixed
-    assert [item["change"] for item in changed].count("broken") == found.broken
-    for item in changed:
-        assert items[item["index"]] == (item["label"], item["before"], item["after"])
-    assert Verification.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-    undone = verify(after, before)
-    assert (undone.fixed, undone.broken, undone.pvalue) == (found.broken, found.fixed, pytest.approx(found.pvalue))
-
-
-def test_tokens_are_counted_where_they_have_labels_and_tested_by_text() -> None:
-    labels = np.array([[-100, 1, 2, 3], [-100, 1, 2, -100], [-100, 3, 3, 3]])
-    before = Predictions(labels, np.array([[0, 1, 0, 0], [9, 1, 0, 7], [0, 3, 3, 0]]))
-    after = Predictions(labels, np.array([[5, 1, 2, 3], [5, 1, 2, 3], [0, 0, 3, 3]]))
-    found = verify(before, after)
-    assert (found.items, found.right_before, found.fixed, found.broken) == (8, 4, 4, 1)
-    changes = np.array([2 / 3, 1 / 2, 0.0])
-    t = changes.mean() / (changes.std(ddof=1) / math.sqrt(3))
-    assert found.test == "paired t test over texts"
-    assert found.pvalue == pytest.approx(1.0 - t / math.sqrt(2.0 + t * t))  # Student's t of two degrees of freedom
-    assert {"index": 2, "token": 1, "label": 3, "before": 3, "after": 0, "change": "broken"} in changed_items(
-        before, after
-    )
-
-
-def test_predictions_of_other_items_cannot_verify() -> None:
-    with pytest.raises(RepairError, match="not of the same items"):
-        verify(predictions_of([0, 1], [0, 1]), predictions_of([1, 0], [0, 1]))
 
 
 # ---------------------------------------------------------------------------------------------------------------- scan

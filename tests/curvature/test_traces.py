@@ -1,0 +1,195 @@
+"""A measurement of curvature leaves no trace, takes little memory, and is the same in several processes."""
+
+import math
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import curvature_programs as programs
+from helpers.curvature_programs import cross_entropy, examples, perceptron
+from helpers.curved_networks import network
+from torch import nn
+
+from hf_critmom.curvature import CurvatureError, measure_curvature
+
+# --- No trace -------------------------------------------------------------------------------------------------------
+
+
+def state_of(model):
+    """Everything that a measurement might change."""
+    return {
+        "tensors": {name: value.clone() for name, value in model.state_dict().items()},
+        "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "modes": [module.training for module in model.modules()],
+        "trainable": [p.requires_grad for p in model.parameters()],
+        "versions": [tensor._version for tensor in (*model.parameters(), *model.buffers())],
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].copy(),
+    }
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second["tensors"][name]) for name, value in first["tensors"].items())
+    for one, other in zip(first["gradients"], second["gradients"], strict=True):
+        assert (one is None) == (other is None) and (one is None or torch.equal(one, other))
+    assert torch.equal(first["torch"], second["torch"])
+    assert (first["numpy"] == second["numpy"]).all()
+    for name in ("modes", "trainable", "versions", "python"):
+        assert first[name] == second[name], name
+
+
+@pytest.mark.parametrize("method", ["double_backward", "central_differences"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_measuring_leaves_parameters_gradients_buffers_modes_and_generators_as_they_are(method, mode):
+    model, batch = network("convolutions", 2)
+    model.train(mode)
+    model[1].train(not mode)
+    cross_entropy(model, batch).backward()
+    model[1].weight.grad = None
+    model[4].requires_grad_(False)
+    before = state_of(model)
+    groups = {"last": model[9].parameters()}
+    measure_curvature(model, [batch], cross_entropy, groups=groups, method=method, max_iterations=10)
+    assert_same(before, state_of(model))
+
+
+def test_an_error_leaves_no_trace_either():
+    model, batch = network("convolutions", 2)
+    model.train()
+    before = state_of(model)
+    with pytest.raises(CurvatureError):
+        measure_curvature(model, [batch], lambda network, rows: cross_entropy(network, rows) * math.nan)
+    assert_same(before, state_of(model))
+
+
+def test_a_model_that_draws_random_numbers_is_the_same_function_each_time():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = perceptron()
+
+        def forward(self, x):
+            return self.inner(x + torch.randn_like(x) + random.random() + np.random.rand())
+
+    found = [measure_curvature(Noisy(), [examples(10)], cross_entropy) for _ in range(2)]
+    assert found[0].top == found[1].top
+
+
+def test_recomputed_activations_are_those_of_the_substituted_parameters():
+    model, batch = network("tanh", 3)
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            for layer in self.inner:
+                x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+            return x
+
+    plain = measure_curvature(model, [batch], cross_entropy)
+    for method in ("double_backward", "central_differences"):
+        found = measure_curvature(Checkpointed(), [batch], cross_entropy, method=method)
+        assert found.top.value == pytest.approx(plain.top.value, rel=0.01)
+
+
+MEMORY = """
+import torch
+from torch import nn
+from hf_critmom.curvature import measure_curvature, sample_noise
+
+def peak():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+def from_here():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+layers = [module for _ in range(40) for module in (nn.Linear(350, 350), nn.Tanh())]
+model = nn.Sequential(*layers, nn.Linear(350, 10))
+batch = {"x": torch.randn(4, 350), "labels": torch.randint(0, 10, (4,))}
+vector = 4 * sum(p.numel() for p in model.parameters())
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch["x"]), batch["labels"])
+
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+def step():
+    optimizer.zero_grad()
+    loss(model, batch).backward()
+    optimizer.step()
+
+step()
+optimizer.zero_grad()
+from_here()
+step()
+of_training = peak()
+optimizer.zero_grad()
+halves = [{name: rows[part] for name, rows in batch.items()} for part in (slice(2), slice(2, 4))]
+for measure in (
+    lambda: measure_curvature(model, [batch], loss, max_iterations=10),
+    lambda: measure_curvature(model, halves, loss, max_iterations=10),
+    lambda: measure_curvature(model, [batch], loss, max_iterations=10, method="central_differences"),
+    lambda: sample_noise(model, [batch], loss, rows=1),
+):
+    from_here()
+    measure()
+    print((peak() - of_training) / vector)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_a_measurement_needs_at_most_three_vectors_more_than_a_training_step(run_python, monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # so that what is freed is seen as free
+    finished = run_python("-c", MEMORY)
+    assert finished.returncode == 0, finished.stderr
+    one_piece, two_pieces, differences, noise = map(float, finished.stdout.split())
+    assert max(one_piece, two_pieces) < 2.5
+    assert differences < 3.5  # three, and a few of the forty tensors on the way
+    assert noise < 1.5
+
+
+# --- Several processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_processes")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    finished = subprocess.run(
+        [sys.executable, *launcher, programs.__file__, str(folder)], capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
+
+
+def test_two_processes_measure_what_one_measures_on_all_examples(two_processes):
+    model, batch = network("tanh", 5)
+    alone = measure_curvature(model, [batch], cross_entropy, tolerance=1e-4)
+    assert two_processes[0] == two_processes[1]
+    assert two_processes[0]["top"] == pytest.approx(alone.top.value, rel=1e-3)
+    assert two_processes[0]["gradient"] == pytest.approx(alone.gradient, rel=1e-3)
+    assert two_processes[0]["gradient_norm"] == pytest.approx(alone.gradient_norm, rel=1e-4)
+
+
+def test_two_processes_sample_the_noise_of_all_examples(two_processes):
+    from hf_critmom.curvature import noise_scale, sample_noise
+
+    model, batch = network("tanh", 5)
+    alone = noise_scale([sample_noise(model, [batch], cross_entropy, rows=8)])
+    assert two_processes[0]["noise"] == pytest.approx([alone.value, alone.low, alone.high], rel=1e-3)
+
+
+def test_sharded_parameters_are_refused_in_a_sentence(two_processes):
+    assert "FSDP2" in two_processes[0]["sharded"]
+    assert "one process" in two_processes[0]["sharded"]
