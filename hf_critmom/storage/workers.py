@@ -19,10 +19,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import joblib
 import torch
 
 from hf_critmom.errors import InputError
+from hf_critmom.storage.cores import usable_cores as usable_cores
 
 Send = Callable[..., None]
 """Sends an event, of values that can be pickled, from a worker to the command."""
@@ -30,11 +30,6 @@ Send = Callable[..., None]
 
 class WorkersDied(InputError):
     """Every worker died before the work was done."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its CPU affinity and the quota of its control group are respected."""
-    return max(1, int(joblib.cpu_count()))
 
 
 def check_workers(workers: int, threads: int) -> None:

@@ -27,10 +27,10 @@ from hf_critmom.experiments.comparison.claims import parse_claim
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
+from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.plan import plain
 from hf_critmom.storage.typed import from_json
-from hf_critmom.storage.workers import usable_cores
 from hf_critmom.tasks import Task, model_record, task_spec
 from hf_critmom.tasks.stored_arguments import store_arguments
 from hf_critmom.training.arguments import recorded_training_arguments

@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_critmom.experiments.comparison.step_statistics import StepStatistics
-from hf_critmom.storage.workers import usable_cores
+from hf_critmom.storage.cores import usable_cores
 from hf_critmom.training.callbacks.clock import TrainingClock
 
 
