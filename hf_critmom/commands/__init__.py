@@ -6,6 +6,7 @@ This module imports nothing heavy: help, version and errors of the command line 
 import difflib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -116,6 +117,7 @@ def _main(args: list[str]) -> int:
         return _fail(
             f"{program()} {name}", f"the argument {odd!r} holds bytes that are no text, which no record could keep."
         )
+    _print_what_can_be_printed()
     try:
         with _sigterm_raises():
             return _run(name, rest)
@@ -161,6 +163,13 @@ def _odd_path(error: OSError | RuntimeError) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return f"{error.filename} is no path ({error.strerror})"
     return str(error) if str(error).startswith("Symlink loop from") else ""
+
+
+def _print_what_can_be_printed() -> None:
+    """Terminals whose encoding lacks a character, as in the locale C, are shown its number: no work fails by that."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _is_text(argument: str) -> bool:

@@ -197,3 +197,15 @@ def test_help_shows_our_own_flags_and_help_all_those_of_the_trainer(
     assert "--arms" in shown["--help"] and "--learning_rate " in shown["--help"]
     assert shown["--help"].index("--arms") < shown["--help"].index("--learning_rate ")
     assert "--adam_beta1" not in shown["--help"] and "--adam_beta1" in shown["--help_all"]
+
+
+def test_a_terminal_without_our_characters_is_shown_their_numbers(run_python) -> None:
+    code = """
+import io, sys
+sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="ascii")
+sys.stderr = io.TextIOWrapper(sys.stderr.buffer, encoding="ascii")
+from hf_critmom.commands import main
+sys.exit(main(["report", "caf\u00e9 \u00b1"]))
+"""
+    finished = run_python("-c", code)
+    assert finished.returncode == 2 and "caf\\xe9 \\xb1 holds no" in finished.stderr

@@ -1,6 +1,6 @@
 """What an attribution found, as dataclasses, and the file that holds it: everything that is read is read here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hf_critmom.experiments.diagnosis.study import Study
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import write_json
 from hf_critmom.storage.locks import locked
+from hf_critmom.storage.plan import plain
 from hf_critmom.storage.typed import from_json, read_json
 from hf_critmom.tasks.records import TaskRecord
 from hf_critmom.training.history import read_entry
@@ -191,7 +192,6 @@ def store_result(folder: Path, settings: dict[str, Any], result: Result, command
         results[result.label] = result
         places = {label: place for place, label in enumerate(order)}
         ordered = sorted(results.values(), key=lambda one: places.get(one.label, len(places)))
-        agreements = agreements_of(ordered, settings["num_top_groups"])
         write_json(
             folder / RESULTS_FILE,
             {
@@ -199,9 +199,23 @@ def store_result(folder: Path, settings: dict[str, Any], result: Result, command
                 "versions": versions(),
                 "command": command,
                 "checkpoints": [one.to_dict() for one in ordered],
-                "agreement": {name: agreement.to_dict() for name, agreement in agreements.items()},
+                "agreement": _agreement_record(ordered, settings),
             },
         )
+
+
+def restore_agreement(folder: Path) -> None:
+    """Writes the stored agreement, which nothing is computed from, anew where it does not follow from the results."""
+    with locked(folder, "results"):
+        stored, content = read_results(folder), read_json(folder / RESULTS_FILE)
+        agreement = _agreement_record(stored.checkpoints, stored.all_settings)
+        if content.get("agreement") != plain(agreement):
+            write_json(folder / RESULTS_FILE, {**content, "agreement": agreement})
+
+
+def _agreement_record(results: Sequence[Result], settings: Mapping[str, Any]) -> dict[str, Any]:
+    found = agreements_of(results, settings["num_top_groups"])
+    return {name: agreement.to_dict() for name, agreement in found.items()}
 
 
 def agreements_of(results: Sequence[Result], num_top: int) -> dict[str, Agreement]:

@@ -17,7 +17,14 @@ from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.groups import layer_groups
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.plan import AttributionRequest, CheckpointSpec, settings_record
-from hf_critmom.experiments.diagnosis.results import RESULTS_FILE, Result, read_results, store_result, stored_results
+from hf_critmom.experiments.diagnosis.results import (
+    RESULTS_FILE,
+    Result,
+    read_results,
+    restore_agreement,
+    store_result,
+    stored_results,
+)
 from hf_critmom.experiments.diagnosis.study import Study, make_study
 from hf_critmom.reporting.text import console_text
 from hf_critmom.storage.digest import weights_digest
@@ -70,6 +77,8 @@ def run_attribution(request: AttributionRequest) -> Path:
             remove_partial_files(folder)
         runner = DiagnosisRunner(request, task, digests, settings, accelerator, corruption, severities)
         runner.run(folder)
+        if accelerator.is_main_process:
+            restore_agreement(folder)
     accelerator.wait_for_everyone()
     return folder
 
