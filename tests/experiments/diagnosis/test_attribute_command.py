@@ -162,6 +162,10 @@ def test_the_same_command_continues_and_another_is_refused(comparison, refused, 
     attributed(*runs, "--output_dir", "out")
     assert len(made) == 1
     assert read_results(Path("out")).checkpoints[0] == first
+    whole = json.loads(Path("out/attribution.json").read_text())
+    Path("out/attribution.json").write_text(json.dumps({**whole, "agreement": "perfect"}))
+    attributed(*runs, "--output_dir", "out")
+    assert len(made) == 1 and json.loads(Path("out/attribution.json").read_text()) == whole
     assert "(seed)" in refused(*runs, "--output_dir", "out", "--seed", "3", *DATA)
     assert "(constant, seed 43)" in refused(runs[0], "--output_dir", "out", *DATA)
     assert "(task)" in refused("--output_dir", "out", "--split_seed", "0", "--max_train_samples", "300", "--", *runs)
