@@ -13,7 +13,8 @@ from wrapt import register_post_import_hook
 def watched_trainers(*, log_damping: bool = True) -> Iterator[None]:
     """Within it, every Trainer logs its damping state and names its optimizer in the automatic model card.
 
-    Where the optimizer asks for the curvature (``curvature=auto``), it is measured.
+    Where the optimizer asks for the curvature (``curvature=auto``), it is measured. torch's own optimizers check whose
+    state they continue, as those of this package do (`guard_resuming`).
 
     `transformers.Trainer` is extended at the moment that the program imports it, so that one without a Trainer does not
     pay for it, and is as before at the end.
@@ -39,11 +40,18 @@ def watched_trainers(*, log_damping: bool = True) -> Iterator[None]:
 
 def _watch(trainer_cls: Any, log_damping: bool) -> list[Callable[[], None]]:
     construct, write_card = trainer_cls.__init__, trainer_cls.create_model_card
+    create_optimizer = trainer_cls.create_optimizer
 
     @functools.wraps(construct)
     def construct_and_watch(self: Any, *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
         _give_callbacks(self, log_damping)
+
+    @functools.wraps(create_optimizer)
+    def create_and_guard_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        optimizer = create_optimizer(self, *args, **kwargs)
+        _guard(self.optimizer)
+        return optimizer
 
     @functools.wraps(write_card)
     def write_and_mend_card(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -54,10 +62,23 @@ def _watch(trainer_cls: Any, log_damping: bool) -> list[Callable[[], None]]:
 
     trainer_cls.__init__ = construct_and_watch
     trainer_cls.create_model_card = write_and_mend_card
+    trainer_cls.create_optimizer = create_and_guard_optimizer
     return [
         lambda: setattr(trainer_cls, "__init__", construct),
         lambda: setattr(trainer_cls, "create_model_card", write_card),
+        lambda: setattr(trainer_cls, "create_optimizer", create_optimizer),
     ]
+
+
+def _guard(optimizer: Any) -> None:
+    """Makes torch's own optimizers check whose state they continue, so that none inherits a damped momentum."""
+    from torch.optim import SGD, Adam, AdamW
+
+    from hf_critmom.optim.resuming import guard_resuming
+
+    inner = getattr(optimizer, "optimizer", optimizer)  # within Accelerate's wrapper, if there is one
+    if type(inner) in (SGD, Adam, AdamW):
+        guard_resuming(inner)
 
 
 def _give_callbacks(trainer: Any, log_damping: bool) -> None:

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 from hf_critmom import CritMomSGD, CritMomTrainer, critical_momentum
 from hf_critmom.optim.resuming import OtherOptimizerError, guard_resuming, optimizer_name
 from hf_critmom.storage.checkpoints import CheckpointError
+from hf_critmom.training.watching import watched_trainers
 
 STEPS = 4
 SGD = {"optim": "sgd", "optim_args": "momentum=0.9"}
@@ -106,6 +107,17 @@ def test_going_back_to_torchs_optimizers_inherits_no_damped_momentum_and_is_said
     for group in torch_optimizer(trainer).param_groups:
         assert group["momentum"] == 0.9 if after == "sgd" else group["betas"] == (0.9, 0.999)
         assert not {"rule", "hold", "floor", "curvature"} & group.keys()
+
+
+def test_a_plain_trainer_under_the_launcher_inherits_no_damped_momentum(checkpoint_of, tmp_path, caplog):
+    with watched_trainers(log_damping=False):
+        trainer = trainer_in(tmp_path, Trainer, **SGD)
+        trainer.train(resume_from_checkpoint=checkpoint_of("critmom"))
+    (sentence,) = sentences(caplog)
+    assert "with CritMomSGD, and SGD continues it with options of its own" in sentence
+    assert {group["momentum"] for group in torch_optimizer(trainer).param_groups} == {0.9}
+    with watched_trainers(log_damping=False), pytest.raises(OtherOptimizerError, match=r"IKFAD.*trains with SGD"):
+        trainer_in(tmp_path / "other", Trainer, **SGD).train(resume_from_checkpoint=checkpoint_of("ikfad"))
 
 
 @pytest.mark.parametrize(("before", "after"), [("sgd", "critmom"), ("adamw", "critmom_adamw")])

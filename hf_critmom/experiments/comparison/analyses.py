@@ -50,7 +50,14 @@ def analyse_budget(
         alpha=ALPHA / len(plan.budgets),
         budget=budget,
         drift=of_budget,
+        disturbed=disturbed_arms(results, budget),
     )
+
+
+def disturbed_arms(results: Results, budget: float | None) -> list[str]:
+    """Arms with a run, of a budget, during which more threads wanted to run than the machine has cores."""
+    of_budget = [run for run in results.runs if run.epochs == budget]
+    return list(dict.fromkeys(run.arm for run in of_budget if results.runs[run].load.exceeds_cores))
 
 
 def looks_now(plan: Plan, results: Results) -> Looks:

@@ -3,7 +3,7 @@
 Terminal, card, figures and page take an `Analysis` and format it: none of them computes a statistic.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +62,13 @@ class Relative:
     Attributes:
         arm: The arm's name.
         headline: The arm against the baseline in one number, and at each target.
-        seconds: Ratio of the training seconds to each target.
+        seconds: Ratio of the training seconds to each target; None where a machine was too busy for that.
         logrank: p-value of the log-rank test at each target.
     """
 
     arm: str
     headline: Headline
-    seconds: tuple[PairedRatio, ...]
+    seconds: tuple[PairedRatio, ...] | None
     logrank: tuple[float, ...]
 
     @property
@@ -139,6 +139,7 @@ def analyse(
     paired: bool = True,
     budget: float | None = None,
     drift: pd.DataFrame | None = None,
+    disturbed: Collection[str] = (),
 ) -> Analysis:
     """Computes everything that the report of one budget says.
 
@@ -157,6 +158,7 @@ def analyse(
         paired: Whether the same seed means the same initial weights and the same order of data in every arm.
         budget: Epochs, where the comparison has several budgets.
         drift: Accuracies on corrupted images, of the same budget, see `drift_statistics.read_drift`.
+        disturbed: Arms with a run whose seconds other work on the machine disturbed, which have no ratio of them.
     """
     present = [arm for arm in arms if (table["arm"] == arm).any()]
     every_target = (*targets, *exploratory)
@@ -185,7 +187,7 @@ def analyse(
         reach={
             arm: tuple(reach_curve(times(table, arm, metric, target)) for target in every_target) for arm in present
         },
-        relative=tuple(relate(judged, arm, baseline) for arm in present if arm != baseline),
+        relative=tuple(relate(judged, arm, baseline, disturbed) for arm in present if arm != baseline),
         verdicts=tuple(verdicts(judged, claims_of(present, baseline, claimed))),
         looks=judged.looks,
         margin=margin,
@@ -194,13 +196,14 @@ def analyse(
     )
 
 
-def relate(judged: Judged, arm: str, baseline: str) -> Relative:
+def relate(judged: Judged, arm: str, baseline: str, disturbed: Collection[str] = ()) -> Relative:
     """One arm relative to the baseline.
 
     Args:
         judged: The results.
         arm: The arm's name.
         baseline: The baseline's name.
+        disturbed: Arms whose seconds say little.
     """
     rule, table = judged.rule, judged.table
     every_target = (*rule.targets, *rule.exploratory)
@@ -211,7 +214,9 @@ def relate(judged: Judged, arm: str, baseline: str) -> Relative:
     return Relative(
         arm,
         headline(judged, arm, baseline),
-        target_ratios(
+        None
+        if {arm, baseline} & {*disturbed}
+        else target_ratios(
             pair(*in_seconds, paired=rule.paired),
             rule.targets,
             level=1.0 - judged.confidence,

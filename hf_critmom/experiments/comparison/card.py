@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from matplotlib.figure import Figure
 
+from hf_critmom.experiments.comparison.analyses import disturbed_arms
 from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.descriptions import budget_title, counted, training_in_words
 from hf_critmom.experiments.comparison.findings import BudgetFindings, Findings
@@ -91,6 +92,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         diverged=sum(not run.finished for run in runs),
         hardware=sorted({run.versions["hardware"] for run in runs}),
         load=max(loads, default=None),
+        disturbed=sorted({arm for one in budgets for arm in disturbed_arms(results, one.analysis.budget)}),
         versions={name: version for name, version in plan.versions.items() if name != "hardware"},
         evaluations=counted([len(run.evaluations) for run in runs], "evaluation"),
     )

@@ -27,7 +27,8 @@ def table_rows(summaries: Sequence[ArmSummary], metric: str) -> tuple[list[str],
 def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table that relates arms to the baseline, seed by seed.
 
-    A cell holds the ratio of steps with its interval, the ratio of seconds and the p-value of the log-rank test.
+    A cell holds the ratio of steps with its interval, the ratio of seconds, where these were not disturbed, and the
+    p-value of the log-rank test.
     """
     header = [
         "arm",
@@ -37,11 +38,13 @@ def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     rows = []
     for found in analysis.relative:
         cells = []
-        for steps, seconds, p in zip(found.steps, found.seconds, found.logrank, strict=True):
+        every_seconds = found.seconds or [None] * len(found.steps)
+        for steps, seconds, p in zip(found.steps, every_seconds, found.logrank, strict=True):
             if steps.both_censored == steps.ratio.n:
                 cells.append("neither reached it" if steps.ratio.n else "no seed in common")
                 continue
-            cells.append(f"{_ratio(steps)}\nseconds {_ratio(seconds, interval=False)}\nlog-rank p {p:.2g}")
+            in_seconds = "" if seconds is None else f"\nseconds {_ratio(seconds, interval=False)}"
+            cells.append(f"{_ratio(steps)}{in_seconds}\nlog-rank p {p:.2g}")
         rows.append([found.arm, *cells, difference_in_words(found.ending)])
     return header, rows
 

@@ -1,7 +1,9 @@
 """Claims about the analysis: what the committed comparisons say, and that it is complete whatever came out."""
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,13 @@ import pandas as pd
 import pytest
 from helpers.tables_by_hand import ACCURACY, results_table, run_of, timed
 
+from hf_critmom.experiments.comparison.analyses import disturbed_arms
 from hf_critmom.experiments.comparison.analysis import Analysis, analyse
 from hf_critmom.experiments.comparison.claims import parse_claim
+from hf_critmom.experiments.comparison.plan import Run
+from hf_critmom.experiments.comparison.records import MachineLoad
+from hf_critmom.experiments.comparison.report_tables import relative_rows
+from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.sentences import headline_sentence
 from hf_critmom.experiments.comparison.sequential import Looks
 from hf_critmom.experiments.comparison.statistics import Metric
@@ -118,3 +125,18 @@ def test_an_analysis_is_complete_whatever_came_out(curve: list[Any], status: str
     }
     assert all(headline_sentence(verdict) for verdict in found.verdicts)
     assert all(np.isfinite(curves.median.values).all() for curves in found.curves.values())
+
+
+def test_no_ratio_of_seconds_is_told_of_runs_that_had_to_share_their_cores() -> None:
+    calm, busy = MachineLoad(mean=2.4, cores=2), MachineLoad(mean=2.6, cores=2)
+    loads = {("constant", None): calm, ("critmom", None): busy, ("constant", 3.0): busy}
+    runs: Any = {Run(arm, 0, epochs): SimpleNamespace(load=load) for (arm, epochs), load in loads.items()}
+    assert disturbed_arms(Results(runs, {}, []), None) == ["critmom"]
+    assert disturbed_arms(Results(runs, {}, []), 3.0) == ["constant"]
+    (told,), (untold,) = two_arms().relative, two_arms(disturbed=["critmom"]).relative
+    assert told.seconds is not None and untold.seconds is None
+    assert untold.steps == told.steps
+    ((_, before, *_),), ((_, after, *_),) = (
+        relative_rows(found)[1] for found in (two_arms(), two_arms(disturbed=["constant"]))
+    )
+    assert "\nseconds " in before and after == re.sub(r"\nseconds [^\n]*", "", before)
