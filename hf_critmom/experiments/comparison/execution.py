@@ -28,6 +28,7 @@ from hf_critmom.storage.workers import Send
 from hf_critmom.tasks import ModelArguments, Task, build_model
 from hf_critmom.training.batch_statistics import averages_weights, recalibrate
 from hf_critmom.training.callbacks.divergence import StopWhenDiverged, has_diverged
+from hf_critmom.training.trackers import name_space, project_name
 from hf_critmom.training.trainer import CritMomTrainer
 
 WARM_UP_STEPS = 3
@@ -160,7 +161,9 @@ def run_arguments(training: ComparisonTrainingArguments, arm: Arm, run: Run, fol
     """
     args: Any = copy.deepcopy(training)
     args.output_dir = str(folder)
-    args.run_name = "-".join(run.folder.parts[1:])
+    args.run_name = run.name
+    args.project = project_name(args, Path(str(training.output_dir)))
+    args.trackio_static_space_id = args.trackio_static_space_id or False  # else each run would leave a Space of its own
     args.seed = run.seed
     args.data_seed = run.seed
     if arm.learning_rate is not None:
@@ -268,6 +271,7 @@ def execute_run(
         trainer.compute_metrics = task.compute_test_metrics
         tested = dict(trainer.predict(task.test, metric_key_prefix="test").metrics)
         trainer.log(tested)
+        name_space(trainer.model, args.report_to or ())
         trainer.save_model()
         trainer.create_model_card(model_name=f"{task.name}, {run.title}")
     # A resumed run's callbacks are others than were passed.

@@ -69,7 +69,7 @@ def command_for(plan: Plan, seeds: int) -> str:
     if not _known_to_command(plan) >= plan.arms.keys():  # arms were added by commands that named only them
         words = _with_flag(_without_flag(words, "--arms_file"), "--arms", list(plan.arms))
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
-    if looks.first < looks.last:
+    if looks.first < looks.last or "--until_decided" in words:
         words = words if "--until_decided" in words else _with_flag(words, "--until_decided", [])
         return shlex.join(_with_flag(words, "--max_seeds", [str(seeds)]) if seeds > looks.last else words)
     return shlex.join(_with_flag(words, "--num_seeds", [str(seeds)]))

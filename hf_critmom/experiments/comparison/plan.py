@@ -63,6 +63,11 @@ class Run:
         return Path("runs", self.arm, *budget, "tuning", point)
 
     @property
+    def name(self) -> str:
+        """What it is called in trackers, such as "critmom-seed-42"."""
+        return "-".join(self.folder.parts[1:])
+
+    @property
     def title(self) -> str:
         """What it is called in messages."""
         budget = "" if self.epochs is None else f", {self.epochs:g} epochs"

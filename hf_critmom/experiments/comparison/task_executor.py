@@ -18,6 +18,7 @@ from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.storage.workers import Send
 from hf_critmom.tasks import Task, load_task
 from hf_critmom.tasks.stored_arguments import absolute_arguments
+from hf_critmom.training.trackers import tracked_run
 
 
 class TaskExecutor:
@@ -63,12 +64,19 @@ class TaskExecutor:
         if self.measure_curvature and run.trial is None and run.seed == plan.seeds[0]:
             measuring = curvature_callback(arm)
             callbacks += [] if measuring is None else [measuring]
-        return execution.execute_run(self.training, self.model, arm, run, self.task, folder, callbacks)
+        begun = plan.history[0].date if plan.history else ""
+        with tracked_run(self.training, _comparison(run, folder), run.name, begun):
+            return execution.execute_run(self.training, self.model, arm, run, self.task, folder, callbacks)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the data, and without what was found out about this machine."""
         found = {"data": absolute_arguments(self.data), "model": absolute_arguments(self.model)}
         return {**self.__dict__, **found, "training": _portable(self.training), "_task": None}
+
+
+def _comparison(run: Run, folder: Path) -> Path:
+    """The folder of the comparison that a run's folder lies in."""
+    return folder.absolute().parents[len(run.folder.parts) - 1]
 
 
 def _portable(training: ComparisonTrainingArguments) -> ComparisonTrainingArguments:

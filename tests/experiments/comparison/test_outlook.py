@@ -46,6 +46,11 @@ def test_a_comparison_that_grows_by_itself_goes_on_or_is_given_a_higher_end():
     assert command_for(plan, 14) == "hf-critmom compare --until_decided --bf16 --max_seeds 14"
 
 
+def test_one_that_was_to_grow_to_where_it_began_is_given_a_higher_end():
+    plan = planned("hf-critmom compare --until_decided --num_seeds 3 --max_seeds 3", looks=LookPlan(3, 3))
+    assert command_for(plan, 4) == "hf-critmom compare --until_decided --num_seeds 3 --max_seeds 4"
+
+
 def test_arms_that_later_commands_added_get_the_seeds_too():
     added = Extension("2026-11-29T10:00:00+00:00", "hf-critmom compare --arms adamw", ("adamw",), finished=6)
     plan = planned("hf-critmom compare --arms constant critmom", history=(added,))
