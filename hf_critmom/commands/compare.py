@@ -10,6 +10,9 @@ from hf_critmom.experiments.comparison import (
     run_comparison,
 )
 from hf_critmom.experiments.comparison.arguments import CADENCE_FLAGS
+from hf_critmom.experiments.comparison.engines.local import LocalEngine
+from hf_critmom.experiments.comparison.script.arguments import ScriptArguments, ScriptRequest
+from hf_critmom.experiments.comparison.script.command_line import Script, split_script
 from hf_critmom.storage.commands import recorded_command
 from hf_critmom.tasks import DataArguments, ModelArguments, flag_defaults, task_name
 
@@ -18,30 +21,39 @@ def main(argv: list[str]) -> int:
     """Runs what is not yet finished of a comparison, and prints its report."""
     request = parse_comparison(argv)
     quieten_libraries()
+    if isinstance(request, ScriptRequest):
+        from hf_critmom.experiments.comparison.script.runner import run_script_comparison
+
+        print_report(run_script_comparison(request, LocalEngine))
+        return 0
     folder = run_comparison(request)
     if request.training.process_index == 0:
         print_report(folder)
     return 0
 
 
-def parse_comparison(argv: list[str]) -> ComparisonRequest:
+def parse_comparison(argv: list[str]) -> ComparisonRequest | ScriptRequest:
     """Turns the flags of ``compare`` into arguments; what no flag says comes from the task's own defaults.
 
     Raises:
         InputError: If a flag's value cannot be used.
     """
+    flags, script = split_script(argv)
+    if script is not None:
+        return _parse_script(flags, script, argv)
     dataclass_types = (ComparisonArguments, DataArguments, ModelArguments, ComparisonTrainingArguments)
     # Abbreviated flags would slip past the first, partial parse that finds the task.
     parser = dataclass_parser(
         "compare",
         dataclass_types,
-        usage="[--task NAME_OR_DATASET] [--arms ARM ...] [flags]",
-        description="Compare optimizers on a task, or continue a comparison: the same command runs what is missing.",
+        usage="[--task NAME_OR_DATASET | --script SCRIPT] [--arms ARM ...] [flags] [-- ARGS OF THE SCRIPT]",
+        description="Compare optimizers on a task, or continue a comparison: the same command runs what is missing. "
+        "With --script SCRIPT or --script -m MODULE it runs a training script of your own: see --script SCRIPT --help.",
     )
     task_parser = dataclass_parser("compare", (DataArguments, ModelArguments), add_help=False)
     flags = [arg for arg in argv if arg not in ("-h", "--help")]
     data, model, _ = task_parser.parse_args_into_dataclasses(flags, return_remaining_strings=True)
-    given = frozenset(flag.lstrip("-").partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--"))
+    given = _names(flags)
     defaults = flag_defaults(data, model)
     # A task's own way of saying how often to evaluate gives way to the other one.
     replaced = CADENCE_FLAGS - {"evaluations_per_epoch"} if "evaluations_per_epoch" in given else set()
@@ -51,3 +63,21 @@ def parse_comparison(argv: list[str]) -> ComparisonRequest:
     comparison, data, model, training = parse_dataclasses(parser, argv)
     command = recorded_command(f"{PROGRAM} compare", argv)
     return ComparisonRequest(comparison, data, model, training, command, given)
+
+
+def _parse_script(flags: list[str], script: Script, argv: list[str]) -> ScriptRequest:
+    """The same for a comparison in a script, whose own arguments are left to it."""
+    parser = dataclass_parser(
+        "compare",
+        (ComparisonArguments, ScriptArguments),
+        usage="--script SCRIPT | --script -m MODULE [--arms ARM ...] [flags] -- ARGS OF THE SCRIPT",
+        description="Compare optimizers in an unmodified training script that takes its TrainingArguments from the "
+        "command line, or continue a comparison: the same command runs what is missing.",
+    )
+    comparison, own = parse_dataclasses(parser, flags)
+    return ScriptRequest(comparison, own, script, recorded_command(f"{PROGRAM} compare", argv), _names(flags))
+
+
+def _names(flags: list[str]) -> frozenset[str]:
+    """Names of the flags that are given."""
+    return frozenset(flag.lstrip("-").partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--"))

@@ -2,24 +2,29 @@
 
 import runpy
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from hf_critmom.commands import PROGRAM
 from hf_critmom.errors import InputError
 
-NO_DAMPING_LOG = "--no_damping_log"
+NO_DAMPING_LOG, RECORDED = "--no_damping_log", "--recorded"
 
 
 def main(argv: list[str]) -> int:
     """Runs a script or module, which sees the arguments, name and import path that it would see under plain python.
 
-    Every Trainer that it builds logs its damping state, unless `NO_DAMPING_LOG` stands before the script.
+    Every Trainer that it builds logs its damping state, unless `NO_DAMPING_LOG` stands before the script. A comparison
+    starts the runs of a script with `RECORDED` and a file of instructions before it.
     """
     from hf_critmom.training.watching import watched_trainers
 
     own = [argument for argument in argv[:1] if argument == NO_DAMPING_LOG]
     argv = argv[len(own) :]
-    with watched_trainers(log_damping=not own):
+    recorded, argv = (argv[1], argv[2:]) if argv[:1] == [RECORDED] and len(argv) > 1 else ("", argv)
+    with _recording(recorded) as prepare, watched_trainers(log_damping=not own, prepare=prepare):
         if argv[:1] == ["-m"] and len(argv) > 1:
             sys.argv = argv[1:]
             sys.path[0] = str(Path.cwd())
@@ -39,3 +44,12 @@ def main(argv: list[str]) -> int:
             )
             return 0 if argv[:1] in (["-h"], ["--help"]) else 2
     return 0
+
+
+def _recording(instructions: str) -> AbstractContextManager[Callable[[Any], None]]:
+    """What is done with the Trainers of a run that a comparison started; nothing with those of others."""
+    if not instructions:
+        return nullcontext(lambda trainer: None)
+    from hf_critmom.experiments.comparison.script.recording import recorded_run
+
+    return recorded_run(instructions)

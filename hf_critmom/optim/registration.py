@@ -18,6 +18,10 @@ from hf_critmom.optim.factory import OPTIMIZERS, adam_arguments, named_optimizer
 from hf_critmom.optim.options import parse_optim_args
 from hf_critmom.upstream import UpstreamChangedError, optim_args_parser, optimizer_handlers, optimizer_names
 
+Build = Callable[[Any], tuple[Any, dict[str, Any]]]
+"""Builds an optimizer's class and keyword arguments from the Trainer's context: arguments, model and options."""
+_FURTHER: dict[str, Build] = {}
+
 
 class RegistrationError(RuntimeError):
     """The installed Transformers lacks what registration needs."""
@@ -33,6 +37,20 @@ def register() -> None:
     register_handlers()
 
 
+def register_optimizer(name: str, build: Build) -> None:
+    """Makes a further name known to ``--optim``, in this process.
+
+    Args:
+        name: The name.
+        build: Builds what the Trainer constructs the optimizer from.
+
+    Raises:
+        RegistrationError: If the installed Transformers cannot be extended this way.
+    """
+    _FURTHER[name] = build
+    register()
+
+
 def register_names() -> None:
     """Adds the names to the enum of optimizer names; ``transformers.training_args`` must be imported.
 
@@ -40,7 +58,7 @@ def register_names() -> None:
         RegistrationError: If the installed Transformers cannot be extended this way.
     """
     names = _names()
-    for name in OPTIMIZERS:
+    for name in (*OPTIMIZERS, *_FURTHER):
         member = _add_member(names, name)
         # Where hf_critmom is not yet imported, unpickling imports it; where it is not installed, the error names it.
         member.__reduce_ex__ = lambda protocol, name=name: (optimizer_name, (name,))
@@ -55,6 +73,8 @@ def register_handlers() -> None:
     names, handlers = _names(), _handlers()
     for name in OPTIMIZERS:
         handlers[_add_member(names, name)] = _handler
+    for name, build in _FURTHER.items():
+        handlers[_add_member(names, name)] = build
     try:
         parse = optim_args_parser()
         if not hasattr(parse, "explains"):

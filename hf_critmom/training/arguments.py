@@ -60,14 +60,27 @@ class CommandTrainingArguments(TrainingArguments):
 
 def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
     """Training arguments that results depend on and that differ from the defaults of Transformers."""
-    # Constructing arguments sets the device of the process again: it has to stay as it is.
-    defaults = TrainingArguments(output_dir="unused", use_cpu=args.use_cpu)
-    recorded: dict[str, Any] = {}
-    for part in fields(TrainingArguments):
-        if part.name in FLAGS and not FLAGS[part.name].recorded:
-            continue
-        value = recorded_value(plain(getattr(args, part.name)))
-        if value != plain(getattr(defaults, part.name)):
-            recorded[part.name] = value
+    return differing_arguments(decisive_arguments(args), use_cpu=args.use_cpu)
+
+
+def decisive_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """Training arguments that results depend on, as JSON holds them, and the total batch size."""
+    names = [part.name for part in fields(TrainingArguments) if part.name not in FLAGS or FLAGS[part.name].recorded]
+    recorded = {name: recorded_value(plain(getattr(args, name))) for name in names}
     recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return recorded
+
+
+def differing_arguments(recorded: Mapping[str, Any], *, use_cpu: bool) -> dict[str, Any]:
+    """Those of `decisive_arguments` that differ from the defaults of Transformers.
+
+    Args:
+        recorded: The arguments.
+        use_cpu: Whether this process computes on its CPU: constructing arguments sets its device again.
+    """
+    defaults = TrainingArguments(output_dir="unused", use_cpu=use_cpu)
+    return {
+        name: value
+        for name, value in recorded.items()
+        if not hasattr(defaults, name) or value != plain(getattr(defaults, name))
+    }

@@ -10,7 +10,9 @@ from wrapt import register_post_import_hook
 
 
 @contextmanager
-def watched_trainers(*, log_damping: bool = True) -> Iterator[None]:
+def watched_trainers(
+    *, log_damping: bool = True, prepare: Callable[[Any], None] = lambda trainer: None
+) -> Iterator[None]:
     """Within it, every Trainer logs its damping state and names its optimizer in the automatic model card.
 
     Where the optimizer asks for the curvature (``curvature=auto``), it is measured. torch's own optimizers check whose
@@ -21,13 +23,14 @@ def watched_trainers(*, log_damping: bool = True) -> Iterator[None]:
 
     Args:
         log_damping: Whether each Trainer is given a `DampingCallback`, unless it has one.
+        prepare: Called with each Trainer that was built.
     """
     undo: list[Callable[[], None]] = []
     active = True
 
     def watch(module: ModuleType) -> None:
         if active:
-            undo.extend(_watch(module.Trainer, log_damping))
+            undo.extend(_watch(module.Trainer, log_damping, prepare))
 
     register_post_import_hook(watch, "transformers.trainer")
     try:
@@ -38,7 +41,7 @@ def watched_trainers(*, log_damping: bool = True) -> Iterator[None]:
             restore()
 
 
-def _watch(trainer_cls: Any, log_damping: bool) -> list[Callable[[], None]]:
+def _watch(trainer_cls: Any, log_damping: bool, prepare: Callable[[Any], None]) -> list[Callable[[], None]]:
     construct, write_card = trainer_cls.__init__, trainer_cls.create_model_card
     create_optimizer = trainer_cls.create_optimizer
 
@@ -46,6 +49,7 @@ def _watch(trainer_cls: Any, log_damping: bool) -> list[Callable[[], None]]:
     def construct_and_watch(self: Any, *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
         _give_callbacks(self, log_damping)
+        prepare(self)
 
     @functools.wraps(create_optimizer)
     def create_and_guard_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,24 +1,8 @@
-"""Comparisons of methods on a task: arms, runner, statistics, figures and report."""
+"""Comparisons of methods on a task: arms, runner, statistics, figures and report.
 
-from hf_critmom.experiments.comparison.arguments import (
-    ComparisonArguments,
-    ComparisonRequest,
-    ComparisonTrainingArguments,
-)
-from hf_critmom.experiments.comparison.arms import ARMS, Arm
-from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.report import write_report
-from hf_critmom.experiments.comparison.results import find_run
-from hf_critmom.experiments.comparison.runner import run_comparison
+The public names are imported when they are first used: the processes of a script's runs need a part of it only.
+"""
 
-__all__ = [
-    "ARMS",
-    "Arm",
-    "ComparisonArguments",
-    "ComparisonError",
-    "ComparisonRequest",
-    "ComparisonTrainingArguments",
-    "find_run",
-    "run_comparison",
-    "write_report",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,6 +7,7 @@ import pandas as pd
 from hf_critmom.experiments.comparison.analysis import Analysis, analyse
 from hf_critmom.experiments.comparison.claims import parse_claim
 from hf_critmom.experiments.comparison.growth import complete_seeds
+from hf_critmom.experiments.comparison.pairing import ended_on, unpaired_seeds
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.sequential import ALPHA, Looks
@@ -35,6 +36,7 @@ def analyse_budget(
     rows = table if budget is None else table[table["budget"] == budget]
     of_budget = drift if budget is None or drift is None else drift[drift["budget"] == budget]
     present = [name for name in arms if (rows["arm"] == name).any()]
+    runs = [result for run, result in results.runs.items() if run.epochs == budget]
     baseline = plan.baseline_arm if plan.baseline_arm in present else next(iter(present), "")
     return analyse(
         rows,
@@ -48,9 +50,11 @@ def analyse_budget(
         seeds=plan.seeds,
         margin=plan.margin,
         alpha=ALPHA / len(plan.budgets),
+        paired=not unpaired_seeds(runs),
         budget=budget,
         drift=of_budget,
         disturbed=disturbed_arms(results, budget),
+        ended_on=ended_on(runs),
     )
 
 

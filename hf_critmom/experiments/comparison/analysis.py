@@ -103,6 +103,8 @@ class Analysis:
         margin: What counts as no difference.
         smoothed: Whether the curves were smoothed before times were interpolated.
         drift: How the networks do on corrupted images; None if that was not measured.
+        paired: Whether the same seed means the same initial weights and the same order of data in every arm.
+        ended_on: What the last values are of: "test", or "final validation" where there is no test split.
     """
 
     budget: float | None
@@ -121,6 +123,8 @@ class Analysis:
     margin: float
     smoothed: bool
     drift: DriftSummary | None
+    paired: bool = True
+    ended_on: str = "test"
 
 
 def analyse(
@@ -140,6 +144,7 @@ def analyse(
     budget: float | None = None,
     drift: pd.DataFrame | None = None,
     disturbed: Collection[str] = (),
+    ended_on: str = "test",
 ) -> Analysis:
     """Computes everything that the report of one budget says.
 
@@ -159,6 +164,7 @@ def analyse(
         budget: Epochs, where the comparison has several budgets.
         drift: Accuracies on corrupted images, of the same budget, see `drift_statistics.read_drift`.
         disturbed: Arms with a run whose seconds other work on the machine disturbed, which have no ratio of them.
+        ended_on: What the last values are of.
     """
     present = [arm for arm in arms if (table["arm"] == arm).any()]
     every_target = (*targets, *exploratory)
@@ -193,6 +199,8 @@ def analyse(
         margin=margin,
         smoothed=judged.smoothed,
         drift=None if drift is None else summarise_drift(drift, present, baseline),
+        paired=paired,
+        ended_on=ended_on,
     )
 
 

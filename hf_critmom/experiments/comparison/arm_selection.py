@@ -170,11 +170,15 @@ def check_name(name: str) -> None:
         )
 
 
-def read_arms(file: Path) -> dict[str, Arm]:
+def read_arms(file: Path, known: Mapping[str, Arm] = ARMS) -> dict[str, Arm]:
     """Reads arms from a TOML or JSON file: a table per arm, with the attributes of `Arm` but the name.
 
+    Args:
+        file: The file.
+        known: The table of arms.
+
     Returns:
-        The table `ARMS` with the file's arms added or in the place of those of the same name.
+        The table with the file's arms added or in the place of those of the same name.
 
     Raises:
         ComparisonError: If the file cannot be read, or an arm in it cannot be made.
@@ -189,7 +193,7 @@ def read_arms(file: Path) -> dict[str, Arm]:
         ) from None
     if not isinstance(content, dict) or not content:
         raise ComparisonError(f"--arms_file {file} holds no arms: expected a table per arm, such as [slow] in TOML.")
-    arms = dict(ARMS)
+    arms = dict(known)
     for number, (name, values) in enumerate(content.items()):
         try:
             arms[name] = _arm_from_file(name, values, SPARE_COLORS[number % len(SPARE_COLORS)])

@@ -36,7 +36,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
             task_type=plan.task.hub_task,
             dataset_type=plan.task.name,
             dataset_name=plan.task.source,
-            dataset_split="test",
+            dataset_split=budgets[0].analysis.ended_on.removeprefix("final "),
             metric_type=metric.name,
             metric_name=", ".join(
                 part
@@ -76,6 +76,9 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         arms=found.arms,
         curvature_header=HEADER,
         metric=metric,
+        caveats=found.caveats,
+        ended_on=budgets[0].analysis.ended_on,
+        paired=all(budget.analysis.paired for budget in budgets),
         margin=budgets[0].analysis.margin,
         smoothed=any(budget.analysis.smoothed for budget in budgets),
         grid={
@@ -104,7 +107,7 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
     return {
         "title": budget_title(analysis.budget),
         "verdicts": [_verdict(one, analysis.metric) for one in analysis.verdicts],
-        "results": _cells(table_rows(analysis.summaries, analysis.metric.title)),
+        "results": _cells(table_rows(analysis.summaries, analysis.metric.title, analysis.ended_on)),
         "relative": _cells(relative_rows(analysis)),
         "drift": drift_rows(analysis.drift, analysis.baseline),
         "drift_examples": f"{0 if analysis.drift is None else analysis.drift.examples:,}",

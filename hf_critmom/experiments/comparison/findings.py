@@ -12,9 +12,11 @@ from hf_critmom.experiments.comparison.drift_statistics import read_drift
 from hf_critmom.experiments.comparison.fairness import StepComparison, compare_steps
 from hf_critmom.experiments.comparison.momentum import CurvatureSummary, summarise_curvature
 from hf_critmom.experiments.comparison.outlook import Outlook, outlook
+from hf_critmom.experiments.comparison.pairing import pairing_sentences
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import Results, read_results
+from hf_critmom.experiments.comparison.script.failures import failures_in
 from hf_critmom.experiments.comparison.table import results_table
 
 
@@ -47,6 +49,7 @@ class Findings:
         table: The results table, of all budgets.
         arms: The arms that have results, in the plan's order, each followed by its tuned variant.
         budgets: What was found at each budget with results.
+        failures: What a reader must know of runs of a script that failed, as sentences.
     """
 
     plan: Plan
@@ -54,6 +57,13 @@ class Findings:
     table: pd.DataFrame
     arms: dict[str, Arm]
     budgets: tuple[BudgetFindings, ...]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a reader must know before any number: where pairing failed, what has no test split, what failed."""
+        said = [sentence for budget in self.budgets for sentence in pairing_sentences(budget.runs)]
+        return list(dict.fromkeys([*said, *self.failures]))
 
     @property
     def finished(self) -> int:
@@ -83,7 +93,7 @@ def read_findings(folder: Path) -> Findings:
         analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in plan.budgets if results.runs
     ]
     budgets = tuple(_at_budget(plan, results, arms, analysis) for analysis in analyses if analysis.arms)
-    return Findings(plan, results, table, arms, budgets)
+    return Findings(plan, results, table, arms, budgets, failures_in(folder, plan) if plan.task.is_script else ())
 
 
 def _arms(plan: Plan, results: Results) -> dict[str, Arm]:

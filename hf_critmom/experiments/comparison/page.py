@@ -25,6 +25,8 @@ def write_comparison_page(folder: Path, found: Findings) -> None:
         # The controls of the first budget set the charts of all.
         sections += shown if place == 0 else [replace(section, controls=()) for section in shown]
     missing = len(plan.runs()) - found.finished
+    unfinished = [f"Unfinished: {missing} of {len(plan.runs())} runs are missing; the command continues it."]
+    unfinished = unfinished if missing else []
     what = [*(f"{name}: {arm.help}." for name, arm in found.arms.items()), *history_in_words(plan)]
     how = "Made by hf-critmom compare. How it was measured stands in README.md beside this page; the command:"
     budget = found.budgets[0].analysis.budget
@@ -32,9 +34,7 @@ def write_comparison_page(folder: Path, found: Findings) -> None:
         folder,
         title=f"{plan.task.name}: {', '.join(found.arms)}",
         subtitle=f"{training_in_words(plan, budget)}, {counted([len(plan.seeds)], 'seed')}",
-        notice=f"Unfinished: {missing} of {len(plan.runs())} runs are missing; the command continues it."
-        if missing
-        else "",
+        notice=" ".join([*unfinished, *found.caveats]),
         headlines=said,
         sections=[*sections, *_more(found), Section("What was compared", paragraphs=[*what, how], code=plan.command)],
     )

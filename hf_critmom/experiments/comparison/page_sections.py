@@ -37,7 +37,7 @@ def sections_of(found: BudgetFindings, table: pd.DataFrame) -> list[Section]:
     """
     analysis, runs, arms = found.analysis, found.runs, found.arms
     rows = table if analysis.budget is None else table[table["budget"] == analysis.budget]
-    results = Table(*table_rows(analysis.summaries, analysis.metric.title))
+    results = Table(*table_rows(analysis.summaries, analysis.metric.title, analysis.ended_on))
     drift = Table(*drift_rows(analysis.drift, analysis.baseline))
     shown = [
         curves_section(analysis, rows, arms),

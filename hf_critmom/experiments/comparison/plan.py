@@ -18,7 +18,6 @@ from hf_critmom.experiments.comparison.step_statistics import step_factor
 from hf_critmom.storage.plan import PlanFile, differences
 from hf_critmom.storage.typed import RecordError, from_json
 from hf_critmom.tasks import DataArguments, ModelArguments, completed_record
-from hf_critmom.tasks.metrics import METRICS
 
 PLAN_FILE = "comparison.json"
 PLAN_FILE_FORMAT = PlanFile(PLAN_FILE, "comparison", ComparisonError)
@@ -230,7 +229,7 @@ class Plan:
         if odd := [name for name, arm in self.arms.items() if name != arm.name or name.endswith(TUNED_SUFFIX)]:
             raise ValueError(f"arms holds one that cannot be called {odd[0]!r}")
         _check_seeds(self.seeds)
-        metric = METRICS[self.task.metric]
+        metric = self.task.metric_spec
         every_target = [*self.targets, *self.exploratory_targets]
         if impossible := [target for target in every_target if not metric.above < target <= metric.at_most]:
             raise ValueError(f"targets holds {impossible[0]:g}, where there are {metric.in_words}")

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hf_critmom.experiments.comparison.arguments import (
     DEFAULT_MAX_SEEDS,
     DEFAULT_SEEDS,
     FIRST_LOOK,
+    ComparisonArguments,
     ComparisonRequest,
     ComparisonTrainingArguments,
 )
@@ -27,7 +28,6 @@ from hf_critmom.experiments.comparison.claims import parse_claim
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
-from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.plan import plain
 from hf_critmom.storage.typed import from_json
@@ -80,60 +80,84 @@ def with_measured_cadence(
     return dataclasses.replace(request, training=training)
 
 
-def settle_threads(request: ComparisonRequest, stored: Plan | None) -> int:
-    """The threads that each run computes with: the plan's, else the flag's, else 1, on accelerators several.
+def settle_threads(wanted: int | None, folder: Path, stored: Plan | None, otherwise: int) -> int:
+    """The threads that each run computes with: the plan's, else the flag's.
+
+    Args:
+        wanted: The flag.
+        folder: The comparison's folder.
+        stored: The plan in the folder, if there is one that it continues.
+        otherwise: What a new comparison computes with where the flag says nothing.
 
     Raises:
         ComparisonError: If the flag contradicts the plan: another number of threads is another run.
     """
-    wanted = request.comparison.threads_per_worker
     planned = None if stored is None else stored.recorded_threads
     if planned is not None and wanted not in (None, planned):
         raise ComparisonError(
-            f"The comparison in {request.training.output_dir} computes with {planned} "
+            f"The comparison in {folder} computes with {planned} "
             f"thread{'s' if planned > 1 else ''}, and another number gives other results: leave --threads_per_worker "
             f"{wanted} out, or choose another --output_dir."
         )
-    if planned is not None or wanted is not None:
-        return int(planned or wanted or 1)
-    return 1 if request.training.device.type == "cpu" else min(usable_cores(), 8)
+    return planned or wanted or otherwise
 
 
-def select_arms(request: ComparisonRequest, stored: Plan | None) -> dict[str, Arm]:
+def select_arms(
+    comparison: ComparisonArguments,
+    folder: Path,
+    stored: Plan | None,
+    known: Mapping[str, Arm] = ARMS,
+    default: Sequence[str] = DEFAULT_ARMS,
+) -> dict[str, Arm]:
     """The arms of a request; where it names none, those of the comparison in the folder.
+
+    Args:
+        comparison: What is compared.
+        folder: The comparison's folder.
+        stored: The plan in the folder, if there is one that it continues.
+        known: The table of arms.
+        default: Names of the arms of a new comparison.
 
     Raises:
         ComparisonError: If an arm is not known or cannot be built.
     """
-    names, file = request.comparison.arms, request.comparison.arms_file
+    names, file = comparison.arms, comparison.arms_file
     if names is None and stored is not None:
         foreign = [name for name, arm in stored.arms.items() if "." in arm.optimizer and ":" not in arm.optimizer]
         if foreign:
             raise ComparisonError(
-                f"The arms {', '.join(foreign)} of the comparison in {request.training.output_dir} run code that their "
+                f"The arms {', '.join(foreign)} of the comparison in {folder} run code that their "
                 "names lead to: name with --arms those that are to go on."
             )
         for arm in stored.arms.values():
             check_arm(arm)
         return dict(stored.arms)
-    known = ARMS if file is None else read_arms(Path(file))
-    return get_arms(list(names or DEFAULT_ARMS), known, None if stored is None else stored.arms)
+    known = known if file is None else read_arms(Path(file), known)
+    return get_arms(list(names or default), known, None if stored is None else stored.arms)
 
 
-def select_seeds(request: ComparisonRequest, stored: Plan | None) -> tuple[int, ...]:
+def select_seeds(
+    comparison: ComparisonArguments, start: int, given: Collection[str], stored: Plan | None
+) -> tuple[int, ...]:
     """The seeds of a request; where it gives no number, those of the comparison in the folder.
 
     Seeds follow one another from ``--seed``; that of a plan's trials is passed over.
 
+    Args:
+        comparison: What is compared.
+        start: The first seed.
+        given: Names of the flags that were given.
+        stored: The plan in the folder, if there is one that it continues.
+
     Raises:
         ComparisonError: If a seed would be larger than any.
     """
-    start, number = request.training.seed, request.comparison.num_seeds
-    if number is None and stored is not None and ("seed" not in request.given or start in stored.seeds):
+    number = comparison.num_seeds
+    if number is None and stored is not None and ("seed" not in given or start in stored.seeds):
         return stored.seeds
     if number is None:
-        number = FIRST_LOOK if request.comparison.until_decided else DEFAULT_SEEDS
-    if request.comparison.until_decided:
+        number = FIRST_LOOK if comparison.until_decided else DEFAULT_SEEDS
+    if comparison.until_decided:
         number = max(number, 2)  # one seed decides nothing
     trials = None if stored is None or stored.tuning is None else stored.tuning.seed
     seeds = [seed for seed in range(start, start + number + 1) if seed != trials][:number]
@@ -187,17 +211,9 @@ def plan_request(
     if (request.training.evaluations_per_epoch or 1) > 1:
         training["evaluations_per_epoch"] = request.training.evaluations_per_epoch
     every_arm = [*(stored.arms if stored is not None else ()), *arms]
-    if comparison.baseline is not None:
-        _check_named("--baseline", comparison.baseline, every_arm)
-        if stored is not None and comparison.baseline != stored.baseline_arm:
-            raise ComparisonError(
-                f"{folder} holds a comparison against the baseline {stored.baseline_arm}, which was chosen before its "
-                f"runs: leave --baseline {comparison.baseline} out, or choose another --output_dir."
-            )
-    for claim in comparison.claim or ():
-        parse_claim(claim, every_arm)
+    check_names(comparison, every_arm, folder, stored)
     targets = comparison.targets or (stored.targets if stored is not None else task_spec(request.data).targets)
-    seeds = select_seeds(request, stored)
+    seeds = select_seeds(comparison, request.training.seed, request.given, stored)
     return Plan(
         task=from_json(TaskRecord, plain(task.description())),
         model={**model_record(task, request.model), "num_parameters": num_parameters},
@@ -207,22 +223,45 @@ def plan_request(
         training=plain(training),
         versions=versions(),
         command=request.command,
-        tuning=plan_tuning(request, stored, seeds),
+        tuning=plan_tuning(comparison, seeds, stored),
         arguments={"data": store_arguments(request.data, folder), "model": store_arguments(request.model, folder)},
         threads=torch.get_num_threads(),
         baseline=None if stored is not None else comparison.baseline or next(iter(arms)),
         margin=comparison.margin or (DEFAULT_MARGIN if stored is None else stored.margin),
         claims=tuple(comparison.claim or ()),
-        looks=_look_plan(request, seeds),
+        looks=plan_looks(comparison, seeds),
     )
 
 
-def _look_plan(request: ComparisonRequest, seeds: tuple[int, ...]) -> LookPlan | None:
+def check_names(comparison: ComparisonArguments, arms: list[str], folder: Path, stored: Plan | None) -> None:
+    """Checks baseline and claims of a request.
+
+    Args:
+        comparison: What is compared.
+        arms: Names of the arms of the request and of the stored plan.
+        folder: The comparison's folder.
+        stored: The plan in the folder, if there is one that it continues.
+
+    Raises:
+        ComparisonError: If they name other arms, or the plan has another baseline.
+    """
+    if comparison.baseline is not None:
+        _check_named("--baseline", comparison.baseline, arms)
+        if stored is not None and comparison.baseline != stored.baseline_arm:
+            raise ComparisonError(
+                f"{folder} holds a comparison against the baseline {stored.baseline_arm}, which was chosen before its "
+                f"runs: leave --baseline {comparison.baseline} out, or choose another --output_dir."
+            )
+    for claim in comparison.claim or ():
+        parse_claim(claim, arms)
+
+
+def plan_looks(comparison: ComparisonArguments, seeds: tuple[int, ...]) -> LookPlan | None:
     """The looks of a comparison that grows until it is decided; None: the one look of another."""
-    if not request.comparison.until_decided:
+    if not comparison.until_decided:
         return None
-    first = max(2, min(len(seeds), request.comparison.num_seeds or FIRST_LOOK))
-    last = request.comparison.max_seeds or DEFAULT_MAX_SEEDS
+    first = max(2, min(len(seeds), comparison.num_seeds or FIRST_LOOK))
+    last = comparison.max_seeds or DEFAULT_MAX_SEEDS
     if last < first:
         raise ComparisonError(
             f"--max_seeds {last} is less than the {first} seeds that are looked at first: give more, or fewer "
@@ -231,15 +270,14 @@ def _look_plan(request: ComparisonRequest, seeds: tuple[int, ...]) -> LookPlan |
     return LookPlan(first, last)
 
 
-def plan_tuning(request: ComparisonRequest, stored: Plan | None, seeds: tuple[int, ...]) -> Tuning | None:
+def plan_tuning(comparison: ComparisonArguments, seeds: tuple[int, ...], stored: Plan | None) -> Tuning | None:
     """The tuning grid of a request; where it gives none, that of the comparison in the folder.
 
     Args:
-        request: The request.
-        stored: The plan in its folder, if there is one that it continues.
+        comparison: What is compared.
         seeds: Seeds of the runs, which the trials do not have.
+        stored: The plan in the folder, if there is one that it continues.
     """
-    comparison = request.comparison
     grids = comparison.step_grid or comparison.learning_rate_grid, comparison.weight_decay_grid
     if not any(grids):
         return None if stored is None else stored.tuning

@@ -13,6 +13,8 @@ from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.statistics import Metric
 
+LONGEST_LINE = 80
+"""Characters of a script's last log line that are shown."""
 SECONDS_BETWEEN_STEPS = 0.2
 """How often a run tells its step."""
 
@@ -85,8 +87,10 @@ class Progress:
 
     def finished(self, run: Run, result: RunResult, *, earlier: bool = False) -> None:
         """Counts a run as finished and says how it ended."""
-        tested = {name: value for name, value in result.test.items() if name != "loss" and value is not None}
-        ended = "".join(f"test {Metric(name).title} {value:.4f}, " for name, value in tested.items())
+        measured = {name: value for name, value in result.test.items() if value is not None}
+        tested = {name: value for name, value in measured.items() if name != "loss"} or measured
+        split = "test" if result.ended_on == "test" else "final validation"
+        ended = "".join(f"{split} {Metric(name).title} {value:.4f}, " for name, value in tested.items())
         ended = ended if result.finished else f"{result.status}, "
         seconds = f"{result.train_seconds:.0f} s of training"
         self.console.print(f"{run.title}: {ended}{seconds}{' (done before)' if earlier else ''}", markup=False)
@@ -114,6 +118,8 @@ class Progress:
             if worker not in self._steps:
                 self._steps[worker] = self._bars.add_task(title, total=max_steps, note="")
             self._bars.reset(self._steps[worker], total=max_steps, completed=step, description=title, note="")
+        elif kind == "line" and worker in self._steps:  # of a script's own log
+            self._bars.update(self._steps[worker], note=content[0][:LONGEST_LINE])
         elif kind == "step" and worker in self._steps:
             self._bars.update(self._steps[worker], completed=content[0])
         elif kind == "evaluated" and worker in self._steps:
@@ -160,5 +166,10 @@ class RunReporter(TrainerCallback):
         **_: Any,
     ) -> None:
         if metrics is not None and f"eval_{self.metric}" in metrics:
-            note = f"validation {Metric(self.metric).title} {metrics[f'eval_{self.metric}']:.4f}"
+            note = metric_note(self.metric, metrics[f"eval_{self.metric}"])
             self.send("evaluated", self.title, state.epoch or 0.0, note)
+
+
+def metric_note(metric: str, value: float) -> str:
+    """A value of the validation metric, as a bar shows it."""
+    return f"validation {Metric(metric).title} {value:.4f}"

@@ -51,7 +51,7 @@ class TaskRecord:
     Attributes:
         name: What it is called.
         source: Where its data come from, for cards.
-        metric: Name in `METRICS` of what targets are values of.
+        metric: What targets are values of: a name in `METRICS`, or any that a script logs.
         splits: Its splits by name: train, validation and test.
         hub_task: The Hub's name of the kind of task.
         label_names: Names of the classes, of images.
@@ -69,6 +69,10 @@ class TaskRecord:
     content: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if self.is_script:
+            if not isinstance(self.content.get("greater_is_better"), bool):
+                raise ValueError("greater_is_better is neither true nor false")
+            return
         if self.metric not in METRICS:
             raise ValueError(f"metric is {self.metric!r} instead of one of {', '.join(METRICS)}")
         if self.content.get("greater_is_better", self.greater_is_better) is not self.greater_is_better:
@@ -79,7 +83,20 @@ class TaskRecord:
     @property
     def greater_is_better(self) -> bool:
         """Whether targets are reached from below, as an accuracy's are, or from above, as a loss's."""
-        return METRICS[self.metric].greater_is_better
+        return self.metric_spec.greater_is_better
+
+    @property
+    def is_script(self) -> bool:
+        """Whether it is the task of a script of somebody else's, which alone knows its data."""
+        return "script" in self.content
+
+    @property
+    def metric_spec(self) -> MetricSpec:
+        """The metric; one that a script logs may have any value."""
+        if self.is_script:
+            greater = bool(self.content.get("greater_is_better"))
+            return MetricSpec(self.metric, greater, -math.inf, math.inf, "finite numbers")
+        return METRICS[self.metric]
 
     @classmethod
     def from_stored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,6 +143,7 @@ class ExpectedRun:
         budget: Epochs; None: not known.
         learning_rate: Peak learning rate; None: not known.
         weight_decay: Weight decay; None: not known.
+        is_script: Whether a script made it, whose metrics may have any value and need no loss beside them.
     """
 
     arm: str
@@ -135,6 +153,7 @@ class ExpectedRun:
     budget: float | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
+    is_script: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,6 +202,9 @@ class RunResult:
         shrinkage: Mean over the steps of the share by which weight decay shrinks the weights; None: not known.
         training_log: Records of the training log.
         curvature: Records of measured curvature and gradient noise, see `CurvatureCallback`; empty: not measured.
+        ended_on: The split that ``test`` is of: "test", or "validation" where a script has no other.
+        pairing: Fingerprints of the initial ``weights`` and of the first ``batches``, and the ``first_losses``; empty:
+            not recorded, as of our own tasks, whose runs are pairs by construction.
     """
 
     arm: str
@@ -204,6 +226,8 @@ class RunResult:
     shrinkage: float | None = None
     training_log: tuple[Mapping[str, float | None], ...] = ()
     curvature: tuple[Mapping[str, float | None], ...] = ()
+    ended_on: str = "test"
+    pairing: Mapping[str, Any] = field(default_factory=dict)
 
     _NOT_READ: ClassVar[tuple[str, ...]] = ("train_runtime",)
 
@@ -217,6 +241,8 @@ class RunResult:
     def __post_init__(self) -> None:
         if self.status not in (FINISHED, DIVERGED):
             raise ValueError(f"status is {self.status!r} instead of {FINISHED} or {DIVERGED}")
+        if self.ended_on not in ("test", "validation"):
+            raise ValueError(f"ended_on is {self.ended_on!r} instead of test or validation")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise ValueError(f"seed is {self.seed} instead of one between 0 and {LARGEST_SEED}")
         for name in ("steps", "train_seconds", "trainer_seconds", "wall_seconds", "integrated_step", "shrinkage"):
@@ -266,6 +292,7 @@ class RunResult:
             "curvature": [dict(record) for record in self.curvature],
             "versions": dict(self.versions),
             "wall_seconds": self.wall_seconds,
+            **({"ended_on": self.ended_on, "pairing": dict(self.pairing)} if self.pairing else {}),
         }
 
 
@@ -345,17 +372,19 @@ def _check_result(result: RunResult, expected: ExpectedRun) -> None:
         if None not in (found, planned) and not math.isclose(found, planned, rel_tol=_TOLERANCE):
             raise RecordError(f"it is a result of the {name.replace('_', ' ')} {found:g} instead of {planned:g}")
     for evaluation in result.evaluations:
-        _check_values(evaluation.values, expected.metric, f"its evaluation at step {evaluation.step}")
+        _check_values(evaluation.values, expected, f"its evaluation at step {evaluation.step}")
     if expected.is_trial != (not result.test):
         raise RecordError(f"it is a {'trial with' if expected.is_trial else 'run without'} values of the test split")
     if result.test:
-        _check_values(result.test, expected.metric, "its test")
+        _check_values(result.test, expected, "its test")
 
 
-def _check_values(values: Mapping[str, float | None], metric: str, where: str) -> None:
-    for name in ("loss", metric):
+def _check_values(values: Mapping[str, float | None], expected: ExpectedRun, where: str) -> None:
+    for name in (expected.metric,) if expected.is_script else ("loss", expected.metric):
         if name not in values:
             raise RecordError(f"{where} has no {name}")
+    if expected.is_script:
+        return
     for name, value in values.items():
         known: MetricSpec | None = METRICS.get(name)
         if known is not None and value is not None and not known.above <= value <= known.at_most:

@@ -13,10 +13,18 @@ from hf_critmom.experiments.comparison.statistics import ArmSummary, TimeToTarge
 from hf_critmom.experiments.comparison.tuning import Choice
 
 
-def table_rows(summaries: Sequence[ArmSummary], metric: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of results; a cell of two lines holds steps above seconds."""
+def table_rows(
+    summaries: Sequence[ArmSummary], metric: str, ended_on: str = "test"
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of results; a cell of two lines holds steps above seconds.
+
+    Args:
+        summaries: What each arm achieved.
+        metric: The metric as it is called in text.
+        ended_on: What the last values are of, see `Analysis`.
+    """
     targets = summaries[0].targets
-    header = ["arm", *(f"steps, seconds to {target.target:.4g}" for target in targets), f"test {metric}", "seeds"]
+    header = ["arm", *(f"steps, seconds to {target.target:.4g}" for target in targets), f"{ended_on} {metric}", "seeds"]
     rows = []
     for summary in summaries:
         seeds = str(summary.seeds) + (f", {summary.diverged} diverged" if summary.diverged else "")
@@ -33,7 +41,7 @@ def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     header = [
         "arm",
         *(f"steps to {target:.4g}" for target in analysis.targets),
-        f"test {analysis.metric.title}, difference",
+        f"{analysis.ended_on} {analysis.metric.title}, difference",
     ]
     rows = []
     for found in analysis.relative:

@@ -79,6 +79,7 @@ def read_run(folder: Path, plan: Plan, run: Run, trial: Trial | None = None) -> 
         budget=plan.budget(run),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        is_script=plan.task.is_script,
     )
     return read_result(file, expected)
 

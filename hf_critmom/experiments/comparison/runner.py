@@ -72,11 +72,13 @@ def run_comparison(request: ComparisonRequest) -> Path:
     check_output_folder(folder, request.data)
     stored = _stored_plan(folder)
     request = with_stored_cadence(request, stored)
-    threads, workers = settle_threads(request, stored), _settle_workers(request)
+    otherwise = 1 if request.training.device.type == "cpu" else min(usable_cores(), 8)
+    threads = settle_threads(request.comparison.threads_per_worker, folder, stored, otherwise)
+    workers = _settle_workers(request)
     check_workers(workers, threads)
     if workers == 1:
         torch.set_num_threads(threads)
-    arms = select_arms(request, stored)
+    arms = select_arms(request.comparison, folder, stored)
     task = load_task(request.data, request.model)
     probe = build_model(task, request.model, seed=0)
     check_model(probe, task)
@@ -92,7 +94,7 @@ def run_comparison(request: ComparisonRequest) -> Path:
         load_or_create_plan(planned(request), folder, write=False)
     if stored is None or _unfinished(folder, stored, planned(request)):
         settings = {name: planned(request).settings(arm) for name, arm in arms.items()}
-        tried = [_with_settings(arm, *settings[name]) for name, arm in arms.items()]
+        tried = [with_settings(arm, *settings[name]) for name, arm in arms.items()]
         step_seconds, evaluation_seconds = broadcast_object_list([try_arms(request, tried, task)])[0]
         if request.training.cadence_is_open:
             an_epoch = steps_per_epoch(request.training, task)
@@ -251,7 +253,7 @@ class _Runner:
         """The run's arm at the learning rate and weight decay that this run has."""
         arm = self.arms[run.arm]
         trial = run.trial if arm.base is None else self._choice(arm.base, run)
-        return _with_settings(arm, *self.plan.settings(arm, trial))
+        return with_settings(arm, *self.plan.settings(arm, trial))
 
 
 class _Events:
@@ -312,7 +314,8 @@ class _Events:
             self.runner.collect()
 
 
-def _with_settings(arm: Arm, learning_rate: float, weight_decay: float) -> Arm:
+def with_settings(arm: Arm, learning_rate: float, weight_decay: float) -> Arm:
+    """An arm with a learning rate and weight decay in the place of its own."""
     return dataclasses.replace(arm, learning_rate=learning_rate, weight_decay=weight_decay)
 
 

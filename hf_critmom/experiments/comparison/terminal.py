@@ -16,16 +16,17 @@ def terminal_report(found: Findings) -> list[RenderableType]:
     said = [Text(one.curvature.sentence) for one in found.budgets if one.curvature and one.curvature.sentence]
     if (more := found.outlook) is not None:
         said += [Text(more.sentence), Text(more.command, style="bold", overflow="fold")]
+    said += [Text(sentence) for sentence in found.caveats]
     return [*(part for one in found.budgets for part in _of_budget(found.plan, one)), *said]
 
 
 def _of_budget(plan: Plan, found: BudgetFindings) -> list[RenderableType]:
     analysis, steps = found.analysis, found.steps.table()
-    header, rows = table_rows(analysis.summaries, analysis.metric.title)
+    header, rows = table_rows(analysis.summaries, analysis.metric.title, analysis.ended_on)
     table = RichTable(
         title=f"{plan.task.name}: {training_in_words(plan, analysis.budget)}",
         caption="Steps and seconds of training until validation first reached the target: median (range) over seeds. "
-        "Test: mean ± standard deviation over seeds.",
+        f"{analysis.ended_on.capitalize()}: mean ± standard deviation over seeds.",
     )
     for name in header:
         table.add_column(name, justify="left" if name == "arm" else "right")

@@ -1,0 +1,9 @@
+from .arguments import ComparisonArguments as ComparisonArguments
+from .arguments import ComparisonRequest as ComparisonRequest
+from .arguments import ComparisonTrainingArguments as ComparisonTrainingArguments
+from .arms import ARMS as ARMS
+from .arms import Arm as Arm
+from .errors import ComparisonError as ComparisonError
+from .report import write_report as write_report
+from .results import find_run as find_run
+from .runner import run_comparison as run_comparison

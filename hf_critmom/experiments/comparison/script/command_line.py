@@ -1,0 +1,215 @@
+"""A script and its arguments: what the user gave for a flag, and the command of a run.
+
+Arguments stand on the command line, or in one JSON or YAML file that stands for all of them, as `HfArgumentParser`
+reads it; TRL's ``--config FILE`` gives values that the command line overrides.
+"""
+
+import ast
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_critmom.errors import root_message
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.storage.digest import files_digest
+
+REFUSED = {
+    "push_to_hub": "every run would be pushed: hf-critmom push DIR REPO_ID pushes the comparison when it is made",
+    "resume_from_checkpoint": "a run continues by itself where the script can",
+}
+"""Flags of a script that a comparison cannot let pass, with the reason."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A training script with its arguments, as the command line names it.
+
+    Attributes:
+        path: The script's file; None: a module.
+        module: The module that is run as a script; None: a file.
+        arguments: Its arguments.
+        launcher: What starts its processes, such as ``torchrun --nproc_per_node 2``; empty: plain Python.
+    """
+
+    path: str | None = None
+    module: str | None = None
+    arguments: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return Path(self.path).stem if self.path is not None else str(self.module)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return Path(self.path).name if self.path is not None else f"-m {self.module}"
+
+    def check(self) -> None:
+        """Checks what can be known without running it.
+
+        Raises:
+            ComparisonError: If it is not there or not Python, or its arguments cannot be read.
+        """
+        if self.path is not None:
+            file = Path(self.path)
+            if not file.is_file():
+                raise ComparisonError(f"There is no script {self.path}: expected a Python training script.")
+            try:
+                ast.parse(file.read_bytes(), filename=str(file))
+            except (SyntaxError, ValueError) as error:
+                line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+                raise ComparisonError(
+                    f"{self.path} is not Python ({root_message(error)}{line}): expected a Python training script."
+                ) from None
+        for flag, reason in REFUSED.items():
+            if str(self.value(flag) or "false").lower() not in ("false", "0", "no", "none"):
+                raise ComparisonError(f"Leave --{flag} out of the script's arguments: {reason}.")
+
+    def value(self, flag: str) -> Any:
+        """What the user gave for a flag; None if nothing."""
+        if self._file is not None:
+            return self._content.get(flag)
+        found = self._config.get(flag)
+        for index, token in enumerate(self.arguments):
+            name, equals, value = token.partition("=")
+            if name.startswith("--") and name[2:].replace("-", "_") == flag:
+                following = self.arguments[index + 1 : index + 2]
+                bare = not following or following[0].startswith("--")
+                found = value if equals else (True if bare else following[0])
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """What identifies the script in a plan; arguments as the user gave them, those in files with their values."""
+        arguments: dict[str, Any] = {"arguments": list(self.arguments)}
+        if self._file is not None:
+            arguments = {"arguments": dict(self._content)}
+        elif self._config:
+            arguments["config"] = self._config
+        source = {} if self.path is None else {"sha256": files_digest([Path(self.path)])}
+        return {"script": self.title, **source, **arguments, "launcher": shlex.join(self.launcher)}
+
+    def command(self, flags: Mapping[str, Any], folder: Path, instructions: Path) -> list[str]:
+        """The command of a run.
+
+        Args:
+            flags: Flags that the run sets, over those that the user gave; None: the flag is left out.
+            folder: The run's folder, for a file of arguments.
+            instructions: What the launcher is told.
+        """
+        target = ["-m", str(self.module)] if self.path is None else [str(self.path)]
+        own = ["-m", "hf_critmom", "run", "--recorded", str(instructions)]
+        return [*_in_this_environment(self.launcher), *own, *target, *self._with_flags(flags, folder)]
+
+    def _with_flags(self, flags: Mapping[str, Any], folder: Path) -> list[str]:
+        if self._file is not None:
+            content = {name: value for name, value in self._content.items() if name not in flags}
+            content |= {name: value for name, value in flags.items() if value is not None}
+            file = folder / f"arguments{self._file.suffix}"
+            text = json.dumps(content, indent=2) if file.suffix == ".json" else yaml.safe_dump(content)
+            file.write_text(text, encoding="utf-8")
+            return [str(file)]
+        left, is_value = [], False  # whether the next token may be the value of a flag that is left out
+        for token in self.arguments:
+            name, equals, _ = token.partition("=")
+            if name.startswith("--") and name[2:].replace("-", "_") in flags:
+                is_value = not equals
+            elif not is_value or token.startswith("--"):
+                left.append(token)
+                is_value = False
+            else:
+                is_value = False
+        for name, value in flags.items():
+            if value is None and name in self._config:
+                value = ""
+            if value is not None:
+                left += [f"--{name}", _text(value)]
+        return left
+
+    @cached_property
+    def _file(self) -> Path | None:
+        """The file that stands for all arguments."""
+        if len(self.arguments) == 1 and re.search(r"\.(json|ya?ml)$", self.arguments[0]):
+            return Path(self.arguments[0])
+        return None
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        return {} if self._file is None else _read(self._file)
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        """What TRL's ``--config`` holds."""
+        for index, token in enumerate(self.arguments):
+            if token == "--config" and index + 1 < len(self.arguments):
+                return _read(Path(self.arguments[index + 1]))
+            if token.startswith("--config="):
+                return _read(Path(token.partition("=")[2]))
+        return {}
+
+
+def split_script(argv: Sequence[str]) -> tuple[list[str], Script | None]:
+    """Takes the script and its arguments out of the words of ``compare``.
+
+    Args:
+        argv: Command-line arguments, with ``--script SCRIPT`` or ``--script -m MODULE``, and after ``--`` the
+            arguments of the script.
+
+    Returns:
+        The other words, and the script; None if there is none.
+
+    Raises:
+        ComparisonError: If the script is named twice, or not at all.
+    """
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    own, arguments = words[:end], words[end + 1 :]
+    own = [part for word in own for part in (["--script", word[9:]] if word.startswith("--script=") else [word])]
+    if "--script" not in own:
+        return words, None
+    if own.count("--script") > 1:
+        raise ComparisonError("--script is given twice: a comparison is of one script.")
+    place = own.index("--script")
+    named = own[place + 1 : place + 3] if own[place + 1 : place + 2] == ["-m"] else own[place + 1 : place + 2]
+    if not named or named == ["-m"] or named[-1].startswith("-"):
+        raise ComparisonError("--script needs a script, or -m and a module: --script train.py -- ARGS OF THE SCRIPT.")
+    module = named[1] if named[0] == "-m" else None
+    rest = own[:place] + own[place + 1 + len(named) :]
+    return rest, Script(None if module else named[0], module, tuple(arguments))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ComparisonError(
+            f"The file of arguments {file} cannot be read ({root_message(error)}): expected JSON or YAML."
+        ) from None
+    if not isinstance(content, dict):
+        raise ComparisonError(f"The file of arguments {file} holds no arguments: expected names with values.")
+    return {str(name).replace("-", "_"): value for name, value in content.items()}
+
+
+_LAUNCHERS = {"torchrun": ["torch.distributed.run"], "accelerate": ["accelerate.commands.accelerate_cli"]}
+
+
+def _in_this_environment(launcher: Sequence[str]) -> list[str]:
+    """The words that ``-m MODULE`` follows; Python and the known launchers are those of this environment."""
+    if not launcher or re.fullmatch(r"python[\d.]*", launcher[0]):
+        return [sys.executable, *launcher[1:]]
+    module = _LAUNCHERS.get(Path(launcher[0]).name)
+    return list(launcher) if module is None else [sys.executable, "-m", *module, *launcher[1:]]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

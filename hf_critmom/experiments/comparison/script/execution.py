@@ -1,0 +1,169 @@
+"""Makes the runs of a comparison in a script: each is the script in processes of its own, in the run's folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.errors import InputError
+from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.experiments.comparison.progress import metric_note
+from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
+from hf_critmom.experiments.comparison.script.arms import arm_flags
+from hf_critmom.experiments.comparison.script.command_line import Script
+from hf_critmom.experiments.comparison.script.failures import FAILURE_FILE, keep_lines
+from hf_critmom.experiments.comparison.script.instructions import LOG_FILE, Recording
+from hf_critmom.experiments.comparison.script.processes import RunFailed, ScriptRun, clear
+from hf_critmom.experiments.comparison.script.recording import TRAINER_STATE_FILE
+from hf_critmom.experiments.comparison.script.rehearsal import check_metric
+from hf_critmom.storage.checkpoints import last_complete_checkpoint
+from hf_critmom.storage.files import finite
+from hf_critmom.storage.plan import differences
+from hf_critmom.storage.typed import from_json
+from hf_critmom.storage.workers import Send
+
+_DAMPING = ("momentum", "damping_ratio", "damping_regime", "effective_lr", "nu")
+
+
+class ScriptRuns:
+    """Makes runs of a script: an `Executor`.
+
+    Args:
+        script: The script.
+        metric: The metric that targets are values of, without prefix.
+        flags: Flags that every run sets.
+        threads: Threads of each process.
+        max_steps: Optimizer steps of a run.
+    """
+
+    def __init__(self, script: Script, metric: str, flags: Mapping[str, Any], threads: int, max_steps: int) -> None:
+        self.script, self.metric, self.flags = script, metric, dict(flags)
+        self.threads, self.max_steps = threads, max_steps
+
+    def isolate(self) -> None:
+        """Nothing is shared: a run has processes of its own."""
+
+    def prepare(self, plan: Plan) -> None:
+        """Checks that the script is there, and that it is the plan's."""
+        self.script.check()
+        if (found := self.script.record()) != plan.task.content["script"]:
+            different = "; ".join(differences("script", plan.task.content["script"], found))
+            raise ComparisonError(
+                f"{self.script.title} is another script there than in the plan ({different}): give every machine the "
+                "same one."
+            )
+
+    def execute(self, run: Run, arm: Arm, plan: Plan, folder: Path, send: Send) -> RunResult:
+        """Makes a run from where it stopped, see `Executor`."""
+        folder = folder.resolve()
+        flags = {**arm_flags(arm), **self.flags, **run_flags(self.script, run, folder)}
+        script_run = ScriptRun(self.script, folder, arm, flags, threads=self.threads)
+        script_run.wait_for_earlier()
+        found = last_complete_checkpoint(folder, world_size=None, skip=lambda checkpoint, sentence: None)
+        begun, failed = ((folder / name).exists() for name in (LOG_FILE, FAILURE_FILE))
+        clear(folder, but=None if found is None else Path(found))
+        if found is not None:
+            script_run.flags = {**flags, "resume_from_checkpoint": found}
+        elif begun and not failed:
+            send("said", f"{run.title}: it was interrupted before it saved anything to continue from: it starts anew.")
+        send("begin", run.title, 0, self.max_steps)
+
+        def tell(kind: str, *content: Any) -> None:
+            if kind == "begin":
+                send("begin", run.title, *content)
+                if found is not None and content[0] == 0:
+                    send("said", f"{self.script.title} does not continue from checkpoints: {run.title} starts anew.")
+            elif kind == "evaluated":
+                epoch, values = content
+                if (value := values.get(self.metric)) is not None:
+                    send("evaluated", run.title, epoch, metric_note(self.metric, value))
+            else:
+                send(kind, *content)
+
+        try:
+            recording = script_run.make(tell)
+            script_run.check(recording, run.seed)
+            if not recording.diverged:
+                check_metric(self.script.title, recording, self.metric)
+        except (RunFailed, InputError) as error:  # of this run: the others go on
+            lines = list(script_run.lines)
+            keep_lines(folder, str(error), lines)
+            raise RunFailed(str(error), lines) from None
+        return run_result(run, recording, self.metric, read_log(folder))
+
+
+def run_flags(script: Script, run: Run, folder: Path) -> dict[str, Any]:
+    """Flags that are one run's own."""
+    name = {} if script.value("run_name") is not None else {"run_name": "-".join(run.folder.parts[1:])}
+    return {"seed": run.seed, "data_seed": run.seed, "output_dir": str(folder), **name}
+
+
+def read_log(folder: Path) -> list[dict[str, float | None]]:
+    """The records of training in a run's ``trainer_state.json``, each with the damping state that was logged beside it.
+
+    Args:
+        folder: The run's folder.
+    """
+    content = json.loads((folder / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
+    records: dict[int, dict[str, float | None]] = {}
+    for record in content.get("log_history", []):
+        step = record.get("step")
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        if "loss" in record:
+            records[step] = {**records.get(step, {}), **numbers}
+        elif "momentum" in record:
+            damping = {name: value for name, value in numbers.items() if name.startswith(_DAMPING)}
+            records[step] = {**records.get(step, {"step": step}), **damping}
+    return [dict(finite(record)) for _, record in sorted(records.items()) if "loss" in record]
+
+
+def run_result(
+    run: Run,
+    recording: Recording,
+    metric: str,
+    log: list[dict[str, float | None]],
+) -> RunResult:
+    """The result of a run, from what was recorded and logged of it.
+
+    Args:
+        run: The run.
+        recording: What was recorded.
+        metric: The metric that targets are values of.
+        log: The records of training.
+    """
+    for record in log:
+        norm = recording.gradient_norms.get(str(record.get("step")))
+        if norm is not None:
+            record.setdefault("grad_norm", norm)
+    evaluations: list[dict[str, Any]] = []
+    for one in recording.evaluations:
+        used = [record for record in log if (record["step"] or 0) <= one["step"]][-1:]
+        state = ("momentum", "damping_ratio")
+        evaluations.append({**one, **{name: record[name] for record in used for name in state if name in record}})
+    last = dict(recording.evaluations[-1]) if recording.evaluations else {}
+    ended: dict[str, Any] = {name: value for name, value in last.items() if name in recording.metrics()}
+    ended |= recording.test if metric in recording.test else recording.final
+    names = ["loss", metric] if "loss" in recording.metrics() else [metric]
+    result: dict[str, Any] = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "status": DIVERGED if recording.diverged else FINISHED,
+        "steps": recording.steps,
+        "train_seconds": recording.train_seconds,
+        "evaluations": evaluations,
+        "test": {} if run.trial is not None else {name: ended.get(name) for name in names},
+        "versions": dict(recording.versions),
+        "budget": recording.num_train_epochs if recording.args_max_steps <= 0 else None,
+        "learning_rate": recording.learning_rate,
+        "weight_decay": recording.weight_decay,
+        "trainer_seconds": recording.wall_seconds,
+        "wall_seconds": recording.wall_seconds,
+        "training_log": log,
+        "threads": recording.threads,
+        "ended_on": "test" if metric in recording.test else "validation",
+        "pairing": dict(recording.pairing),
+        **recording.summary,
+    }
+    return from_json(RunResult, finite(result))

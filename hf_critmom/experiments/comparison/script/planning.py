@@ -1,0 +1,232 @@
+"""From the request of a comparison in a script to its plan: what the rehearsal told, and what every run is given."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.experiments.comparison.arguments import DEFAULT_MARGIN
+from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.planning import (
+    EVALUATIONS_PER_EPOCH,
+    LARGEST_SHARE_OF_EVALUATIONS,
+    check_names,
+    plan_looks,
+    plan_tuning,
+    select_seeds,
+)
+from hf_critmom.experiments.comparison.records import RunResult, TaskRecord
+from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
+from hf_critmom.experiments.comparison.script.instructions import Recording
+from hf_critmom.storage.commands import recorded_value
+from hf_critmom.storage.typed import from_json
+from hf_critmom.training.arguments import differing_arguments
+
+EVALUATIONS_PER_RUN = 12
+"""Least evaluations of a run where nobody said how often to evaluate."""
+LOGS_PER_RUN = 100
+TARGET_SHARES = (0.5, 0.75, 0.9)
+"""Shares of the improvement of the pilot run at which targets lie."""
+_HUB_TASKS = {
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForImageClassification": "image-classification",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "SentenceTransformer": "sentence-similarity",
+}
+_DECIDED = ("optim", "optim_args", "output_dir", "seed", "data_seed", "run_name", "report_to", "max_steps_reached")
+_REHEARSED = ("eval_strategy", "eval_steps", "logging_strategy", "logging_steps", "save_strategy", "save_steps")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a script has told of itself, or the plan that was made with it.
+
+    Attributes:
+        model: Class and sizes of the model.
+        splits: Splits by name, as a plan holds them.
+        hub_task: The Hub's name of the kind of task.
+        training: Training arguments that differ from the defaults of Transformers.
+        flags: Flags of cadence and saving that every run sets.
+        steps: Optimizer steps of a run.
+        versions: Versions of what computes.
+        notes: Sentences for readers of the results.
+    """
+
+    model: Mapping[str, Any]
+    splits: Mapping[str, Any]
+    hub_task: str
+    training: Mapping[str, Any]
+    flags: Mapping[str, Any]
+    steps: int
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_rehearsal(cls, request: ScriptRequest, recording: Recording) -> "Facts":
+        """What a rehearsal told."""
+        flags = cadence_flags(request, recording)
+        told = {name: value for name, value in recording.training.items() if name not in (*_DECIDED, *_REHEARSED)}
+        given = {name: value for name in _REHEARSED if (value := request.script.value(name)) is not None}
+        training = {**differing_arguments(told, use_cpu=True), **recorded_value(given)}
+        training |= {name: value for name, value in flags.items() if value is not None}
+        batches = "-".join(digest[:16] for digest in recording.pairing["batches"])
+        examples = {name: number for name, number in recording.examples.items() if number}
+        sizes = {"num_parameters": recording.num_parameters, "num_trained_parameters": recording.num_trained_parameters}
+        return cls(
+            model={"model": recording.model, **sizes},
+            splits={name: {"examples": number, "sha256": batches} for name, number in examples.items()},
+            hub_task=next((task for part, task in _HUB_TASKS.items() if recording.model.endswith(part)), "other"),
+            training=training,
+            flags=flags,
+            steps=recording.max_steps,
+            versions=recording.versions,
+        )
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> "Facts":
+        """What a stored plan holds."""
+        content = plan.task.content
+        return cls(
+            model=plan.model,
+            splits=content.get("splits", {}),
+            hub_task=plan.task.hub_task,
+            training=plan.training,
+            flags=content.get("flags", {}),
+            steps=int(content.get("steps", 0)),
+            versions=plan.versions,
+            notes=plan.task.notes,
+        )
+
+
+def cadence_flags(request: ScriptRequest, recording: Recording) -> dict[str, Any]:
+    """Flags that say how often a run is evaluated, logged and saved, where the user's own do not.
+
+    Raises:
+        ComparisonError: If the user's say that it never is evaluated.
+    """
+    script, epochs = request.script, recording.steps_per_epoch
+    flags: dict[str, Any] = {}
+    if str(script.value("eval_strategy")) == "no":
+        raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
+    if request.flags.evaluations_per_epoch is not None:
+        if epochs is None:
+            raise ComparisonError("--evaluations_per_epoch needs epochs, and --max_steps decides: give --eval_steps.")
+        every = max(1, round(epochs / request.flags.evaluations_per_epoch))
+        flags |= {"eval_strategy": "steps", "eval_steps": every}
+    elif script.value("eval_strategy") is None and script.value("eval_steps") is None:
+        wanted = 0.0 if epochs is None else EVALUATIONS_PER_EPOCH * recording.max_steps / epochs
+        number = max(math.ceil(wanted), EVALUATIONS_PER_RUN)
+        training = recording.max_steps * (recording.step_seconds or 0.0)
+        if recording.evaluation_seconds and training:
+            number = min(number, int(LARGEST_SHARE_OF_EVALUATIONS * training / recording.evaluation_seconds))
+        flags |= {"eval_strategy": "steps", "eval_steps": max(1, recording.max_steps // max(number, 3))}
+    elif script.value("eval_strategy") is None:
+        flags |= {"eval_strategy": "steps"}
+    if script.value("logging_strategy") is None and script.value("logging_steps") is None:
+        flags |= {"logging_strategy": "steps", "logging_steps": max(1, recording.max_steps // LOGS_PER_RUN)}
+    best = str(script.value("load_best_model_at_end") or "false").lower() in ("true", "1", "yes")
+    if script.value("save_strategy") is None and script.value("save_steps") is None:
+        flags |= {"save_strategy": "no"}
+        if best:  # the Trainer takes the best of the checkpoints
+            names = {"eval_strategy": "save_strategy", "eval_steps": "save_steps"}
+            flags |= {save: flags.get(name, script.value(name)) for name, save in names.items()}
+    if flags.get("save_strategy") != "no" and script.value("save_total_limit") is None:
+        flags |= {"save_total_limit": 1}
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def plan_script(
+    request: ScriptRequest,
+    facts: Facts,
+    arms: Mapping[str, Arm],
+    targets: tuple[float, ...],
+    threads: int,
+    stored: Plan | None,
+) -> Plan:
+    """The plan that a request asks for; its extent may be a part of the stored plan's.
+
+    Args:
+        request: The request.
+        facts: What is known of the script.
+        arms: The arms.
+        targets: The targets.
+        threads: Threads of each process.
+        stored: The plan in the folder, if there is one that it continues.
+
+    Raises:
+        ComparisonError: If seeds, baseline or claims cannot be used.
+    """
+    comparison, script = request.comparison, request.script
+    check_names(comparison, [*(stored.arms if stored is not None else ()), *arms], request.folder, stored)
+    seeds = select_seeds(comparison, request.flags.seed, request.given, stored)
+    task = {
+        "name": script.name,
+        "source": f"what {script.title} loads",
+        "metric": request.metric,
+        "greater_is_better": request.greater_is_better,
+        "hub_task": facts.hub_task,
+        "splits": dict(facts.splits),
+        "notes": list(facts.notes),
+        "script": script.record(),
+        "flags": dict(facts.flags),
+        "steps": facts.steps,
+    }
+    return Plan(
+        task=from_json(TaskRecord, task),
+        model=dict(facts.model),
+        arms=arms,
+        seeds=seeds,
+        targets=tuple(sorted(set(map(float, targets)), reverse=not request.greater_is_better)),
+        training=dict(facts.training),
+        versions=dict(facts.versions),
+        command=request.command,
+        tuning=plan_tuning(comparison, seeds, stored),
+        threads=threads,
+        baseline=None if stored is not None else comparison.baseline or next(iter(arms)),
+        margin=comparison.margin or (DEFAULT_MARGIN if stored is None else stored.margin),
+        claims=tuple(comparison.claim or ()),
+        looks=plan_looks(comparison, seeds),
+    )
+
+
+def pilot_targets(result: RunResult, metric: str, *, greater_is_better: bool) -> tuple[float, ...]:
+    """Targets from the curve of a pilot run: what it had reached at `TARGET_SHARES` of its improvement.
+
+    Args:
+        result: Its result.
+        metric: The metric.
+        greater_is_better: Whether larger values are better.
+
+    Raises:
+        ComparisonError: If the curve does not improve.
+    """
+    values = [value for one in result.evaluations if (value := one.values.get(metric)) is not None]
+    best = (max if greater_is_better else min)(values, default=0.0)
+    if len(values) < 2 or values[0] == best:
+        shown = ", ".join(f"{value:.4g}" for value in values) or "nothing"
+        raise ComparisonError(
+            f"The pilot run's eval_{metric} does not improve after its first evaluation ({shown}), so no targets "
+            "follow from it: give --targets, more training, or another learning rate."
+        )
+    return tuple(float(f"{values[0] + share * (best - values[0]):.5g}") for share in TARGET_SHARES)
+
+
+def pilot_note(arm: str, seed: int) -> str:
+    """How the targets came about, for readers."""
+    shares = ", ".join(f"{100 * share:g}" for share in TARGET_SHARES)
+    return (
+        f"The targets are what a pilot run of {arm} with the seed {seed}, which no compared run has, had reached at "
+        f"{shares} % of its improvement after the first evaluation."
+    )
+
+
+def script_folder(folder: Path) -> Path:
+    """Where the pilot run is made, before there is a plan."""
+    return folder / ".pilot"

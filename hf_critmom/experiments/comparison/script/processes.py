@@ -1,0 +1,272 @@
+"""A script's run as processes: started with its flags, watched, ended with the command, and explained if it fails."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.script.arms import described
+from hf_critmom.experiments.comparison.script.command_line import Script
+from hf_critmom.experiments.comparison.script.instructions import (
+    EVENTS_FILE,
+    LOG_FILE,
+    RECORDING_FILE,
+    Instructions,
+    Process,
+    Recording,
+)
+from hf_critmom.storage.typed import RecordError
+
+SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_TO_END = 5.0
+KEPT_LINES = 30
+"""Last lines of a log that are kept of a run that failed."""
+
+
+class RunFailed(Exception):
+    """A run of a script failed; the message is one sentence.
+
+    Args:
+        message: The sentence.
+        lines: Last lines of its log.
+    """
+
+    def __init__(self, message: str, lines: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.lines = lines or []
+        if self.lines:
+            self.add_note("\n".join(["The last lines of its log:", *self.lines]))
+
+
+class ScriptRun:
+    """One run of a script.
+
+    Args:
+        script: The script.
+        folder: The run's folder, an absolute path.
+        arm: Its arm.
+        flags: The flags that it sets.
+        threads: Threads of each process.
+        rehearsal: Whether it ends after a few steps.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        folder: Path,
+        arm: Arm,
+        flags: Mapping[str, Any],
+        *,
+        threads: int,
+        rehearsal: bool = False,
+    ) -> None:
+        self.script, self.folder, self.arm, self.flags = script, folder, arm, flags
+        self.threads, self.rehearsal = threads, rehearsal
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.lock = folder.parent / f".{folder.name}.lock"
+
+    def make(self, tell: Callable[..., None] = lambda *event: None) -> Recording:
+        """Runs the script to its end.
+
+        Args:
+            tell: Takes events: what the launcher tells, and ``"line"`` with a line of the log.
+
+        Returns:
+            What was recorded.
+
+        Raises:
+            RunFailed: If it failed, or recorded nothing.
+        """
+        self.wait_for_earlier()
+        instructions = self.folder / f"instructions-{uuid.uuid4().hex}.json"
+        arm = described(self.arm)
+        Instructions(str(self.folder), str(self.lock), Process.this(), arm, self.rehearsal).write(instructions)
+        command = self.script.command(self.flags, self.folder, instructions)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to other runs
+        try:
+            with (self.folder / LOG_FILE).open("wb") as log:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+            try:
+                status = self._watch(process, tell)
+            finally:
+                _end(process)
+            return self._recorded(status)
+        finally:
+            for file in (instructions, self.folder / EVENTS_FILE, self.lock):
+                file.unlink(missing_ok=True)
+
+    def wait_for_earlier(self) -> None:
+        """Waits until processes of a command that was killed, which end by themselves, have left the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in self.folder.glob("instructions-*.json"):  # one that is only starting finds none any more, and ends
+            file.unlink()
+        with FileLock(self.lock).acquire(timeout=60.0):
+            (self.folder / RECORDING_FILE).unlink(missing_ok=True)
+            (self.folder / EVENTS_FILE).unlink(missing_ok=True)
+
+    def check(self, recording: Recording, seed: int) -> None:
+        """Checks that the script trained with the flags that it was given.
+
+        Raises:
+            RunFailed: If it ignored one.
+        """
+        title = self.script.title
+        if recording.trainings > 1:
+            raise RunFailed(f"{title} trains {recording.trainings} times, and a comparison follows one training.")
+        expected: dict[str, tuple[Any, Any]] = {
+            "output_dir": (str(self.folder.resolve()), recording.output_dir),
+            "seed": (seed, recording.seed),
+            "optim": (self.flags["optim"], recording.optim),
+        }
+        expected |= {
+            name: (float(self.flags[name]), getattr(recording, name))
+            for name in ("learning_rate", "weight_decay")
+            if self.flags.get(name) is not None
+        }
+        for name, (wanted, found) in expected.items():
+            if found != wanted:
+                shown = Path(found).name if name == "output_dir" else found
+                raise RunFailed(
+                    f"{title} ignores --{name} (it trained with {shown}): expected a script that takes its "
+                    "TrainingArguments from the command line.",
+                    list(self.lines),
+                )
+
+    def _watch(self, process: "subprocess.Popen[bytes]", tell: Callable[..., None]) -> int:
+        """Passes on what happens until the process has ended; its exit status."""
+        with (self.folder / LOG_FILE).open("rb") as log:
+            rest, events = b"", _Events(self.folder / EVENTS_FILE)
+            while True:
+                status = process.poll()
+                parts = re.split(rb"[\r\n]+", rest + log.read())
+                rest = b"" if status is not None else parts.pop()
+                lines = [part.decode(errors="replace").rstrip() for part in parts if part.strip()]
+                self.lines.extend(lines)
+                for event in events.new():
+                    tell(*event)
+                if lines:
+                    tell("line", lines[-1].strip())
+                if status is not None:
+                    return status
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _recorded(self, status: int) -> Recording:
+        """What was recorded of a run that has ended."""
+        try:
+            recording = Recording.read(self.folder)
+        except RecordError as error:
+            raise RunFailed(f"its {RECORDING_FILE} is damaged ({error}).", list(self.lines)) from None
+        diverged = recording is not None and recording.trained and recording.diverged
+        if status and not diverged:  # what a script does with the ruins of a training may fail
+            raise RunFailed(explain(self.script.title, status, list(self.lines)), list(self.lines))
+        if recording is None:
+            raise RunFailed(
+                f"{self.script.title} ended without training by a Trainer of Transformers: some scripts train only "
+                "with --do_train.",
+                list(self.lines),
+            )
+        if not recording.trained:
+            raise RunFailed(f"{self.script.title} ended before its training did.", list(self.lines))
+        return recording
+
+
+class _Events:
+    """The events that a run has told so far."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.place = file, 0
+
+    def new(self) -> list[list[Any]]:
+        """Those that are new; a line that is just being written comes later."""
+        if not self.file.exists():
+            return []
+        with self.file.open("rb") as file:
+            file.seek(self.place)
+            content = file.read()
+        complete = content[: content.rfind(b"\n") + 1]
+        self.place += len(complete)
+        return [json.loads(line) for line in complete.splitlines()]
+
+
+def explain(title: str, status: int, lines: list[str]) -> str:
+    """Why a script failed, as one sentence.
+
+    Args:
+        title: What the script is called.
+        status: Its exit status; minus the number of the signal that killed it.
+        lines: Last lines of its log.
+    """
+    text = "\n".join(lines)
+    last = _last_message(lines)
+    if status < 0:
+        return f"{title} was killed (signal {-status}), perhaps since memory ran out; its last line: {last}."
+    if "EOFError" in text and "reading a line" in text:
+        return f"{title} asks for input, and nobody is there to answer: give by flags what it asks for."
+    if found := re.search(r"argument --?([\w-]+):? (?:invalid choice: '?([^' ]+)'?)(.*)", text):
+        return (
+            f"{title} has choices of its own for --{found[1]}, and {found[2]} is none of them{found[3].rstrip('.')}: "
+            "expected a script whose flags are TrainingArguments."
+        )
+    if found := re.search(r"(?:unrecognized arguments:|not used by the HfArgumentParser:) (.*)", text):
+        return f"{title} does not take the arguments {found[1]}: expected a script whose flags are TrainingArguments."
+    if "eval_dataset" in last:
+        return f"{title} never evaluates, on which times to targets are judged ({last}): some scripts need --do_eval."
+    return f"{title} ended with status {status}: {last}."
+
+
+def _last_message(lines: list[str]) -> str:
+    """The last line that says what went wrong: that of an error, else the last one."""
+    errors = [line for line in lines if re.match(r"\s*(\[rank\d+\]:\s*)?[\w.]*(Error|Exception|Exit)\b.*:", line)]
+    chosen = errors[-1] if errors else next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+    chosen = chosen.strip().rstrip(".")
+    return chosen if len(chosen) <= 300 else f"{chosen[:300]} ..."
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process and those that it started, first so that they can clean up, then by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None and number == signal.SIGTERM:
+            continue
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def clear(folder: Path, *, but: Path | None = None) -> None:
+    """Removes what an earlier attempt has left in a run's folder.
+
+    Args:
+        folder: The folder.
+        but: A checkpoint that the run continues from, which stays.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path == but:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,363 @@
+"""What the launcher gives to the Trainer of a script that is compared: its arm, and callbacks that record the run."""
+
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock, Timeout
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.recorder import RunRecorder
+from hf_critmom.experiments.comparison.script.arms import give_arm, register_arm
+from hf_critmom.experiments.comparison.script.fingerprints import batch_fingerprint, weights_fingerprint
+from hf_critmom.experiments.comparison.script.instructions import RECORDING_FILE, Instructions, append_event
+from hf_critmom.storage.checkpoints import remove_checkpoints
+from hf_critmom.storage.environment import versions
+from hf_critmom.storage.files import finite, write_json
+from hf_critmom.training.arguments import decisive_arguments
+from hf_critmom.training.callbacks.divergence import StopWhenDiverged, has_diverged
+from hf_critmom.training.callbacks.logged import gradient_obstacle, is_training_record
+from hf_critmom.upstream import multi_tensor_operations
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+REHEARSED_STEPS = 3
+FIRST_BATCHES, FIRST_LOSSES = 4, 3
+"""Batches that are fingerprinted at the beginning of a run, and steps whose losses are logged one by one."""
+SECONDS_BETWEEN_EVENTS = 0.5
+TRAINER_STATE_FILE = "trainer_state.json"
+
+
+@contextmanager
+def recorded_run(file: str) -> Iterator[Callable[["Trainer"], None]]:
+    """Prepares this process for the run of a script that a comparison started.
+
+    The run ends with the command that started it, and no two processes make the same run.
+
+    Args:
+        file: The instructions.
+
+    Yields:
+        What is called with every Trainer that the script builds.
+
+    Raises:
+        ComparisonError: If there are no instructions, or another process is making the run.
+    """
+    instructions = Instructions.read(file)
+    arm = instructions.described_arm()
+    with ExitStack() as stack:
+        if os.environ.get("RANK", "0") == "0":
+            try:
+                stack.enter_context(FileLock(instructions.lock).acquire(timeout=30.0))
+            except Timeout:
+                raise ComparisonError(f"Another process is making the run in {instructions.folder}: end it.") from None
+        threading.Thread(target=_end_with_parent, args=(instructions,), daemon=True).start()
+        if arm is not None:
+            register_arm(arm)
+        session = Session(instructions)
+
+        def prepare(trainer: "Trainer") -> None:
+            session.attach(trainer)
+            if arm is not None:
+                give_arm(trainer, arm)
+
+        yield prepare
+
+
+class Session:
+    """What a process of a script's run knows of it.
+
+    Args:
+        instructions: The instructions.
+    """
+
+    def __init__(self, instructions: Instructions) -> None:
+        self.instructions, self.folder = instructions, Path(instructions.folder)
+        self.trainers: list[Trainer] = []
+        self.trainings = 0
+        self.began = time.perf_counter()
+        self._told = 0.0
+
+    def attach(self, trainer: "Trainer") -> None:
+        """Gives a Trainer the callbacks that record it."""
+        self.trainers.append(trainer)
+        trainer.args.logging_nan_inf_filter = False  # it would log the mean of finite losses in the place of others
+        ScriptRecorder.session = self
+        # Through the handler: a subclass may override add_callback, and is not yet constructed.
+        trainer.callback_handler.add_callback(ScriptRecorder())
+        trainer.callback_handler.add_callback(StopWhenDiverged())
+
+    def tell(self, *event: Any, at_once: bool = False) -> None:
+        """Tells the command what happens, not too often."""
+        now = time.perf_counter()
+        if at_once or now - self._told >= SECONDS_BETWEEN_EVENTS:
+            self._told = now
+            append_event(self.folder, *event)
+
+
+class ScriptRecorder(RunRecorder):
+    """Records a script's run: what `RunRecorder` does, fingerprints, first losses, gradient norms and later metrics.
+
+    Its state travels with the checkpoints, and is taken from there by itself where the script continues a run.
+
+    Args:
+        seconds: Training seconds of earlier parts of the run.
+    """
+
+    session: Session
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(seconds)
+        self.pairing: dict[str, Any] = {"weights": None, "batches": [], "first_losses": []}
+        self.gradient_norms: dict[str, float] = {}
+        self.begun: list[int] = []
+        self.final: dict[str, float] = {}
+        self.test: dict[str, float] = {}
+        self.trained = False
+        self.step_seconds = math.inf
+        self.evaluation_seconds: float | None = None
+        self._training = False
+        self._step_began = 0.0
+        self._norm: tuple[int, torch.Tensor] | None = None
+        self._conditions: dict[str, Any] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        state = super().state()
+        own = {"pairing": self.pairing, "gradient_norms": self.gradient_norms, "begun": self.begun}
+        return {**state, "attributes": {**state["attributes"], **own}}
+
+    @property
+    def trainer(self) -> "Trainer":
+        """The Trainer that it is a callback of."""
+        return next(one for one in self.session.trainers if self in one.callback_handler.callbacks)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.session.trainings += 1
+        self._training = True
+        if state.global_step:
+            stored: Any = (state.stateful_callbacks or {}).get(type(self).__name__, {})
+            stored = stored[0] if isinstance(stored, list) else stored
+            self.seconds = stored.get("args", {}).get("seconds", self.seconds)
+            for name, value in stored.get("attributes", {}).items():
+                setattr(self, name, value)
+        else:
+            if state.is_world_process_zero:  # what an earlier attempt has left, which the script does not continue
+                remove_checkpoints(self.session.folder)
+            self.pairing["weights"] = weights_fingerprint(kwargs["model"])
+        self.begun = [*self.begun, int(state.global_step)]
+        if len(self.pairing["batches"]) < FIRST_BATCHES:
+            self._watch_batches()
+        self._record(args, state)
+        self.session.tell("begin", int(state.global_step), int(state.max_steps), at_once=True)
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_step_begin(args, state, control, **kwargs)
+        self._step_began = time.perf_counter()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measures the norm of the gradient at the logging steps, where the Trainer, which does not clip, does not."""
+        step = state.global_step + 1
+        if args.max_grad_norm or args.logging_strategy != IntervalStrategy.STEPS or step % state.logging_steps:
+            return
+        gradients = [one.grad for one in kwargs["model"].parameters() if one.grad is not None]
+        if gradients and gradient_obstacle(self.trainer) is None and type(gradients[0]) is torch.Tensor:
+            norms = multi_tensor_operations()["norm"](gradients)
+            self._norm = (step, torch.stack([norm.float() for norm in norms]).norm())
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        step, last = state.global_step, state.global_step >= state.max_steps
+        if step > 1:
+            self.step_seconds = min(self.step_seconds, time.perf_counter() - self._step_began)
+        if step <= FIRST_LOSSES and args.logging_strategy != IntervalStrategy.NO:
+            control.should_log = True
+        if self.session.instructions.rehearsal and (step >= REHEARSED_STEPS or last):
+            control.should_evaluate = control.should_training_stop = True
+            control.should_save = False
+        elif last and args.eval_strategy == IntervalStrategy.STEPS:
+            control.should_evaluate = True
+        super().on_step_end(args, state, control, **kwargs)
+        if state.is_world_process_zero:
+            self.session.tell("step", step, at_once=last)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or not is_training_record(logs):
+            return
+        if state.global_step <= FIRST_LOSSES and len(self.pairing["first_losses"]) < FIRST_LOSSES:
+            self.pairing["first_losses"].append(logs["loss"])
+        if self._norm is not None and self._norm[0] == state.global_step:
+            self.gradient_norms[str(state.global_step)] = float(self._norm[1])
+        self._norm = None
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        measured = _numbers(metrics)
+        if not self._training:  # after training
+            self.final.update(_without_prefix(measured, "eval_"))
+            self.test.update(_without_prefix(measured, "test_"))
+            self._record(args, state)
+            return
+        before = self.evaluations[-1] if self.evaluations else {}
+        number = len(self.evaluations)
+        super().on_evaluate(args, state, control, metrics=measured, **kwargs)
+        if len(self.evaluations) > max(number, 1) and before.get("step") == state.global_step:  # of another dataset
+            self.evaluations[-2:] = [{**before, **self.evaluations[-1], "seconds": before["seconds"]}]
+        self.evaluation_seconds = measured.get("eval_runtime", self.evaluation_seconds)
+        if state.is_world_process_zero and self.evaluations:
+            self._record(args, state)
+            self.session.tell("evaluated", float(state.epoch or 0.0), finite(self.evaluations[-1]), at_once=True)
+
+    def on_predict(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if not self._training:
+            self.test.update(_without_prefix(_numbers(metrics), "test_"))
+            self._record(args, state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_end(args, state, control, **kwargs)
+        self._training, self.trained = False, True
+        if state.is_world_process_zero:
+            state.save_to_json(str(self.session.folder / TRAINER_STATE_FILE))
+        self._record(args, state)
+        if self.session.instructions.rehearsal:
+            sys.exit(0)
+
+    def _watch_batches(self) -> None:
+        """Takes the fingerprints of the first batches that the Trainer trains on."""
+        trainer, batches = self.trainer, self.pairing["batches"]
+        train = trainer.training_step
+
+        def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            batches.append(batch_fingerprint(inputs))
+            if len(batches) >= FIRST_BATCHES:
+                del trainer.training_step  # what stood before it is the method of the class
+            return train(model, inputs, *args, **kwargs)
+
+        trainer.training_step = training_step
+
+    def _record(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Writes what is known, completely or not at all."""
+        if not state.is_world_process_zero:
+            return
+        if not self._conditions:
+            self._conditions = _conditions(self.trainer, args, state)
+        recorded = {
+            **self._conditions,
+            "begun": self.begun,
+            "trainings": self.session.trainings,
+            "trained": self.trained,
+            "diverged": has_diverged(state.log_history),
+            "steps": state.global_step,
+            "evaluations": self.evaluations,
+            "final": self.final,
+            "test": self.test,
+            "pairing": self.pairing,
+            "gradient_norms": self.gradient_norms,
+            "train_seconds": self.seconds,
+            "wall_seconds": self.wall_seconds + time.perf_counter() - self.session.began,
+            "step_seconds": self.step_seconds if math.isfinite(self.step_seconds) else None,
+            "evaluation_seconds": self.evaluation_seconds,
+            "summary": self.summary(),
+        }
+        write_json(self.session.folder / RECORDING_FILE, finite(recorded))
+
+
+def _conditions(trainer: "Trainer", args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    """What stays the same during a run."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT
+    epochs = state.max_steps / args.num_train_epochs if args.max_steps <= 0 else None
+    return {
+        "output_dir": str(Path(str(args.output_dir)).resolve()),
+        "seed": args.seed,
+        "optim": str(getattr(args.optim, "value", args.optim)),
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "num_train_epochs": args.num_train_epochs,
+        "args_max_steps": args.max_steps,
+        "max_steps": state.max_steps,
+        "steps_per_epoch": epochs,
+        "training": decisive_arguments(args),
+        "trainer": type(trainer).__name__,
+        "model": type(base).__name__,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_trained_parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
+        "examples": {"train": _length(trainer.train_dataset), "validation": _length(trainer.eval_dataset)},
+        "versions": versions(),
+        "processes": args.world_size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """The metrics that are numbers, as plain floats."""
+    found = {}
+    for name, value in (metrics or {}).items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return found
+
+
+def _without_prefix(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(prefix) and not name.endswith(("_runtime", "_per_second", "_time"))
+    }
+
+
+def _length(dataset: Any) -> int | None:
+    """Number of examples of a dataset, or of several by name; None where it is not known."""
+    try:
+        if isinstance(dataset, Mapping):
+            return sum(len(one) for one in dataset.values())
+        return None if dataset is None or isinstance(dataset, str) else len(dataset)
+    except TypeError:
+        return None
+
+
+def _end_with_parent(instructions: Instructions) -> None:
+    """Ends this process after the command that started it has ended, also if that was killed."""
+    while not instructions.parent.has_ended():
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,66 @@
+"""The rehearsal of a script: a few steps and an evaluation, so that what would fail in hours fails now."""
+
+import tempfile
+from pathlib import Path
+
+from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
+from hf_critmom.experiments.comparison.script.arms import arm_flags
+from hf_critmom.experiments.comparison.script.instructions import Recording
+from hf_critmom.experiments.comparison.script.processes import RunFailed, ScriptRun
+
+REHEARSAL_FLAGS = {"logging_strategy": "steps", "logging_steps": 1, "save_strategy": "no", "report_to": "none"}
+
+
+def rehearse(request: ScriptRequest, arm: Arm, threads: int) -> Recording:
+    """Runs the script for a few steps with an arm's optimizer and its own learning rate, and throws that away.
+
+    Args:
+        request: The request.
+        arm: The arm.
+        threads: Threads of each process.
+
+    Returns:
+        What was recorded.
+
+    Raises:
+        ComparisonError: If the script cannot be compared; the message says why.
+    """
+    script, seed = request.script, request.flags.seed
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve() / "rehearsal"
+        optimizer = {name: value for name, value in arm_flags(arm).items() if name in ("optim", "optim_args")}
+        flags = {
+            **optimizer,
+            "seed": seed,
+            "data_seed": seed,
+            "output_dir": str(folder),
+            "eval_strategy": "steps",
+            "eval_steps": 1000000,
+            "load_best_model_at_end": None,
+            **REHEARSAL_FLAGS,
+        }
+        run = ScriptRun(script, folder, arm, flags, threads=threads, rehearsal=True)
+        try:
+            recording = run.make()
+            run.check(recording, seed)
+        except RunFailed as error:
+            raise ComparisonError(f"A rehearsal of {script.title} failed: {error}") from None
+    check_metric(script.title, recording, request.metric)
+    return recording
+
+
+def check_metric(title: str, recording: Recording, metric: str) -> None:
+    """Refuses a script whose evaluations do not log the metric.
+
+    Raises:
+        ComparisonError: If there is no evaluation, or none with the metric.
+    """
+    if not recording.evaluations:
+        raise ComparisonError(
+            f"{title} never evaluates: give its Trainer an eval_dataset, on which times to targets are judged."
+        )
+    if metric not in recording.metrics():
+        logged = ", ".join(f"eval_{name}" for name in recording.metrics())
+        raise ComparisonError(f"{title} logs no eval_{metric}: its evaluations log {logged}; choose one with --metric.")

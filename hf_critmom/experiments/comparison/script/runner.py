@@ -1,0 +1,155 @@
+"""Runs a comparison in a script of somebody else's: rehearsal, plan, and the runs that are missing."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.engines.interface import Engine
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
+from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
+from hf_critmom.experiments.comparison.planning import select_arms, settle_threads
+from hf_critmom.experiments.comparison.progress import Progress, Watcher
+from hf_critmom.experiments.comparison.records import LARGEST_SEED, RunResult
+from hf_critmom.experiments.comparison.results import writing
+from hf_critmom.experiments.comparison.runner import make_runs, with_settings
+from hf_critmom.experiments.comparison.script.arguments import DEFAULT_SCRIPT_ARMS, ScriptRequest
+from hf_critmom.experiments.comparison.script.arms import arms_for
+from hf_critmom.experiments.comparison.script.execution import ScriptRuns
+from hf_critmom.experiments.comparison.script.planning import (
+    Facts,
+    pilot_note,
+    pilot_targets,
+    plan_script,
+    script_folder,
+)
+from hf_critmom.experiments.comparison.script.processes import RunFailed
+from hf_critmom.experiments.comparison.script.rehearsal import rehearse
+from hf_critmom.storage.files import create_or_open_folder, write_json
+from hf_critmom.storage.locks import LOCKS_FOLDER, locked, try_lock
+from hf_critmom.storage.run_folder import RESULT_FILE
+from hf_critmom.storage.typed import RecordError, from_json, read_json
+from hf_critmom.storage.workers import check_workers, usable_cores
+
+_PILOT_SEED_OFFSET = 2000
+
+
+def run_script_comparison(request: ScriptRequest, engine_of: Callable[[int, int], Engine]) -> Path:
+    """Runs what is not yet finished of a comparison in a script.
+
+    Args:
+        request: The request.
+        engine_of: The engine that makes the runs, by the number of workers and of threads of each.
+
+    Returns:
+        The comparison's folder.
+
+    Raises:
+        ComparisonError: If the script cannot be compared, the folder holds a comparison under other conditions, a run
+            failed, or the folder cannot be written to any more; what is finished then stays.
+    """
+    request, folder = request.check(), request.folder
+    PartialState(cpu=True)  # the runs' own processes train
+    torch.set_num_threads(1)
+    workers = request.comparison.workers or 1
+    with writing(folder):
+        fresh = not PLAN_FILE_FORMAT.exists(folder)
+        if fresh:
+            create_or_open_folder(
+                folder, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, PLAN_FILE_FORMAT.error, write=True
+            )
+        try:
+            with locked(folder, "rehearsal"):  # another launch of the same command waits, and finds the plan
+                requested, stored, threads = _settle_plan(request, folder, workers)
+        except ComparisonError:
+            if fresh:
+                _remove_traces(folder)
+            raise
+        shutil.rmtree(script_folder(folder), ignore_errors=True)
+    arms = dict(requested.arms)
+    content = requested.task.content
+    runs = ScriptRuns(request.script, request.metric, content["flags"], threads, int(content["steps"]))
+    make_runs(requested, runs, request.comparison, folder, arms, engine_of(workers, threads), stored is not None)
+    return folder
+
+
+def _settle_plan(request: ScriptRequest, folder: Path, workers: int) -> tuple[Plan, Plan | None, int]:
+    """The requested plan, which is stored, the plan that was there before, and the threads of each process."""
+    comparison, script = request.comparison, request.script
+    stored = Plan.read(folder) if PLAN_FILE_FORMAT.exists(folder) else None
+    if stored is not None and not has_begun(folder) and stored.task.content.get("script") != script.record():
+        with try_lock(folder, "launch") as alone:
+            stored = None if alone else stored
+    if stored is not None and not stored.task.is_script:
+        raise ComparisonError(f"{folder} holds a comparison on {stored.task.name}: choose another --output_dir.")
+    threads = settle_threads(comparison.threads_per_worker, folder, stored, max(1, usable_cores() // workers))
+    check_workers(workers, threads)
+    own = str(script.value("optim") or "adamw_torch")
+    arms = select_arms(comparison, folder, stored, arms_for(own), DEFAULT_SCRIPT_ARMS)
+    watcher = Watcher(shown=True)
+    if stored is not None:
+        facts, targets = Facts.of_plan(stored), tuple(comparison.targets or stored.targets)
+    else:
+        first = next(iter(arms.values()))
+        watcher.note(f"A rehearsal of {script.title}: a few steps and an evaluation.")
+        facts, targets = Facts.of_rehearsal(request, rehearse(request, first, threads)), tuple(comparison.targets or ())
+        if not targets:
+            baseline = arms.get(comparison.baseline or "", first)
+            facts, targets = _pilot(request, facts, baseline, folder, threads, watcher)
+    requested = plan_script(request, facts, arms, targets, threads, stored)
+    with try_lock(folder, "launch") as alone:
+        load_or_create_plan(requested, folder, write=True, alone=alone)
+    return requested, stored, threads
+
+
+def _pilot(
+    request: ScriptRequest, facts: Facts, arm: Arm, folder: Path, threads: int, watcher: Watcher
+) -> tuple[Facts, tuple[float, ...]]:
+    """Targets from a run with a seed that no compared run has, made before there is a plan."""
+    seed = request.flags.seed
+    seed = seed + _PILOT_SEED_OFFSET if seed + _PILOT_SEED_OFFSET <= LARGEST_SEED else seed - _PILOT_SEED_OFFSET
+    plan = plan_script(request, facts, {arm.name: arm}, (0.0,), threads, None)
+    run, path = Run(arm.name, seed), script_folder(folder)
+    watcher.note(f"No --targets: a pilot run of {arm.name} with the seed {seed} sets them.")
+    file = path / RESULT_FILE
+    if file.exists():
+        with suppress(OSError, RecordError):
+            result = from_json(RunResult, read_json(file))
+            targets = pilot_targets(result, request.metric, greater_is_better=request.greater_is_better)
+            return replace(facts, notes=(*facts.notes, pilot_note(arm.name, seed))), targets
+    runs = ScriptRuns(request.script, request.metric, facts.flags, threads, facts.steps)
+    with Progress(1, watcher) as progress:
+        try:
+            result = runs.execute(
+                run, with_settings(arm, *plan.settings(arm)), plan, path, lambda *event: _show(progress, *event)
+            )
+        except RunFailed as error:
+            raise ComparisonError(f"The pilot run failed: {error}") from None
+    if not result.finished:
+        raise ComparisonError(
+            f"The pilot run of {arm.name} diverged, so no targets follow from it: give --targets, or a smaller "
+            "--learning_rate."
+        )
+    write_json(file, result.as_json())
+    targets = pilot_targets(result, request.metric, greater_is_better=request.greater_is_better)
+    return replace(facts, notes=(*facts.notes, pilot_note(arm.name, seed))), targets
+
+
+def _show(progress: Progress, kind: str, *content: Any) -> None:
+    progress.handle(0, kind, *content)
+
+
+def _remove_traces(folder: Path) -> None:
+    """Removes a folder that a refused command has created, unless another launch keeps something there."""
+    with suppress(OSError):
+        for lock in (folder / LOCKS_FOLDER).glob("*.lock"):
+            lock.unlink()
+        (folder / LOCKS_FOLDER).rmdir()
+        folder.rmdir()

@@ -1,0 +1,157 @@
+"""Claims about ``hf-critmom compare --script``: real scripts, real processes."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.launches import without_seconds
+from helpers.script_comparisons import ARGUMENTS, compare, result_of, sentence_in, write_script
+
+from hf_critmom.commands import main
+from hf_critmom.experiments.comparison.plan import Plan
+
+ARMS = ("--arms", "adamw", "critmom_adamw", "timm:lion[lr=3e-3,betas=(0.9,0.95)]", "matched")
+
+
+@pytest.fixture(scope="module")
+def compared(warm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of four arms that needed no target: a pilot run sets them."""
+    folder = tmp_path_factory.mktemp("compared")
+    script = write_script(folder)
+    assert compare(warm, script, folder / "out", *ARMS, "--num_seeds", "1") == 0
+    return folder
+
+
+def test_every_arm_reaches_the_script_by_its_own_flags(compared: Path) -> None:
+    plan = Plan.read(compared / "out")
+    results = {arm: result_of(compared / "out", arm) for arm in plan.arms}
+    assert {arm: result["learning_rate"] for arm, result in results.items()} == {
+        "adamw": 0.01,  # the script's own, which is meant for an Adam
+        "critmom_adamw": 0.01,
+        "timm-lion": 0.003,
+        "matched": 0.1,
+    }
+    assert all(result["steps"] == 12 and result["status"] == "finished" for result in results.values())
+    assert (
+        results["critmom_adamw"]["evaluations"][0]["momentum"] < 0.9 == results["adamw"]["evaluations"][0]["momentum"]
+    )
+    curves = {arm: [one["loss"] for one in result["evaluations"]] for arm, result in results.items()}
+    assert len({tuple(curve) for curve in curves.values()}) == 4
+    assert all(curve[-1] < curve[0] for curve in curves.values())
+    flags = plan.task.content["flags"]
+    assert flags["eval_strategy"] == flags["logging_strategy"] == "steps" and flags["save_strategy"] == "no"
+
+
+def test_the_runs_of_a_seed_are_known_to_be_pairs(compared: Path) -> None:
+    pairing = [result_of(compared / "out", arm)["pairing"] for arm in Plan.read(compared / "out").arms]
+    assert all(one["weights"] == pairing[0]["weights"] for one in pairing)
+    assert all(one["batches"] == pairing[0]["batches"] and len(one["batches"]) == 4 for one in pairing)
+    assert len({one["first_losses"][0] for one in pairing}) == 1
+    assert len({tuple(one["first_losses"]) for one in pairing}) == 4
+    card = (compared / "out/README.md").read_text()
+    assert "are paired, which was checked" in card
+    assert "Pairing failed" not in card
+
+
+def test_a_pilot_run_sets_targets_before_there_is_a_plan(compared: Path) -> None:
+    plan = Plan.read(compared / "out")
+    assert len(plan.targets) == 3 and list(plan.targets) == sorted(plan.targets, reverse=True)
+    assert 2042 not in plan.seeds and any("2042" in note for note in plan.task.notes)
+    assert not (compared / "out/.pilot").exists()
+
+
+def test_the_report_says_that_validation_was_used_for_both(compared: Path) -> None:
+    card = (compared / "out/README.md").read_text()
+    assert "There is no test split: validation was used for both" in card
+    assert "final validation loss" in card and "test loss" not in card and "test split was read" not in card
+    assert "validation was used for both" in (compared / "out/report.html").read_text()
+    table = pd.read_parquet(compared / "out/results.parquet")
+    last = table[table["split"] == "test"].set_index("arm")["loss"]
+    assert last["adamw"] == result_of(compared / "out", "adamw")["evaluations"][-1]["loss"]
+
+
+def test_the_same_command_repeats_nothing_and_other_conditions_are_refused(
+    compared: Path, warm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in compared.glob("out/runs/*/*/result.json")}
+    script, folder = compared / "train.py", compared / "out"
+    assert compare(warm, script, folder, *ARMS, "--num_seeds", "1") == 0
+    assert {file: file.stat().st_mtime_ns for file in compared.glob("out/runs/*/*/result.json")} == before
+    assert compare(warm, script, folder, *ARMS, arguments=(*ARGUMENTS, "--warmup_steps", "3")) == 2
+    assert "different plan" in sentence_in(capsys.readouterr().err)
+    assert main(["report", str(folder)]) == 0
+
+
+def test_a_run_that_was_killed_continues_to_the_same_result(
+    warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script is killed after its checkpoint at step 4; the same script, told not to, makes the comparison."""
+    arguments = (*ARGUMENTS, "--save_steps", "4")
+    fatal = """
+from transformers import TrainerCallback
+class Fatal(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 6 and not args.report_to and Path("kill").exists():
+            Path("kill").unlink()
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+trainer.add_callback(Fatal())
+"""
+    train = "trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)"
+    fatal = fatal.replace('Path("kill")', f'Path("{tmp_path}/kill")')
+    script = write_script(tmp_path, train=fatal + train)
+    few = ("--arms", "critmom_adamw", "--num_seeds", "1", "--targets", "2.7")
+    assert compare(warm, script, tmp_path / "whole", *few, arguments=arguments) == 0
+    (tmp_path / "kill").touch()
+    assert compare(warm, script, tmp_path / "killed", *few, arguments=arguments) == 2
+    assert "was killed (signal 9)" in sentence_in(capsys.readouterr().err)
+    run = tmp_path / "killed/runs/critmom_adamw/seed-42"
+    assert (run / "checkpoint-4").exists() and json.loads((run / "failure.json").read_text())["lines"]
+    assert compare(warm, script, tmp_path / "killed", *few, arguments=arguments) == 0
+    results = [result_of(tmp_path / name, "critmom_adamw") for name in ("whole", "killed")]
+    assert without_seconds(results[0]) == without_seconds(results[1])
+    weights = [next((tmp_path / name).glob("runs/*/*/model.safetensors")).read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_a_failed_and_a_diverged_run_are_recorded_and_the_rest_goes_on(
+    warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = 'if args.optim == "critmom" and args.seed == 43:\n    raise RuntimeError("the disk of the data is gone")'
+    predict = "trainer.predict(data[:4]); trainer.save_model()"
+    script = write_script(tmp_path, before=before, after=predict)
+    flags = (
+        "--arms",
+        "constant[lr=1e9,name=wild]",
+        "critmom",
+        "--num_seeds",
+        "2",
+        "--targets",
+        "2.7",
+        "--workers",
+        "2",
+    )
+    assert compare(warm, script, tmp_path / "out", *flags, "--claim", "critmom < wild") == 2
+    assert "critmom, seed 43 failed" in (said := sentence_in(capsys.readouterr().err))
+    assert "the disk of the data is gone" in said
+    failure = json.loads((tmp_path / "out/runs/critmom/seed-43/failure.json").read_text())
+    assert any("the disk of the data is gone" in line for line in failure["lines"])
+    assert [result_of(tmp_path / "out", "wild", seed)["status"] for seed in (42, 43)] == ["diverged"] * 2
+    assert result_of(tmp_path / "out", "critmom")["status"] == "finished"
+    assert main(["report", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out/README.md").read_text()
+    assert "The run critmom, seed 43 failed" in card and "Unfinished: 3 of 4" in card
+    assert "There is no test split" not in card and "test loss" in card  # the script predicts one
+
+
+def test_pairing_is_checked_and_its_failure_said(warm: str, tmp_path: Path) -> None:
+    script = write_script(tmp_path)
+    text = script.read_text().replace("set_seed(args.seed)", "set_seed(args.seed + len(args.optim.value))")
+    script.write_text(text)
+    flags = ("--arms", "adamw", "critmom_adamw", "--num_seeds", "2", "--targets", "2.7")
+    assert compare(warm, script, tmp_path / "out", *flags) == 0
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Pairing failed: the initial weights of critmom_adamw differ" in card
+    assert "The seeds of the two are not paired, so their means are compared (Welch's t interval)." in card
+    assert "are not paired, since" in card and "paired t interval" not in card
