@@ -123,7 +123,7 @@ def test_a_failed_and_a_diverged_run_are_recorded_and_the_rest_goes_on(
     script = write_script(tmp_path, before=before, after=predict)
     flags = (
         "--arms",
-        "constant[lr=1e9,name=wild]",
+        "constant[lr=1e6,weight_decay=10,name=wild]",
         "critmom",
         "--num_seeds",
         "2",
