@@ -177,7 +177,7 @@ def attack_inputs(counts: Counts, seed: int) -> None:
                 if written and not case.writes:
                     counts.add("refused, but files were written", f"{case.shown}: {written[:3]}", holds=False)
             elif answer.status in case.statuses and case.harmless and "Traceback" not in answer.error:
-                same = answer.status != 0 or results == expected
+                same = answer.status != 0 or case.reads_only or results == expected
                 counts.add("accepted, with the same results" if same else "accepted", case.shown, holds=same)
             elif answer.status == 0:
                 counts.add("accepted", case.shown, holds=False)

@@ -27,6 +27,7 @@ class Case:
         statuses: The exit statuses of one that may be accepted.
         usage: Whether it may be answered by the usage.
         writes: Whether it may leave files when it is refused.
+        reads_only: Whether it has no results of its own.
         secret: What must not be in any file, or said.
         note: What is special, where the arguments do not show it.
     """
@@ -39,6 +40,7 @@ class Case:
     statuses: tuple[int, ...] = (0,)
     usage: bool = False
     writes: bool = False
+    reads_only: bool = False
     secret: str = ""
     note: str = ""
 
@@ -181,10 +183,43 @@ OTHER_COMMANDS = (
     ("repair", ".", "--learning_rate", "1e300"),
     ("repair", ".", "--seed", "4294967296"),
     ("repair", ".", "--output_dir", "."),
+    ("doctor",),
+    ("doctor", "nope"),
+    ("doctor", "loop"),
+    ("doctor", "x" * 300),
+    ("doctor", "."),
+    ("doctor", ".", "--targets", "x"),
+    ("merge",),
+    ("merge", "nope"),
+    ("merge", "nope", "--output_dir", "o"),
+    ("merge", "loop", "--output_dir", "o"),
+    ("merge", "x" * 300, "--output_dir", "o"),
+    ("merge", ".", "--output_dir", "loop"),
+    ("merge", "", "--output_dir", ""),
+    ("merge", "hf://", "--output_dir", "o"),
+    ("merge", "hf://datasets/../../etc", "--output_dir", "o"),
+    ("merge", "hf://datasets/a/b@x y", "--output_dir", "o"),
+    ("merge", "/dev/null", "--output_dir", "o"),
     ("run",),
     ("run", "nope.py"),
     ("run", "-x"),
 )
+
+LOGS = {
+    "empty": b"",
+    "null": b"null",
+    "a list": b"[]",
+    "an object": b"{}",
+    "too deep": b"[" * 100_000,
+    "not UTF-8": b"\xff\xfe",
+    "no log": b'{"global_step": 3, "log_history": null}',
+    "texts in the log": b'{"global_step": 3, "log_history": ["x", null]}',
+    "a step that is a text": b'{"global_step": 3, "log_history": [{"step": "x", "loss": 1.0}]}',
+    "a loss that is a list": b'{"global_step": 3, "log_history": [{"step": 1, "loss": [1]}]}',
+    "a step that is too large": b'{"global_step": 3, "log_history": [{"step": 1e999, "loss": 1.0}]}',
+    "steps that go back": b'{"global_step": 3, "log_history": [{"step": 2, "loss": 1.0}, {"step": -1, "loss": 1.0}]}',
+}
+"""Contents of ``trainer_state.json``; some may be examined, as far as that goes."""
 
 ARMS_FILES = {
     "null.json": b"null",
@@ -228,6 +263,9 @@ def input_cases() -> Iterator[Case]:
     for name, content in ARMS_FILES.items():
         arms = ("--arms", "a") if name != "path.toml" else ("--arms", "../x")
         yield compare("--arms_file", name, *arms, arrange=_writes(name, content))
+    for name, content in LOGS.items():
+        arrange = _writes("trainer_state.json", content)
+        yield Case(("doctor", "."), arrange=arrange, harmless=True, reads_only=True, note=name)
     yield compare("--arms", "constant", "--arms", "critmom")
     yield compare("--claim", "all < constant", "--claim", "constant < all")
     yield from _environments()
@@ -372,6 +410,9 @@ def secret_cases() -> Iterator[Case]:
     yield Case(("push", "nope", "a/b", "--message", token), secret=token)
     yield Case(("push", "nope", "a/b", "--revision", f"{token} x"), secret=token)
     yield Case(("report", token), secret=token)
+    yield Case(("doctor", token), secret=token)
+    yield Case(("merge", f"hf://datasets/x:{token}@a/b", "--output_dir", "o"), secret=token)
+    yield Case(("merge", "nope", "--output_dir", "o", "--token", token), secret=token)
     yield Case(("drift", f"https://user:{password}@x/y"), secret=password)
     yield Case(("attribute", f"https://user:{password}@x/y"), secret=password)
     yield Case(("repair", f"me/{token}"), secret=token)

@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_critmom.commands import program
@@ -36,6 +37,18 @@ class Parser(_ErrorsInOneSentence, ArgumentParser):
 
     def __init__(self, command: str, description: str) -> None:
         super().__init__(prog=f"{program()} {command}", description=description, allow_abbrev=False)
+        self.register("type", Path, _named_path)
+
+
+def _named_path(text: str) -> Path:
+    """A path; an empty one would be the current folder, which nobody has named.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, give a path")
+    return Path(text)
 
 
 def dataclass_parser(

@@ -102,6 +102,11 @@ def test_a_path_that_no_file_can_have_is_refused(
     assert name in refused(capsys, command, name, *(["a/b"] if command == "push" else []))
 
 
+@pytest.mark.parametrize("args", [("report", ""), ("doctor", ""), ("merge", "x", "--output_dir", "")], ids=" ".join)
+def test_an_empty_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[str], args: tuple[str, ...]) -> None:
+    assert "it is empty, give a path" in refused(capsys, *args)
+
+
 @pytest.mark.parametrize(("file", "kind"), [("attribution.json", "an attribution"), ("repair.json", "a repair")])
 def test_what_push_does_not_bring_is_said(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str, kind: str

@@ -85,6 +85,8 @@ def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
         sentence = "Cannot tell: the log holds no evaluation. --eval_strategy steps and --eval_steps log them."
         return Finding(topic, "cannot tell", sentence)
     points = [(int(one["step"] or 0), value) for one in evaluations if (value := one.get(f"eval_{metric}")) is not None]
+    if not points:
+        return Finding(topic, "cannot tell", f"Cannot tell: no evaluation logged a number as its {metric}.")
     rises = _rises(log, metric)
     every = max(later - earlier for (earlier, _), (later, _) in zip([(0, 0.0), *points], points, strict=False))
     best_step, best = (max if rises else min)(points, key=lambda one: one[1])

@@ -310,3 +310,9 @@ def test_foreign_text_is_no_markup_in_the_table(tmp_path, capsys):
     folder = write_state(tmp_path / "[red]run[/red]", [{"loss": 1.0, "learning_rate": 0.1, "step": 1}])
     assert main(["doctor", str(folder)]) == 0
     assert "[red]run[/red]" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_evaluations_whose_metric_is_no_number_are_not_told(tmp_path, capsys):
+    records = [{"loss": 1.0, "learning_rate": 0.1, "step": 1}, {"eval_loss": 1.0, "eval_accuracy": math.nan, "step": 2}]
+    found = examine(capsys, write_state(tmp_path / "run", records))["evaluation"]
+    assert "no evaluation logged a number as its accuracy" in found["sentence"]
