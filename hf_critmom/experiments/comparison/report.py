@@ -82,7 +82,13 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
     more = found.outlook
     decides = None if more is None else asdict(more)
     steps = [{"budget": budget.analysis.budget, **asdict(one)} for budget in found.budgets for one in budget.steps.arms]
-    return dict(finite({**said, "command": plan.command, "claims": claims, "would_decide": decides, "steps": steps}))
+    momentum = [
+        {"budget": budget.analysis.budget, "role": one.advice and one.advice.role, "sentence": one.sentence}
+        for budget in found.budgets
+        if (one := budget.curvature) is not None
+    ]
+    parts = {"claims": claims, "would_decide": decides, "steps": steps, "momentum": momentum}
+    return dict(finite({**said, "command": plan.command, **parts}))
 
 
 def figures_of(found: BudgetFindings) -> dict[str, Figure]:
