@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -53,19 +53,25 @@ def recorded_command(program: str, argv: Sequence[str]) -> str:
     return shlex.join([*shlex.split(program), *recorded_arguments(argv)])
 
 
-def recorded_arguments(argv: Sequence[str]) -> list[str]:
-    """Command-line arguments as `recorded_command` keeps them, one by one."""
+def recorded_arguments(argv: Sequence[str], *, text: Callable[[str], str] | None = None) -> list[str]:
+    """Command-line arguments as `recorded_command` keeps them, one by one.
+
+    Args:
+        argv: The arguments.
+        text: What becomes of those that are no secret by their names; by default as in commands.
+    """
+    text = text or _recorded_text
     recorded: list[str] = []
     num_secret = 0.0  # how many of the next arguments are values of a flag that carries secrets
     for argument in argv:
         flag, equals, value = argument.partition("=")
         if re.fullmatch(r"--?[A-Za-z][\w.-]*", flag) is None or (num_secret and not argument.startswith("--")):
-            recorded.append(_recorded_secret(argument) if num_secret else _recorded_text(argument))
+            recorded.append(_recorded_secret(argument) if num_secret else text(argument))
             num_secret = max(num_secret - 1.0, 0.0)
             continue
         num_secret = 0.0
         if not _is_secret_flag(flag):
-            recorded.append(f"{flag}={_recorded_text(value)}" if equals else _recorded_text(argument))
+            recorded.append(f"{flag}={text(value)}" if equals else text(argument))
         elif equals:
             recorded.append(f"{flag}={_recorded_secret(value)}")
         else:
@@ -85,16 +91,22 @@ def secret_arguments(argv: Sequence[str]) -> set[str]:
     return {secret for secret in found if len(secret) >= 6}
 
 
-def recorded_value(value: Any) -> Any:
-    """A JSON-like value as it may be kept in a file: every string in it as `recorded_command` keeps arguments."""
+def recorded_value(value: Any, *, text: Callable[[str], str] | None = None) -> Any:
+    """A JSON-like value as it may be kept in a file: every string in it as `recorded_command` keeps arguments.
+
+    Args:
+        value: The value.
+        text: See `recorded_arguments`.
+    """
+    text = text or _recorded_text
     if isinstance(value, Mapping):
         return {
-            name: REDACTED if is_secret_name(str(name)) and is_secret_value(item) else recorded_value(item)
+            name: REDACTED if is_secret_name(str(name)) and is_secret_value(item) else recorded_value(item, text=text)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [recorded_value(item) for item in value]
-    return _recorded_text(value) if isinstance(value, str) else value
+        return [recorded_value(item, text=text) for item in value]
+    return text(value) if isinstance(value, str) else value
 
 
 def recorded_path(path: str | Path) -> str:

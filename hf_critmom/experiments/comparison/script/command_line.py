@@ -19,6 +19,7 @@ import yaml
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.storage.commands import recorded_arguments, recorded_value, redact
 from hf_critmom.storage.digest import files_digest
 
 REFUSED = {
@@ -89,14 +90,22 @@ class Script:
         return found
 
     def record(self) -> dict[str, Any]:
-        """What identifies the script in a plan; arguments as the user gave them, those in files with their values."""
-        arguments: dict[str, Any] = {"arguments": list(self.arguments)}
+        """What identifies the script in a plan; arguments as the user gave them, those in files with their values.
+
+        Secrets are left out. Paths stay, since other ones are other data; what is published has their last parts.
+        """
+        arguments: dict[str, Any] = {"arguments": recorded_arguments(self.arguments, text=redact)}
         if self._file is not None:
-            arguments = {"arguments": dict(self._content)}
+            arguments = {"arguments": recorded_value(self._content, text=redact)}
         elif self._config:
-            arguments["config"] = self._config
+            arguments["config"] = recorded_value(self._config, text=redact)
         source = {} if self.path is None else {"sha256": files_digest([Path(self.path)])}
-        return {"script": self.title, **source, **arguments, "launcher": shlex.join(self.launcher)}
+        return {
+            "script": self.title,
+            **source,
+            **arguments,
+            "launcher": shlex.join(recorded_arguments(self.launcher, text=redact)),
+        }
 
     def command(self, flags: Mapping[str, Any], folder: Path, instructions: Path) -> list[str]:
         """The command of a run.

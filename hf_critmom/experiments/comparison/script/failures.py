@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.storage.files import write_json
+from hf_critmom.storage.redaction import redact
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.typed import RecordError, read_json
 
@@ -13,7 +14,9 @@ FAILURE_FILE = "failure.json"
 
 def keep_lines(folder: Path, message: str, lines: Sequence[str]) -> None:
     """Keeps why a run failed, with the last lines of its log."""
-    write_json(folder / FAILURE_FILE, {"message": message, "lines": list(lines)})
+    write_json(
+        folder / FAILURE_FILE, {"message": redact(message, sentence=True), "lines": [redact(line) for line in lines]}
+    )
 
 
 def failures_in(folder: Path, plan: Plan) -> tuple[str, ...]:

@@ -111,7 +111,9 @@ class ScriptRun:
                 _end(process)
             return self._recorded(status)
         finally:
-            for file in (instructions, self.folder / EVENTS_FILE, self.lock):
+            last = Path(command[-1])
+            copied = [last] if last.parent == self.folder else []  # a file of arguments, which may hold secrets
+            for file in (instructions, self.folder / EVENTS_FILE, self.lock, *copied):
                 file.unlink(missing_ok=True)
 
     def wait_for_earlier(self) -> None:
