@@ -37,6 +37,15 @@ def project_name(args: TrainingArguments, folder: Path) -> str:
     """
     if args.project != TrainingArguments.__dataclass_fields__["project"].default:
         return str(args.project)
+    return default_project(folder)
+
+
+def default_project(folder: Path) -> str:
+    """The project of an experiment whose user named none: ``WANDB_PROJECT``, else its folder's name.
+
+    Args:
+        folder: The experiment's folder.
+    """
     return os.environ.get("WANDB_PROJECT") or re.sub(r"[^\w.-]+", "-", folder.resolve().name)
 
 

@@ -23,6 +23,7 @@ from hf_critmom.storage.files import finite
 from hf_critmom.storage.plan import differences
 from hf_critmom.storage.typed import from_json
 from hf_critmom.storage.workers import Send
+from hf_critmom.training.trackers import default_project
 
 _DAMPING = ("momentum", "damping_ratio", "damping_regime", "effective_lr", "nu")
 
@@ -96,8 +97,9 @@ class ScriptRuns:
 
 def run_flags(script: Script, run: Run, folder: Path) -> dict[str, Any]:
     """Flags that are one run's own."""
-    name = {} if script.value("run_name") is not None else {"run_name": "-".join(run.folder.parts[1:])}
-    return {"seed": run.seed, "data_seed": run.seed, "output_dir": str(folder), **name}
+    tracked = {"run_name": run.name, "project": default_project(folder.absolute().parents[len(run.folder.parts) - 1])}
+    own = {flag: value for flag, value in tracked.items() if script.value(flag) is None}
+    return {"seed": run.seed, "data_seed": run.seed, "output_dir": str(folder), **own}
 
 
 def read_log(folder: Path) -> list[dict[str, float | None]]:
