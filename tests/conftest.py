@@ -4,11 +4,13 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers.browser import started
 
 # Most tests are about what a single worker does; those about several ask for them.
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"
@@ -27,6 +29,13 @@ def imported_modules_are_no_garbage():
     """Every run of the Trainer collects garbage twice; without this most of a tiny run's time goes into that."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium for the tests of a file; its event loop ends with it."""
+    with started() as chromium:
+        yield chromium
 
 
 @pytest.fixture

@@ -2,17 +2,31 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from hf_critmom.storage.files import atomic_write
 
 FIGURES_FOLDER = "figures"
 
+_SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hf-critmom"}
+"""Text stays text, and the same figure gives the same file."""
+
 
 def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
-    """Writes figures into a folder's ``figures/``, by file name, each completely or not at all."""
+    """Writes figures into a folder's ``figures/``, each completely or not at all.
+
+    Args:
+        folder: The folder.
+        figures: Figures by file name, ``NAME.png``; each is stored as ``NAME.svg`` too.
+    """
     (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
     for name, figure in figures.items():
-        with atomic_write(folder / FIGURES_FOLDER / name) as partial:
-            figure.savefig(partial, dpi=120)
+        file = folder / FIGURES_FOLDER / name
+        with atomic_write(file) as partial:
+            figure.savefig(partial, format="png", dpi=120)
+        figure.set_layout_engine("none")  # what was found for the first file holds for the second
+        with mpl.rc_context(_SVG), atomic_write(file.with_suffix(".svg")) as partial:
+            figure.savefig(partial, format="svg", metadata={"Date": None})

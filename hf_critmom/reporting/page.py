@@ -36,11 +36,17 @@ class Headline:
         word: Its word, shown as a coloured badge.
         tone: What the word means: "good", "bad", "even" or "open".
         sentence: The statement.
+        numbers: What it rests on, in small print beside it.
+        reasons: Whole sentences that stand behind it, folded away.
+        label: What the statement is about where a page has several subjects, such as a task.
     """
 
     word: str
     tone: str
     sentence: str
+    numbers: str = ""
+    reasons: Sequence[str] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class Control:
         options: Values, with what each is called.
         several: Whether several values can be chosen (check boxes; the parameter is a list) or one (a menu).
         chosen: The values at the beginning; None: all of them, or the first.
-        colors: Colour of each value, as swatches beside the check boxes.
+        colors: Colour of each value, as a line beside its check box.
+        dashes: Dashes of these lines, as SVG has them; empty: none.
     """
 
     name: str
@@ -62,6 +69,15 @@ class Control:
     several: bool = False
     chosen: Sequence[str] | None = None
     colors: Mapping[str, str] = field(default_factory=dict)
+    dashes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def swatches(self) -> dict[str, dict[str, str]]:
+        """Colour of each value in each colour scheme, as its chart draws it."""
+        return {
+            value: {scheme: readable_color(color, scheme) for scheme in BACKGROUNDS}
+            for value, color in self.colors.items()
+        }
 
     @property
     def initial(self) -> list[str] | str:
@@ -77,12 +93,15 @@ class Chart:
     Attributes:
         name: Identifier, of letters, digits and "-".
         description: What it shows, for those who do not see it, and its caption.
-        specification: A Vega-Lite specification; its colours are those of the light scheme.
+        specification: A Vega-Lite specification; its colours are those of the light scheme, and its width is that of
+            its container, so that it fits every screen.
+        title: Shown above it; charts with titles stand beside each other where there is room.
     """
 
     name: str
     description: str
     specification: Mapping[str, Any]
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +113,7 @@ class Section:
         paragraphs: Plain text before everything else.
         controls: What its charts can be set to.
         charts: Charts.
+        caption: What all the charts show, below them; empty: each has its own description.
         tables: Tables.
         code: A command, with a button that copies it.
     """
@@ -102,6 +122,7 @@ class Section:
     paragraphs: Sequence[str] = ()
     controls: Sequence[Control] = ()
     charts: Sequence[Chart] = ()
+    caption: str = ""
     tables: Sequence[Table] = ()
     code: str = ""
 
@@ -219,12 +240,19 @@ def _in_scheme(specification: Mapping[str, Any], scheme: str) -> dict[str, Any]:
         "background": None,
         "config": {
             "view": {"stroke": rule},
-            "axis": {**axis, "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"},
+            "axis": {
+                **axis,
+                "labelFontSize": 12,
+                "titleFontSize": 13,
+                "titleFontWeight": "normal",
+                "labelOverlap": True,
+                "labelSeparation": 6,
+            },
             "legend": {"labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 13},
             "header": {"labelColor": ink, "titleColor": ink, "labelFontSize": 13},
             "title": {"color": ink},
             "rule": {"color": ink},
-            "text": {"color": ink, "fontSize": 12},
+            "text": {"color": ink, "fontSize": 13},
         },
     }
 

@@ -17,20 +17,35 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, suc
 
 
 @contextmanager
-def opened(file: Path, *, scheme: str = "light", width: int = 1000) -> Iterator[tuple[Any, list[str]]]:
-    """Opens a file with the network cut off; gives the page and the list of what its console said."""
+def started() -> Iterator[Any]:
+    """A headless Chromium, for several pages."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        context = browser.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True, reduced_motion="reduce"
-        )
-        page, said = context.new_page(), []
-        page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(file.as_uri())
-        if page.query_selector("#specifications"):
-            page.wait_for_selector(f"body[data-drawn={scheme}]", timeout=60_000)
-        yield page, said
+        yield browser
         browser.close()
+
+
+@contextmanager
+def opened(browser: Any, file: Path, *, scheme: str = "light", width: int = 1000) -> Iterator[tuple[Any, list[str]]]:
+    """Opens a file with the network cut off; gives the page and the list of what its console said."""
+    context = browser.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True, reduced_motion="reduce"
+    )
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(file.as_uri())
+    if page.query_selector("#specifications"):
+        page.wait_for_selector(f"body[data-drawn={scheme}]", timeout=60_000)
+    yield page, said
+    context.close()
+
+
+def violations(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe finds wrong with a page, contrasts among it."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found]

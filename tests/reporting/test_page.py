@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 import pytest
-from helpers.browser import needs_browser, opened
+from helpers.browser import needs_browser, opened, violations
 
 from hf_critmom.reporting.page import (
     BACKGROUNDS,
@@ -28,8 +28,8 @@ HOSTILE = "</script><script>window.hacked = true</script><img src=x onerror='win
 ARMS = {"constant": "#0072B2", HOSTILE: "#D55E00"}
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
         {"arm": arm, "step": step, "value": step * (1 + place)} for place, arm in enumerate(ARMS) for step in (0, 1, 2)
     ]
@@ -58,11 +58,11 @@ def page(tmp_path: Path) -> Path:
         code=f"hf-critmom compare --task '{HOSTILE}'",
     )
     return write_page(
-        tmp_path,
+        tmp_path_factory.mktemp("page"),
         title=HOSTILE,
         subtitle="six arms",
         notice="Unfinished: 3 of 6 runs.",
-        headlines=[Headline(word, tone, f"{HOSTILE} is {word}.") for word, tone in
+        headlines=[Headline(word, tone, f"{HOSTILE} is {word}.", HOSTILE, [HOSTILE], HOSTILE) for word, tone in
                    (("faster", "good"), ("slower", "bad"), ("no difference", "even"), ("not decided yet", "open"))],
         sections=[section],
     )  # fmt: skip
@@ -70,23 +70,22 @@ def page(tmp_path: Path) -> Path:
 
 @needs_browser
 @pytest.mark.parametrize("scheme", BACKGROUNDS)
-def test_a_page_opens_without_network_is_legible_and_runs_no_foreign_text(page: Path, scheme: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    with opened(page, scheme=scheme) as (shown, said):
+def test_a_page_opens_without_network_is_legible_and_runs_no_foreign_text(
+    browser: Any, page: Path, scheme: str
+) -> None:
+    with opened(browser, page, scheme=scheme) as (shown, said):
         assert said == []
         assert not shown.evaluate("window.hacked")
         assert shown.title() == HOSTILE and shown.inner_text("h1") == HOSTILE
-        found = Axe().run(shown).response["violations"]
-        assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
+        assert violations(shown) == []
 
 
 @needs_browser
-def test_toggling_an_arm_changes_the_chart(page: Path) -> None:
+def test_toggling_an_arm_changes_the_chart(browser: Any, page: Path) -> None:
     def lines(shown: Any) -> int:
         return len([path for path in shown.query_selector_all("#curves .mark-line path") if path.get_attribute("d")])
 
-    with opened(page) as (shown, said):
+    with opened(browser, page) as (shown, said):
         assert lines(shown) == 2
         shown.get_by_role("checkbox", name="constant").uncheck()
         shown.wait_for_function("document.querySelectorAll('#curves .mark-line path').length == 1")
@@ -97,8 +96,26 @@ def test_toggling_an_arm_changes_the_chart(page: Path) -> None:
 
 
 @needs_browser
-def test_a_change_of_the_colour_scheme_redraws_the_charts(page: Path) -> None:
-    with opened(page, scheme="light") as (shown, said):
+def test_the_command_is_copied_by_keyboard(browser: Any, page: Path) -> None:
+    with opened(browser, page) as (shown, said):
+        shown.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        shown.get_by_role("button", name="Copy the command").focus()
+        shown.keyboard.press("Enter")
+        shown.get_by_text("copied", exact=True).wait_for()
+        assert shown.evaluate("navigator.clipboard.readText()") == f"hf-critmom compare --task '{HOSTILE}'"
+        assert said == []
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_page_fits_the_screen(browser: Any, page: Path, width: int) -> None:
+    with opened(browser, page, width=width) as (shown, _):
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@needs_browser
+def test_a_change_of_the_colour_scheme_redraws_the_charts(browser: Any, page: Path) -> None:
+    with opened(browser, page, scheme="light") as (shown, said):
         shown.emulate_media(color_scheme="dark")
         shown.wait_for_selector("body[data-drawn=dark]")
         assert said == []

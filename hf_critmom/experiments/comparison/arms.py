@@ -68,6 +68,11 @@ class Arm:
                     f"{name} is {value:g} instead of a number {'above' if least else 'from'} 0 to {LARGEST_RATE:,.0f}"
                 )
 
+    @property
+    def is_heavy_ball(self) -> bool:
+        """Whether its momentum is that of a heavy ball, so that its damping ratio compares with those of others."""
+        return "adam" not in self.optimizer.lower()
+
     def optimizer_cls_and_kwargs(self, lr: float) -> tuple[Any, dict[str, Any]]:
         """What the Trainer builds this arm's optimizer from, at a learning rate.
 

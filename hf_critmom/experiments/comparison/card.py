@@ -8,16 +8,23 @@ from matplotlib.figure import Figure
 
 from hf_critmom.experiments.comparison.analyses import disturbed_arms
 from hf_critmom.experiments.comparison.analysis import Analysis
+from hf_critmom.experiments.comparison.claims import claim_title
 from hf_critmom.experiments.comparison.descriptions import budget_title, counted, training_in_words
 from hf_critmom.experiments.comparison.findings import BudgetFindings, Findings
 from hf_critmom.experiments.comparison.history import history_in_words
 from hf_critmom.experiments.comparison.momentum import HEADER
 from hf_critmom.experiments.comparison.plan import Trial
-from hf_critmom.experiments.comparison.report_tables import choice_row, drift_rows, relative_rows, table_rows
+from hf_critmom.experiments.comparison.report_tables import (
+    choice_row,
+    claims_table,
+    drift_rows,
+    relative_rows,
+    table_rows,
+)
 from hf_critmom.experiments.comparison.results import tuned_runs
 from hf_critmom.experiments.comparison.sentences import explanations, headline_sentence
 from hf_critmom.experiments.comparison.statistics import Metric
-from hf_critmom.experiments.comparison.verdict import Verdict
+from hf_critmom.experiments.comparison.verdict import NOT_TESTED, Verdict
 from hf_critmom.reporting.templates import render
 
 
@@ -106,7 +113,9 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
     analysis = found.analysis
     return {
         "title": budget_title(analysis.budget),
-        "verdicts": [_verdict(one, analysis.metric) for one in analysis.verdicts],
+        "verdicts": [f"**{headline_sentence(one, name='`{}`'.format)}.**" for one in analysis.verdicts],
+        "claims": claims_table(analysis),
+        "reasons": [_reasons(one, analysis.metric) for one in analysis.verdicts if one.word != NOT_TESTED],
         "results": _cells(table_rows(analysis.summaries, analysis.metric.title, analysis.ended_on)),
         "relative": _cells(relative_rows(analysis)),
         "drift": drift_rows(analysis.drift, analysis.baseline),
@@ -119,10 +128,9 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
     }
 
 
-def _verdict(verdict: Verdict, metric: Metric) -> str:
-    """A verdict in Markdown: its headline, and what stands behind it."""
-    headline = f"**{headline_sentence(verdict, name='`{}`'.format)}.**"
-    return " ".join([headline, *explanations(verdict, metric, name="`{}`".format)])
+def _reasons(verdict: Verdict, metric: Metric) -> str:
+    """What stands behind a verdict, in Markdown."""
+    return f"{claim_title(verdict.claim)}: {' '.join(explanations(verdict, metric, name='`{}`'.format))}"
 
 
 def _cells(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[list[str]]]:
@@ -137,7 +145,7 @@ def _captions(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[s
         metric.name: f"Validation {metric.title} over epochs, by arm: median and every seed",
         "damping": "Momentum and damping ratio (at k = 1) over steps, by arm",
         "curvature": "Measured top curvature and gradient noise scale over steps, by arm",
-        "drift": "Test accuracy on corrupted images against severity, by arm: mean over seeds, and their range",
+        "drift": f"Test accuracy on corrupted images less that of {analysis.baseline}, by arm, with intervals",
         "speed": f"Steps to each target relative to {analysis.baseline}, with intervals by Holm's correction",
         "reach": "Share of seeds that have reached each target, over steps",
     }

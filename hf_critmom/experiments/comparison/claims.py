@@ -129,6 +129,12 @@ def claims_of(arms: Sequence[str], baseline: str, claimed: Sequence[Claim] = ())
     return tuple(once.values())
 
 
+def claim_title(claim: Claim) -> str:
+    """What a claim compares, without saying that it is so, such as "critmom against constant"."""
+    against = ", ".join(claim.baselines) or "every other arm"
+    return f"{claim.arm} against {against}{', highest target only' if claim.highest_only else ''}"
+
+
 def untested(claim: Claim, table: pd.DataFrame) -> str:
     """What a comparison lacks to test a claim; empty if it lacks nothing.
 

@@ -42,7 +42,8 @@ class ArmDrift:
         arm: The arm's name.
         accuracy: Mean accuracy over seeds and severities by corruption, `CLEAN` among them.
         curves: Accuracy against severity by corruption.
-        differences: Paired differences from the baseline by `CLEAN` and `CORRUPTED`; empty for the baseline itself.
+        differences: Paired differences from the baseline by `CLEAN`, `CORRUPTED` and each corruption; empty for the
+            baseline itself.
     """
 
     arm: str
@@ -93,12 +94,12 @@ def drift_differences(drift: pd.DataFrame, arm: str, baseline: str) -> Mapping[s
         baseline: The baseline's name.
 
     Returns:
-        Intervals by "clean" and "corrupted", the mean over all corruptions and severities.
+        Intervals by "clean", by "corrupted", the mean over all corruptions and severities, and by each corruption.
     """
-    kinds = drift.assign(kind=np.where(drift["corruption"] == CLEAN, CLEAN, CORRUPTED))
-    means = kinds.groupby(["kind", "arm", "seed"])["accuracy"].mean()
+    every = drift[drift["corruption"] != CLEAN].assign(corruption=CORRUPTED)
+    means = pd.concat([drift, every]).groupby(["corruption", "arm", "seed"])["accuracy"].mean()
     found = {}
-    for kind in (CLEAN, CORRUPTED):
+    for kind in dict.fromkeys([CLEAN, CORRUPTED, *drift["corruption"]]):
         of_kind = means.get(kind)
         if of_kind is None or not {arm, baseline} <= set(of_kind.index.get_level_values("arm")):
             continue

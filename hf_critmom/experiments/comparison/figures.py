@@ -11,9 +11,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFor
 
 from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.drift_statistics import DriftSummary
+from hf_critmom.experiments.comparison.drift_statistics import CLEAN, CORRUPTED, DriftSummary
 from hf_critmom.experiments.comparison.ratios import PairedRatio
 from hf_critmom.experiments.comparison.records import RunResult
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
@@ -38,7 +40,7 @@ def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
         axes.plot(curves.median.epochs, curves.median.values, **_style(arm, index))
     for target in analysis.targets:
         axes.axhline(target, color="0.5", linestyle=":", linewidth=0.9)
-        axes.annotate(f"{target:.4g}", (1.005, target), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        axes.annotate(f"{target:.4g}", (1.005, target), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     title = f"Validation {metric.title}: median and every seed"
     axes.set(xlabel="epoch", ylabel=f"validation {metric.title}", title=title)
     if not metric.greater_is_better:
@@ -55,7 +57,8 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
     """Momentum and damping ratio over the optimizer's steps, of each arm's first seed (the schedule has no others).
 
     How to read it: above, the momentum that each step used. Below, its damping ratio on a curvature of 1: the shaded
-    part under 1 is underdamped (overshoots), the part over 1 overdamped (creeps), the line between them critical.
+    part under 1 is underdamped (overshoots), the part over 1 overdamped (creeps), the line between them critical. Arms
+    whose ratio is another quantity (Adam's first moment, quasi-hyperbolic momentum) are not drawn there.
 
     Args:
         runs: Results of the runs.
@@ -71,14 +74,12 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
             continue
         style = _style(arm, index)
         upper.plot([record["step"] for record in logged], [record["momentum"] for record in logged], **style)
-        at_one = [
-            record for record in logged if "nu" not in record
-        ]  # quasi-hyperbolic momentum damps another curvature
-        damped = {record["step"]: ratio for record in at_one if (ratio := record.get("damping_ratio")) is not None}
+        comparable = [record for record in logged if arm.is_heavy_ball and "nu" not in record]
+        damped = {record["step"]: ratio for record in comparable if (ratio := record.get("damping_ratio")) is not None}
         ratios += damped.values()
         lower.plot(list(damped), list(damped.values()), **style)
     upper.set(ylabel="momentum", title="What the optimizers used")
-    lower.set(xlabel="step", ylabel="damping ratio (at k = 1)", yscale="log")
+    lower.set(xlabel="step", ylabel="damping ratio at k = 1", yscale="log")
     lower.yaxis.set_major_formatter(LogFormatter())
     lower.yaxis.set_minor_formatter(LogFormatter())
     if ratios:
@@ -86,8 +87,10 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
         lower.set_ylim(low, high)
         lower.axhspan(low, 1.0, color="0.92", zorder=0)
         lower.axhline(1.0, color="0.4", linewidth=0.9, zorder=1)
-        lower.text(0.01, 0.03, "underdamped", transform=lower.transAxes, fontsize=8, color="0.3")
-        lower.text(0.01, 0.92, "overdamped", transform=lower.transAxes, fontsize=8, color="0.3")
+        for word, place in (("underdamped", math.sqrt(low)), ("overdamped", math.sqrt(high))):  # halfway from 1
+            where = {"xycoords": ("axes fraction", "data"), "va": "center", "rotation": 270}
+            lower.annotate(word, (1.015, place), fontsize=9, **where)
+    if upper.lines:
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
@@ -129,7 +132,7 @@ def curvature_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm], batch_s
         upper.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
     lower.set(xlabel="step", ylabel="gradient noise scale, examples", yscale="log")
     lower.axhline(batch_size, color="0.4", linewidth=0.9, linestyle="--")
-    lower.annotate("batch size", (1.005, batch_size), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    lower.annotate("batch size", (1.005, batch_size), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     lower.yaxis.set_major_formatter(LogFormatter())
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
@@ -141,7 +144,7 @@ def reach_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """Share of runs that have reached each target, over steps: Kaplan-Meier curves.
 
     How to read it: one panel per target. A curve that rises further left reached it sooner; one that ends below 1 did
-    not reach it with all of its seeds.
+    not reach it with all of its seeds. The right edge lies beyond the last evaluation, so that a jump there shows.
 
     Args:
         analysis: The analysis.
@@ -157,9 +160,10 @@ def reach_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
             if arm.name not in analysis.reach:
                 continue
             curve = analysis.reach[arm.name][place]
-            points, share = np.append(curve.times, end), np.append(curve.share, curve.share[-1])
+            points = np.concatenate([curve.times, [end, 1.05 * end]])
+            share = np.concatenate([curve.share, [curve.share[-1]] * 2])
             axes.step(points, share, where="post", **_style(arm, index))
-        axes.set(title=f"{analysis.metric.title} {target:.4g}", ylim=(-0.04, 1.04), xlim=(0.0, end))
+        axes.set(title=f"{analysis.metric.title} {target:.4g}", ylim=(-0.04, 1.04), xlim=(0.0, 1.05 * end))
         axes.grid(alpha=0.25)
     for index, axes in enumerate(panels):
         axes.set_visible(index < len(targets))
@@ -175,7 +179,8 @@ def speed_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """Steps to each target relative to the baseline's, with the paired intervals.
 
     How to read it: a point left of 1 took fewer steps than the baseline; an interval that crosses 1 leaves the question
-    open. An arrow is a bound: on its side a run did not reach the target. A hollow point lies beyond the axis.
+    open. A ring is a bound: on its arrow's side a run did not reach the target. An arrowhead at the frame says that an
+    interval goes on beyond it.
 
     Args:
         analysis: The analysis.
@@ -183,70 +188,83 @@ def speed_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """
     targets, relative = analysis.targets, {found.arm: found for found in analysis.relative}
     others = [arm for arm in arms.values() if arm.name in relative]
-    figure = Figure(figsize=(7.2, 1.6 + 0.25 * (len(others) + 1) * len(targets)), layout="constrained")
+    rows = len(targets) * (len(others) + 1)
+    figure = Figure(figsize=(7.2, max(1.1 + 0.235 * rows, 2.2)), layout="constrained")
     axes = figure.add_subplot()
     found = [ratio for arm in others for ratio in relative[arm.name].steps]
     estimates = [ratio.ratio.estimate for ratio in found if ratio.bound != "unknown"]
     end = min(max([3.0, *(1.1 * max(estimate, 1.0 / estimate) for estimate in estimates)]), 12.0)
-    ticks, labels = [], []
+    labels: list[str] = []
     for group, target in enumerate(targets):
-        top = group * (len(others) + 1.0)
-        ticks.append(top + (len(others) - 1) / 2.0)
-        labels.append(f"{target:.4g}")
-        for index, arm in enumerate(others):
-            _draw_ratio(axes, top + index, relative[arm.name].steps[group], arm, end)
-    axes.axvline(1.0, color="0.4", linewidth=0.9)
-    axes.set(xscale="log", xlim=(1.0 / end, end), ylabel=f"target ({analysis.metric.title})")
+        exploratory = " (exploratory)" if target in analysis.exploratory else ""
+        title = f"{analysis.metric.title} {target:.4g}{exploratory}"
+        axes.text(0.008, len(labels), title, transform=axes.get_yaxis_transform(), va="center", fontsize=10,
+                  fontweight="bold")  # fmt: skip
+        labels.append("")
+        for arm in others:
+            _draw_ratio(axes, len(labels), relative[arm.name].steps[group], arm, end)
+            labels.append(arm.name)
+    axes.axvline(1.0, color="0.3", linewidth=0.9, zorder=1)
+    axes.set(xscale="log", xlim=(1.0 / end, end))
     axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 1 / 3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"steps relative to {analysis.baseline} (left of 1: faster)")
-    axes.set_yticks(ticks, labels)
-    axes.set_ylim(len(targets) * (len(others) + 1.0) - 1.3, -0.7)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0, pad=7)
+    axes.set_ylim(len(labels) - 0.4, -0.7)
     axes.grid(alpha=0.25, axis="x")
-    handles = [axes.plot([], [], color=arm.color, marker="o", linestyle=_dash(arm))[0] for arm in others]
-    figure.legend(handles, [arm.name for arm in others], loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def drift_figure(drift: DriftSummary, arms: Mapping[str, Arm]) -> Figure:
-    """Accuracy on corrupted test images against severity.
+def drift_figure(drift: DriftSummary, baseline: str, arms: Mapping[str, Arm]) -> Figure | None:
+    """Accuracy on corrupted test images as difference from the baseline's; None where no other arm was measured.
 
-    How to read it: one panel per corruption, severity 0 being the clean images; a line is the mean over an arm's seeds,
-    its band reaches from the worst seed to the best. An arm that falls less is more robust; one that only starts higher
-    is not.
+    How to read it: a point right of 0 predicts that corruption better than the baseline does, and its line is the
+    paired t interval over the seeds. An arm that only lies as far right on the clean images is better, not more robust.
 
     Args:
         drift: What was measured, at one budget.
+        baseline: Name of the baseline.
         arms: The arms, in order.
     """
-    names, measured = drift.corruptions, {found.arm: found for found in drift.arms}
-    columns = min(len(names), 3)
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(7.2, 0.8 + 2.1 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
-        for index, arm in enumerate(arms.values()):
-            if arm.name not in measured:
+    measured = {found.arm: found.differences for found in drift.arms if found.differences}
+    others = [arm for arm in arms.values() if arm.name in measured]
+    if not others:
+        return None
+    kinds = {
+        CLEAN: "clean",
+        CORRUPTED: "all corruptions",
+        **{name: name.replace("_", " ") for name in drift.corruptions},
+    }
+    figure = Figure(figsize=(7.2, 1.2 + len(kinds) * (0.16 * len(others) + 0.14)), layout="constrained")
+    axes = figure.add_subplot()
+    spacing = 0.8 / len(others)
+    for index, arm in enumerate(others):
+        style: dict[str, Any] = {"color": arm.color, "marker": _MARKERS[index % len(_MARKERS)], "label": arm.name}
+        for row, kind in enumerate(kinds):
+            found = measured[arm.name].get(kind)
+            if found is None or math.isnan(found.estimate):
                 continue
-            curve = measured[arm.name].curves[name]
-            axes.plot(curve.severity, curve.mean, **_style(arm, index))
-            axes.fill_between(curve.severity, curve.low, curve.high, color=arm.color, alpha=0.12, linewidth=0)
-        axes.set_title(name.replace("_", " "), fontsize=9)
-        axes.set_xticks(range(6))
-        axes.grid(alpha=0.25)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
-    for axes in panels[::columns]:
-        axes.set_ylabel("test accuracy", fontsize=9)
-    figure.supxlabel("severity (0: clean)", fontsize=9)
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=min(len(arms), 6), frameon=False, fontsize=9)
+            at = row + spacing * (index - (len(others) - 1) / 2.0)
+            axes.plot([found.estimate], [at], linestyle="none", markersize=5, zorder=3, **style)
+            style.pop("label", None)
+            if math.isfinite(found.low):
+                axes.plot([found.low, found.high], [at, at], color=arm.color, linewidth=1.4, zorder=2)
+    for row in range(1, len(kinds)):
+        axes.axhline(row - 0.5, color="0.85", linewidth=0.7, zorder=0)
+    axes.axvline(0.0, color="0.3", linewidth=0.9, zorder=1)
+    axes.set_yticks(range(len(kinds)), list(kinds.values()))
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.set_xlabel(f"test accuracy less that of {baseline} (right of 0: better)")
+    axes.grid(alpha=0.25, axis="x")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm, end: float) -> None:
-    """One ratio: its interval as far as the axis goes, and a point, an arrow where it is only a bound.
+    """One ratio: a point, its interval as far as the axis goes, and an arrowhead at the frame where it goes on.
 
     Args:
         axes: Where it is drawn.
@@ -258,16 +276,22 @@ def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm, end: float)
     if found.bound == "unknown":
         words = "neither reached it" if found.both_censored == found.ratio.n else "open: not every seed reached it"
         words = words if found.ratio.n else "no seed in common"
-        axes.text(1.02, at, words, va="center", fontsize=7, color=arm.color)
+        axes.text(1.03, at, words, va="center", fontsize=9, color="0.2", fontstyle="italic")
         return
-    low, high = found.ratio.low, found.ratio.high
-    if low > 0.0 or high < math.inf:
-        ends = [min(max(side, 1.0 / end), end) for side in (low, high)]
-        axes.plot(ends, [at, at], color=arm.color, linewidth=1.6, linestyle=_dash(arm))
-    marker = {"exact": "o", "at least": ">", "at most": "<"}[found.bound]
-    place = min(max(found.ratio.estimate, 1.02 / end), 0.98 * end)
-    inside = "full" if place == found.ratio.estimate else "none"
-    axes.plot([place], [at], color=arm.color, marker=marker, markersize=5, fillstyle=inside, linestyle="none")
+    low, high, estimate = found.ratio.low, found.ratio.high, found.ratio.estimate
+    low = estimate if low <= 0.0 and found.bound != "at most" else low
+    high = estimate if math.isinf(high) and found.bound != "at least" else high
+    ends = [min(max(side, 1.0 / end), end) for side in (low, high)]
+    axes.plot(ends, [at, at], color=arm.color, linewidth=1.8, linestyle=_dash(arm))
+    head: dict[str, Any] = {"color": arm.color, "markersize": 6, "clip_on": False, "linestyle": "none"}
+    if low < ends[0]:
+        axes.plot([1.0 / end], [at], marker="<", **head)
+    if high > ends[1]:
+        axes.plot([end], [at], marker=">", **head)
+    place = min(max(estimate, 1.02 / end), 0.98 * end)
+    inside = "full" if place == estimate and found.bound == "exact" else "none"
+    axes.plot([place], [at], color=arm.color, marker="o", markersize=5.5, fillstyle=inside, linestyle="none",
+              markerfacecoloralt="white")  # fmt: skip
 
 
 def _measured(run: RunResult, arm: Arm) -> bool:

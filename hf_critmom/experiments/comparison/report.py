@@ -101,8 +101,8 @@ def figures_of(found: BudgetFindings) -> dict[str, Figure]:
     }
     if found.curvature is not None:
         figures[f"curvature{suffix}.png"] = curvature_figure(runs, arms, found.curvature.batch_size)
-    if analysis.drift is not None:
-        figures[f"drift{suffix}.png"] = drift_figure(analysis.drift, arms)
+    if analysis.drift is not None and (drawn := drift_figure(analysis.drift, analysis.baseline, arms)) is not None:
+        figures[f"drift{suffix}.png"] = drawn
     if len(arms) > 1:
         figures[f"speed{suffix}.png"] = speed_figure(analysis, arms)
     figures[f"reach{suffix}.png"] = reach_figure(analysis, arms)

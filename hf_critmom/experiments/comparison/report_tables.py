@@ -2,15 +2,24 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX
+from hf_critmom.experiments.comparison.claims import claim_title
 from hf_critmom.experiments.comparison.drift_statistics import CLEAN, CORRUPTED, DriftSummary
 from hf_critmom.experiments.comparison.ratios import PairedRatio
 from hf_critmom.experiments.comparison.results import Results
-from hf_critmom.experiments.comparison.sentences import difference_in_words, interval_in_words
+from hf_critmom.experiments.comparison.sentences import (
+    difference_in_words,
+    interval_in_words,
+    interval_of_ratio,
+    ratio_in_words,
+)
 from hf_critmom.experiments.comparison.statistics import ArmSummary, TimeToTarget
 from hf_critmom.experiments.comparison.tuning import Choice
+from hf_critmom.experiments.comparison.verdict import NOT_TESTED
+from hf_critmom.reporting.tables import Table
 
 
 def table_rows(
@@ -27,9 +36,57 @@ def table_rows(
     header = ["arm", *(f"steps, seconds to {target.target:.4g}" for target in targets), f"{ended_on} {metric}", "seeds"]
     rows = []
     for summary in summaries:
-        seeds = str(summary.seeds) + (f", {summary.diverged} diverged" if summary.diverged else "")
-        rows.append([summary.arm, *(_time(target) for target in summary.targets), _mean_and_spread(summary), seeds])
+        times = [_time(target) for target in summary.targets]
+        rows.append([summary.arm, *times, _mean_and_spread(summary), _seeds(summary)])
     return header, rows
+
+
+def long_rows(summaries: Sequence[ArmSummary]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the same table with a row for each arm and target, for narrow terminals."""
+    rows = []
+    for summary in summaries:
+        for place, target in enumerate(summary.targets):
+            times = _time(target).split("\n")[:2] if math.isfinite(target.steps) else ["-", "-"]
+            reached = "all" if target.reached == target.seeds else f"{target.reached} of {target.seeds}"
+            rows.append([summary.arm if place == 0 else "", f"{target.target:.4g}", *times, reached])
+    return ["arm", "target", "steps", "seconds", "reached by"], rows
+
+
+def summary_rows(
+    summaries: Sequence[ArmSummary], metric: str, ended_on: str = "test"
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what each arm ended with."""
+    return ["arm", f"{ended_on} {metric}", "seeds"], [
+        [one.arm, _mean_and_spread(one), _seeds(one)] for one in summaries
+    ]
+
+
+def claims_table(analysis: Analysis) -> Table:
+    """Claims by targets: the word for each, and the ratio of steps over all targets and at each.
+
+    A claim to be first has a row of its own and one for each rival.
+    """
+    targets = [f"{target:.4g}" for target in analysis.targets]
+    named = [f"at {name}{' (exploratory)' if at in analysis.exploratory else ''}"
+             for name, at in zip(targets, analysis.targets, strict=True)]  # fmt: skip
+    rows = []
+    for verdict in analysis.verdicts:
+        claim = verdict.claim
+        if verdict.word == NOT_TESTED or claim.first:
+            rows.append([claim_title(claim), verdict.word, *[""] * (len(targets) + 2)])
+        for one in verdict.headlines if verdict.word != NOT_TESTED else ():
+            at = {f"{found.target:.4g}": ratio_in_words(found, between="\n") for found in one.at}
+            cells = [interval_of_ratio(one.ratio, between="\n"), *(at.get(name, "-") for name in targets)]
+            title = claim_title(replace(claim, baselines=(one.baseline,)))
+            word = "" if claim.first else verdict.word
+            rows.append([title, word, *cells, difference_in_words(one.ending, "\n")])
+    return Table(
+        ["claim", "verdict", "all targets", *named, f"{analysis.ended_on} {analysis.metric.title}, difference"],
+        rows,
+        caption="Times the steps, with intervals: below 1 is fewer steps. Over all targets the interval is that of the "
+        "claim alone; at each target it has Holm's correction over the targets.",
+        left=("verdict",),
+    )
 
 
 def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
@@ -49,7 +106,7 @@ def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
         every_seconds = found.seconds or [None] * len(found.steps)
         for steps, seconds, p in zip(found.steps, every_seconds, found.logrank, strict=True):
             if steps.both_censored == steps.ratio.n:
-                cells.append("neither reached it" if steps.ratio.n else "no seed in common")
+                cells.append(ratio_in_words(steps))
                 continue
             in_seconds = "" if seconds is None else f"\nseconds {_ratio(seconds, interval=False)}"
             cells.append(f"{_ratio(steps)}{in_seconds}\nlog-rank p {p:.2g}")
@@ -108,6 +165,10 @@ def _time(target: TimeToTarget) -> str:
     return f"{target.steps:.0f} ({few:.0f}-{many:.0f})\n{target.seconds:.1f} ({short:.1f}-{long:.1f}) s"
 
 
+def _seeds(summary: ArmSummary) -> str:
+    return f"{summary.seeds}{f', {summary.diverged} diverged' if summary.diverged else ''}"
+
+
 def _mean_and_spread(summary: ArmSummary) -> str:
     if summary.diverged == summary.seeds:
         return "diverged"
@@ -118,6 +179,5 @@ def _mean_and_spread(summary: ArmSummary) -> str:
 def _ratio(found: PairedRatio, *, interval: bool = True) -> str:
     if found.bound == "unknown":
         return "open"
-    sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[found.bound]
-    text = f"{sign}{found.ratio.estimate:.2f}"
+    text = f"{'' if found.bound == 'exact' else f'{found.bound} '}{found.ratio.estimate:.2f}"
     return f"{text} ({interval_in_words(found)})" if interval else text

@@ -30,14 +30,25 @@ def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
         verdict: The verdict.
         name: How an arm's name is written, for instance in backquotes.
     """
-    arm = name(verdict.claim.arm)
     if verdict.word == NOT_TESTED:
         return f"{verdict.claim.text}: not tested ({verdict.reason})"
+    return ": ".join(filter(None, headline_parts(verdict, name=name)))
+
+
+def headline_parts(verdict: Verdict, *, name: Name = str) -> tuple[str, str]:
+    """The statement of a headline, such as "critmom is slower than constant", and the numbers behind it.
+
+    Args:
+        verdict: The verdict.
+        name: How an arm's name is written.
+    """
+    if verdict.word == NOT_TESTED:
+        return f"{verdict.claim.text}: not tested", verdict.reason
     if verdict.claim.first and len(verdict.headlines) > 1:
         return _first(verdict, name)
     (one,) = verdict.headlines
-    baseline = name(one.baseline)
-    opening = {
+    arm, baseline = name(verdict.claim.arm), name(one.baseline)
+    statement = {
         FASTER: f"{arm} is faster than {baseline}",
         SLOWER: f"{arm} is slower than {baseline}",
         NO_DIFFERENCE: f"{arm} and {baseline} show no difference beyond ±{100.0 * verdict.margin:g} %",
@@ -47,7 +58,7 @@ def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
     ends = ending(one.ending)
     if ends and verdict.word in (NO_DIFFERENCE, NOT_DECIDED):  # whose grammatical subject is both
         ends = f"{arm} {ends}"
-    return f"{opening}: {_ratio(one, to)}{f', and {ends}' if ends else ''}{_outlook(verdict)}"
+    return statement, f"{_ratio(one, to)}{f', and {ends}' if ends else ''}{_outlook(verdict)}"
 
 
 def ending(difference: Interval) -> str:
@@ -131,9 +142,7 @@ def targets_sentence(one: Headline) -> str:
             parts.append(f"{at.target:.4g}: {'reached by neither' if at.both_censored == at.ratio.n else 'open'}")
             continue
         bound = "" if at.bound == "exact" else f"{at.bound} "
-        low, high = at.ratio.low, at.ratio.high
-        ends = "" if low <= 0.0 else f"from {_bound(low)}" if math.isinf(high) else f"{_bound(low)} to {_bound(high)}"
-        ends = f"up to {_bound(high)}" if low <= 0.0 and math.isfinite(high) else ends
+        ends = _ends(at.ratio)
         notes = [ends] if ends else []
         if at.bound == "exact" and at.outer[0] > 0.0 and math.isfinite(at.outer[1]):
             notes.append(f"between evaluations {at.outer[0]:.2f} to {at.outer[1]:.2f}")
@@ -144,43 +153,70 @@ def targets_sentence(one: Headline) -> str:
     return f"Times the steps to each target, with Holm's correction: {', '.join(parts)}."
 
 
+def ratio_in_words(found: PairedRatio, *, between: str = " ") -> str:
+    """A ratio at one target with its interval; a bound, and an open end of the interval, is said in words.
+
+    Args:
+        found: The ratio.
+        between: What stands between ratio and interval, for instance a line break.
+    """
+    if found.bound == "unknown":
+        if not found.ratio.n:
+            return "no seed in common"
+        return "reached by neither" if found.both_censored == found.ratio.n else "open"
+    bound = "" if found.bound == "exact" else f"{found.bound} "
+    return f"{bound}{interval_of_ratio(found.ratio, between=between)}"
+
+
+def interval_of_ratio(ratio: Interval, *, between: str = " ") -> str:
+    """A ratio with its interval, such as "0.83 (0.51 to 1.36)", whose open ends are said in words."""
+    if math.isnan(ratio.estimate):
+        return "-"
+    ends = _ends(ratio)
+    return f"{_bound(ratio.estimate)}{f'{between}({ends})' if ends else ''}"
+
+
 def interval_in_words(found: PairedRatio) -> str:
     """The interval of a ratio, with its level."""
-    low, high = found.ratio.low, found.ratio.high
-    level = f"{100 * found.confidence:.3g} % interval"
-    if low <= 0.0 and math.isinf(high):
-        return "no interval"
-    if math.isinf(high):
-        return f"{level} from {_bound(low)}"
-    return f"{level} {_bound(low)} to {_bound(high)}"
+    ends = _ends(found.ratio)
+    return f"{100 * found.confidence:.3g} % interval {ends}" if ends else "no interval"
 
 
-def difference_in_words(found: Interval) -> str:
+def _ends(ratio: Interval) -> str:
+    """The ends of a ratio's interval; empty if both are open."""
+    bounded_below, bounded_above = ratio.low > 0.0, math.isfinite(ratio.high)
+    if bounded_below and bounded_above:
+        return f"{_bound(ratio.low)} to {_bound(ratio.high)}"
+    return f"from {_bound(ratio.low)}" if bounded_below else f"up to {_bound(ratio.high)}" if bounded_above else ""
+
+
+def difference_in_words(found: Interval, between: str = " ") -> str:
     """A difference with its interval, if it has one."""
     if math.isnan(found.estimate):
         return "-"
     text = f"{found.estimate:+.4f}"
-    return text if found.n < 2 else f"{text} ({found.low:+.4f} to {found.high:+.4f})"
+    return text if found.n < 2 else f"{text}{between}({found.low:+.4f} to {found.high:+.4f})"
 
 
-def _first(verdict: Verdict, name: Name) -> str:
-    """The headline of a claim to be first of several."""
+def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
+    """Statement and numbers of a claim to be first of several."""
     arm, others = name(verdict.claim.arm), verdict.headlines
     known = [one for one in others if not math.isnan(one.ratio.estimate)]
     to = f" to reach {known[0].targets[-1]:.4g}" if verdict.claim.highest_only and known else ""
     if verdict.word == NO_DIFFERENCE:
         rivals = listed([name(one.baseline) for one in others])
-        return f"{arm} shows no difference beyond ±{100.0 * verdict.margin:g} % from {rivals}"
+        return f"{arm} shows no difference beyond ±{100.0 * verdict.margin:g} % from {rivals}", ""
     if not known:
-        return f"{arm} against every other arm is not decided yet"
+        return f"{arm} against every other arm is not decided yet", ""
     # Of those that are slower than the arm the nearest matters, of those that are faster the farthest ahead.
     nearest = max(known, key=lambda one: one.ratio.estimate)
     against = f"{_ratio(nearest, of=name(nearest.baseline))}"
     if verdict.word == FASTER:
-        return f"{arm} is the first{to}: {against}, the next"
+        return f"{arm} is the first{to}", f"{against}, the next"
     if verdict.word == SLOWER:
-        return f"{arm} is not the first{to}: {against}"
-    return f"{arm} against every other arm is not decided yet{to and f', {to.strip()}'}: {against}{_outlook(verdict)}"
+        return f"{arm} is not the first{to}", against
+    undecided = f"{arm} against every other arm is not decided yet{to and f', {to.strip()}'}"
+    return undecided, f"{against}{_outlook(verdict)}"
 
 
 def _ratio(one: Headline, to: str = "", *, of: str = "") -> str:

@@ -14,7 +14,7 @@ from hf_critmom.experiments.diagnosis.results import Result
 from hf_critmom.experiments.diagnosis.tables import display_name, study_title
 from hf_critmom.reporting.text import figure_text
 
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # colour-blind safe: Okabe and Ito (2008)
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # colour-blind safe: Okabe and Ito (2008)
 _MARKERS = ("o", "s", "^", "D")
 _COLOR_MAP = "cividis"  # even in lightness, and the same to the colour-blind (Nunez et al., 2018)
 
@@ -89,7 +89,7 @@ def shares_figure(attributions: Mapping[str, Attribution], *, title: str) -> Fig
     step = 0.5 / max(len(attributions), 2)
     for index, (label, attribution) in enumerate(attributions.items()):
         place = rows + step * (index - (len(attributions) - 1) / 2.0)
-        style: dict[str, Any] = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
+        style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
         axes.plot(
             [attribution.groups[name].share for name in names],
             place,

@@ -29,7 +29,7 @@ from hf_critmom.storage.files import atomic_write
 
 
 def write_attribution_report(folder: Path) -> list[RenderableType]:
-    """Builds the figures and ``README.md``, a section for a model card, from ``attribution.json``.
+    """Builds figures, ``README.md`` (a section for a model card) and ``report.html`` from ``attribution.json``.
 
     Args:
         folder: What `run_attribution` returned.
@@ -54,6 +54,9 @@ def write_attribution_report(folder: Path) -> list[RenderableType]:
     write_figures(folder, figures)
     with atomic_write(folder / "README.md") as partial:
         partial.write_text(_section(found, captions, agreements), encoding="utf-8")
+    from hf_critmom.experiments.diagnosis.page import write_attribution_page  # Altair takes a second to import
+
+    write_attribution_page(folder, found, agreements)
     shown: list[RenderableType] = []
     if len(results) == 1:
         shown.append(study_table(results[0].label, results[0].studies[0], brief=True).rich())

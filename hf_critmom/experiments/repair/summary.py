@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from hf_critmom.experiments.repair.report import control_findings, outcome, provenance_findings
 from hf_critmom.experiments.repair.results import Repair, Treatment
+from hf_critmom.experiments.repair.sentences import control_findings, outcome, provenance_findings
 
 
 def repair_as_json(repair: Repair) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from helpers.tables_by_hand import ACCURACY, STEPS_PER_EPOCH, reaching_at, result_of, results_table, run_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -104,8 +104,11 @@ def ink(file: Path) -> float:
 def test_every_figure_is_a_picture_of_a_cards_width_whatever_came_out(case: str, tmp_path: Path) -> None:
     figures = figures_of(CASES[case])
     write_figures(tmp_path, {f"{name}.png": figure for name, figure in figures.items()})
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{name}.png" for name in figures}
-    for file in (tmp_path / "figures").iterdir():
+    files = {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == files
+    for file in (tmp_path / "figures").glob("*.svg"):
+        assert file.stat().st_size < 400_000 and "</svg>" in file.read_text(encoding="utf-8")[-20:]
+    for file in (tmp_path / "figures").glob("*.png"):
         with Image.open(file) as picture:
             width, height = picture.size
             assert picture.format == "PNG" and width == 864 and 250 <= height <= 1600, (file.name, picture.size)
@@ -130,7 +133,7 @@ def test_nothing_is_drawn_outside_of_the_picture(case: str) -> None:
             assert whole.x0 <= box.x0 and box.x1 <= whole.x1, name
 
 
-@pytest.mark.parametrize("name", ["metric", "damping", "reach", "speed"])
+@pytest.mark.parametrize("name", ["metric", "damping", "reach"])
 def test_an_arm_has_one_colour_throughout(name: str) -> None:
     figure = figures_of(CASES["thirteen-arms"])[name]
     shown = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
@@ -139,7 +142,7 @@ def test_an_arm_has_one_colour_throughout(name: str) -> None:
         text.get_text(): to_hex(handle.get_color()).upper()  # type: ignore[attr-defined]
         for handle, text in zip(shown[0].legend_handles, shown[0].get_texts(), strict=True)
     }
-    left_out = {"damping": {"ikfad"}, "speed": {"constant"}}.get(name, set())
+    left_out = {"damping": {"ikfad"}}.get(name, set())
     assert found == {arm: ARMS[arm].color for arm in [*ARMS][:14] if arm not in left_out}
 
 
@@ -164,6 +167,23 @@ def test_the_reach_curve_steps_up_where_seeds_arrive_and_runs_to_the_end() -> No
     assert line.get_drawstyle() == "steps-post"
 
 
+def test_a_jump_at_the_last_evaluation_is_seen_before_the_frame() -> None:
+    runs = [run_of(reaching_at(epoch), arm="critmom", seed=seed) for seed, epoch in enumerate((6, None))]
+    axes = reach_figure(analysed(results_table(runs), "critmom"), {"critmom": ARMS["critmom"]}).axes[0]
+    (line,) = axes.get_lines()
+    assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True))[60.0] == 0.5
+    assert axes.get_xlim()[1] > 60.0 and line.get_xdata()[-1] > 60.0
+
+
+def test_the_ratio_of_adam_is_not_drawn_beside_those_of_sgd() -> None:
+    names = ("constant", "adamw")
+    upper, lower = damping_figure(
+        [result_of(run) for run in runs_of(1, 3, 3, names=names)], {n: ARMS[n] for n in names}
+    ).axes
+    assert len(upper.get_lines()) == 2 and [line.get_label() for line in lower.get_lines()][:1] == ["constant"]
+    assert not any(line.get_label() == "adamw" and len(line.get_xdata()) for line in lower.get_lines())
+
+
 def test_regimes_are_shaded_where_the_damping_ratio_is_below_1() -> None:
     _, lower = damping_figure(
         [result_of(run) for run in CASES["three-seeds"]], {name: ARMS[name] for name in THREE}
@@ -175,17 +195,38 @@ def test_regimes_are_shaded_where_the_damping_ratio_is_below_1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "marker"),
-    [([2, 2], [4, 4], "o"), ([None, None], [4, 4], ">"), ([2, 2], [None, None], "<"), ([2, None], [None, 2], None)],
+    ("mine", "theirs", "side"),
+    [([2, 2], [4, 4], ""), ([None, None], [4, 4], ">"), ([2, 2], [None, None], "<"), ([2, None], [None, 2], None)],
 )
-def test_a_bound_is_an_arrow_and_what_is_open_is_said(mine: list[Any], theirs: list[Any], marker: str | None) -> None:
+def test_a_bound_is_a_ring_with_an_arrowhead_at_the_frame(mine: list[Any], theirs: list[Any], side: str | None) -> None:
     runs = [run_of(reaching_at(epoch), arm="critmom", seed=seed) for seed, epoch in enumerate(mine)]
     runs += [run_of(reaching_at(epoch), arm="constant", seed=seed) for seed, epoch in enumerate(theirs)]
     arms = {name: ARMS[name] for name in ("constant", "critmom")}
     axes = speed_figure(analysed(results_table(runs), *arms), arms).axes[0]
-    drawn = [line.get_marker() for line in axes.get_lines() if line.get_marker() != "None" and len(line.get_xdata())]
-    assert drawn == ([] if marker is None else [marker])
-    assert [text.get_text() for text in axes.texts] == ([] if marker else ["open: not every seed reached it"])
+    drawn = {line.get_marker(): line for line in axes.get_lines() if line.get_marker() != "None"}
+    assert [text.get_text() for text in axes.texts][1:] == ([] if drawn else ["open: not every seed reached it"])
+    assert set(drawn) == ({"o", side} - {""} if side is not None else set())
+    if drawn:
+        assert drawn["o"].get_fillstyle() == ("none" if side else "full")
+    if side:
+        assert drawn[side].get_xdata()[0] == pytest.approx(axes.get_xlim()[1 if side == ">" else 0])
+
+
+def test_every_row_is_labelled_with_its_arm_under_its_target() -> None:
+    axes = figures_of(CASES["three-seeds"])["speed"].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["", "critmom", "hybrid"] * 2
+    assert [text.get_text() for text in axes.texts if text.get_fontweight() == "bold"] == [
+        "accuracy 0.5",
+        "accuracy 0.9",
+    ]
+
+
+def test_text_is_large_and_dark_enough() -> None:
+    for figure in figures_of(CASES["some-arrive"]).values():
+        FigureCanvasAgg(figure).draw()
+        for axes in figure.axes:
+            for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels(), axes.title):
+                assert text.get_fontsize() >= 9 and max(to_rgb(text.get_color())) <= 0.35
 
 
 def test_a_ratio_is_drawn_where_it_is_or_hollow_where_the_axis_ends() -> None:
@@ -204,7 +245,8 @@ def test_a_ratio_is_drawn_where_it_is_or_hollow_where_the_axis_ends() -> None:
 
 def test_where_no_seed_is_in_common_that_is_said() -> None:
     figure = figures_of(CASES["no-seed-in-common"])["speed"]
-    assert {text.get_text() for text in figure.axes[0].texts} == {"no seed in common"}
+    said = {text.get_text() for text in figure.axes[0].texts if text.get_fontweight() != "bold"}
+    assert said == {"no seed in common"}
 
 
 def test_a_metric_that_falls_and_is_sometimes_infinite_is_drawn(tmp_path: Path) -> None:
@@ -221,10 +263,8 @@ def test_tuned_variants_are_told_from_their_arms_by_their_line(tmp_path: Path) -
     own = {name: ARMS[name] for name in ("constant", "critmom")}
     tuned = {f"{name}_tuned": Arm(**{**vars(arm), "name": f"{name}_tuned", "base": name}) for name, arm in own.items()}
     figure = speed_figure(analysed(results_table(runs), *own, *tuned, targets=TARGETS), own | tuned)
-    styles = {
-        text.get_text(): handle.get_linestyle()
-        for handle, text in zip(  # type: ignore[attr-defined]
-            figure.legends[0].legend_handles, figure.legends[0].get_texts(), strict=True
-        )
-    }
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    lines = [line for line in axes.get_lines() if len(line.get_ydata()) == 2 and line.get_marker() == "None"]
+    styles = {names[int(line.get_ydata()[0])]: line.get_linestyle() for line in lines[:-1]}
     assert styles == {"critmom": "-", "constant_tuned": "--", "critmom_tuned": "--"}

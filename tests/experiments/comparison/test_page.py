@@ -3,11 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers.browser import needs_browser, opened
+from helpers.browser import needs_browser, opened, violations
 
 from hf_critmom.experiments.comparison import write_report
+from hf_critmom.experiments.comparison.findings import read_findings
+from hf_critmom.experiments.comparison.page import missing_in_words
 from hf_critmom.reporting.page import LARGEST_PAGE, PAGE_FILE
 
 COMMITTED = Path(__file__).parents[3] / "model_cards" / "digits-resnet18-w16"
@@ -16,10 +19,13 @@ HOSTILE = "digits</script><script>window.hacked = true</script>"
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed comparison with foreign text as the names of the data, the model and an arm's description."""
     folder = tmp_path_factory.mktemp("page") / "digits"
     shutil.copytree(COMMITTED, folder)
     plan = json.loads((folder / "comparison.json").read_text())
-    plan["task"]["name"] = HOSTILE
+    plan["task"] |= {"name": HOSTILE, "source": HOSTILE, "notes": [HOSTILE]}
+    plan["arms"]["critmom"]["help"] = HOSTILE
+    plan["command"] = f"hf-critmom compare --task '{HOSTILE}'"
     (folder / "comparison.json").write_text(json.dumps(plan))
     write_report(folder)
     return folder
@@ -32,24 +38,41 @@ def test_it_is_one_small_file(comparison: Path) -> None:
 def test_an_unfinished_comparison_says_what_is_missing(comparison: Path, tmp_path: Path) -> None:
     folder = tmp_path / "unfinished"
     shutil.copytree(comparison, folder)
-    next(folder.glob("runs/*/*/result.json")).unlink()
-    write_report(folder)
-    assert "Unfinished: 1 of " in (folder / PAGE_FILE).read_text(encoding="utf-8")
+    assert missing_in_words(read_findings(folder)) == ""
+    for seed in (43, 44):
+        (folder / f"runs/critmom/seed-{seed}/result.json").unlink()
+    said = missing_in_words(read_findings(folder))
+    runs = len(read_findings(folder).plan.runs())
+    assert said.startswith(f"Unfinished: {runs - 2} of {runs} runs are finished. Missing: critmom with seeds 43, 44. ")
 
 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_opens_without_network_and_its_controls_change_the_charts(comparison: Path, scheme: str) -> None:
-    with opened(comparison / PAGE_FILE, scheme=scheme) as (page, said):
+def test_it_opens_without_network_and_its_controls_change_the_charts(
+    browser: Any, comparison: Path, scheme: str
+) -> None:
+    with opened(browser, comparison / PAGE_FILE, scheme=scheme, width=400) as (page, said):
         assert said == [] and not page.evaluate("window.hacked")
-        assert HOSTILE in page.inner_text("h1")
-        assert len(page.query_selector_all(".headlines li")) >= 1
+        assert HOSTILE in page.inner_text("h1") and page.get_by_text(f"{HOSTILE}.").count() >= 1
+        assert len(page.query_selector_all(".headlines > li")) >= 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert violations(page) == []
         lines = "document.querySelectorAll('#curves .mark-line path').length"
         before = page.evaluate(lines)
         page.get_by_role("checkbox", name="critmom", exact=True).uncheck()
         page.wait_for_function(f"{lines} < {before}")
-        axis = "document.querySelector('#curves').textContent"
-        in_steps = page.evaluate(axis)
-        page.get_by_label("x axis").select_option("epoch")
-        page.wait_for_function(f"{axis} != {json.dumps(in_steps)}")
+        for control, value in (("x axis", "seconds"), ("metric", "loss"), ("lines", "median"), ("metric", "accuracy"),
+                               ("y axis", "targets")):  # fmt: skip
+            drawn = page.evaluate("document.querySelector('#curves').innerHTML")
+            page.get_by_label(control).select_option(value)
+            page.wait_for_function(f"document.querySelector('#curves').innerHTML != {json.dumps(drawn)}")
         assert said == []
+
+
+@needs_browser
+def test_hovering_shows_the_values(browser: Any, comparison: Path) -> None:
+    with opened(browser, comparison / PAGE_FILE) as (page, _):
+        page.locator("#curves .mark-symbol path").last.hover(force=True)
+        page.wait_for_selector("#vg-tooltip-element.visible")
+        told = page.inner_text("#vg-tooltip-element")
+        assert all(name in told for name in ("arm", "seed", "step", "epoch", "seconds", "value"))

@@ -33,9 +33,9 @@ from hf_critmom.attribution.groups import layer_groups
 from hf_critmom.commands import main
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairSettings
-from hf_critmom.experiments.repair.report import scan_table
 from hf_critmom.experiments.repair.scan import logged_training, scan
 from hf_critmom.experiments.repair.selection import CONTROLS
+from hf_critmom.experiments.repair.tables import scan_table
 from hf_critmom.experiments.repair.treatment import freeze_except, step_times, trained_share
 from hf_critmom.experiments.repair.verification import Verification
 from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, Task, load_task
