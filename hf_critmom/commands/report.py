@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hf_critmom.commands.kinds import found_as_json, write_report
 from hf_critmom.commands.parser import Parser
+from hf_critmom.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -12,58 +14,50 @@ if TYPE_CHECKING:
 
 def parser() -> Parser:
     """The flags of ``report``."""
-    found = Parser("report", "Rebuild the report of a comparison, an attribution or a repair.")
-    found.add_argument("folder", type=Path, help="folder of the experiment")
+    found = Parser("report", "Rebuild the report of a comparison, an attribution or a repair; of several, one page.")
+    found.add_argument("folder", type=Path, nargs="+", help="folder of the experiment, or folders of comparisons")
+    found.add_argument("--output_dir", type=Path, help="where the page of several comparisons goes; default: overview")
     found.add_argument("--json", action="store_true", help="print what was found as JSON, for programs")
     return found
 
 
 def main(argv: list[str]) -> int:
-    """Rebuilds the report of an experiment and prints it."""
+    """Rebuilds the report of an experiment, or puts several comparisons on a page, and prints it."""
     args = parser().parse_args(argv)
+    if len(args.folder) > 1:
+        return _overview(args.folder, args.output_dir or Path("overview"), as_json=args.json)
+    if args.output_dir is not None:
+        raise InputError("--output_dir is for the page of several comparisons: a single report stays in its folder.")
+    (folder,) = args.folder
     if args.json:
-        print(json.dumps(as_json(args.folder), indent=2))
+        print(json.dumps(found_as_json(folder), indent=2))
     else:
-        print_report(args.folder)
+        print_report(folder)
+    return 0
+
+
+def _overview(folders: list[Path], output: Path, *, as_json: bool) -> int:
+    from hf_critmom.experiments.comparison.overview import overview_as_json, read_overview
+
+    overview = read_overview(folders)
+    if as_json:
+        print(json.dumps(overview_as_json(overview), indent=2))
+        return 0
+    from hf_critmom.experiments.comparison.overview_page import write_overview
+
+    _print(write_overview(overview, output), output / "report.html")
     return 0
 
 
 def print_report(folder: Path) -> None:
     """Builds the report of an experiment and prints its tables."""
+    _print(write_report(folder), folder / "README.md")
+
+
+def _print(tables: "list[RenderableType]", file: Path) -> None:
     from rich.console import Console
 
     console = Console()
-    for shown in _write(folder):
+    for shown in tables:
         console.print(shown, highlight=False)
-    console.print(f"Report: {folder / 'README.md'}", highlight=False, markup=False, soft_wrap=True)
-
-
-def as_json(folder: Path) -> dict[str, Any]:
-    """What an experiment found, for programs; nothing in its folder changes."""
-    if (folder / "attribution.json").exists():
-        from hf_critmom.experiments.diagnosis.summary import attribution_as_json
-
-        return attribution_as_json(folder)
-    if (folder / "repair.json").exists():
-        from hf_critmom.experiments.repair.results import read_repair
-        from hf_critmom.experiments.repair.summary import repair_as_json
-
-        return repair_as_json(read_repair(folder))
-    from hf_critmom.experiments.comparison.report import verdicts_as_json
-
-    return verdicts_as_json(folder)
-
-
-def _write(folder: Path) -> "list[RenderableType]":
-    if (folder / "attribution.json").exists():
-        from hf_critmom.experiments.diagnosis.report import write_attribution_report
-
-        return write_attribution_report(folder)
-    if (folder / "repair.json").exists():
-        from hf_critmom.experiments.repair.report import write_repair_report
-        from hf_critmom.experiments.repair.results import read_repair
-
-        return [write_repair_report(read_repair(folder))]
-    from hf_critmom.experiments.comparison import write_report
-
-    return [write_report(folder)]
+    console.print(f"Report: {file}", highlight=False, markup=False, soft_wrap=True)

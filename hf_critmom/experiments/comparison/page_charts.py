@@ -119,6 +119,10 @@ def steps_chart(
     logarithmic: bool = False,
     level: float | None = None,
     share: bool = False,
+    x_title: str = "optimizer steps",
+    x_format: str = ",d",
+    domain: tuple[float, float] | None = None,
+    height: int = 170,
 ) -> Any:
     """A quantity over the optimizer steps, a line for each arm.
 
@@ -127,7 +131,11 @@ def steps_chart(
         arms: The arms, in order.
         logarithmic: Whether the quantity has a logarithmic scale.
         level: A value that is drawn as a line across.
-        share: Whether the quantity is a share of seeds, which jumps and stays.
+        share: Whether the quantity is a share, which jumps and stays.
+        x_title: What the steps are.
+        x_format: How a step is written.
+        domain: First and last step; None: those of the rows.
+        height: Pixels.
     """
     kept = [row for row in rows if row["value"] is not None and (row["value"] > 0.0 or not logarithmic)]
     y = alt.Y("value:Q").title(None)
@@ -140,16 +148,19 @@ def steps_chart(
         alt.Tooltip("step:Q", format=",d"),
         alt.Tooltip("value:Q", format=".0%" if share else ".4g"),
     ]
+    x = alt.X("step:Q").title(x_title)
+    if domain is not None:
+        x = x.scale(domain=list(domain), nice=False)
     base = (
         alt.Chart(pd.DataFrame(kept, columns=["arm", "step", "value"]))
         .transform_filter(CHOSEN_ARMS)
-        .encode(alt.X("step:Q").title("optimizer steps"), y, arm_color(arms), tooltip=told)
+        .encode(x, y, arm_color(arms), tooltip=told)
     )
     lines = base.mark_line(strokeWidth=2, interpolate="step-after" if share else "linear").encode(arm_dash(arms))
     layers = [lines, base.mark_point(opacity=0, size=60)]
     if level is not None:
         layers.append(alt.Chart(pd.DataFrame({"value": [level]})).mark_rule(strokeDash=[4, 3]).encode(y))
-    chart = alt.layer(*layers).properties(width="container", height=170)
+    chart = alt.layer(*layers).properties(width="container", height=height)
     return chart.add_params(alt.param(name="arms", value=list(arms)))
 
 

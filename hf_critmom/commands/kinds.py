@@ -1,0 +1,39 @@
+"""The kinds of experiments that a folder can hold, and the report of each."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def found_as_json(folder: Path) -> dict[str, Any]:
+    """What an experiment found, for programs; nothing in its folder changes."""
+    if (folder / "attribution.json").exists():
+        from hf_critmom.experiments.diagnosis.summary import attribution_as_json
+
+        return attribution_as_json(folder)
+    if (folder / "repair.json").exists():
+        from hf_critmom.experiments.repair.results import read_repair
+        from hf_critmom.experiments.repair.summary import repair_as_json
+
+        return repair_as_json(read_repair(folder))
+    from hf_critmom.experiments.comparison.report import verdicts_as_json
+
+    return verdicts_as_json(folder)
+
+
+def write_report(folder: Path) -> "list[RenderableType]":
+    """Builds the report of an experiment; returns its tables for the terminal."""
+    if (folder / "attribution.json").exists():
+        from hf_critmom.experiments.diagnosis.report import write_attribution_report
+
+        return write_attribution_report(folder)
+    if (folder / "repair.json").exists():
+        from hf_critmom.experiments.repair.report import write_repair_report
+        from hf_critmom.experiments.repair.results import read_repair
+
+        return [write_repair_report(read_repair(folder))]
+    from hf_critmom.experiments import comparison
+
+    return [comparison.write_report(folder)]
