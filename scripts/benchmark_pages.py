@@ -9,6 +9,7 @@ context each time. It needs Chromium and Playwright (the extra "test").
 
 import argparse
 import gzip
+import os
 import shutil
 import statistics
 import time
@@ -46,7 +47,10 @@ def main() -> None:
                 for scheme in ("light", "dark"):
                     file = args.screenshots / f"{page.parent.name}-{scheme}.png"
                     _draw(browser, page, args.width, args.height, scheme=scheme, screenshot=file)
-        print(f"Chromium {browser.version}, {versions()['hardware']}; {args.runs} openings each.")
+        print(
+            f"Chromium {browser.version}, {versions()['hardware']}; {args.runs} openings each, "
+            f"load average {os.getloadavg()[0]:.0f}."
+        )
         browser.close()
 
 

@@ -1,8 +1,8 @@
 """Several comparisons together: a performance profile over their tasks, and geometric means of speed-ups."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ class Workload:
         folder: The comparison's folder.
         found: What the comparison found.
         analysis: The analysis of the budget.
-        target: The target of the performance profile: the hardest planned one that an arm reached with half of its
-            seeds or more; None: no arm reached any.
+        target: The target of the performance profile: the hardest planned one that an arm of the profile reached with
+            more than half of its seeds; None: none of them reached any.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Overview:
         arms: The arms of all of them.
         baseline: The arm that others are related to.
         speed_ups: One for each other arm that is compared with the baseline in at least one workload.
-        compared: Arms that every workload with a target has: those of the performance profile.
+        compared: Arms that every workload has: those of the performance profile.
     """
 
     workloads: tuple[Workload, ...]
@@ -140,17 +140,19 @@ def read_overview(folders: Sequence[Path]) -> Overview:
         for budget in one.budgets:
             analysis = budget.analysis
             titled = f"{name}, {budget_title(analysis.budget)}" if analysis.budget is not None else name
-            workloads.append(Workload(titled, folder, one, analysis, _hardest_reached(one, analysis)))
-    return _overview(tuple(workloads))
+            workloads.append(Workload(titled, folder, one, analysis, None))
+    present = [set(workload.analysis.arms) for workload in workloads]
+    common = set.intersection(*present)
+    return _overview(
+        tuple(replace(one, target=_hardest_reached(one.found, one.analysis, common)) for one in workloads), common
+    )
 
 
-def _overview(workloads: tuple[Workload, ...]) -> Overview:
+def _overview(workloads: tuple[Workload, ...], common: Collection[str]) -> Overview:
     arms = {name: arm for workload in workloads for name, arm in workload.found.arms.items()}
     baselines = [workload.analysis.baseline for workload in workloads]
     baseline = max(dict.fromkeys(baselines), key=baselines.count)
     speed_ups = [_speed_up(workloads, arm, baseline) for arm in arms if arm != baseline]
-    timed = [set(workload.times) for workload in workloads if workload.target is not None]
-    common = set.intersection(*timed) if timed else set()
     compared = tuple(arm for arm in arms if arm in common)
     return Overview(workloads, arms, baseline, tuple(one for one in speed_ups if one.ratio.n), compared)
 
@@ -166,11 +168,10 @@ def _speed_up(workloads: Sequence[Workload], arm: str, baseline: str) -> SpeedUp
     return SpeedUp(arm, mean_interval(np.array(list(logs.values()), dtype=float)).exp(), tuple(logs))
 
 
-def _hardest_reached(found: Findings, analysis: Analysis) -> float | None:
+def _hardest_reached(found: Findings, analysis: Analysis, arms: Collection[str]) -> float | None:
     ordered = sorted(found.plan.targets, reverse=analysis.metric.greater_is_better)
-    return next(
-        (target for target in ordered if any(math.isfinite(_steps(one, target)) for one in analysis.summaries)), None
-    )
+    summaries = [summary for summary in analysis.summaries if summary.arm in arms]
+    return next((target for target in ordered if any(math.isfinite(_steps(one, target)) for one in summaries)), None)
 
 
 def _steps(summary: ArmSummary, target: float) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from hf_critmom.experiments.comparison.claims import claim_title
 from hf_critmom.experiments.comparison.descriptions import counted, training_in_words
@@ -39,7 +40,8 @@ def write_overview(overview: Overview, folder: Path) -> list[RenderableType]:
         headlines=said,
         sections=[_speed_ups_section(overview), _profile_section(overview), _claims_section(overview), _what(overview)],
     )
-    return [_speed_up_table(overview).rich(), _claims_table(overview).rich()]
+    lines = [Text(f"{one.label}: {' '.join(filter(None, (one.sentence, one.numbers)))}") for one in said]
+    return [_speed_up_table(overview).rich(), *lines]
 
 
 def _speed_up_table(overview: Overview) -> Table:
@@ -84,7 +86,7 @@ def _profile_section(overview: Overview) -> Section:
     left_out = [name for name in overview.arms if name not in arms]
     what = [
         "The share of tasks whose target an arm reached within a factor of the fastest arm's steps (as AlgoPerf draws "
-        "it). The target is the hardest planned one that an arm reached with half of its seeds."
+        "it). The target is the hardest planned one that one of these arms reached with more than half of its seeds."
     ]
     what += [f"Left out, since not every task has them: {', '.join(left_out)}."] if left_out else []
     if not rows:

@@ -61,10 +61,10 @@ def test_it_opens_without_network_and_its_controls_change_the_charts(
         before = page.evaluate(lines)
         page.get_by_role("checkbox", name="critmom", exact=True).uncheck()
         page.wait_for_function(f"{lines} < {before}")
-        for control, value in (("x axis", "seconds"), ("metric", "loss"), ("lines", "median"), ("metric", "accuracy"),
-                               ("y axis", "targets")):  # fmt: skip
+        for control, value in (("axis", "seconds"), ("metric", "loss"), ("shown", "median"), ("metric", "accuracy"),
+                               ("range", "targets")):  # fmt: skip
             drawn = page.evaluate("document.querySelector('#curves').innerHTML")
-            page.get_by_label(control).select_option(value)
+            page.locator(f"select[data-control={control}]").select_option(value)
             page.wait_for_function(f"document.querySelector('#curves').innerHTML != {json.dumps(drawn)}")
         assert said == []
 
