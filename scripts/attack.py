@@ -111,10 +111,10 @@ def start(args: tuple[str, ...], out: Any, error: Any, case: Case | None = None)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         os.dup2(out.fileno(), 1)
         os.dup2(error.fileno(), 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         if case is not None:
             os.environ.update(case.environment)
             case.prepare()
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         status = commands.main(args)
     except SystemExit as leave:
         status = leave.code if isinstance(leave.code, int) else 1
@@ -255,7 +255,9 @@ def _results(folder: Path) -> dict[str, Any]:
 def _without_clocks(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            name: _without_clocks(item) for name, item in value.items() if not any(clock in name for clock in CLOCKS)
+            name: _without_clocks(item)
+            for name, item in value.items()
+            if item not in (None, [], {}) and not any(clock in name for clock in CLOCKS)
         }
     return [_without_clocks(item) for item in value] if isinstance(value, list) else value
 

@@ -54,7 +54,10 @@ def _is_no_commit(match: re.Match[str]) -> bool:
 
 
 SECRET_KINDS: tuple[SecretKind, ...] = (
-    SecretKind("credentials in a URL", re.compile(r"[A-Za-z][\w+.-]*://(?P<secret>[^/\s@\"'<>]+)@(?=[\w\[])")),
+    SecretKind(
+        "credentials in a URL",
+        re.compile(r"(?:[A-Za-z][\w+.-]*://|(?:https?|hf|git|ssh|ftp):/)(?P<secret>[^/\s@\"'<>]+)@(?=[\w\[])"),
+    ),
     SecretKind(
         "a Hugging Face token",
         re.compile(r"(?<![A-Za-z0-9])(?:hf|api_org)_(?:oauth_|jwt_)?(?P<letters>[A-Za-z0-9]{8,})[\w-]*"),

@@ -127,3 +127,7 @@ def test_committed_results_hold_no_secrets_and_no_paths() -> None:
 @pytest.mark.parametrize("module", [redaction, commands])
 def test_examples_in_docstrings_are_right(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+
+
+def test_credentials_are_found_in_an_address_that_was_taken_for_a_path() -> None:
+    assert redaction.redact(str(Path("https://user:pa55word@host/x"))) == "https:/REDACTED@host/x"

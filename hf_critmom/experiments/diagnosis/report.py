@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hf_critmom.attribution.agreement import Agreement
 from hf_critmom.experiments.diagnosis.figures import checkpoints_figure, result_figures
-from hf_critmom.experiments.diagnosis.results import Result, Results, agreements_of, read_results
+from hf_critmom.experiments.diagnosis.results import Result, Results, agreements_of, read_results, restore_agreement
 from hf_critmom.experiments.diagnosis.tables import (
     agreement_by_chance,
     agreement_findings,
@@ -40,6 +40,7 @@ def write_attribution_report(folder: Path) -> list[RenderableType]:
     Raises:
         DiagnosisError: If the folder holds no attribution, or a damaged one.
     """
+    restore_agreement(folder)
     found = read_results(folder)
     results = found.checkpoints
     agreements = agreements_of(results, found.settings.num_top_groups)

@@ -21,7 +21,6 @@ from hf_critmom.experiments.diagnosis.results import (
     RESULTS_FILE,
     Result,
     read_results,
-    restore_agreement,
     store_result,
     stored_results,
 )
@@ -77,8 +76,6 @@ def run_attribution(request: AttributionRequest) -> Path:
             remove_partial_files(folder)
         runner = DiagnosisRunner(request, task, digests, settings, accelerator, corruption, severities)
         runner.run(folder)
-        if accelerator.is_main_process:
-            restore_agreement(folder)
     accelerator.wait_for_everyone()
     return folder
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from hf_critmom.experiments.comparison.arguments import LARGEST_EVALUATIONS_PER_EPOCH, ComparisonArguments
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.records import LARGEST_SEED
 from hf_critmom.experiments.comparison.script.command_line import Script
 
 DEFAULT_SCRIPT_ARMS = ("adamw", "critmom_adamw")
@@ -58,6 +59,9 @@ class ScriptArguments:
             raise ComparisonError(
                 f"--evaluations_per_epoch must be between 1 and {LARGEST_EVALUATIONS_PER_EPOCH:,}, got {number}."
             )
+        _check_seed(self.seed)
+        if self.metric in ("", "eval_"):
+            raise ComparisonError("--metric is empty: give a metric as the script's evaluations log it.")
         if not self.metric.startswith("eval_"):
             self.metric = f"eval_{self.metric}"
 
@@ -125,5 +129,17 @@ class ScriptRequest:
                 raise ComparisonError(f"--{flag} is given for the comparison and for the script: give it before --.")
         flags = self.flags
         if (seed := script.value("seed")) is not None:
-            flags = replace(flags, seed=int(seed))
+            flags = replace(flags, seed=_check_seed(seed))
         return replace(self, script=script, flags=flags)
+
+
+def _check_seed(seed: object) -> int:
+    """A seed.
+
+    Raises:
+        ComparisonError: If it is none.
+    """
+    text = "" if isinstance(seed, bool) else str(seed).strip()
+    if not text.isdecimal() or not 0 <= int(text) <= LARGEST_SEED:
+        raise ComparisonError(f"--seed must be between 0 and {LARGEST_SEED}, got {seed}.")
+    return int(text)

@@ -21,6 +21,7 @@ from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.storage.commands import recorded_arguments, recorded_value, redact
 from hf_critmom.storage.digest import files_digest
+from hf_critmom.storage.files import read_text
 
 REFUSED = {
     "push_to_hub": "every run would be pushed: hf-critmom push DIR REPO_ID pushes the comparison when it is made",
@@ -198,9 +199,9 @@ def split_script(argv: Sequence[str]) -> tuple[list[str], Script | None]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ComparisonError(
             f"The file of arguments {file} cannot be read ({root_message(error)}): expected JSON or YAML."
         ) from None
