@@ -227,6 +227,6 @@ def pilot_note(arm: str, seed: int) -> str:
     )
 
 
-def script_folder(folder: Path) -> Path:
+def pilot_folder(folder: Path) -> Path:
     """Where the pilot run is made, before there is a plan."""
     return folder / ".pilot"

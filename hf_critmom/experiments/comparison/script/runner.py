@@ -25,10 +25,10 @@ from hf_critmom.experiments.comparison.script.arms import arms_for
 from hf_critmom.experiments.comparison.script.execution import ScriptRuns
 from hf_critmom.experiments.comparison.script.planning import (
     Facts,
+    pilot_folder,
     pilot_note,
     pilot_targets,
     plan_script,
-    script_folder,
 )
 from hf_critmom.experiments.comparison.script.processes import RunFailed
 from hf_critmom.experiments.comparison.script.rehearsal import rehearse
@@ -72,7 +72,7 @@ def run_script_comparison(request: ScriptRequest, engine_of: Callable[[int, int]
             if fresh:
                 _remove_traces(folder)
             raise
-        shutil.rmtree(script_folder(folder), ignore_errors=True)
+        shutil.rmtree(pilot_folder(folder), ignore_errors=True)
     arms = dict(requested.arms)
     content = requested.task.content
     runs = ScriptRuns(request.script, request.metric, content["flags"], threads, int(content["steps"]))
@@ -116,7 +116,8 @@ def _pilot(
     seed = request.flags.seed
     seed = seed + _PILOT_SEED_OFFSET if seed + _PILOT_SEED_OFFSET <= LARGEST_SEED else seed - _PILOT_SEED_OFFSET
     plan = plan_script(request, facts, {arm.name: arm}, (0.0,), threads, None)
-    run, path = Run(arm.name, seed), script_folder(folder)
+    run = Run(arm.name, seed)
+    path = pilot_folder(folder) / run.folder
     watcher.note(f"No --targets: a pilot run of {arm.name} with the seed {seed} sets them.")
     file = path / RESULT_FILE
     if file.exists():
@@ -124,7 +125,8 @@ def _pilot(
             result = from_json(RunResult, read_json(file))
             targets = pilot_targets(result, request.metric, greater_is_better=request.greater_is_better)
             return replace(facts, notes=(*facts.notes, pilot_note(arm.name, seed))), targets
-    runs = ScriptRuns(request.script, request.metric, facts.flags, threads, facts.steps)
+    flags = {**facts.flags, "report_to": "none"}  # it is no run of the comparison
+    runs = ScriptRuns(request.script, request.metric, flags, threads, facts.steps)
     with Progress(1, watcher) as progress:
         try:
             result = runs.execute(
