@@ -10,7 +10,6 @@ from hf_critmom.experiments.comparison import (
     run_comparison,
 )
 from hf_critmom.experiments.comparison.arguments import CADENCE_FLAGS
-from hf_critmom.experiments.comparison.engines.local import LocalEngine
 from hf_critmom.experiments.comparison.script.arguments import ScriptArguments, ScriptRequest
 from hf_critmom.experiments.comparison.script.command_line import Script, split_script
 from hf_critmom.storage.commands import recorded_command
@@ -24,7 +23,7 @@ def main(argv: list[str]) -> int:
     if isinstance(request, ScriptRequest):
         from hf_critmom.experiments.comparison.script.runner import run_script_comparison
 
-        print_report(run_script_comparison(request, LocalEngine))
+        print_report(run_script_comparison(request))
         return 0
     folder = run_comparison(request)
     if request.training.process_index == 0:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from hf_critmom.experiments.comparison.plan import PLAN_FILE
 from hf_critmom.hub.errors import HubError
 from hf_critmom.storage.commands import find_secrets, shorten_paths
+from hf_critmom.storage.run_folder import RESULT_FILE
 
 _TEXT = (".md", ".json", ".yaml", ".txt", ".html", ".svg", ".jinja", ".bpe", ".model", ".spm")
 _DERIVED = (".md", ".yaml", ".html", ".svg", ".parquet")
@@ -62,6 +63,8 @@ def _without_paths(path: str, content: bytes | Path) -> bytes | Path:
     shortened = shorten_paths(text, home_only=path.endswith(_PROGRAM_TEXT))
     if path == PLAN_FILE:
         shortened = _public_plan(shortened)
+    elif path.rpartition("/")[2] == RESULT_FILE:
+        shortened = _public_result(shortened)
     return content if shortened == text else shortened.encode("utf-8", errors="surrogateescape")
 
 
@@ -73,6 +76,15 @@ def _public_plan(text: str) -> str:
     if public == arguments:
         return text
     return json.dumps({**plan, "arguments": public}, indent=2) + "\n"
+
+
+def _public_result(text: str) -> str:
+    """A result without the name of the machine that made it, which is nobody's business but its owner's."""
+    result = json.loads(text)
+    load = result.get("load")
+    if not isinstance(load, dict) or not load.get("node"):
+        return text
+    return json.dumps({**result, "load": {**load, "node": None}}, indent=2) + "\n"
 
 
 def _public_argument(value: Any) -> Any:

@@ -16,6 +16,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found, "hardware": hardware()}
 
 
+def device_name() -> str:
+    """What this process trains on: the name of its accelerator, or the kind of its device."""
+    device = PartialState().device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device.type)
+
+
 def hardware() -> str:
     """The processor or accelerator that trains, for cards."""
     if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from accelerate import PartialState
@@ -17,8 +18,25 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.ENO
 """What a file system answers that has no locks, or none that hold, as buckets that are mounted and some NFS."""
 
 
+_ONLY_WRITER: ContextVar[bool] = ContextVar("only_writer", default=False)
+
+
 class NoFileLocks(InputError):
     """A folder whose file system has no locks: launches that share it could do the same work twice."""
+
+
+@contextmanager
+def only_writer(only: bool = True) -> Iterator[None]:
+    """Within it, a folder without file locks is no error: one command alone is known to write it.
+
+    Args:
+        only: Whether that is known.
+    """
+    token = _ONLY_WRITER.set(only)
+    try:
+        yield
+    finally:
+        _ONLY_WRITER.reset(token)
 
 
 @contextmanager
@@ -115,6 +133,8 @@ def _explain(folder: Path) -> Iterator[None]:
         number = getattr(error, "errno", None)
         if isinstance(error, OSError) and number not in _NO_LOCKS:
             raise
+        if _ONLY_WRITER.get():
+            return
         why = os.strerror(number) if number else str(error)
         raise NoFileLocks(
             f"{folder} lies on a file system without file locks that hold ({why}), so launches that share it could "

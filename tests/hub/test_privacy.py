@@ -258,3 +258,10 @@ def test_drift_of_planned_runs_is_pushed_with_the_card_that_shows_it(folder: Pat
     made = prepare_upload(folder, Repository(NAME))
     assert "runs/critmom/seed-43/drift.json" in made.files and "figures/drift.png" in made.files
     assert b"64 corrupted test images" in made.files["README.md"]  # type: ignore[operator]
+
+
+def test_the_machine_that_made_a_run_is_not_published() -> None:
+    result = {"arm": "critmom", "load": {"mean": 1.0, "node": "gpu-7.internal", "device": "cpu"}}
+    (text,) = publishable({"runs/critmom/seed-0/result.json": json.dumps(result).encode()}).values()
+    assert isinstance(text, bytes)
+    assert json.loads(text) == {"arm": "critmom", "load": {"mean": 1.0, "node": None, "device": "cpu"}}

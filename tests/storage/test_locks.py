@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_critmom.commands import main
-from hf_critmom.storage.locks import NoFileLocks, is_locked, locked, try_lock
+from hf_critmom.storage.locks import NoFileLocks, is_locked, locked, only_writer, try_lock
 
 
 def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
@@ -38,6 +38,17 @@ def test_a_file_system_without_locks_is_a_sentence(
         assert main(("compare", *tiny, "--use_cpu", "--output_dir", str(tmp_path / "out"))) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "file locks that hold (Operation not supported)" in line
+
+
+def test_a_command_that_writes_alone_needs_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with only_writer(), locked(tmp_path, "run"), try_lock(tmp_path, "another") as acquired:
+        assert acquired
+    with pytest.raises(NoFileLocks), locked(tmp_path, "run"):
+        pass
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

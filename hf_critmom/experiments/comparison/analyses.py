@@ -59,9 +59,9 @@ def analyse_budget(
 
 
 def disturbed_arms(results: Results, budget: float | None) -> list[str]:
-    """Arms with a run, of a budget, during which more threads wanted to run than the machine has cores."""
+    """Arms with a run, of a budget, that shared its device, or during which more threads wanted to run than cores."""
     of_budget = [run for run in results.runs if run.epochs == budget]
-    return list(dict.fromkeys(run.arm for run in of_budget if results.runs[run].load.exceeds_cores))
+    return list(dict.fromkeys(run.arm for run in of_budget if results.runs[run].load.disturbed))
 
 
 def looks_now(plan: Plan, results: Results) -> Looks:

@@ -102,6 +102,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         diverged=sum(not run.finished for run in runs),
         hardware=sorted({run.versions["hardware"] for run in runs}),
         load=max(loads, default=None),
+        retries=sum(run.load.retries or 0 for run in runs),
         disturbed=sorted({arm for one in budgets for arm in disturbed_arms(results, one.analysis.budget)}),
         versions={name: version for name, version in plan.versions.items() if name != "hardware"},
         evaluations=counted([len(run.evaluations) for run in runs], "evaluation"),

@@ -41,6 +41,10 @@ class Executor(Protocol):
     `prepare` loads them there.
     """
 
+    @property
+    def resumable(self) -> bool:
+        """Whether runs keep checkpoints in their folders, from which they continue."""
+
     def isolate(self) -> None:
         """Prepares a forked process, before it makes its first run."""
 

@@ -1,7 +1,7 @@
 """Progress of a comparison in the terminal: one display, however many workers make the runs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +17,8 @@ LONGEST_LINE = 80
 """Characters of a script's last log line that are shown."""
 SECONDS_BETWEEN_STEPS = 0.2
 """How often a run tells its step."""
+MOST_BARS = 16
+"""Workers, and machines, that have a bar of their own."""
 
 
 class Watcher:
@@ -63,6 +65,7 @@ class Progress:
         )
         self._runs = self._bars.add_task("runs", total=num_runs, note="")
         self._steps: dict[int, bars.TaskID] = {}
+        self._machines: dict[str, bars.TaskID] = {}
         self._waited_for = 0
         self._began = time.perf_counter()
         self._trainer_seconds = 0.0
@@ -93,6 +96,7 @@ class Progress:
         ended = "".join(f"{split} {Metric(name).title} {value:.4f}, " for name, value in tested.items())
         ended = ended if result.finished else f"{result.status}, "
         seconds = f"{result.train_seconds:.0f} s of training"
+        seconds += f" on {result.load.node}" if self._machines and result.load.node else ""
         self.console.print(f"{run.title}: {ended}{seconds}{' (done before)' if earlier else ''}", markup=False)
         self._bars.advance(self._runs)
         self._trainer_seconds += 0.0 if earlier else result.trainer_seconds
@@ -101,9 +105,9 @@ class Progress:
         """Says that a run failed."""
         self.console.print(sentence, markup=False)
 
-    def worker_died(self, worker: int, signal_number: int) -> None:
-        """Says that a worker was killed, whose run the others make."""
-        self.console.print(f"A worker was killed (signal {signal_number}): the others make its run.", markup=False)
+    def worker_died(self, worker: int, sentence: str) -> None:
+        """Says that a worker died, and what becomes of its run."""
+        self.console.print(sentence, markup=False)
         if worker in self._steps:
             self._bars.remove_task(self._steps.pop(worker))
 
@@ -113,7 +117,9 @@ class Progress:
             self._waits_for_others(*content)
         elif kind == "said":
             self.watcher.note(*content)
-        elif kind == "begin":
+        elif kind == "machines":
+            self._show_machines(*content)
+        elif kind == "begin" and (worker in self._steps or len(self._steps) < MOST_BARS):
             title, step, max_steps = content
             if worker not in self._steps:
                 self._steps[worker] = self._bars.add_task(title, total=max_steps, note="")
@@ -127,6 +133,17 @@ class Progress:
             self._bars.update(self._steps[worker], note=note)
             if not self.console.is_terminal:  # no bar shows it where output goes to a file
                 self.console.print(f"{title}: epoch {epoch:g}, {note}", markup=False)
+
+    def _show_machines(self, machines: Mapping[str, tuple[int, int]], waiting: int) -> None:
+        """Shows how many runs are running and finished on each machine, and how many wait."""
+        running = sum(number for number, _ in machines.values())
+        self._bars.update(self._runs, note=f"{running} running, {waiting} waiting")
+        for name, (number, finished) in machines.items():
+            if name not in self._machines:
+                if len(self._machines) >= MOST_BARS:
+                    continue
+                self._machines[name] = self._bars.add_task(name, total=None, note="")
+            self._bars.update(self._machines[name], note=f"{number} running, {finished} finished")
 
     def _waits_for_others(self, number: int) -> None:
         """Says, once for a number, that the runs that are left are being made elsewhere."""

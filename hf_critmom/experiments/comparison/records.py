@@ -165,12 +165,29 @@ class MachineLoad:
         largest: The largest of these.
         cores: Cores that the run's process could use.
         workers: Processes of its launch that made runs at the same time.
+        node: The machine's name.
+        device: What the run was trained on.
+        share: The share of the device that the run had to itself; below 1 there were other runs of its launch on it.
+        retries: How often the run was lost with its process or machine before.
     """
 
     mean: float | None = None
     largest: float | None = None
     cores: int | None = None
     workers: int | None = None
+    node: str | None = None
+    device: str | None = None
+    share: float | None = None
+    retries: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.share is not None and not 0.0 < self.share <= 1.0:
+            raise ValueError(f"share is {self.share:g} instead of a number above 0 and up to 1")
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the run shared its device with others, as far as is known: its seconds say little then."""
+        return (self.share is not None and self.share < 1.0) or self.exceeds_cores
 
     @property
     def exceeds_cores(self) -> bool:

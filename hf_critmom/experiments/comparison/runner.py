@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, Compa
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.checks import check_request, try_arms
 from hf_critmom.experiments.comparison.engines.interface import Engine, Job
-from hf_critmom.experiments.comparison.engines.local import LocalEngine
+from hf_critmom.experiments.comparison.engines.selection import select_engine
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.execution import Executor
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
@@ -42,9 +43,9 @@ from hf_critmom.experiments.comparison.results import (
 from hf_critmom.experiments.comparison.task_executor import TaskExecutor
 from hf_critmom.experiments.comparison.tuning import Choice
 from hf_critmom.storage.files import create_or_open_folder
-from hf_critmom.storage.locks import locked, try_lock
+from hf_critmom.storage.locks import locked, only_writer, try_lock
 from hf_critmom.storage.run_folder import RunFolder
-from hf_critmom.storage.workers import check_workers, usable_cores
+from hf_critmom.storage.workers import usable_cores
 from hf_critmom.tasks import build_model, check_model, load_task
 from hf_critmom.tasks.stored_arguments import check_output_folder
 
@@ -66,6 +67,11 @@ def run_comparison(request: ComparisonRequest) -> Path:
             run failed, or the folder cannot be written to any more; what is finished then stays.
         TaskError: If the data or the model cannot be used.
     """
+    with only_writer(request.comparison.engine == "ray"):  # a cluster's machines write nothing in the folder
+        return _run_comparison(request)
+
+
+def _run_comparison(request: ComparisonRequest) -> Path:
     folder = Path(str(request.training.output_dir))
     PartialState()
     torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
@@ -74,10 +80,8 @@ def run_comparison(request: ComparisonRequest) -> Path:
     request = with_stored_cadence(request, stored)
     otherwise = 1 if request.training.device.type == "cpu" else min(usable_cores(), 8)
     threads = settle_threads(request.comparison.threads_per_worker, folder, stored, otherwise)
-    workers = _settle_workers(request)
-    check_workers(workers, threads)
-    if workers == 1:
-        torch.set_num_threads(threads)
+    on_cpu = "use_cpu" in request.given and request.training.use_cpu
+    engine = select_engine(request.comparison, workers=_settle_workers(request), threads=threads, on_cpu=on_cpu)
     arms = select_arms(request.comparison, folder, stored)
     task = load_task(request.data, request.model)
     probe = build_model(task, request.model, seed=0)
@@ -105,7 +109,7 @@ def run_comparison(request: ComparisonRequest) -> Path:
         request.comparison,
         folder,
         arms,
-        LocalEngine(workers, threads),
+        engine,
         stored is not None,
     )
     return folder
@@ -135,7 +139,9 @@ def make_runs(
         ComparisonError: See `run_comparison`.
     """
     process = PartialState()
-    with writing(folder):
+    with closing(engine), writing(folder):
+        if not continued or _unfinished(folder, Plan.read(folder), requested):
+            engine.start()
         if process.is_main_process and not PLAN_FILE_FORMAT.exists(folder):
             create_or_open_folder(
                 folder, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, PLAN_FILE_FORMAT.error, write=True
@@ -290,9 +296,9 @@ class _Events:
         """Begins to draw."""
         self.progress.start()
 
-    def died(self, worker: int, signal_number: int) -> None:
-        """Says that a worker was killed."""
-        self.progress.worker_died(worker, signal_number)
+    def died(self, worker: int, sentence: str) -> None:
+        """Says that a worker died."""
+        self.progress.worker_died(worker, sentence)
 
     def finish(self) -> None:
         """Shows what others have made, and fails if a run did.

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from hf_critmom.experiments.comparison import execution
 from hf_critmom.experiments.comparison.arguments import ComparisonRequest, ComparisonTrainingArguments
@@ -40,6 +41,11 @@ class TaskExecutor:
         """The task; an executor that was pickled has it once it is prepared."""
         assert self._task is not None
         return self._task
+
+    @property
+    def resumable(self) -> bool:
+        """Whether checkpoints are saved."""
+        return self.training.save_strategy != SaveStrategy.NO
 
     def isolate(self) -> None:
         """Gives this process files of its own for the data."""

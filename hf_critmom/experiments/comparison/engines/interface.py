@@ -35,14 +35,15 @@ class Observer(Protocol):
         """Takes an event of a worker.
 
         Kinds are ``"finished"`` (run, whether it was finished before), ``"failed"`` (a sentence), ``"waiting"`` (number
-        of runs that others are making), ``"said"`` (a line), and those of `RunReporter`.
+        of runs that others are making), ``"said"`` (a line), ``"machines"`` (numbers of running and of finished runs by
+        machine, and number of runs that wait), and those of `RunReporter`.
         """
 
     def started(self) -> None:
         """All workers are there: what needs a thread may begin."""
 
-    def died(self, worker: int, signal_number: int) -> None:
-        """A worker was killed by a signal."""
+    def died(self, worker: int, sentence: str) -> None:
+        """A worker died; the sentence says what becomes of its run."""
 
 
 class Engine(Protocol):
@@ -53,6 +54,13 @@ class Engine(Protocol):
     """
 
     threads: int
+
+    def start(self) -> None:
+        """Connects to what the engine needs.
+
+        Raises:
+            InputError: If that is not there.
+        """
 
     def workers_for(self, num_jobs: int) -> int:
         """Number of runs that are made at the same time, of this many."""

@@ -1,5 +1,6 @@
 """Runs in processes of this machine: forked workers that divide them by their claims, as several launches do."""
 
+import platform
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,10 @@ from hf_critmom.errors import InputError, root_message
 from hf_critmom.experiments.comparison.engines.interface import Job, Observer, keep_failure
 from hf_critmom.experiments.comparison.execution import Executor
 from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.storage.environment import device_name
 from hf_critmom.storage.files import why_unwritable
 from hf_critmom.storage.run_folder import RunFolder, run_all
-from hf_critmom.storage.workers import Send, run_in_workers
+from hf_critmom.storage.workers import Send, run_in_workers, usable_cores
 
 
 class LocalEngine:
@@ -27,6 +29,9 @@ class LocalEngine:
     def __init__(self, workers: int, threads: int) -> None:
         self.workers, self.threads = workers, threads
         self.process = PartialState()
+
+    def start(self) -> None:
+        pass  # workers are forked when there is work
 
     def workers_for(self, num_jobs: int) -> int:
         return min(self.workers, num_jobs)
@@ -47,11 +52,19 @@ class LocalEngine:
             threads=self.threads,
             handle=observer.handle,
             forked=observer.started,
-            died=observer.died,
+            died=lambda worker, number: observer.died(
+                worker, f"A worker was killed (signal {number}): the others make its run."
+            ),
         )
 
     def close(self) -> None:
         pass  # workers end with their work
+
+    def _share(self) -> float:
+        """The share of its device that a run has to itself: of an accelerator, or of as many cores as threads."""
+        if self.process.device.type != "cpu":
+            return 1.0 / self.workers
+        return min(1.0, usable_cores() / (self.workers * self.threads))
 
     def _work(self, jobs: Sequence[Job], plan: Plan, folder: Path, executor: Executor, send: Send) -> None:
         """Makes runs until none is left."""
@@ -78,5 +91,13 @@ class LocalEngine:
             send("failed", keep_failure(job, run_folder, root_message(error), trace))
             return
         if self.process.is_main_process:
-            run_folder.finish(replace(result, load=replace(result.load, workers=self.workers)).as_json())
+            load = replace(
+                result.load,
+                workers=self.workers,
+                node=platform.node(),
+                device=device_name(),
+                share=self._share(),
+                retries=0,
+            )
+            run_folder.finish(replace(result, load=load).as_json())
         self.process.wait_for_everyone()

@@ -43,6 +43,11 @@ class ScriptRuns:
         self.script, self.metric, self.flags = script, metric, dict(flags)
         self.threads, self.max_steps = threads, max_steps
 
+    @property
+    def resumable(self) -> bool:
+        """Whether checkpoints are saved: that is the script's business."""
+        return True
+
     def isolate(self) -> None:
         """Nothing is shared: a run has processes of its own."""
 

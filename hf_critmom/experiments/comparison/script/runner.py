@@ -1,7 +1,6 @@
 """Runs a comparison in a script of somebody else's: rehearsal, plan, and the runs that are missing."""
 
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from accelerate import PartialState
 
 from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.engines.interface import Engine
+from hf_critmom.experiments.comparison.engines.selection import select_engine
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
@@ -33,7 +32,7 @@ from hf_critmom.experiments.comparison.script.planning import (
 from hf_critmom.experiments.comparison.script.processes import RunFailed
 from hf_critmom.experiments.comparison.script.rehearsal import rehearse
 from hf_critmom.storage.files import create_or_open_folder, write_json
-from hf_critmom.storage.locks import LOCKS_FOLDER, locked, try_lock
+from hf_critmom.storage.locks import LOCKS_FOLDER, locked, only_writer, try_lock
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.typed import RecordError, from_json, read_json
 from hf_critmom.storage.workers import check_workers, usable_cores
@@ -41,12 +40,11 @@ from hf_critmom.storage.workers import check_workers, usable_cores
 _PILOT_SEED_OFFSET = 2000
 
 
-def run_script_comparison(request: ScriptRequest, engine_of: Callable[[int, int], Engine]) -> Path:
+def run_script_comparison(request: ScriptRequest) -> Path:
     """Runs what is not yet finished of a comparison in a script.
 
     Args:
         request: The request.
-        engine_of: The engine that makes the runs, by the number of workers and of threads of each.
 
     Returns:
         The comparison's folder.
@@ -55,6 +53,11 @@ def run_script_comparison(request: ScriptRequest, engine_of: Callable[[int, int]
         ComparisonError: If the script cannot be compared, the folder holds a comparison under other conditions, a run
             failed, or the folder cannot be written to any more; what is finished then stays.
     """
+    with only_writer(request.comparison.engine == "ray"):
+        return _run_script_comparison(request)
+
+
+def _run_script_comparison(request: ScriptRequest) -> Path:
     request, folder = request.check(), request.folder
     PartialState(cpu=True)  # the runs' own processes train
     torch.set_num_threads(1)
@@ -76,7 +79,9 @@ def run_script_comparison(request: ScriptRequest, engine_of: Callable[[int, int]
     arms = dict(requested.arms)
     content = requested.task.content
     runs = ScriptRuns(request.script, request.metric, content["flags"], threads, int(content["steps"]))
-    make_runs(requested, runs, request.comparison, folder, arms, engine_of(workers, threads), stored is not None)
+    on_cpu = bool(request.script.value("use_cpu"))
+    engine = select_engine(request.comparison, workers=workers, threads=threads, on_cpu=on_cpu)
+    make_runs(requested, runs, request.comparison, folder, arms, engine, stored is not None)
     return folder
 
 

@@ -1,0 +1,378 @@
+"""Runs on the machines of a Ray cluster: the command hands them out, and alone writes the comparison's folder.
+
+A worker is an actor of Ray, a process that keeps its share of a machine and the data that it has loaded, and makes one
+run after another. It trains in a folder of its own and returns the record and the files to keep, so that no machine
+needs to see the comparison's folder. Where one does, and runs keep checkpoints, a run trains in its own folder there:
+one that is lost with its machine continues elsewhere from its last checkpoint.
+
+Each worker has one run at a time, so that what waits are runs of the plan and not objects of Ray, however many they
+are. A run that is lost with its process or machine is made again, a bounded number of times, which its record says.
+"""
+
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hf_critmom.errors import root_message
+from hf_critmom.experiments.comparison.engines.interface import Job, Observer, keep_failure
+from hf_critmom.experiments.comparison.engines.ray_cluster import Cluster, Share
+from hf_critmom.experiments.comparison.engines.ray_worker import SECONDS_BETWEEN_STEPS, Place, Returned, RunWorker
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.execution import Executor
+from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.experiments.comparison.records import MachineLoad, RunResult
+from hf_critmom.storage.locks import try_lock
+from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS, RunFolder
+
+MOST_RETRIES = 3
+"""How often a run is made again that was lost with its process or machine."""
+MOST_FAILED_STARTS = 5
+"""How many workers in succession may die before they are ready."""
+SECONDS_WITHOUT_ROOM = 120.0
+"""How long a cluster may have no machine for any run before the command gives up."""
+STEP_EVENTS_PER_SECOND = 50
+"""Of all workers together."""
+
+
+@dataclass
+class _Worker:
+    """An actor, and what it is doing.
+
+    Attributes:
+        number: Its number, for events.
+        actor: Its handle.
+        node: Name of its machine; empty until it is known.
+        place: Where it is; None until it is ready.
+        job: The run that it makes.
+        claim: Holds the run's lock.
+    """
+
+    number: int
+    actor: Any
+    node: str = ""
+    place: Place | None = None
+    job: Job | None = None
+    claim: ExitStack | None = None
+
+    def release(self) -> None:
+        """Lets go of its run."""
+        if self.claim is not None:
+            self.claim.close()
+        self.job, self.claim = None, None
+
+
+class RayEngine:
+    """Makes runs on a Ray cluster.
+
+    Args:
+        address: Address of the cluster; None: one is started on this machine.
+        share: The share of a machine that each run has.
+        workers: Most runs that are made at the same time; None: as many as the cluster has room for.
+        threads: Threads that each run computes with.
+    """
+
+    def __init__(self, address: str | None, share: Share, workers: int | None, threads: int) -> None:
+        self.address, self.share, self.most_workers, self.threads = address, share, workers, threads
+        self._cluster: Cluster | None = None
+        self._workers: dict[int, _Worker] = {}
+        self._begun = 0  # number of workers so far
+        self._failed_starts = 0
+        self._queue: Any = None
+        self._actor_class: Any = None
+        self._token = f".ray-{uuid.uuid4().hex}"
+        self._executor: tuple[Executor, Any] | None = None
+
+    def start(self) -> None:
+        """Connects to the cluster, or starts one."""
+        if self._cluster is None:
+            self._cluster = Cluster(self.address, self.share)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The connection."""
+        self.start()
+        assert self._cluster is not None
+        return self._cluster
+
+    def workers_for(self, num_jobs: int) -> int:
+        if not num_jobs:
+            return 0
+        return max(1, min(num_jobs, self.cluster.room(), self.most_workers or num_jobs))
+
+    def make(self, jobs: Sequence[Job], plan: Plan, folder: Path, executor: Executor, observer: Observer) -> None:
+        if not jobs:
+            return
+        folder = folder.absolute()
+        (folder / self._token).touch()
+        try:
+            _Round(self, jobs, plan, folder, executor, observer).run()
+        finally:
+            (folder / self._token).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._cluster is None:
+            return
+        for worker in [*self._workers.values()]:
+            self.discard(worker)
+        if self._queue is not None:
+            self._queue.shutdown(force=True)
+        self._cluster.close()
+        self._cluster = None
+
+    # ------------------------------------------------------------------------------------------------------- workers
+
+    @property
+    def workers(self) -> list[_Worker]:
+        """The workers that are there or on their way."""
+        return list(self._workers.values())
+
+    def events(self) -> list[tuple[Any, ...]]:
+        """What the workers have sent since the last call."""
+        size = 0 if self._queue is None else self._queue.qsize()
+        return self._queue.get_nowait_batch(size) if size else []
+
+    def add_worker(self, executor: Executor, folder: Path) -> _Worker:
+        """Starts a worker where the cluster has room."""
+        ray = self.cluster.ray
+        if self._queue is None:
+            from ray.util.queue import Queue
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        if self._executor is None or self._executor[0] is not executor:
+            self._executor = (executor, ray.put(executor))
+        share = self.cluster.share
+        if self._actor_class is None:
+            self._actor_class = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus or 0, max_restarts=0)(RunWorker)
+        seconds = max(SECONDS_BETWEEN_STEPS, self.cluster.room() / STEP_EVENTS_PER_SECOND)
+        number, self._begun = self._begun, self._begun + 1
+        actor = self._actor_class.remote(
+            self._executor[1],
+            self.threads,
+            not share.gpus,
+            number,
+            self._queue.actor,
+            Path.cwd(),
+            folder,
+            self._token,
+            seconds,
+        )
+        self._workers[number] = _Worker(number, actor)
+        return self._workers[number]
+
+    def discard(self, worker: _Worker) -> None:
+        """Ends a worker, whatever it is doing."""
+        worker.release()
+        self._workers.pop(worker.number, None)
+        self.cluster.ray.kill(worker.actor)
+
+
+class _Round:
+    """Has a number of runs made.
+
+    Args:
+        engine: The engine.
+        jobs: The runs.
+        plan: The comparison's plan.
+        folder: Its folder.
+        executor: Makes a run.
+        observer: Is told what happens.
+    """
+
+    def __init__(
+        self, engine: RayEngine, jobs: Sequence[Job], plan: Plan, folder: Path, executor: Executor, observer: Observer
+    ) -> None:
+        self.engine, self.plan, self.folder = engine, plan, folder
+        self.executor, self.observer = executor, observer
+        self.ray = engine.cluster.ray
+        self.waiting = deque(jobs)
+        self.elsewhere: deque[Job] = deque()  # runs that another launch is making
+        self.lost: Counter[Run] = Counter()
+        self.finished: Counter[str] = Counter()  # by machine
+        self.refused = ""
+        self.refs: dict[Any, _Worker] = {}
+        self.plan_ref = self.ray.put(plan)
+        self.names: dict[str, str] = {}
+        self.room = 0
+        self._seconds_without_room = 0.0
+
+    def run(self) -> None:
+        """Returns when every run is made or has failed.
+
+        Raises:
+            ComparisonError: If no run can be made, or none any more.
+        """
+        self.observer.started()
+        try:
+            while True:
+                self._look_around()
+                self._hand_out()
+                self._show()
+                if not any(worker.job for worker in self.engine.workers):
+                    if self.refused:
+                        raise ComparisonError(self.refused)
+                    if not (self.waiting or self.elsewhere):
+                        return
+                self._wait()
+        finally:
+            for worker in self.refs.values():  # left where something has failed
+                self.engine.discard(worker)
+            self._tell_events()
+
+    def _look_around(self) -> None:
+        """Starts workers where there are runs and room for them, also on machines that have come since."""
+        self.names, self.room = self.engine.cluster.names(), self.engine.cluster.room()
+        left = len(self.waiting) + sum(worker.job is not None for worker in self.engine.workers)
+        wanted = min(left, self.room, self.engine.most_workers or left)
+        for _ in range(wanted - len(self.engine.workers)):
+            worker = self.engine.add_worker(self.executor, self.folder)
+            self.refs[worker.actor.prepare.remote(self.plan_ref)] = worker
+        if self.room or not left:
+            self._seconds_without_room = 0.0
+        elif self._seconds_without_room > SECONDS_WITHOUT_ROOM:
+            raise ComparisonError(
+                f"The Ray cluster has had no machine for a run for {SECONDS_WITHOUT_ROOM:.0f} s: repeat the command "
+                "when it has; what is finished is kept."
+            )
+        else:
+            self._seconds_without_room += SECONDS_BETWEEN_LOOKS
+
+    def _hand_out(self) -> None:
+        """Gives each worker that has none a run; a run that another launch is making comes back later."""
+        busy = set(map(id, self.refs.values()))
+        for worker in self.engine.workers:
+            if worker.place is None or id(worker) in busy:
+                continue
+            while self.waiting and worker.job is None:
+                self._give(worker, self.waiting.popleft())
+        if not self.waiting and self.elsewhere:
+            if not any(worker.job for worker in self.engine.workers):
+                self.observer.handle(0, "waiting", len(self.elsewhere))
+            self.waiting, self.elsewhere = self.elsewhere, deque()
+
+    def _give(self, worker: _Worker, job: Job) -> None:
+        claim = ExitStack()
+        if RunFolder(self.folder / job.run.folder).finished():
+            self.observer.handle(worker.number, "finished", job.run, True)
+        elif not claim.enter_context(try_lock(self.folder, "-".join(job.run.folder.parts))):
+            self.elsewhere.append(job)
+        else:
+            worker.job, worker.claim = job, claim.pop_all()
+            self.refs[worker.actor.make.remote(job.run, job.arm, self.plan_ref)] = worker
+
+    def _wait(self) -> None:
+        """Waits for a worker to be ready or to return its run, and handles what it has sent."""
+        if not self.refs:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            return
+        ready, _ = self.ray.wait([*self.refs], timeout=SECONDS_BETWEEN_LOOKS)
+        self._tell_events()
+        for ref in ready:
+            worker = self.refs.pop(ref)
+            try:
+                returned = self.ray.get(ref)
+            except self.ray.exceptions.RayError as error:
+                self._failed(worker, error)
+                continue
+            if isinstance(returned, Place):
+                self._ready(worker, returned)
+            else:
+                self._returned(worker, returned)
+
+    def _ready(self, worker: _Worker, place: Place) -> None:
+        self.engine._failed_starts = 0
+        worker.place, worker.node = place, self.names.get(place.node, place.node)
+        if place.refused:
+            self._refuse(worker, place.refused)
+            return
+        ours = self.plan.versions
+        if different := [
+            f"{name} {version} ({ours[name]} in the plan)"
+            for name, version in place.versions.items()
+            if name != "hardware" and ours.get(name, version) != version
+        ]:
+            self.observer.handle(worker.number, "said", f"{worker.node} computes with {', '.join(different)}.")
+
+    def _returned(self, worker: _Worker, returned: Returned) -> None:
+        job = worker.job
+        assert job is not None
+        run_folder = RunFolder(self.folder / job.run.folder)
+        if returned.refused:
+            self._refuse(worker, returned.refused)
+            return
+        if returned.result is None:
+            sentence = keep_failure(job, run_folder, returned.message, returned.traceback)
+            self.observer.handle(worker.number, "failed", sentence)
+        else:
+            for name, content in returned.files.items():
+                file = run_folder.path / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content.data)
+            run_folder.finish(self._recorded(worker, job, returned.result).as_json())
+            self.finished[worker.node] += 1
+            self.observer.handle(worker.number, "finished", job.run, False)
+        worker.release()
+
+    def _recorded(self, worker: _Worker, job: Job, result: RunResult) -> RunResult:
+        """A result with where it was made."""
+        assert worker.place is not None
+        share = self.engine.cluster.share
+        load: MachineLoad = replace(
+            result.load,
+            workers=len(self.engine.workers),
+            node=worker.node,
+            device=worker.place.device,
+            share=min(1.0, share.gpus or share.cpus / self.engine.threads),
+            retries=self.lost[job.run],
+        )
+        return replace(result, load=load)
+
+    def _failed(self, worker: _Worker, error: Exception) -> None:
+        """What becomes of a worker that did not answer, and of its run."""
+        job, node = worker.job, worker.node
+        self.engine.discard(worker)
+        if isinstance(error, self.ray.exceptions.RayTaskError):
+            raise ComparisonError(
+                f"A worker of the Ray cluster failed ({root_message(error)}): every machine needs the same hf-critmom, "
+                "and the packages that the arms and the data need."
+            ) from error
+        if job is None:
+            self.engine._failed_starts += 1
+            if self.engine._failed_starts >= MOST_FAILED_STARTS:
+                raise ComparisonError(
+                    f"{MOST_FAILED_STARTS} workers of the Ray cluster in succession died before they were ready "
+                    f"({root_message(error)}): look at its logs, and repeat the command; what is finished is kept."
+                )
+            return
+        self.lost[job.run] += 1
+        where = f"its process or machine ({node})"
+        if self.lost[job.run] <= MOST_RETRIES:
+            self.waiting.appendleft(job)
+            self.observer.died(worker.number, f"{job.run.title} was lost with {where}: it is made again.")
+        else:
+            run_folder = RunFolder(self.folder / job.run.folder)
+            message = f"it was lost {self.lost[job.run]} times with {where}"
+            self.observer.died(worker.number, f"{job.run.title} was lost with {where}.")
+            self.observer.handle(worker.number, "failed", keep_failure(job, run_folder, message, str(error)))
+
+    def _refuse(self, worker: _Worker, sentence: str) -> None:
+        """No run can be made: no more are begun, and those that are being made end first."""
+        self.refused = self.refused or f"{worker.node}: {sentence}"
+        self.engine.discard(worker)
+        self.waiting.clear()
+        self.elsewhere.clear()
+
+    def _tell_events(self) -> None:
+        for number, kind, *content in self.engine.events():
+            self.observer.handle(number, kind, *content)
+
+    def _show(self) -> None:
+        running = Counter(worker.node for worker in self.engine.workers if worker.job is not None)
+        nodes = {name: (running[name], self.finished[name]) for name in sorted({*running, *self.finished})}
+        self.observer.handle(0, "machines", nodes, len(self.waiting) + len(self.elsewhere))

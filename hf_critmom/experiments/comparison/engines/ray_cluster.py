@@ -1,0 +1,192 @@
+"""The Ray cluster that makes runs: connecting to it, or starting one on this machine, and what it has room for."""
+
+import importlib.util
+import math
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.storage.workers import usable_cores
+
+SECONDS_TO_ANSWER = 30
+"""How long a cluster may take to answer before it counts as not there."""
+SECONDS_TO_CONNECT = 5
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of a machine that each run has.
+
+    Attributes:
+        cpus: Number of CPUs.
+        gpus: Number of GPUs; a fraction: several runs share one. None: 1 where the cluster has any.
+    """
+
+    cpus: float
+    gpus: float | None = None
+
+    def fits(self, resources: Mapping[str, float]) -> int:
+        """Number of shares that a machine has room for.
+
+        Args:
+            resources: What the machine has, as Ray names it.
+        """
+        wanted = {"CPU": self.cpus, "GPU": self.gpus or 0.0}
+        numbers = [
+            math.floor(resources.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items() if amount > 0.0
+        ]
+        if 0.0 < wanted["GPU"] < 1.0:  # a share lies on one GPU
+            numbers.append(int(resources.get("GPU", 0.0)) * math.floor(1.0 / wanted["GPU"] + 1e-6))
+        return min(numbers)
+
+
+class Cluster:
+    """A connection to Ray.
+
+    Args:
+        address: Address of the cluster, "auto" for the one of this machine or environment; None: one is started on this
+            machine, and stopped again.
+        share: The share of a machine that each run is to have.
+
+    Raises:
+        ComparisonError: If Ray is not installed, does not answer, or has no machine with room for a run.
+    """
+
+    def __init__(self, address: str | None, share: Share) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise ComparisonError("--engine ray needs the package ray: pip install 'hf-critmom[ray]'.")
+        import ray  # only where it is used: the package is optional, and takes a second
+
+        self.ray: Any = ray
+        self.is_ours = not ray.is_initialized()  # a program that is connected already stays so
+        if self.is_ours:
+            self._connect(address)
+        try:
+            has_gpus = any(resources.get("GPU", 0.0) > 0.0 for _, resources in self._nodes())
+            self.share = Share(share.cpus, (1.0 if has_gpus else 0.0) if share.gpus is None else share.gpus)
+            self._check_room()
+        except ComparisonError:
+            self.close()
+            raise
+
+    def room(self) -> int:
+        """Number of runs that the whole cluster has room for at the same time."""
+        return sum(self.share.fits(resources) for _, resources in self._nodes())
+
+    def names(self) -> dict[str, str]:
+        """What each machine is called, by its identity in Ray: its host name, told apart where several share one."""
+        hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in self.ray.nodes()}
+        shared = Counter(hosts.values())
+        return {node: host if shared[host] == 1 else f"{host}-{node[:6]}" for node, host in hosts.items()}
+
+    def close(self) -> None:
+        """Ends the connection; a cluster that was started for it stops."""
+        if self.is_ours:
+            self.ray.shutdown()
+
+    def _nodes(self) -> list[tuple[str, Mapping[str, float]]]:
+        """Identity and resources of each machine that is alive."""
+        return [(node["NodeID"], node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
+
+    def _connect(self, address: str | None) -> None:
+        if address is not None:
+            _check_answer(address)
+        room: dict[str, Any] = {} if address is not None else {"num_cpus": usable_cores(), "include_dashboard": False}
+        with _own_signals():
+            try:
+                self.ray.init(address=address or "local", **room, **_QUIET)
+            except Exception as error:  # a machine that is too busy makes it raise just that
+                where = "on this machine" if address is None else f"to {address}"
+                raise ComparisonError(
+                    f"Ray cannot be {'started' if address is None else 'connected'} {where} ({_first_line(error)})."
+                ) from error
+
+    def _check_room(self) -> None:
+        """Refuses shares that no machine has, of CPUs or of GPUs."""
+        nodes = [resources for _, resources in self._nodes()]
+        for flag, name, wanted in (("cpus", "CPU", self.share.cpus), ("gpus", "GPU", self.share.gpus or 0.0)):
+            most = max((resources.get(name, 0.0) for resources in nodes), default=0.0)
+            if wanted > most:
+                raise ComparisonError(
+                    f"--{flag}_per_run {wanted:g} is more than any of the {len(nodes)} machines of the Ray cluster "
+                    f"has, which is {most:g} {name}s at most: ask for less."
+                )
+        if not self.room():
+            raise ComparisonError(
+                f"No machine of the Ray cluster has {self.share.cpus:g} CPUs and {self.share.gpus:g} GPUs for a run: "
+                "ask for less by --cpus_per_run and --gpus_per_run."
+            )
+
+
+_TRY = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except Exception as error:
+    sys.exit("refused: " + str(error).strip().split("\\n")[0])
+"""
+
+
+def _check_answer(address: str) -> None:
+    """Asks in a process of its own whether a Ray answers: Ray's own attempt takes minutes, and then aborts the process.
+
+    Raises:
+        ComparisonError: If none does, within `SECONDS_TO_ANSWER`.
+    """
+    why = f"no Ray answered within {SECONDS_TO_ANSWER} s"
+    try:
+        _check_port(address)
+        asked = subprocess.run(
+            [sys.executable, "-c", _TRY, address], capture_output=True, text=True, timeout=SECONDS_TO_ANSWER
+        )
+    except subprocess.TimeoutExpired:
+        pass
+    except OSError as error:
+        why = error.strerror or str(error)
+    else:
+        if asked.returncode == 0:
+            return
+        refused = [line.partition("refused: ")[2] for line in asked.stderr.splitlines() if "refused: " in line]
+        why = refused[-1].rstrip(".") if refused else why
+    raise ComparisonError(
+        f"No Ray cluster could be reached at --ray_address {address} ({why}): expected HOST:PORT of a cluster that "
+        "this machine belongs to, or auto; without --ray_address, Ray is started on this machine."
+    )
+
+
+def _check_port(address: str) -> None:
+    """Connects to the port of an address, if it names one, and leaves again.
+
+    Raises:
+        OSError: If nothing listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal() and int(port) < 2**16:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps what this process does when it is asked to end: Ray would put an exit of its own in that place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,155 @@
+"""What runs on the machines of a Ray cluster: a process that makes one run after another, and returns what it made."""
+
+import os
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from hf_critmom.errors import InputError, root_message
+from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.execution import Executor
+from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.storage.checkpoints import remove_checkpoints
+from hf_critmom.storage.environment import device_name, versions
+from hf_critmom.storage.run_folder import RESULT_FILE
+
+SECONDS_BETWEEN_STEPS = 0.5
+"""How often a worker tells the step of its run, where there are few of them."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is.
+
+    Attributes:
+        node: Identity of its machine in Ray.
+        device: What it trains on.
+        versions: Versions of what computes there.
+        shared: Whether it sees the comparison's folder.
+        refused: Why it cannot make runs, as a sentence; empty if it can.
+    """
+
+    node: str = ""
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    shared: bool = False
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What comes back of a run: its result with the files that it keeps, or why there is none.
+
+    Attributes:
+        result: The result.
+        files: Contents by path in the run's folder.
+        message: What the run's error says.
+        traceback: Its traceback.
+        refused: Why no run can be made, as a sentence.
+    """
+
+    result: RunResult | None = None
+    files: dict[str, np.ndarray] = field(default_factory=dict)
+    message: str = ""
+    traceback: str = ""
+    refused: str = ""
+
+
+class RunWorker:
+    """Makes runs; an actor of Ray, which gives it its own share of a machine.
+
+    Args:
+        executor: Makes a run.
+        threads: Threads that each run computes with.
+        on_cpu: Whether it has no share of an accelerator.
+        number: Its number, which its events carry.
+        events: Takes them, see `hf_critmom.experiments.comparison.engines.interface.Observer`.
+        working_folder: Where the command was started: this process goes there, if it is here, too.
+        folder: The comparison's folder, by its absolute path on the machine of the command.
+        token: Name of a file in that folder, by which a worker knows that it sees the folder itself.
+        seconds_between_steps: How often it tells the step of its run.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        threads: int,
+        on_cpu: bool,
+        number: int,
+        events: Any,
+        working_folder: Path,
+        folder: Path,
+        token: str,
+        seconds_between_steps: float,
+    ) -> None:
+        if on_cpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if working_folder.is_dir():
+            os.chdir(working_folder)
+        import torch
+
+        torch.set_num_threads(threads)
+        self.executor, self.number, self.events = executor, number, events
+        self.folder, self.shared = folder, executor.resumable and (folder / token).exists()
+        self.token, self.seconds_between_steps = token, seconds_between_steps
+        self._told = 0.0
+
+    def prepare(self, plan: Plan) -> Place:
+        """Loads what the runs share; the first worker of a machine does so alone, and fetches it for all."""
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        prepared = Path(tempfile.gettempdir()) / f"hf-critmom-{self.token}"
+        try:
+            if prepared.exists():
+                self.executor.prepare(plan)
+            else:
+                with filelock.FileLock(f"{prepared}.lock"):
+                    self.executor.prepare(plan)
+                    prepared.touch()
+        except InputError as error:
+            return Place(node, refused=str(error))
+        return Place(node, device_name(), versions(), self.shared)
+
+    def make(self, run: Run, arm: Arm, plan: Plan) -> Returned:
+        """Makes a run: in the comparison's folder if it sees that and runs continue there, else in one of its own."""
+        if self.shared:
+            return self._make(run, arm, plan, self.folder / run.folder)
+        with tempfile.TemporaryDirectory(prefix="hf-critmom-", ignore_cleanup_errors=True) as scratch:
+            comparison = Path(scratch) / self.folder.name  # trackers name projects and runs by these folders
+            comparison.mkdir()
+            returned = self._make(run, arm, plan, comparison / run.folder)
+            return replace(returned, files=_files(comparison / run.folder) if returned.result else {})
+
+    def _make(self, run: Run, arm: Arm, plan: Plan, folder: Path) -> Returned:
+        try:
+            return Returned(self.executor.execute(run, arm, plan, folder, self._send))
+        except InputError as error:
+            return Returned(refused=str(error))
+        except Exception as error:  # the user's model and optimizer raise what they like
+            trace = "".join(traceback.format_exception(error))
+            return Returned(message=root_message(error), traceback=trace)
+
+    def _send(self, kind: str, *content: Any) -> None:
+        if kind == "step":
+            if time.monotonic() - self._told < self.seconds_between_steps:
+                return
+            self._told = time.monotonic()
+        self.events.put_nowait.remote((self.number, kind, *content))
+
+
+def _files(folder: Path) -> dict[str, np.ndarray]:
+    """What a run leaves in its folder, by path; what only an unfinished run needs is left out."""
+    remove_checkpoints(folder)
+    return {
+        path.relative_to(folder).as_posix(): np.fromfile(path, dtype=np.uint8)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != RESULT_FILE
+    }
