@@ -152,7 +152,7 @@ def test_what_is_chosen_equals_the_naive_choice(of: list[tuple[float, bool]], be
 
 # ------------------------------------------------------------------------------------------------- a tuned comparison
 
-ARMS, FACTORS, DECAYS, SEEDS, TRIAL_SEED = ("constant", "critmom"), (0.5, 1e30), (0.0, 1.0), (42,), 1042
+ARMS, FACTORS, DECAYS, SEEDS, TRIAL_SEED = ("constant", "critmom"), (0.5, 1e6), (0.0, 1.0), (42,), 1042
 TUNED = (
     *("compare", "--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "128", "--use_cpu"),
     *("--workers", "1", "--evaluations_per_epoch", "1"),
@@ -282,7 +282,7 @@ def test_the_results_hold_the_compared_runs_and_no_trial(finished: Finished) -> 
 
 def test_the_report_tells_the_choices_and_their_edges(finished: Finished) -> None:
     card = (finished.folder / "README.md").read_text()
-    assert "## Tuning" in card and "its own learning rate times 0.5, 1e+30, its own weight decay times\n0, 1" in card
+    assert "## Tuning" in card and "its own learning rate times 0.5, 1e+06, its own weight decay times\n0, 1" in card
     assert f"all with seed {TRIAL_SEED}, which no compared run has" in card
     choices = {choice.arm: choice for choice in read_results(finished.folder, Plan.read(finished.folder)).choices}
     for arm, choice in choices.items():
@@ -311,7 +311,7 @@ def test_a_comparison_whose_tuned_runs_are_missing_is_unfinished(finished: Finis
 
 
 def test_where_the_arms_own_values_are_chosen_its_runs_are_the_tuned_variants(tmp_path: Path) -> None:
-    words = [*TUNED[: TUNED.index("--arms")], "--arms", "critmom", "constant", "--learning_rate_grid", "1", "1e30"]
+    words = [*TUNED[: TUNED.index("--arms")], "--arms", "critmom", "constant", "--learning_rate_grid", "1", "1e6"]
     alias = compared(tmp_path / "out", tuple(words))
     assert len(alias.read) == 4 + 2  # trials and runs; nothing is run twice
     assert not list(alias.folder.glob("runs/*_tuned"))
