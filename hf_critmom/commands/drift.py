@@ -12,6 +12,7 @@ def parser() -> Parser:
 
     found = Parser("drift", "Test a comparison's networks on corrupted images.")
     found.add_argument("folder", type=Path, help="folder of the comparison, with its models")
+    found.add_argument("--workers", type=int, metavar="N", help="processes that measure; default: one for each core")
     found.add_argument(
         "--corruptions",
         nargs="+",
@@ -31,6 +32,7 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     """Tests the networks of a comparison on corrupted images and prints its report."""
+    import torch
     from accelerate import PartialState
     from rich.console import Console
 
@@ -40,6 +42,7 @@ def main(argv: list[str]) -> int:
 
     args = parser().parse_args(argv)
     plan = Plan.read(args.folder)
+    torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
     quieten_libraries()
     task = load_compared_task(args.folder, plan, task=args.task, trust_remote_code=args.trust_remote_code)
     console = Console(stderr=True, highlight=False, quiet=not PartialState().is_main_process)
@@ -50,6 +53,7 @@ def main(argv: list[str]) -> int:
         max_samples=args.max_eval_samples,
         loading=CheckpointArguments(trust_remote_code=args.trust_remote_code),
         progress=console.print,
+        workers=args.workers,
     )
     if PartialState().is_main_process:
         print_report(args.folder)

@@ -57,4 +57,5 @@ def parse_repair(argv: list[str]) -> RepairRequest:
         raise InputError(f"--output_dir {training.output_dir} is the checkpoint itself, which is never overwritten.")
     trained_on = find_record(checkpoint).trained_on
     command = recorded_command(f"{PROGRAM} repair", argv)
-    return RepairRequest(checkpoint, trained_on, repair.settings(), data, loading, training, command)
+    making = {"workers": repair.workers, "threads": repair.threads_per_worker}
+    return RepairRequest(checkpoint, trained_on, repair.settings(), data, loading, training, command, **making)

@@ -32,6 +32,18 @@ class WorkersDied(InputError):
     """Every worker died before the work was done."""
 
 
+def settle_workers(wanted: int | None, threads: int, work: int | None = None) -> int:
+    """Processes that work at the same time: one for each core, or as many as are wanted; never more than there is work.
+
+    Args:
+        wanted: How many the command line asks for; None: nothing was said.
+        threads: Threads of each.
+        work: Pieces of work, where the number is known.
+    """
+    workers = max(1, usable_cores() // threads) if wanted is None else wanted
+    return workers if work is None else max(1, min(workers, work))
+
+
 def check_workers(workers: int, threads: int) -> None:
     """Checks that a command can have workers.
 

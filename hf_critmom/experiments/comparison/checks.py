@@ -64,6 +64,11 @@ def try_arms(request: ComparisonRequest, arms: Iterable[Arm], task: Task) -> tup
     return min(seconds for seconds, _ in measured), min(seconds for _, seconds in measured)
 
 
+def step_seconds_of(request: ComparisonRequest, arm: Arm, task: Task) -> float:
+    """Seconds of an optimizer step of an arm, at the number of threads of this process."""
+    return warm_up(request.training, request.model, arm, task, WARM_UP_STEPS)[0]
+
+
 def _check_targets(request: ComparisonRequest, task: Task) -> None:
     """Refuses targets that are no values of the task's metric, and a metric that has no targets."""
     metric = METRICS[task.metric]

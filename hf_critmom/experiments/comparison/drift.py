@@ -1,11 +1,13 @@
 """Drift: how the networks that a comparison trained do on corrupted test images."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader
 
@@ -16,7 +18,10 @@ from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.records import CLEAN, DriftRecord, read_drift_record, severities
 from hf_critmom.experiments.comparison.results import read_results, writing
 from hf_critmom.storage.files import write_json
-from hf_critmom.storage.locks import locked
+from hf_critmom.storage.locks import locked, try_lock
+from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS
+from hf_critmom.storage.threads import computing_with
+from hf_critmom.storage.workers import Send, check_workers, run_in_workers, settle_workers
 from hf_critmom.tasks import (
     CORRUPTIONS,
     TASKS,
@@ -91,11 +96,12 @@ def measure_drift(
     batch_size: int = 500,
     loading: CheckpointArguments | None = None,
     progress: Callable[[str], None] = lambda message: None,
+    workers: int | None = 1,
 ) -> None:
     """Tests every finished run's network on corrupted test images, and keeps the accuracies beside its result.
 
     The corruptions are a CIFAR-10-C-style subset, see `hf_critmom.tasks.corruptions`; all networks see the same images.
-    What was measured before is not repeated.
+    What was measured before is not repeated, and several launches or workers divide the corruptions among themselves.
 
     Args:
         folder: A comparison's folder whose runs still have their models.
@@ -105,6 +111,8 @@ def measure_drift(
         batch_size: Images of a forward pass.
         loading: How the networks are loaded.
         progress: Told of each corruption that is finished.
+        workers: Processes that measure at the same time, forked from this one, which must not have computed with
+            several threads before; None: as many as there are cores for. Accuracies do not depend on it.
 
     Raises:
         ComparisonError: If the task is not the comparison's or not one of images, no run has a model, or an earlier
@@ -119,34 +127,104 @@ def measure_drift(
             f"The test images of {task.name} are not those of the comparison in {folder}: bring its data back, or say "
             "with --task where they are."
         )
-    examples = _sample(task.test, max_samples)
     process = PartialState()
     runs = [run for run, result in read_results(folder, plan).runs.items() if result.finished]
     runs = [run for run in runs if (folder / run.folder / "config.json").exists()]
     if not runs:
         raise ComparisonError(f"No run of the comparison in {folder} has kept its model: drift is measured on models.")
     runs = runs[process.process_index :: process.num_processes]
-    measured = {run: set(_read(folder / run.folder / DRIFT_FILE, len(examples)).accuracy) for run in runs}
+    names = list(dict.fromkeys((CLEAN, *corruptions)))
+    threads = plan.recorded_threads or 1
+    alone = process.device.type != "cpu" or process.num_processes > 1
+    workers = settle_workers(1 if alone and workers is None else workers, threads, len(names))
+    check_workers(workers, threads)
+    examples = _sample(task.test, max_samples)
+    for run in runs:
+        _read(folder / run.folder / DRIFT_FILE, len(examples))  # refused before the work
     networks = {run: load_checkpoint(str(folder / run.folder), task, loading) for run in runs}
-    for name in (CLEAN, *corruptions):
-        missing = [run for run in runs if name not in measured[run]]
+    measuring = _Measuring(folder, networks, examples, max_samples, batch_size, process)
+    if workers > 1:
+        measured: set[str] = set()
+
+        def handle(worker: int, kind: str, *content: Any) -> None:
+            if content[0] not in measured:  # each worker tells what all of them have measured
+                measured.add(content[0])
+                progress(content[0])
+
+        def work(send: Send) -> None:
+            for split in task.splits.values():
+                split.isolate()
+            measuring.measure_all(names, lambda name: send("progress", name))
+
+        run_in_workers(work, workers=workers, threads=threads, handle=handle)
+    else:
+        with computing_with(torch.get_num_threads() if process.device.type != "cpu" else threads):
+            measuring.measure_all(names, progress)
+    process.wait_for_everyone()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measuring:
+    """What a launch or a worker measures.
+
+    Attributes:
+        folder: The comparison's folder.
+        networks: The networks by run, each with the task as it sees it.
+        examples: The images.
+        max_samples: How many of all these are.
+        batch_size: Images of a forward pass.
+        process: Of this launch.
+    """
+
+    folder: Path
+    networks: dict[Run, tuple[Any, Task]]
+    examples: ImageDataset
+    max_samples: int | None
+    batch_size: int
+    process: PartialState
+
+    def measure_all(self, names: Sequence[str], progress: Callable[[str], None]) -> None:
+        """Measures what is missing, and waits for what others are measuring."""
+        left = list(names)
+        while left:
+            waiting = [name for name in left if not self._measured(name, progress)]
+            if len(waiting) == len(left):
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            left = waiting
+
+    def _measured(self, name: str, progress: Callable[[str], None]) -> bool:
+        """Measures a corruption unless it is; False if another launch is measuring it."""
+        if self.process.num_processes > 1:  # each has networks of its own
+            self._measure(name, progress)
+            return True
+        with try_lock(self.folder, f"drift-{name}") as acquired:
+            if acquired:
+                self._measure(name, progress)
+        return acquired
+
+    def _measure(self, name: str, progress: Callable[[str], None]) -> None:
+        missing = [run for run in self.networks if name not in self._known(run)]
         if not missing:
-            continue
+            return
         accuracies: dict[Run, list[float]] = {run: [] for run in missing}
         for severity in severities(name):
-            images = examples.images if name == CLEAN else corrupt(examples.images, name, severity, seed=_SEED)
+            images = self.examples.images
+            if name != CLEAN:
+                images = corrupt(images, name, severity, seed=_SEED)
             for run in missing:
-                model, own_task = networks[run]
+                model, own_task = self.networks[run]
                 assert isinstance(own_task, ImageTask)  # as the task is
-                seen = _sample(own_task.test, max_samples).evaluated(images)
-                loader = DataLoader(seen, batch_size, collate_fn=own_task.collator)
-                accuracies[run].append(predict(model.to(process.device), loader).accuracy)
+                seen = _sample(own_task.test, self.max_samples).evaluated(images)
+                loader = DataLoader(seen, self.batch_size, collate_fn=own_task.collator)
+                accuracies[run].append(predict(model.to(self.process.device), loader).accuracy)
         for run in missing:
-            record = DriftRecord(len(examples), {name: tuple(accuracies[run])})
-            with writing(folder):
-                _add(folder, run, record)
+            record = DriftRecord(len(self.examples), {name: tuple(accuracies[run])})
+            with writing(self.folder):
+                _add(self.folder, run, record)
         progress(name)
-    process.wait_for_everyone()
+
+    def _known(self, run: Run) -> set[str]:
+        return set(_read(self.folder / run.folder / DRIFT_FILE, len(self.examples)).accuracy)
 
 
 def _sample(examples: ImageDataset, max_samples: int | None) -> ImageDataset:

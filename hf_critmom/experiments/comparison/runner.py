@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from hf_critmom.experiments.comparison.analyses import undecided_claims
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, ComparisonArguments, ComparisonRequest
 from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.checks import check_request, try_arms
+from hf_critmom.experiments.comparison.checks import check_request, step_seconds_of, try_arms
 from hf_critmom.experiments.comparison.engines.interface import Engine, Job
 from hf_critmom.experiments.comparison.engines.selection import select_engine
 from hf_critmom.experiments.comparison.errors import ComparisonError
@@ -27,6 +27,7 @@ from hf_critmom.experiments.comparison.planning import (
     select_arms,
     settle_threads,
     steps_per_epoch,
+    threads_are_open,
     with_measured_cadence,
     with_stored_cadence,
 )
@@ -42,10 +43,12 @@ from hf_critmom.experiments.comparison.results import (
 )
 from hf_critmom.experiments.comparison.task_executor import TaskExecutor
 from hf_critmom.experiments.comparison.tuning import Choice
+from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.files import create_or_open_folder
 from hf_critmom.storage.locks import locked, only_writer, try_lock
 from hf_critmom.storage.run_folder import RunFolder
-from hf_critmom.storage.workers import usable_cores
+from hf_critmom.storage.threads import choose_threads
+from hf_critmom.storage.workers import settle_workers
 from hf_critmom.tasks import build_model, check_model, load_task
 from hf_critmom.tasks.stored_arguments import check_output_folder
 
@@ -81,7 +84,12 @@ def _run_comparison(request: ComparisonRequest) -> Path:
     otherwise = 1 if request.training.device.type == "cpu" else min(usable_cores(), 8)
     threads = settle_threads(request.comparison.threads_per_worker, folder, stored, otherwise)
     on_cpu = "use_cpu" in request.given and request.training.use_cpu
-    engine = select_engine(request.comparison, workers=_settle_workers(request), threads=threads, on_cpu=on_cpu)
+
+    def engine_of(threads: int) -> Engine:
+        workers = _settle_workers(request, threads)
+        return select_engine(request.comparison, workers=workers, threads=threads, on_cpu=on_cpu)
+
+    engine = engine_of(threads)
     arms = select_arms(request.comparison, folder, stored)
     task = load_task(request.data, request.model)
     probe = build_model(task, request.model, seed=0)
@@ -100,6 +108,9 @@ def _run_comparison(request: ComparisonRequest) -> Path:
         settings = {name: planned(request).settings(arm) for name, arm in arms.items()}
         tried = [with_settings(arm, *settings[name]) for name, arm in arms.items()]
         step_seconds, evaluation_seconds = broadcast_object_list([try_arms(request, tried, task)])[0]
+        if stored is None and threads_are_open(request):
+            threads = choose_threads(lambda: step_seconds_of(request, tried[0], task), step_seconds)
+            engine = engine_of(threads)
         if request.training.cadence_is_open:
             an_epoch = steps_per_epoch(request.training, task)
             request = with_measured_cadence(request, step_seconds, evaluation_seconds, an_epoch)
@@ -336,13 +347,10 @@ def _stored_plan(folder: Path) -> Plan | None:
         return None if alone else plan
 
 
-def _settle_workers(request: ComparisonRequest) -> int:
-    """Processes that make runs: as many as there are cores, unless the flag says otherwise."""
-    if request.comparison.workers is not None:
-        return request.comparison.workers
-    if request.training.device.type != "cpu" or request.training.world_size > 1:
-        return 1
-    return max(1, usable_cores() // (request.comparison.threads_per_worker or 1))
+def _settle_workers(request: ComparisonRequest, threads: int) -> int:
+    """Processes that make runs: as many as there are cores for, unless the flag says otherwise."""
+    alone = request.training.device.type != "cpu" or request.training.world_size > 1
+    return settle_workers(1 if alone and request.comparison.workers is None else request.comparison.workers, threads)
 
 
 def _unfinished(folder: Path, stored: Plan, requested: Plan) -> bool:

@@ -73,16 +73,18 @@ class Settings:
             raise ValueError(f"{self.num_top_groups} top groups of the split {self.split!r} cannot be")
 
 
-def settings_record(request: AttributionRequest, task: Task) -> dict[str, Any]:
-    """What results depend on, as JSON."""
+def settings_record(request: AttributionRequest, task: Task, threads: int) -> dict[str, Any]:
+    """What results depend on, as JSON; the threads are those that each study computes with."""
     chosen = asdict(request.attribution)
-    for name in ("output_dir", "use_cpu", "per_device_eval_batch_size"):
+    for name in ("output_dir", "use_cpu", "per_device_eval_batch_size", "workers", "threads_per_worker"):
         del chosen[name]
     chosen["groups"] = chosen.pop("layer_groups")  # as it was called first
-    return json.loads(json.dumps({"task": task.description(), "dtype": request.loading.dtype, **chosen}))
+    return json.loads(
+        json.dumps({"task": task.description(), "dtype": request.loading.dtype, "threads": threads, **chosen})
+    )
 
 
 def different_settings(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """Names of the settings that differ; what earlier versions did not record is as their default was."""
-    known = {"dtype": current["dtype"], "check_labels": False, **stored}
+    known = {"dtype": current["dtype"], "threads": current["threads"], "check_labels": False, **stored}
     return [name for name in current if differences(name, known.get(name), current[name])]

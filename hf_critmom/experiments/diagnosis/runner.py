@@ -1,6 +1,7 @@
 """Runs the ``attribute`` command: studies of checkpoints, each result written as soon as it is there."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.files import create_or_open_folder, explain_write_errors, remove_partial_files
 from hf_critmom.storage.locks import broadcast_from_main, try_lock
 from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS
+from hf_critmom.storage.threads import choose_threads, computing_with
+from hf_critmom.storage.workers import Send, check_workers, run_in_workers, settle_workers
 from hf_critmom.tasks import ImageTask, Task, corrupt, load_checkpoint, load_task_of, parse_corruption
 from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.tasks.provenance import check_trained_on
@@ -55,6 +58,9 @@ def run_attribution(request: AttributionRequest) -> Path:
     args = request.attribution
     check_output_folder(Path(str(args.output_dir)), request.data)
     accelerator = Accelerator(cpu=args.use_cpu or not torch.accelerator.is_available())
+    apart = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+    if apart:
+        torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
     corruption, severities = (None, (0,)) if args.corruption is None else parse_corruption(args.corruption)
     if len(severities) > 1:
         severities = (0, *severities)  # the clean images beside them
@@ -64,7 +70,12 @@ def run_attribution(request: AttributionRequest) -> Path:
         if value and not isinstance(task, ImageTask):
             raise DiagnosisError(f"--{flag} is for images with classes, and {task.name} has none: leave it out.")
     digests = _check_checkpoints(request, task)
-    folder, settings = Path(str(args.output_dir)), settings_record(request, task)
+    folder = Path(str(args.output_dir))
+    threads = _settle_threads(request, task, folder, measure=apart)
+    wanted = args.workers if apart or args.workers is not None else 1
+    workers = settle_workers(wanted, threads, len(request.checkpoints))
+    check_workers(workers, threads)
+    settings = settings_record(request, task, threads)
     if broadcast_from_main(not (folder / RESULTS_FILE).exists()):
         kind, write = "attribution", accelerator.is_main_process
         create_or_open_folder(folder, kind, RESULTS_FILE, DiagnosisError, write=write)
@@ -75,7 +86,11 @@ def run_attribution(request: AttributionRequest) -> Path:
         if accelerator.is_main_process:
             remove_partial_files(folder)
         runner = DiagnosisRunner(request, task, digests, settings, accelerator, corruption, severities)
-        runner.run(folder)
+        if workers > 1:
+            runner.run_apart(folder, workers, threads)
+        else:
+            with computing_with(threads):
+                runner.run(folder)
     accelerator.wait_for_everyone()
     return folder
 
@@ -106,16 +121,59 @@ class DiagnosisRunner:
         self.request, self.task, self.digests, self.settings = request, task, digests, settings
         self.accelerator, self.corruption, self.severities = accelerator, corruption, severities
 
-    def run(self, folder: Path) -> None:
+    def run_apart(self, folder: Path, workers: int, threads: int) -> None:
+        """Studies checkpoints in workers, each as a launch of its own.
+
+        Args:
+            folder: The folder.
+            workers: Number of workers.
+            threads: Threads of each.
+        """
+        console = Console(stderr=True, highlight=False)
+        studied: set[str] = set()
+
+        def work(send: Send) -> None:
+            for split in self.task.splits.values():
+                split.isolate()
+            self.run(folder, studied=lambda spec: send("studied", spec.label), shown=False)
+
+        with Progress(console=console, disable=not console.is_terminal, transient=True, auto_refresh=False) as progress:
+            bar = progress.add_task("checkpoints", total=len(self.request.checkpoints))
+
+            def handle(worker: int, kind: str, *content: Any) -> None:
+                if kind == "studied":
+                    studied.add(content[0])
+                    progress.update(bar, completed=len(studied), refresh=True)
+                else:
+                    console.print(content[0], markup=False)
+
+            run_in_workers(
+                work,
+                workers=workers,
+                threads=threads,
+                handle=handle,
+                died=lambda worker, number: console.print(
+                    f"A worker was killed (signal {number}): the others study its checkpoint."
+                ),
+            )
+
+    def run(
+        self, folder: Path, *, studied: Callable[[CheckpointSpec], None] = lambda spec: None, shown: bool = True
+    ) -> None:
         """Studies every checkpoint that no launch has studied, and waits for those that others study."""
         console = Console(stderr=True)
-        shown = self.accelerator.is_main_process and console.is_terminal
+        shown = shown and self.accelerator.is_main_process and console.is_terminal
         order = [spec.label for spec in self.request.checkpoints]
         with Progress(console=console, disable=not shown, transient=True) as progress:
             bar = progress.add_task("", total=len(order) * len(self.severities))
             waiting = list(self.request.checkpoints)
             while waiting:
-                left = [spec for spec in waiting if not self._studied(spec, folder, order, progress, bar)]
+                left = []
+                for spec in waiting:
+                    if self._studied(spec, folder, order, progress, bar):
+                        studied(spec)
+                    else:
+                        left.append(spec)
                 if len(left) == len(waiting):
                     progress.update(bar, description=f"another launch studies the last {len(left)}")
                     time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -203,6 +261,44 @@ class DiagnosisRunner:
             examples = examples.evaluated(images)
         loader = DataLoader(examples, args.per_device_eval_batch_size, collate_fn=task.collator)
         return self.accelerator.prepare_data_loader(loader)
+
+
+def _settle_threads(request: AttributionRequest, task: Task, folder: Path, *, measure: bool) -> int:
+    """Threads that each study computes with: those of the attribution in the folder, the flag's, else as measured.
+
+    Raises:
+        DiagnosisError: If the flag contradicts the folder: another number of threads gives other results.
+    """
+    wanted = request.attribution.threads_per_worker
+    stored = read_results(folder).all_settings.get("threads") if (folder / RESULTS_FILE).exists() else None
+    if stored is not None and (type(stored) is not int or stored < 1):
+        raise DiagnosisError(f"{folder / RESULTS_FILE} is corrupt (settings.threads is {stored!r}): delete it.")
+    if stored is not None and wanted not in (None, stored):
+        raise DiagnosisError(
+            f"The attribution in {folder} computes with {stored} thread{'s' if stored > 1 else ''}, and another number "
+            f"gives other results: leave --threads_per_worker {wanted} out, or choose another --output_dir."
+        )
+    if stored is not None or wanted is not None:
+        return int(stored or wanted or 1)
+    return choose_threads(lambda: _pass_seconds(request, task)) if measure else torch.get_num_threads()
+
+
+def _pass_seconds(request: AttributionRequest, task: Task) -> float:
+    """Seconds of a forward and backward pass of the first checkpoint, the fastest of three."""
+    model, own_task = load_checkpoint(request.checkpoints[0].path, task, request.loading)
+    examples = own_task.split(request.attribution.split).evaluated()
+    batch = next(iter(DataLoader(examples, _MEASURED_EXAMPLES, collate_fn=own_task.collator)))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    measured = []
+    for _ in range(3):
+        began = time.perf_counter()
+        torch.autograd.grad(model(**batch)["loss"], trained, allow_unused=True)
+        measured.append(time.perf_counter() - began)
+    return min(measured)
+
+
+_MEASURED_EXAMPLES = 32
+"""Examples of a backward pass, as of the gradients of an attribution."""
 
 
 def _check_checkpoints(request: AttributionRequest, task: Task) -> dict[str, str]:

@@ -105,6 +105,7 @@ class RepairPlan:
         overlap: What was compared of the splits; None: an earlier version, which did not say.
         scan: Damping of the training that made the network; None: an earlier version.
         training_seconds: Seconds of that training, where known.
+        threads: Threads that each treatment computes with; None: an earlier version.
         record: What else the caller of `repair_layers` recorded.
     """
 
@@ -124,11 +125,14 @@ class RepairPlan:
     overlap: Overlap | None = None
     scan: tuple[EpochScan, ...] | None = None
     training_seconds: float | None = None
+    threads: int | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)} instead of different numbers")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads are {self.threads} instead of 1 or more")
         if not self.layers or min(self.layers.values()) < 1:
             raise ValueError("layers are not those of a network")
 
@@ -187,6 +191,7 @@ def store_plan(plan: dict[str, Any], folder: Path, legacy_weights: str, *, write
             known["weights"] = current["weights"]
         if "dtype" in current:  # earlier versions did not record it, and the digest of the weights tells another one
             known.setdefault("dtype", current["dtype"])
+        known.setdefault("threads", current["threads"])
         if different := differences("repair", _decisive(known), _decisive(current)):
             raise RepairError(
                 f"{folder} holds a different repair ({'; '.join(different)}; stored first): repeat its command to "
@@ -201,6 +206,15 @@ def store_plan(plan: dict[str, Any], folder: Path, legacy_weights: str, *, write
 def begun(folder: Path) -> bool:
     """Whether anything has been computed for the plan of a folder."""
     return (folder / "diagnosis.json").exists() or any(folder.glob("runs/*/seed-*"))
+
+
+def stored_threads(folder: Path) -> int | None:
+    """Threads that the treatments of the repair in a folder compute with, where there is one that says so.
+
+    Raises:
+        RepairError: If it is damaged.
+    """
+    return RepairPlan.read(folder).threads if PLAN.exists(folder) and begun(folder) else None
 
 
 def find_repair(path: Path) -> dict[str, Any] | None:

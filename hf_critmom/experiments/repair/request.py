@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from hf_critmom.experiments.repair.arguments import RepairTrainingArguments
 from hf_critmom.experiments.repair.plan import RepairSettings
 from hf_critmom.experiments.repair.results import Repair
@@ -27,6 +29,8 @@ class RepairRequest:
         loading: How the checkpoint is loaded.
         training: Training arguments of the treatments, with the output folder.
         command: The command line, for the record.
+        workers: Processes that make treatments at the same time; None: as many as there are cores for.
+        threads: Threads that each computes with; None: as the repair in the folder does, else as measured.
     """
 
     checkpoint: str
@@ -36,6 +40,8 @@ class RepairRequest:
     loading: CheckpointArguments
     training: RepairTrainingArguments
     command: str = ""
+    workers: int | None = None
+    threads: int | None = None
 
 
 def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repair:
@@ -50,6 +56,10 @@ def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repai
         TaskError: If the data or the checkpoint cannot be used, or the checkpoint was trained on other data.
     """
     checkpoint, folder = request.checkpoint, Path(request.checkpoint)
+    apart = request.training.device.type == "cpu" and request.training.world_size == 1
+    if apart:
+        torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
+    workers = request.workers if apart or request.workers is not None else 1
     check_output_folder(Path(str(request.training.output_dir)), request.data)
     model, task = load_checkpoint(checkpoint, load_task_of(checkpoint, request.data, request.loading), request.loading)
     check_trained_on(checkpoint, request.trained_on, task, "test")
@@ -74,4 +84,7 @@ def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repai
         },
         command=request.command,
         progress=progress,
+        workers=workers,
+        threads=request.threads,
+        measure_threads=apart,
     )

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 from hf_critmom.attribution.groups import LayerGroups, layer_groups
 from hf_critmom.experiments.repair.diagnosis import diagnose_network, find_labels
 from hf_critmom.experiments.repair.errors import RepairError
-from hf_critmom.experiments.repair.plan import RepairPlan, RepairSettings, store_plan
+from hf_critmom.experiments.repair.plan import RepairPlan, RepairSettings, store_plan, stored_threads
 from hf_critmom.experiments.repair.results import (
     COST_FILE,
     DIAGNOSIS_FILE,
@@ -32,7 +32,7 @@ from hf_critmom.experiments.repair.results import (
     write_record,
 )
 from hf_critmom.experiments.repair.scan import scan
-from hf_critmom.experiments.repair.selection import CHOSEN
+from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS
 from hf_critmom.experiments.repair.targets import Target, num_parameters, targets_by_role
 from hf_critmom.experiments.repair.training import Network, choose_masks, measure_cost, train_and_verify
 from hf_critmom.storage.digest import weights_digest
@@ -40,7 +40,10 @@ from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import atomic_write, explain_write_errors
 from hf_critmom.storage.once import compute_once
 from hf_critmom.storage.run_folder import RunFolder, run_all
+from hf_critmom.storage.threads import choose_threads, computing_with
+from hf_critmom.storage.workers import Send, check_workers, run_in_workers, settle_workers
 from hf_critmom.tasks.provenance import check_disjoint
+from hf_critmom.tasks.splits import Split
 from hf_critmom.training.arguments import recorded_training_arguments
 
 
@@ -59,6 +62,9 @@ def repair_layers(
     record: Mapping[str, Any] | None = None,
     command: str = "",
     progress: Callable[[str], None] = lambda message: None,
+    workers: int | None = 1,
+    threads: int | None = None,
+    measure_threads: bool = False,
 ) -> Repair:
     """Finds the layer groups to blame for a network's errors, retrains only those, and verifies what that did.
 
@@ -85,6 +91,11 @@ def repair_layers(
         record: What else identifies the repair, such as the checkpoint and the fingerprints of the data.
         command: The command line, for the record.
         progress: Called with a sentence on each step of the work.
+        workers: Processes that make treatments at the same time, forked from this one, which must not have computed
+            with several threads before; None: as many as there are cores for. Results do not depend on it.
+        threads: Threads that each treatment computes with; None: as those of the repair in the folder, else of this
+            process.
+        measure_threads: Whether a new repair's number of threads is measured instead, see `choose_threads`.
 
     Raises:
         RepairError: If there are no errors to repair, groups do not exist, the Trainer refuses the arguments, or the
@@ -98,6 +109,10 @@ def repair_layers(
     network = Network(model, layers, args, train_dataset, data_collator, processing_class, tuple(callbacks))
     network.try_trainer(test_dataset)
     folder, process = Path(str(args.output_dir)), PartialState()
+    threads = _settle_threads(threads, folder, network, measure_threads)
+    roles = 1 + (len(CONTROLS) if request.controls else 0) + (request.granularity == "parameter")
+    workers = settle_workers(workers, threads, roles * request.num_seeds)
+    check_workers(workers, threads)
     plan = {
         "settings": request.record(),
         "layers": {name: len(members) for name, members in layers.parameters.items()},
@@ -109,6 +124,7 @@ def repair_layers(
         "scan": [vars(epoch) for epoch in scan(log)],
         **(record or {}),
         "versions": versions(),
+        "threads": threads,
         "command": command,
     }
     kept = "what is finished stays, and is not repeated"
@@ -117,7 +133,29 @@ def repair_layers(
     process.wait_for_everyone()
     with explain_write_errors(folder, RepairError, kept):
         runner = RepairRunner(network, RepairPlan.read(folder), request, folder, test_dataset, progress)
-        return runner.run(diagnosis_dataset)
+        if workers > 1:
+            runner.run_apart(diagnosis_dataset, workers, threads)
+        with computing_with(threads if workers == 1 else torch.get_num_threads()):
+            return runner.run(diagnosis_dataset)
+
+
+def _settle_threads(wanted: int | None, folder: Path, network: Network, measure: bool) -> int:
+    """Threads that each treatment computes with, see `repair_layers`.
+
+    Raises:
+        RepairError: If the repair in the folder computes with another number, which gives other results.
+    """
+    stored = stored_threads(folder)
+    if stored is not None and wanted not in (None, stored):
+        raise RepairError(
+            f"The repair in {folder} computes with {stored} thread{'s' if stored > 1 else ''}, and another number "
+            f"gives other results: leave --threads_per_worker {wanted} out, or choose another --output_dir."
+        )
+    if stored is not None or wanted is not None:
+        return int(stored or wanted or 1)
+    if measure:
+        return choose_threads(lambda: measure_cost(network, network.layers.names, steps=2).whole_seconds)
+    return torch.get_num_threads()
 
 
 class RepairRunner:
@@ -145,8 +183,47 @@ class RepairRunner:
         self.test_dataset, self.progress = test_dataset, progress
         self.process = PartialState()
 
+    def run_apart(self, diagnosis_dataset: Any, workers: int, threads: int) -> None:
+        """Makes what is not yet made of the repair in workers, each as a launch of its own; `run` then reads it.
+
+        Args:
+            diagnosis_dataset: Whose errors are diagnosed.
+            workers: Number of workers.
+            threads: Threads of each.
+        """
+        said: set[str] = set()
+        shown = self.progress
+
+        def handle(worker: int, kind: str, *content: Any) -> None:
+            if content[0] not in said:  # each worker tells what all of them have made
+                said.add(content[0])
+                shown(content[0])
+
+        def work(send: Send) -> None:
+            for dataset in (self.network.train_dataset, diagnosis_dataset, self.test_dataset):
+                if isinstance(dataset, Split):
+                    dataset.isolate()
+            self.progress = lambda message: send("progress", message)
+            self._make(diagnosis_dataset)
+
+        def died(worker: int, signal_number: int) -> None:
+            shown(f"A worker was killed (signal {signal_number}): the others make its treatment.")
+
+        run_in_workers(work, workers=workers, threads=threads, handle=handle, died=died)
+        self.progress = lambda message: None
+
     def run(self, diagnosis_dataset: Any) -> Repair:
         """Makes what is not yet made of the repair."""
+        repair = self._make(diagnosis_dataset)
+        chosen = repair.roles[CHOSEN][0]
+        if self.process.is_main_process and not chosen.diverged:
+            target = targets_by_role(self.plan, repair.choice)[CHOSEN][0]
+            self._publish(self.folder / target.run_folder(self.plan.seeds[0]), chosen)
+        self.process.wait_for_everyone()
+        return repair
+
+    def _make(self, diagnosis_dataset: Any) -> Repair:
+        """Makes and reads every part."""
         settings = self.plan.settings
         choice = compute_once(
             self.folder / DIAGNOSIS_FILE,
@@ -179,9 +256,6 @@ class RepairRunner:
             role: [treatments[target, seed] for target, seed in zip(targets, self.plan.seeds, strict=True)]
             for role, targets in roles.items()
         }
-        if self.process.is_main_process and not by_role[CHOSEN][0].diverged:
-            self._publish(self.folder / roles[CHOSEN][0].run_folder(self.plan.seeds[0]), by_role[CHOSEN][0])
-        self.process.wait_for_everyone()
         return Repair(list(self.plan.scan or ()), choice, by_role, cost, self.folder, self.plan, labels)
 
     def _check_stored(self, roles: Mapping[str, list[Target]]) -> None:

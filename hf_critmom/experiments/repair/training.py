@@ -239,10 +239,10 @@ def choose_masks(network: Network, diagnosis_dataset: Any, count: int) -> dict[s
     return largest_gradients(mean_gradients(model, loader, accelerator=trainer.accelerator), count)
 
 
-def measure_cost(network: Network, groups: tuple[str, ...]) -> Cost:
-    """What a step of a treatment costs."""
+def measure_cost(network: Network, groups: tuple[str, ...], *, steps: int = 10) -> Cost:
+    """What a step of a treatment costs, by so many measurements."""
     model = copy.deepcopy(network.model)
     trainer = network.scratch_trainer(model)
     batch = next(iter(trainer.get_train_dataloader()))  # Accelerate has put it on the model's device
-    seconds = step_times(model, network.layers, {CHOSEN: groups, "whole": network.layers.names}, batch)
+    seconds = step_times(model, network.layers, {CHOSEN: groups, "whole": network.layers.names}, batch, steps)
     return Cost(trained_share(network.layers, model, groups), seconds[CHOSEN], seconds["whole"])

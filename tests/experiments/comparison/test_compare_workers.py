@@ -13,6 +13,7 @@ from helpers.launches import outcome
 from hf_critmom.commands import main
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison import execution, runner
+from hf_critmom.storage import workers
 
 TINY = (
     *("compare", "--width", "2", "--num_train_epochs", "1", "--max_train_samples", "64", "--max_eval_samples", "32"),
@@ -28,11 +29,11 @@ def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_results_are_bit_identical_for_any_number_of_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Of several epochs: the augmentation's seed and epoch lie in memory that loader workers share with a run."""
     found = []
-    for workers in ("1", "2", "3"):
-        assert main((*TINY, "--num_train_epochs", "6", "--workers", workers, "--output_dir", workers)) == 0
+    for number in ("1", "2", "3"):
+        assert main((*TINY, "--num_train_epochs", "6", "--workers", number, "--output_dir", number)) == 0
         shown = capfd.readouterr().err
         assert shown.count("s of training") == 4 and "done before" not in shown
-        found.append(outcome(tmp_path / workers))
+        found.append(outcome(tmp_path / number))
     assert found[0] == found[1] == found[2]
 
 
@@ -73,10 +74,10 @@ def test_absurd_numbers_are_one_sentence(flag: str, capfd: pytest.CaptureFixture
 
 
 def test_the_default_is_one_worker_per_usable_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "usable_cores", lambda: 3)
-    assert runner._settle_workers(parse_comparison(["--use_cpu"])) == 3
-    assert runner._settle_workers(parse_comparison(["--use_cpu", "--workers", "2"])) == 2
-    assert runner._settle_workers(parse_comparison(["--use_cpu", "--threads_per_worker", "2"])) == 1
+    monkeypatch.setattr(workers, "usable_cores", lambda: 3)
+    assert runner._settle_workers(parse_comparison(["--use_cpu"]), 1) == 3
+    assert runner._settle_workers(parse_comparison(["--use_cpu", "--workers", "2"]), 1) == 2
+    assert runner._settle_workers(parse_comparison(["--use_cpu"]), 2) == 1
 
 
 def test_a_run_records_the_threads_that_it_computed_with(tmp_path: Path) -> None:
