@@ -22,10 +22,14 @@ from typing import Any
 import torch
 
 from hf_critmom.errors import InputError
-from hf_critmom.storage.cores import usable_cores as usable_cores
+from hf_critmom.storage.cores import usable_cores
 
 Send = Callable[..., None]
 """Sends an event, of values that can be pickled, from a worker to the command."""
+
+
+MOST_WORKERS = 1000
+"""And threads of each, that anybody means."""
 
 
 class WorkersDied(InputError):
@@ -39,7 +43,13 @@ def settle_workers(wanted: int | None, threads: int, work: int | None = None) ->
         wanted: How many the command line asks for; None: nothing was said.
         threads: Threads of each.
         work: Pieces of work, where the number is known.
+
+    Raises:
+        InputError: If one of them is no number of workers or threads.
     """
+    for flag, value in (("workers", wanted), ("threads_per_worker", threads)):
+        if value is not None and not 1 <= value <= MOST_WORKERS:
+            raise InputError(f"--{flag} must be at least 1 and at most {MOST_WORKERS:,}, got {value:,}.")
     workers = max(1, usable_cores() // threads) if wanted is None else wanted
     return workers if work is None else max(1, min(workers, work))
 

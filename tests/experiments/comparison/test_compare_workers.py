@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.launches import outcome
 
 from hf_critmom.commands import main
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison import execution, runner
-from hf_critmom.storage import workers
+from hf_critmom.storage import threads, workers
 
 TINY = (
     *("compare", "--width", "2", "--num_train_epochs", "1", "--max_train_samples", "64", "--max_eval_samples", "32"),
@@ -84,3 +85,22 @@ def test_a_run_records_the_threads_that_it_computed_with(tmp_path: Path) -> None
     assert main((*TINY, "--workers", "2", "--output_dir", "c")) == 0
     for file in Path("c").glob("runs/*/*/result.json"):
         assert "1 thread" in json.loads(file.read_text())["versions"]["hardware"] or os.cpu_count() == 1
+
+
+def test_threads_are_measured_where_steps_are_long_and_stay_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(threads, "LEAST_GAIN", 0.0)
+    words = (*TINY[:-4], "--arms", "constant", "--num_seeds", "1", "--use_cpu", "--workers", "2", "--output_dir", "c")
+    assert main(words) == 0
+    assert torch.get_num_threads() == 1
+    assert json.loads(Path("c", "comparison.json").read_text())["threads"] == 2
+    (file,) = Path("c").glob("runs/*/*/result.json")
+    assert json.loads(file.read_text())["threads"] == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    file.unlink()
+    assert main(words) == 0  # what was measured is not measured again
+    assert json.loads(file.read_text())["threads"] == 2

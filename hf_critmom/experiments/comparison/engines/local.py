@@ -15,6 +15,7 @@ from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.storage.environment import device_name
 from hf_critmom.storage.files import why_unwritable
 from hf_critmom.storage.run_folder import RunFolder, run_all
+from hf_critmom.storage.threads import computing_with
 from hf_critmom.storage.workers import Send, run_in_workers, usable_cores
 
 
@@ -39,7 +40,8 @@ class LocalEngine:
     def make(self, jobs: Sequence[Job], plan: Plan, folder: Path, executor: Executor, observer: Observer) -> None:
         workers = self.workers_for(len(jobs))
         if workers < 2:
-            self._work(jobs, plan, folder, executor, lambda *event: observer.handle(0, *event))
+            with computing_with(self.threads):
+                self._work(jobs, plan, folder, executor, lambda *event: observer.handle(0, *event))
             return
 
         def work_apart(send: Send) -> None:
