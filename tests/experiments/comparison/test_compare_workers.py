@@ -93,14 +93,14 @@ def test_threads_are_measured_where_steps_are_long_and_stay_in_the_plan(
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     monkeypatch.setattr(threads, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(threads, "LEAST_GAIN", 0.0)
-    words = (*TINY[:-4], "--arms", "constant", "--num_seeds", "1", "--use_cpu", "--workers", "2", "--output_dir", "c")
+    words = (*TINY[:-6], "--arms", "constant", "--num_seeds", "2", "--use_cpu", "--workers", "2", "--output_dir", "c")
     assert main(words) == 0
-    assert torch.get_num_threads() == 1
     assert json.loads(Path("c", "comparison.json").read_text())["threads"] == 2
-    (file,) = Path("c").glob("runs/*/*/result.json")
+    file, _ = sorted(Path("c").glob("runs/*/*/result.json"))
     assert json.loads(file.read_text())["threads"] == 2
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     file.unlink()
-    assert main(words) == 0  # what was measured is not measured again
+    assert main(words) == 0  # what was measured is not measured again, nor is it another number where one run is left
     assert json.loads(file.read_text())["threads"] == 2
+    assert torch.get_num_threads() == 1
