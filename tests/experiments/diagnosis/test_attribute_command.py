@@ -366,7 +366,7 @@ def test_models_of_different_groups_are_not_compared(comparison, refused, task):
         (("--num_top_groups", "0"), "--num_top_groups must be at least 1"),
         (("--gradient_batch_size", "0"), "--gradient_batch_size must be at least 1"),
         (("--per_device_eval_batch_size", "0"), "--per_device_eval_batch_size must be at least 1"),
-        (("--seed", "-1"), "--seed must not be negative"),
+        (("--seed", "-1"), "--seed must be between 0 and"),
         (("--seed", "one"), "--seed"),
         (("--colour", "red"), "unknown arguments --colour red"),
         (("--task", "/nothing/here"), "/nothing/here"),
