@@ -72,8 +72,8 @@ def _labels(paths: Sequence[str]) -> list[str]:
 
 
 def _trained_on(task: object, command: object) -> TrainedOn | None:
-    """The training split's fingerprint in the description of a task."""
-    sha256 = task
+    """The training split's fingerprint in the description of a task; a script alone knows what it trains on."""
+    sha256 = None if isinstance(task, dict) and "script" in task else task
     for name in ("splits", "train", "sha256"):
         sha256 = sha256.get(name) if isinstance(sha256, dict) else None
     return TrainedOn(sha256, command if isinstance(command, str) else "") if isinstance(sha256, str) else None

@@ -52,9 +52,14 @@ def load_compared_task(folder: Path, plan: Plan, *, task: str | None = None, tru
         trust_remote_code: Run code that comes with the model's processor; the plan cannot say so.
 
     Raises:
-        ComparisonError: If the plan does not say where the data is.
+        ComparisonError: If the plan does not say where the data is, or a script alone knows it.
         TaskError: If the data cannot be used.
     """
+    if plan.task.is_script:
+        raise ComparisonError(
+            f"{folder} holds a comparison in a script, which alone knows its data: only networks of our own tasks can "
+            "be tested on other data."
+        )
     if plan.arguments:
         data = restore_arguments(DataArguments, plan.arguments.get("data", {}), folder)
         model = restore_arguments(ModelArguments, plan.arguments.get("model", {}), folder)

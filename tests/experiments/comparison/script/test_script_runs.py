@@ -81,6 +81,9 @@ def test_the_same_command_repeats_nothing_and_other_conditions_are_refused(
     assert compare(warm, script, folder, *ARMS, arguments=(*ARGUMENTS, "--warmup_steps", "3")) == 2
     assert "different plan" in sentence_in(capsys.readouterr().err)
     assert main(["report", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["drift", str(folder)]) == 2
+    assert "a script, which alone knows its data" in sentence_in(capsys.readouterr().err)
 
 
 def test_a_run_that_was_killed_continues_to_the_same_result(
