@@ -43,12 +43,14 @@ class Counting(torch.optim.SGD):
 
 
 class Slow(Counting):
-    """Takes its time, so that somebody can pull the plug; a file says where it runs."""
+    """Says where it runs, and waits until somebody has pulled the plug of a machine, if somebody is about to."""
 
     def before(self):
         if self.steps == 2:
             (HERE / f"running-{os.getpid()}").touch()
-            time.sleep(2.0)
+            deadline = time.monotonic() + 100.0
+            while (HERE / "plug").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
 
 
 class Fails(Counting):
@@ -170,6 +172,7 @@ def test_neither_a_killed_command_nor_a_killed_machine_changes_a_result(
     before = made_at(tmp_path / "c")
     for file in place.glob("running-*"):
         file.unlink()
+    (place / "plug").touch()
     machine = next(iter(cluster.worker_nodes))
     plug = threading.Thread(target=pull_the_plug, args=(machine, place), daemon=True)
     plug.start()
@@ -195,6 +198,7 @@ def pull_the_plug(machine: Any, place: Path) -> None:
         time.sleep(0.05)
     for process in processes:
         process.kill()
+    (place / "plug").unlink()
 
 
 def test_more_than_any_machine_has_is_one_sentence(
