@@ -45,7 +45,7 @@ def parse_comparison(argv: list[str]) -> ComparisonRequest | ScriptRequest:
     parser = dataclass_parser(
         "compare",
         dataclass_types,
-        usage="[--task NAME_OR_DATASET | --script SCRIPT] [--arms ARM ...] [flags] [-- ARGS OF THE SCRIPT]",
+        usage="[--task NAME_OR_DATASET | --script SCRIPT] [flags]\n       [-- ARGS OF THE SCRIPT]",
         description="Compare optimizers on a task, or continue a comparison: the same command runs what is missing. "
         "With --script SCRIPT or --script -m MODULE it runs a training script of your own: see --script SCRIPT --help.",
     )

@@ -509,6 +509,7 @@ def test_the_process_answers_as_the_function_does(run_python: Any, tmp_path: Pat
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_the_process_answers_a_truncated_data_set_with_one_sentence(run_python: Any, tmp_path: Path) -> None:
     file = cifar_like(tmp_path / "cifar10")
     file.write_bytes(file.read_bytes()[:-100])

@@ -133,6 +133,7 @@ TRAIN_WORDS = [
 ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, run_python, monkeypatch):
     script, output = tmp_path / "train.py", tmp_path / "run"
     output.mkdir()

@@ -74,7 +74,7 @@ def test_a_page_that_is_a_link_is_refused(folder: Path, tmp_path: Path, hub: Hub
         regular_file(folder, Path("report.html"))
 
 
-@pytest.mark.parametrize("order", [("space", "model"), ("model", "space")])
+@pytest.mark.parametrize("order", [("space", "model"), pytest.param(("model", "space"), marks=pytest.mark.slow)])
 def test_the_model_card_links_to_the_space_in_whatever_order_they_are_pushed(
     with_page: Path, hub: HubServer, push: Push, order: tuple[str, str]
 ) -> None:

@@ -53,6 +53,7 @@ for step in range(20):
 """
 
 
+@pytest.mark.slow
 def test_the_clamp_is_warned_of_once_in_a_run_not_at_every_learning_rate(run_python):
     finished = run_python("-c", CLAMPED_STEPS)
     assert finished.returncode == 0, finished.stderr

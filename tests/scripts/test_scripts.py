@@ -109,6 +109,7 @@ def test_an_interrupted_run_continues_to_the_same_weights(tmp_path, corpus, run_
     assert "- optimizer: CritMomAdamW(" in card and "rule=ema" in card and "hold=0.95" in card
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_data(tmp_path, corpus, run_python):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     finished = run_python(*torchrun, *RUN, CLM, *words_of(TRAIN_LM, output_dir="two"))
@@ -141,6 +142,7 @@ def test_images_are_learnt_and_the_model_saved_is_the_model_evaluated(tmp_path, 
     assert set(config["label2id"]) == {"red", "green", "dark blue"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_vit_continues_to_the_same_weights(tmp_path, pictures, run_python):
     """Transformers saves it under older names, which its Trainer does not convert when it continues."""
     flags = {"do_train": True, "use_cpu": True, "disable_tqdm": True, "optim": "critmom", "learning_rate": 0.05}

@@ -83,6 +83,7 @@ def submit(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_elements_share_the_runs_also_where_one_is_killed_and_requeued(
     cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

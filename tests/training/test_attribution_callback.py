@@ -444,6 +444,7 @@ def one_process():
     return programs.attributed(programs.Perceptron(), DataLoader(programs.points(programs.OBSERVED, 1), 10), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["data parallel", "sharded"])
 @pytest.mark.parametrize("select", [*programs.SELECTIONS, "mask"])
 def test_two_processes_attribute_like_one(two_processes, one_process, kind, select):
@@ -457,6 +458,7 @@ def test_two_processes_attribute_like_one(two_processes, one_process, kind, sele
     assert two_processes[0][kind]["predictions"] == one_process["predictions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["watched", "accumulated"])
 def test_two_processes_log_what_one_logs(two_processes, tmp_path, kind):
     found = two_processes[0][kind]
@@ -472,6 +474,7 @@ def test_two_processes_log_what_one_logs(two_processes, tmp_path, kind):
     assert [entry["total"] for entry in written] == [programs.OBSERVED] * 3
 
 
+@pytest.mark.slow
 def test_the_command_finds_the_same_in_two_processes(two_processes, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert programs.main(("attribute", str(checkpoint), "--output_dir", "attributed", "--use_cpu")) == 0

@@ -65,7 +65,10 @@ def command_for(plan: Plan, seeds: int) -> str:
         plan: The comparison's plan.
         seeds: The number of seeds.
     """
-    words = shlex.split(plan.command)
+    try:
+        words = shlex.split(plan.command)
+    except ValueError:  # an early plan keeps a command for people, who know what to do with it
+        return f"{plan.command} --num_seeds {seeds}"
     if not _known_to_command(plan) >= plan.arms.keys():  # arms were added by commands that named only them
         words = _with_flag(_without_flag(words, "--arms_file"), "--arms", list(plan.arms))
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))

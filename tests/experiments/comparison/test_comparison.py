@@ -197,8 +197,9 @@ def test_the_folder_is_laid_out_as_promised(finished: Finished) -> None:
         for seed in SEEDS:
             names = {path.name for path in (finished.folder / "runs" / arm / f"seed-{seed}").iterdir()}
             assert {"result.json", "config.json", "model.safetensors", "preprocessor_config.json"} <= names
-    figures = list((finished.folder / "figures").iterdir())
-    assert figures and all(Image.open(figure).format == "PNG" for figure in figures)
+    figures = {figure.stem for figure in (finished.folder / "figures").glob("*.png")}
+    assert figures and {figure.stem for figure in (finished.folder / "figures").glob("*.svg")} == figures
+    assert all(Image.open(finished.folder / "figures" / f"{name}.png").format == "PNG" for name in figures)
 
 
 def test_the_printed_table_names_every_arm_and_target(finished: Finished) -> None:
@@ -409,7 +410,7 @@ def test_the_report_says_what_was_done(finished: Finished) -> None:
         assert words in text
     assert plan["command"] in text and "Unfinished" not in text
     assert all(note in text for note in plan["task"]["notes"])
-    for figure in (finished.folder / "figures").iterdir():
+    for figure in (finished.folder / "figures").glob("*.png"):
         assert f"(figures/{figure.name})" in text
 
 
@@ -708,7 +709,7 @@ def test_a_run_interrupted_within_an_epoch_goes_on_from_its_last_checkpoint(
 def test_a_run_that_was_interrupted_after_it_diverged_ends_as_it_would_have(
     again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ("--learning_rate", "1e30", "--arms", "constant", "--num_seeds", "1", "--targets", "0.05")
+    given = ("--learning_rate", "1e6", "--arms", "constant", "--num_seeds", "1", "--targets", "0.05")
     again("compare", *TINY, *given, "--output_dir", str(tmp_path / "undisturbed"))
 
     def interrupted(*words: Any, **options: Any) -> None:
@@ -730,7 +731,7 @@ def test_a_run_that_was_interrupted_after_it_diverged_ends_as_it_would_have(
 def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(
     again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exploding = Arm("exploding", "sgd", {"momentum": 0.9}, learning_rate=1e30, help="SGD at a learning rate of 1e30")
+    exploding = Arm("exploding", "sgd", {"momentum": 0.9}, learning_rate=1e6, help="SGD, a learning rate of a million")
     monkeypatch.setitem(ARMS, "exploding", exploding)
     given = ("--arms", "exploding", "critmom", "--num_seeds", "1", "--targets", "0.05")
     printed, _ = again("compare", *TINY, *given, "--output_dir", str(tmp_path))
@@ -749,7 +750,7 @@ def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(
 def test_a_comparison_in_which_every_run_diverges_before_its_first_evaluation_has_a_report(
     again: Any, tmp_path: Path
 ) -> None:
-    given = ("--arms", "constant", "--num_seeds", "1", "--learning_rate", "1e30", "--targets", "0.9")
+    given = ("--arms", "constant", "--num_seeds", "1", "--learning_rate", "1e6", "--targets", "0.9")
     evaluations = ("--eval_strategy", "steps", "--eval_steps", "4")
     printed, _ = again("compare", *SMALL, *given, *evaluations, "--output_dir", str(tmp_path))
     result = read_result(tmp_path, "constant", 42)

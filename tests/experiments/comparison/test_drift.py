@@ -84,6 +84,7 @@ def test_what_was_measured_is_not_measured_again_and_more_can_be_added(
     assert list(drift_of(folder, "constant", 42)["accuracy"]) == [*before["accuracy"], "pixelate"]
 
 
+@pytest.mark.slow
 def test_two_measurements_at_once_lose_nothing(measured: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(measured, folder)

@@ -128,6 +128,7 @@ def test_the_plan_tells_how_the_comparison_grew(folder: Path) -> None:
     assert "--num_seeds 3" in Plan.read(folder).command  # it asks for all of it
 
 
+@pytest.mark.slow
 def test_two_launches_that_add_different_things_lose_neither(folder: Path, tmp_path: Path) -> None:
     launches = [
         launch(*TINY, *words, "--output_dir", str(folder), said=tmp_path / f"said-{number}")

@@ -293,8 +293,9 @@ def test_union_of_plans_does_not_depend_on_how_often_it_is_done() -> None:
 
 
 def test_shares_of_a_tuned_comparison_have_the_same_trials() -> None:
+    words = (*TINY, "--learning_rate_grid", "1", "3")
     tuning = [
-        plan_tuning(parse_comparison([*TINY, "--learning_rate_grid", "1", "3", "--seed", str(seed)]), None, (seed,))
+        plan_tuning(parse_comparison([*words, "--seed", str(seed)]).comparison, (seed,), None)
         for seed in (42, 7, 2**32 - 1)
     ]
     assert tuning[0] == tuning[1] == tuning[2]

@@ -110,6 +110,7 @@ def results_of(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_results_are_bit_identical_with_and_without_measuring(folders: dict[bool, Path]) -> None:
     def unmeasured(found: Any) -> Any:
         if isinstance(found, dict):
@@ -119,6 +120,7 @@ def test_results_are_bit_identical_with_and_without_measuring(folders: dict[bool
     assert unmeasured(results_of(folders[True])) == unmeasured(results_of(folders[False]))
 
 
+@pytest.mark.slow
 def test_the_runs_of_the_first_seed_are_measured_and_automatic_ones_measure_themselves(
     folders: dict[bool, Path],
 ) -> None:
@@ -131,6 +133,7 @@ def test_the_runs_of_the_first_seed_are_measured_and_automatic_ones_measure_them
         assert second > first
 
 
+@pytest.mark.slow
 def test_the_clock_of_a_run_stands_still_while_it_is_measured(folders: dict[bool, Path]) -> None:
     run = results_of(folders[True])["constant/seed-42"]
     seconds = sum(record["curvature/seconds"] for record in run["curvature"])
@@ -138,6 +141,7 @@ def test_the_clock_of_a_run_stands_still_while_it_is_measured(folders: dict[bool
     assert run["train_seconds"] < run["wall_seconds"] - seconds
 
 
+@pytest.mark.slow
 def test_card_and_page_say_whether_momentum_can_matter(folders: dict[bool, Path]) -> None:
     card, page = (folders[True] / name for name in ("README.md", "report.html"))
     for file in (card, page):
@@ -148,6 +152,7 @@ def test_card_and_page_say_whether_momentum_can_matter(folders: dict[bool, Path]
     assert "--measure_curvature" in json.loads((folders[True] / "comparison.json").read_text())["command"]
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_stays_as_it_is_under_the_flag(folders: dict[bool, Path]) -> None:
     before = results_of(folders[False])
     assert main((*TINY, "--measure_curvature", "--output_dir", str(folders[False]))) == 0

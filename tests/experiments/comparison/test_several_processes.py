@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from hf_critmom.commands import main
 
+pytestmark = pytest.mark.slow  # several processes under two launchers
+
 CONFIGURATIONS = Path(__file__).parents[3] / "scripts" / "accelerate"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 any_comparison = pytest.mark.parametrize("name", programs.COMPARISONS)

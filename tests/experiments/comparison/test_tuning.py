@@ -324,6 +324,7 @@ def test_where_the_arms_own_values_are_chosen_its_runs_are_the_tuned_variants(tm
     assert "**learning rate on the edge of the grid**" in card
 
 
+@pytest.mark.slow
 def test_tuning_that_was_killed_goes_on_and_chooses_the_same(finished: Finished, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     process = launch(*TUNED, "--output_dir", str(folder), said=tmp_path / "said")

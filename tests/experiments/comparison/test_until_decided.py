@@ -16,7 +16,7 @@ from hf_critmom.experiments.comparison.sequential import Looks
 TINY = (
     *("compare", "--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "128", "--use_cpu"),
     *("--max_eval_samples", "64", "--num_train_epochs", "1", "--workers", "1", "--evaluations_per_epoch", "2"),
-    *("--targets", "0.02", "--until_decided"),
+    "--until_decided",
 )
 TWINS = ("--arms", "constant", "constant[name=twin]")
 OPPOSITES = ("--arms", "constant", "constant[lr=1e-9,name=still]")
@@ -83,20 +83,20 @@ def test_rounds_continue_what_was_cut_off(tmp_path: Path) -> None:
 def test_what_cannot_be_planned_is_refused(
     words: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main((*TINY, *TWINS, *words, "--output_dir", str(tmp_path / "out"))) == 2
+    assert main((*TINY, *TWINS, "--targets", "0.02", *words, "--output_dir", str(tmp_path / "out"))) == 2
     sentence = capsys.readouterr().err
     assert said in sentence and sentence.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_the_most_seeds_are_about_growing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [word for word in TINY if word != "--until_decided"]
+    words = [word for word in (*TINY, "--targets", "0.02") if word != "--until_decided"]
     assert main((*words, "--max_seeds", "3", "--output_dir", str(tmp_path / "out"))) == 2
     assert "--max_seeds is about --until_decided" in capsys.readouterr().err
 
 
 def test_claims_baseline_and_margin_stand_in_the_plan_and_rule_the_report(tmp_path: Path) -> None:
     given = ("--claim", "constant < twin", "--baseline", "twin", "--margin", "0.25")
-    assert main((*TINY, *TWINS, *given, "--output_dir", str(tmp_path))) == 0
+    assert main((*TINY, *TWINS, "--targets", "0.02", *given, "--output_dir", str(tmp_path))) == 0
     stored = json.loads((tmp_path / "comparison.json").read_text())
     assert (stored["claims"], stored["baseline"], stored["margin"]) == (["constant < twin"], "twin", 0.25)
     card = (tmp_path / "README.md").read_text()

@@ -120,6 +120,7 @@ def test_left_over_partial_files_are_removed_by_the_next_launch(checkpoints: lis
     assert not left.exists() and Path("out/attribution.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_launches_at_once_lose_nothing(checkpoints: list[Path], tmp_path: Path) -> None:
     each = [("attribute", str(path), *DATA, "--use_cpu", "--output_dir", "out") for path in checkpoints]
     launches = [launch(*words, said=tmp_path / f"{number}.txt") for number, words in enumerate(each)]

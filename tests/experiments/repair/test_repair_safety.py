@@ -142,7 +142,7 @@ def test_blocks_of_text_may_be_the_same_by_chance_but_not_many_of_them() -> None
 
 def test_a_diverged_repair_is_recorded_and_publishes_nothing(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ("repair", str(checkpoint), "--use_cpu", "--optim", "sgd", "--learning_rate", "1e30", "--groups", "fc")
+    words = ("repair", str(checkpoint), "--use_cpu", "--optim", "sgd", "--learning_rate", "1e6", "--groups", "fc")
     assert main((*words, "--num_train_epochs", "1", "--output_dir", str(out))) == 0
     result = json.loads((out / "runs" / "fc" / "seed-42" / "result.json").read_text())
     assert result["status"] == "diverged" and result["verification"] is None and result["files"] == {}
@@ -273,6 +273,7 @@ def test_a_damaged_model_of_a_finished_treatment_is_not_published(
 # ------------------------------------------------------------------------------------------- launches, plans, arguments
 
 
+@pytest.mark.slow
 def test_two_launches_divide_the_treatments(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("repair", str(checkpoint), *REPAIR, "--groups", "fc", "--controls", "--num_seeds", "2")
@@ -318,7 +319,7 @@ def test_the_earlier_spelling_of_the_rule_still_works(refused: Any, checkpoint: 
 
 
 def test_a_diverged_network_has_no_short_run_to_choose_by(refused: Any, checkpoint: Path, tmp_path: Path) -> None:
-    words = ("--select_by", "ikfad", "--learning_rate", "1e30", "--output_dir", tmp_path / "out")
+    words = ("--select_by", "ikfad", "--learning_rate", "1e6", "--output_dir", tmp_path / "out")
     assert "short run of iKFAD that chooses the groups diverged" in refused(checkpoint, *REPAIR, *words)
 
 

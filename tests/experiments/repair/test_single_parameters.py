@@ -156,6 +156,7 @@ def test_a_repair_lists_them_before_it_blames_layers(repaired: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- a full disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_read_only_one_are_sentences_and_cost_nothing(checkpoint: Path, tmp_path: Path) -> None:
     disk, said, kept = tmp_path / "disk", tmp_path / "said", tmp_path / "kept"
     disk.mkdir()
