@@ -750,7 +750,8 @@ def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(
 def test_a_comparison_in_which_every_run_diverges_before_its_first_evaluation_has_a_report(
     again: Any, tmp_path: Path
 ) -> None:
-    given = ("--arms", "constant", "--num_seeds", "1", "--learning_rate", "1e6", "--targets", "0.9")
+    given = ("--arms", "constant", "--num_seeds", "1", "--targets", "0.9")
+    given += ("--learning_rate", "1e6", "--weight_decay", "1e6")  # 1e12 times the weights in every step
     evaluations = ("--eval_strategy", "steps", "--eval_steps", "4")
     printed, _ = again("compare", *SMALL, *given, *evaluations, "--output_dir", str(tmp_path))
     result = read_result(tmp_path, "constant", 42)

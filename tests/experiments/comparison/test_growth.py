@@ -260,7 +260,14 @@ def test_the_seed_of_the_trials_is_never_that_of_a_run(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- early folders
 
 
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in COMMITTED.glob("*/comparison.json")))
+EARLY = sorted(
+    path.parent.name
+    for path in COMMITTED.glob("*/comparison.json")
+    if len(json.loads(path.read_text()).get("history", ())) < 2
+)
+
+
+@pytest.mark.parametrize("name", EARLY)
 def test_the_comparisons_of_the_repository_can_be_extended(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(COMMITTED / name, folder)

@@ -143,6 +143,7 @@ def test_blocks_of_text_may_be_the_same_by_chance_but_not_many_of_them() -> None
 def test_a_diverged_repair_is_recorded_and_publishes_nothing(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("repair", str(checkpoint), "--use_cpu", "--optim", "sgd", "--learning_rate", "1e6", "--groups", "fc")
+    words += ("--weight_decay", "1e6")  # 1e12 times the weights in every step
     assert main((*words, "--num_train_epochs", "1", "--output_dir", str(out))) == 0
     result = json.loads((out / "runs" / "fc" / "seed-42" / "result.json").read_text())
     assert result["status"] == "diverged" and result["verification"] is None and result["files"] == {}
