@@ -340,7 +340,7 @@ def test_two_processes_make_the_table_that_one_makes(tmp_path: Path) -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = ViTConfig(**sizes, image_size=8, patch_size=4, num_channels=1, num_labels=10)
     ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
-    (tmp_path / "arms.toml").write_text('[exploding]\noptimizer = "sgd"\nlearning_rate = 1e6\n')
+    (tmp_path / "arms.toml").write_text('[exploding]\noptimizer = "sgd"\nlearning_rate = 1e6\nweight_decay = 1e6\n')
     command = (
         *("compare", "--model_name_or_path", str(tmp_path / "vit"), "--arms_file", str(tmp_path / "arms.toml")),
         *("--max_train_samples", "128", "--max_eval_samples", "63", "--num_train_epochs", "2", "--num_seeds", "2"),

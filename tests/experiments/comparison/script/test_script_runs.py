@@ -90,7 +90,8 @@ def test_a_run_that_was_killed_continues_to_the_same_result(
     warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The script is killed after its checkpoint at step 4; the same script, told not to, makes the comparison."""
-    arguments = (*ARGUMENTS, "--save_steps", "4")
+    # The cadence is given: measured, it could be another for each of the two comparisons.
+    arguments = (*ARGUMENTS, "--save_steps", "4", "--eval_strategy", "steps", "--eval_steps", "3")
     fatal = """
 from transformers import TrainerCallback
 class Fatal(TrainerCallback):
