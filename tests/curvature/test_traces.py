@@ -173,6 +173,7 @@ def two_processes(tmp_path_factory):
     return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_measures_on_all_examples(two_processes):
     model, batch = network("tanh", 5)
     alone = measure_curvature(model, [batch], cross_entropy, tolerance=1e-4)
@@ -182,6 +183,7 @@ def test_two_processes_measure_what_one_measures_on_all_examples(two_processes):
     assert two_processes[0]["gradient_norm"] == pytest.approx(alone.gradient_norm, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_sample_the_noise_of_all_examples(two_processes):
     from hf_critmom.curvature import noise_scale, sample_noise
 
@@ -190,6 +192,7 @@ def test_two_processes_sample_the_noise_of_all_examples(two_processes):
     assert two_processes[0]["noise"] == pytest.approx([alone.value, alone.low, alone.high], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sharded_parameters_are_refused_in_a_sentence(two_processes):
     assert "FSDP2" in two_processes[0]["sharded"]
     assert "one process" in two_processes[0]["sharded"]

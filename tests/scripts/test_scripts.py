@@ -80,6 +80,7 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_weights(tmp_path, corpus, run_python):
     finished = run_python(*RUN, CLM, *words_of(TRAIN_LM, output_dir="whole run"))
     assert finished.returncode == 0, finished.stderr

@@ -38,6 +38,7 @@ def test_results_are_bit_identical_for_any_number_of_workers(tmp_path: Path, cap
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_by_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main((*TINY, "--workers", "2", "--output_dir", "c")) == 0
     results = {path: path.stat().st_mtime_ns for path in Path("c").glob("runs/*/*/result.json")}
@@ -87,6 +88,7 @@ def test_a_run_records_the_threads_that_it_computed_with(tmp_path: Path) -> None
         assert "1 thread" in json.loads(file.read_text())["versions"]["hardware"] or os.cpu_count() == 1
 
 
+@pytest.mark.slow
 def test_threads_are_measured_where_steps_are_long_and_stay_in_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,6 +223,7 @@ def test_a_plan_whose_runs_have_not_begun_is_replaced_by_a_corrected_command(fol
     assert len(plan.history) == 1
 
 
+@pytest.mark.slow
 def test_a_plan_that_another_launch_is_at_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     long = (*TINY, "--num_train_epochs", "2000", "--arms", "constant", "--num_seeds", "1")

@@ -281,6 +281,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(
     assert not leftovers(folder)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_at_whatever_it_happens_and_costs_no_finished_run(
     undisturbed: Path, tmp_path: Path
 ) -> None:
