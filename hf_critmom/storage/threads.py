@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from hf_critmom.errors import InputError
 from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.workers import run_in_workers
 
@@ -35,6 +37,38 @@ def choose_threads(measure: Callable[[], float], seconds: float | None = None, *
             break
         threads, seconds = 2 * threads, faster
     return threads
+
+
+def settle_threads(
+    stored: int | None,
+    wanted: int | None,
+    measure: Callable[[], float] | None,
+    *,
+    folder: Path,
+    kind: str,
+    error: type[InputError],
+) -> int:
+    """Threads that each run of an experiment computes with: those of its folder, the flag's, else as measured.
+
+    Args:
+        stored: The number that the experiment in the folder computes with, if there is one.
+        wanted: What ``--threads_per_worker`` says.
+        measure: See `choose_threads`; None: nothing is measured, and it is this process's number.
+        folder: The folder.
+        kind: What it holds, such as "repair".
+        error: What is raised.
+
+    Raises:
+        InputError: If the flag contradicts the folder: another number of threads gives other results.
+    """
+    if stored is not None and wanted not in (None, stored):
+        raise error(
+            f"The {kind} in {folder} computes with {stored} thread{'s' if stored > 1 else ''}, and another number "
+            f"gives other results: leave --threads_per_worker {wanted} out, or choose another --output_dir."
+        )
+    if stored is not None or wanted is not None:
+        return int(stored or wanted or 1)
+    return torch.get_num_threads() if measure is None else choose_threads(measure)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.files import create_or_open_folder, explain_write_errors, remove_partial_files
 from hf_critmom.storage.locks import broadcast_from_main, try_lock
 from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS
-from hf_critmom.storage.threads import choose_threads, computing_with
+from hf_critmom.storage.threads import computing_with, settle_threads
 from hf_critmom.storage.workers import Send, check_workers, run_in_workers, settle_workers
 from hf_critmom.tasks import ImageTask, Task, corrupt, load_checkpoint, load_task_of, parse_corruption
 from hf_critmom.tasks.images import ImageDataset
@@ -273,14 +273,8 @@ def _settle_threads(request: AttributionRequest, task: Task, folder: Path, *, me
     stored = read_results(folder).all_settings.get("threads") if (folder / RESULTS_FILE).exists() else None
     if stored is not None and (type(stored) is not int or stored < 1):
         raise DiagnosisError(f"{folder / RESULTS_FILE} is corrupt (settings.threads is {stored!r}): delete it.")
-    if stored is not None and wanted not in (None, stored):
-        raise DiagnosisError(
-            f"The attribution in {folder} computes with {stored} thread{'s' if stored > 1 else ''}, and another number "
-            f"gives other results: leave --threads_per_worker {wanted} out, or choose another --output_dir."
-        )
-    if stored is not None or wanted is not None:
-        return int(stored or wanted or 1)
-    return choose_threads(lambda: _pass_seconds(request, task)) if measure else torch.get_num_threads()
+    measured = (lambda: _pass_seconds(request, task)) if measure else None
+    return settle_threads(stored, wanted, measured, folder=folder, kind="attribution", error=DiagnosisError)
 
 
 def _pass_seconds(request: AttributionRequest, task: Task) -> float:

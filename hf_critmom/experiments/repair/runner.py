@@ -40,7 +40,7 @@ from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import atomic_write, explain_write_errors
 from hf_critmom.storage.once import compute_once
 from hf_critmom.storage.run_folder import RunFolder, run_all
-from hf_critmom.storage.threads import choose_threads, computing_with
+from hf_critmom.storage.threads import computing_with, settle_threads
 from hf_critmom.storage.workers import Send, check_workers, run_in_workers, settle_workers
 from hf_critmom.tasks.provenance import check_disjoint
 from hf_critmom.tasks.splits import Split
@@ -109,7 +109,8 @@ def repair_layers(
     network = Network(model, layers, args, train_dataset, data_collator, processing_class, tuple(callbacks))
     network.try_trainer(test_dataset)
     folder, process = Path(str(args.output_dir)), PartialState()
-    threads = _settle_threads(threads, folder, network, measure_threads)
+    measure = (lambda: measure_cost(network, network.layers.names, steps=2).whole_seconds) if measure_threads else None
+    threads = settle_threads(stored_threads(folder), threads, measure, folder=folder, kind="repair", error=RepairError)
     roles = 1 + (len(CONTROLS) if request.controls else 0) + (request.granularity == "parameter")
     workers = settle_workers(workers, threads, roles * request.num_seeds)
     check_workers(workers, threads)
@@ -137,25 +138,6 @@ def repair_layers(
             runner.run_apart(diagnosis_dataset, workers, threads)
         with computing_with(threads if workers == 1 else torch.get_num_threads()):
             return runner.run(diagnosis_dataset)
-
-
-def _settle_threads(wanted: int | None, folder: Path, network: Network, measure: bool) -> int:
-    """Threads that each treatment computes with, see `repair_layers`.
-
-    Raises:
-        RepairError: If the repair in the folder computes with another number, which gives other results.
-    """
-    stored = stored_threads(folder)
-    if stored is not None and wanted not in (None, stored):
-        raise RepairError(
-            f"The repair in {folder} computes with {stored} thread{'s' if stored > 1 else ''}, and another number "
-            f"gives other results: leave --threads_per_worker {wanted} out, or choose another --output_dir."
-        )
-    if stored is not None or wanted is not None:
-        return int(stored or wanted or 1)
-    if measure:
-        return choose_threads(lambda: measure_cost(network, network.layers.names, steps=2).whole_seconds)
-    return torch.get_num_threads()
 
 
 class RepairRunner:
