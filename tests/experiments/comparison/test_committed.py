@@ -1,0 +1,38 @@
+"""Claims about the comparisons that the repository shows: every file is read, and every card says what its runs say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_critmom.experiments.comparison.card import comparison_card
+from hf_critmom.experiments.comparison.findings import read_findings
+from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.report import figures_of
+from hf_critmom.experiments.comparison.results import read_results
+
+COMMITTED = Path(__file__).parents[3] / "model_cards"
+NAMES = sorted(path.parent.name for path in COMMITTED.glob("*/comparison.json"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_comparisons_of_the_repository_are_read_as_they_are(name: str) -> None:
+    folder = COMMITTED / name
+    plan = Plan.read(folder)
+    results = read_results(folder, plan)
+    assert list(results.runs)[: len(plan.runs())] == [run for run in plan.runs() if run in results.runs]
+    read = {run.folder for run in [*results.runs, *results.trials] if (folder / run.folder / "result.json").exists()}
+    assert read == {file.parent.relative_to(folder) for file in folder.glob("runs/**/result.json")}
+    stored = json.loads((folder / "comparison.json").read_text())
+    written = plan.as_json()
+    for part in stored.keys() - {"arms"}:  # early plans did not record how arms are shown
+        assert written[part] == stored[part]
+    for arm, record in stored["arms"].items():
+        assert written["arms"][arm] == {**written["arms"][arm], **record}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_committed_card_says_what_its_committed_runs_say(name: str) -> None:
+    found = read_findings(COMMITTED / name)
+    card = comparison_card(found, [figures_of(budget) for budget in found.budgets])
+    assert card == (COMMITTED / name / "README.md").read_text(encoding="utf-8")
