@@ -204,8 +204,12 @@ def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
     known = [one for one in others if not math.isnan(one.ratio.estimate)]
     to = f" to reach {known[0].targets[-1]:.4g}" if verdict.claim.highest_only and known else ""
     if verdict.word == NO_DIFFERENCE:
-        rivals = listed([name(one.baseline) for one in others])
-        return f"{arm} shows no difference beyond ±{100.0 * verdict.margin:g} % from {rivals}", ""
+        low, high = 1.0 / (1.0 + verdict.margin), 1.0 + verdict.margin
+        closest = min(known, key=lambda one: max(one.ratio.high, 1.0 / one.ratio.low if one.ratio.low else math.inf))
+        within = [one for one in known if one is closest or (low < one.ratio.low and one.ratio.high < high)]
+        beyond = f"±{100.0 * verdict.margin:g} % from {listed([name(one.baseline) for one in within])}"
+        numbers = _ratio(closest, of=name(closest.baseline) if len(within) > 1 else "")
+        return f"{arm} is not the first{to}, it shows no difference beyond {beyond}", numbers
     if not known:
         return f"{arm} against every other arm is not decided yet", ""
     # Of those that are slower than the arm the nearest matters, of those that are faster the farthest ahead.

@@ -79,7 +79,8 @@ class Verdict:
     Attributes:
         claim: The claim.
         word: `FASTER`, `SLOWER`, `NO_DIFFERENCE`, `NOT_DECIDED` or `NOT_TESTED`. A claim to be first is `FASTER` if
-            the arm is faster than every other, `SLOWER` if at least one other is faster.
+            the arm is faster than every other, `SLOWER` if at least one other is faster, `NO_DIFFERENCE` if it cannot be
+            told from at least one other by more than the margin.
         headlines: What it rests on, one per arm that the claim's arm is compared with.
         seeds: Number of seeds at the present look.
         decided_at: Number of seeds at the look that decided it; None: not decided.
@@ -361,7 +362,8 @@ def _evidence(judged: Judged, claim: Claim, seeds: int) -> _Evidence:
     """What the first so many seeds say about a claim.
 
     A claim to be first is upheld if the arm is faster than every other, each tested at the full level (an
-    intersection-union test), and contradicted by a single faster arm, tested at Bonferroni's level.
+    intersection-union test), and contradicted by a single faster arm, or answered with "no difference" by a single arm
+    within the margin, each tested at Bonferroni's level.
     """
     rivals = claim.rivals(list(judged.of))
     below, above, within = [], [], []
@@ -376,7 +378,7 @@ def _evidence(judged: Judged, claim: Claim, seeds: int) -> _Evidence:
         within.append(_p_within(runs, math.log1p(judged.rule.margin)))
     faster, slower = max(below), len(rivals) * min(above)
     word = FASTER if faster < slower else SLOWER
-    return _Evidence(min(2.0 * min(faster, slower), 1.0), min(2.0 * max(within), 1.0), word)
+    return _Evidence(min(2.0 * min(faster, slower), 1.0), min(2.0 * len(rivals) * min(within), 1.0), word)
 
 
 def _p_within(runs: Pair, margin: float) -> float:
