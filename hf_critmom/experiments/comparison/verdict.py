@@ -79,8 +79,8 @@ class Verdict:
     Attributes:
         claim: The claim.
         word: `FASTER`, `SLOWER`, `NO_DIFFERENCE`, `NOT_DECIDED` or `NOT_TESTED`. A claim to be first is `FASTER` if
-            the arm is faster than every other, `SLOWER` if at least one other is faster, `NO_DIFFERENCE` if it cannot be
-            told from at least one other by more than the margin.
+            the arm is faster than every other, `SLOWER` if at least one other is faster, `NO_DIFFERENCE` if at least
+            one other is within the margin.
         headlines: What it rests on, one per arm that the claim's arm is compared with.
         seeds: Number of seeds at the present look.
         decided_at: Number of seeds at the look that decided it; None: not decided.
