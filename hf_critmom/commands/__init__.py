@@ -18,7 +18,8 @@ from types import FrameType
 
 from hf_critmom import __version__
 from hf_critmom.errors import InputError
-from hf_critmom.storage.commands import redact, secret_arguments
+from hf_critmom.storage.commands import declared_secrets, redact, secret_arguments
+from hf_critmom.storage.files import UNWRITABLE
 
 PROGRAM = "hf-critmom"
 CONTINUES = "the same command continues it; everything that is finished is kept"
@@ -148,21 +149,35 @@ def usage() -> str:
 
 def _run(name: str, argv: list[str]) -> int:
     run: Callable[[list[str]], int] = importlib.import_module(f"hf_critmom.commands.{name}").main
-    try:
-        return run(argv)
-    except InputError as error:
-        return _fail(f"{program()} {name}", f"error: {error}", argv)
-    except (OSError, RuntimeError) as error:
-        if not (odd := _odd_path(error)):
-            raise
-        return _fail(f"{program()} {name}", f"error: {odd}: check the paths that are given.", argv)
+    with declared_secrets(secret_arguments(argv)):
+        try:
+            return run(argv)
+        except InputError as error:
+            return _fail(f"{program()} {name}", f"error: {error}")
+        except (OSError, RuntimeError) as error:
+            if name == "run" or not (said := _said_of_file(error)):  # a script's errors are its own
+                raise
+            return _fail(f"{program()} {name}", f"error: {said}.")
 
 
-def _odd_path(error: OSError | RuntimeError) -> str:
-    """What is wrong with a path that no file can have; empty for other errors."""
-    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return f"{error.filename} is no path ({error.strerror})"
-    return str(error) if str(error).startswith("Symlink loop from") else ""
+def _said_of_file(error: OSError | RuntimeError) -> str:
+    """What is to be said of a path that no file can have, or of a disk that takes no more; empty for other errors.
+
+    Where a command knows what is kept of its work, it says so before an error comes here.
+    """
+    if not isinstance(error, OSError):
+        return f"{error}: check the paths that are given" if str(error).startswith("Symlink loop from") else ""
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{error.filename} is no path ({error.strerror}): check the paths that are given"
+    if error.errno in UNWRITABLE and not isinstance(error, PermissionError):
+        what = error.filename or "A file of this command"
+        return f"{what} cannot be written ({error.strerror}): make room there, or let it be written, then {REPEAT}"
+    if isinstance(error, _OF_A_PATH) and error.filename is not None:
+        return f"{error.filename} cannot be used ({error.strerror}): see what became of it, then {REPEAT}"
+    return ""
+
+
+_OF_A_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 def _print_what_can_be_printed() -> None:
@@ -177,12 +192,12 @@ def _is_text(argument: str) -> bool:
     return "\0" not in argument and not any("\ud800" <= char <= "\udfff" for char in argument)
 
 
-def _fail(where: str, message: str, argv: Sequence[str] = (), *, status: int = 2) -> int:
+def _fail(where: str, message: str, *, status: int = 2) -> int:
     """Says why a command ended, in one line without what terminals obey and without secrets, and returns its status."""
     rank = os.environ.get("LOCAL_RANK", "0")
     if rank == "0" or not rank.isdecimal():  # of the processes on a machine, one says it
         text = message if message.startswith(("error: ", "interrupted", "terminated")) else f"error: {message}"
-        text = redact(text, known=secret_arguments(argv), sentence=True)
+        text = redact(text, sentence=True)
         line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)  # terminals obey others
         print(f"{where}: {line}", file=sys.stderr)
     return status

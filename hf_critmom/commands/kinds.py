@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_critmom.storage.files import explain_write_errors
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -26,14 +28,18 @@ def found_as_json(folder: Path) -> dict[str, Any]:
 def write_report(folder: Path) -> "list[RenderableType]":
     """Builds the report of an experiment; returns its tables for the terminal."""
     if (folder / "attribution.json").exists():
+        from hf_critmom.experiments.diagnosis.errors import DiagnosisError
         from hf_critmom.experiments.diagnosis.report import write_attribution_report
 
-        return write_attribution_report(folder)
+        with explain_write_errors(folder, DiagnosisError, "what was found stays"):
+            return write_attribution_report(folder)
     if (folder / "repair.json").exists():
+        from hf_critmom.experiments.repair.errors import RepairError
         from hf_critmom.experiments.repair.report import write_repair_report
         from hf_critmom.experiments.repair.results import read_repair
 
-        return [write_repair_report(read_repair(folder))]
+        with explain_write_errors(folder, RepairError, "what is finished stays"):
+            return [write_repair_report(read_repair(folder))]
     from hf_critmom.experiments import comparison
 
     return [comparison.write_report(folder)]

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
 
     from hf_critmom.experiments.comparison.merging import Source, merge_comparisons
     from hf_critmom.hub.pulling import is_repository, pull_comparison
+    from hf_critmom.reporting.text import printable
 
     args = parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="hf-critmom-") as pulled:
@@ -48,6 +49,6 @@ def main(argv: list[str]) -> int:
         notes = merge_comparisons(sources, args.output_dir)
     console = Console(stderr=True, highlight=False, markup=False)
     for note in notes:
-        console.print(note, soft_wrap=True)
+        console.print(printable(note), soft_wrap=True)
     print_report(args.output_dir)
     return 0

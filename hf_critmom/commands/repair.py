@@ -13,6 +13,7 @@ from hf_critmom.experiments.repair.arguments import ALIASES, RepairArguments, Re
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.report import write_repair_report
 from hf_critmom.experiments.repair.request import RepairRequest, run_repair
+from hf_critmom.reporting.text import printable
 from hf_critmom.storage.commands import recorded_command
 from hf_critmom.storage.files import explain_write_errors
 from hf_critmom.tasks import CheckpointArguments, DataArguments
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
             report = write_repair_report(repair)
         Console().print(report)
         made = "Repaired model and report" if repair.verification else "Report"
-        Console().print(f"{made}: {repair.folder}", highlight=False, markup=False, soft_wrap=True)
+        Console().print(printable(f"{made}: {repair.folder}"), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -57,7 +57,9 @@ def print_report(folder: Path) -> None:
 def _print(tables: "list[RenderableType]", file: Path) -> None:
     from rich.console import Console
 
+    from hf_critmom.reporting.text import printable
+
     console = Console()
     for shown in tables:
         console.print(shown, highlight=False)
-    console.print(f"Report: {file}", highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(f"Report: {file}"), highlight=False, markup=False, soft_wrap=True)

@@ -4,8 +4,9 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from hf_critmom.reporting.text import markdown_block, markdown_code, markdown_text
+from hf_critmom.reporting.text import markdown_block, markdown_code, markdown_text, printable
 
 
 @cache
@@ -13,16 +14,22 @@ def environment() -> Environment:
     """The environment: a template that names an undefined variable is an error, and HTML templates escape all text.
 
     In Markdown foreign text passes a filter: ``md`` in sentences, ``md_code`` as inline code, ``md_block`` as a block.
+    Characters that cannot be seen are replaced everywhere.
     """
     made = Environment(
         loader=PackageLoader("hf_critmom.reporting"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_printable,
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
     )
     made.filters.update(md=markdown_text, md_code=markdown_code, md_block=markdown_block)
     return made
+
+
+def _printable(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def render(template: str, **context: Any) -> str:

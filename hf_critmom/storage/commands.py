@@ -13,6 +13,8 @@ from typing import Any
 
 from hf_critmom.storage.redaction import (
     REDACTED,
+    SHORTEST_SECRET,
+    declared_secrets,
     find_secrets,
     is_secret_name,
     is_secret_value,
@@ -22,6 +24,7 @@ from hf_critmom.storage.redaction import (
 
 __all__ = [
     "REDACTED",
+    "declared_secrets",
     "find_paths",
     "find_secrets",
     "recorded_arguments",
@@ -30,6 +33,7 @@ __all__ = [
     "recorded_value",
     "redact",
     "secret_arguments",
+    "secret_values",
     "shorten_paths",
 ]
 
@@ -88,7 +92,18 @@ def secret_arguments(argv: Sequence[str]) -> set[str]:
             found.add(argument)
         elif recorded.endswith(f"={REDACTED}"):
             found.add(argument.partition("=")[2])
-    return {secret for secret in found if len(secret) >= 6}
+    return {secret for secret in found if len(secret) >= SHORTEST_SECRET}
+
+
+def secret_values(value: Any) -> set[str]:
+    """Values in a JSON-like value that are secrets by their names, as `secret_arguments` finds them in arguments."""
+    if isinstance(value, list | tuple):
+        return {secret for item in value for secret in secret_values(item)}
+    if not isinstance(value, Mapping):
+        return set()
+    found = {item for name, item in value.items() if is_secret_name(str(name)) and is_secret_value(item)}
+    found |= {secret for item in value.values() for secret in secret_values(item)}
+    return {secret for secret in found if len(secret) >= SHORTEST_SECRET}
 
 
 def recorded_value(value: Any, *, text: Callable[[str], str] | None = None) -> Any:

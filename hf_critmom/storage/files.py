@@ -109,7 +109,9 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def create_or_open_folder(folder: Path, kind: str, plan_file: str, error: type[InputError], *, write: bool) -> None:
+def create_or_open_folder(
+    folder: Path, kind: str, plan_file: str | None, error: type[InputError], *, write: bool
+) -> None:
     """Creates an output folder or opens one of the same kind; a folder with other files is refused.
 
     Of several processes one writes.
@@ -117,7 +119,7 @@ def create_or_open_folder(folder: Path, kind: str, plan_file: str, error: type[I
     Args:
         folder: The folder.
         kind: What is to be kept there, such as "comparison".
-        plan_file: Name of the file that a folder of this kind holds from the first on.
+        plan_file: Name of the file that a folder of this kind holds from the first on; None: it may hold any others.
         error: What is raised.
         write: Whether this process is the one that writes.
 
@@ -130,7 +132,8 @@ def create_or_open_folder(folder: Path, kind: str, plan_file: str, error: type[I
     try:
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
         # Hidden ones are locks, and what another launch may just be writing.
-        if plan_file not in names and any(not name.startswith(".") for name in names):
+        others = plan_file is not None and plan_file not in names
+        if others and any(not name.startswith(".") for name in names):
             raise error(f"{folder} holds files, but no {kind}: choose an empty or new --output_dir.")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -161,7 +164,7 @@ def check_folder_name(folder: Path, error: type[InputError]) -> None:
         raise error(f"{folder} cannot be a folder ({why}): choose another --output_dir.") from None
 
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 @contextmanager
@@ -198,7 +201,7 @@ def why_unwritable(folder: Path, error: BaseException) -> str:
         folder: The folder that was written to.
         error: The error.
     """
-    for number in _UNWRITABLE:
+    for number in UNWRITABLE:
         if getattr(error, "errno", None) == number or f"(os error {number})" in str(error):
             return os.strerror(number)
     if not folder.is_dir():

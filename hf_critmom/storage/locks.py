@@ -92,8 +92,10 @@ def is_locked(folder: Path) -> bool:
         try:
             if not _acquire(folder, lock):
                 return True
-        except PermissionError:  # a folder that may only be read; whether somebody works in it cannot be known
-            continue
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            continue  # a folder that may only be read: whether somebody works in it cannot be known
         lock.release()
     return False
 

@@ -6,7 +6,8 @@ Everything that keeps text of the user in a file passes it through `redact`; eve
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,12 +99,12 @@ def redact(text: str, *, known: Collection[str] = (), sentence: bool = False) ->
 
     Args:
         text: The text.
-        known: Secrets that are known as such; those of the environment (``HF_TOKEN``, ``WANDB_API_KEY``, ...) are
-            looked for anyway.
+        known: Secrets that are known as such; those of the command line (`declare_secrets`) and of the environment
+            (``HF_TOKEN``, ``WANDB_API_KEY``, ...) are looked for anyway.
         sentence: Whether the text is a sentence, in which a name such as ``--token`` has words after it, not a value,
             unless an equals sign joins them.
     """
-    for secret in sorted({*known, *environment_secrets()}, key=len, reverse=True):
+    for secret in sorted({*known, *_DECLARED, *environment_secrets()}, key=len, reverse=True):
         text = text.replace(secret, REDACTED)
     for kind in SECRET_KINDS:
         text = kind.pattern.sub(kind.redacted, text)
@@ -131,12 +132,34 @@ def find_secrets(text: str, *, known: Collection[str] = (), names: bool = True) 
     Returns:
         Descriptions such as "a Hugging Face token", each once.
     """
-    found = ["a secret of this machine"] if any(secret in text for secret in {*known, *environment_secrets()}) else []
+    secrets = {*known, *_DECLARED, *environment_secrets()}
+    found = ["a secret of this machine"] if any(secret in text for secret in secrets) else []
     found += [kind.description for kind in SECRET_KINDS if any(map(kind.is_secret, kind.pattern.finditer(text)))]
     if names:
         assigned = (match for match in _ASSIGNMENT.finditer(text) if _assigns_secret(match, among_sentences=True))
         found += [f"a value of {match['name'].lstrip('-')}" for match in assigned]
     return list(dict.fromkeys(found))
+
+
+_DECLARED: set[str] = set()
+SHORTEST_SECRET = 6
+"""Characters of the shortest value that is looked for in other text: a shorter one could be any word."""
+
+
+def declare_secrets(secrets: Iterable[str]) -> None:
+    """Makes secrets known to `redact` and `find_secrets` that no form gives away, such as values of ``--hub_token``."""
+    _DECLARED.update(secret for secret in secrets if len(secret) >= SHORTEST_SECRET)
+
+
+@contextmanager
+def declared_secrets(secrets: Iterable[str]) -> Iterator[None]:
+    """While entered, secrets are known, and those that are declared within; forked processes know them, too."""
+    before = set(_DECLARED)
+    declare_secrets(secrets)
+    try:
+        yield
+    finally:
+        _DECLARED.intersection_update(before)
 
 
 def environment_secrets() -> set[str]:

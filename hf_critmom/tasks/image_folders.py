@@ -155,7 +155,7 @@ def _contents(folder: Path) -> _Contents:
             "lead to, or remove them."
         )
     if odd := [file for file in found.files if not str(file).isprintable() or not _is_utf8(str(file))]:
-        raise TaskError(f"The name of {str(odd[0])!a} has characters that are no text in UTF-8: rename it.")
+        raise TaskError(f"The name of {str(odd[0])!a} has characters that nobody can see: rename it.")
     images, metadata, others, unreadable = [], [], [], []
     for file in found.files:
         if _is_image(file):

@@ -24,6 +24,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_critmom.storage.redaction import redact
+
 TENSORBOARD_FOLDER = "tensorboard"
 _SPACE = "https://huggingface.co/spaces/"
 
@@ -46,7 +48,7 @@ def default_project(folder: Path) -> str:
     Args:
         folder: The experiment's folder.
     """
-    return os.environ.get("WANDB_PROJECT") or re.sub(r"[^\w.-]+", "-", folder.resolve().name)
+    return redact(os.environ.get("WANDB_PROJECT") or re.sub(r"[^\w.-]+", "-", folder.resolve().name))
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Claims about the front door: what it answers without torch, what is registered all the same, and how it ends."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -209,3 +211,43 @@ sys.exit(main(["report", "caf\u00e9 \u00b1"]))
 """
     finished = run_python("-c", code)
     assert finished.returncode == 2 and "caf\\xe9 \\xb1 holds no" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "A file of this command cannot be written (No space left"),
+        (OSError(errno.EROFS, "Read-only file system", "out/x"), "out/x cannot be written (Read-only file system)"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "out/x"), "out/x cannot be used (No such file"),
+        (PermissionError(errno.EACCES, "Permission denied", "out/x"), "out/x cannot be used (Permission denied)"),
+        (OSError(errno.ELOOP, "Too many levels", "loop"), "loop is no path (Too many levels)"),
+    ],
+)
+def test_what_becomes_of_a_file_meanwhile_is_a_sentence_in_every_command(
+    error: OSError, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("hf_critmom.commands.doctor.main", fail)
+    assert commands.main(("doctor", "out")) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+    monkeypatch.setattr("hf_critmom.commands.run.main", fail)
+    with pytest.raises(OSError, match=re.escape(str(error.strerror))):  # a script's errors are its own
+        commands.main(("run", "train.py"))
+
+
+@pytest.mark.parametrize(("file", "function"), [("attribution.json", "diagnosis"), ("repair.json", "repair")])
+def test_a_report_that_cannot_be_written_is_a_sentence(
+    file: str, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / file).write_text("{}")
+    writing = {"diagnosis": "write_attribution_report", "repair": "write_repair_report"}[function]
+    monkeypatch.setattr(f"hf_critmom.experiments.{function}.report.{writing}", full)
+    monkeypatch.setattr("hf_critmom.experiments.repair.results.read_repair", lambda folder: folder)
+    assert commands.main(("report", str(tmp_path))) == 2
+    assert f"{tmp_path} cannot be written any more (No space left on device)" in capsys.readouterr().err

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from hf_critmom.reporting.tables import Table
+from hf_critmom.reporting.templates import environment
 from hf_critmom.reporting.text import (
+    LONGEST_LABEL,
     console_text,
     figure_text,
     html_text,
@@ -47,6 +49,25 @@ class _Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self.tags.append(tag)
+
+
+UNSEEN = ("\u202e", "\u2066", "\u200b", "\ufeff", "\x1b", "\u2028", "\x00")
+
+
+@pytest.mark.parametrize("char", UNSEEN, ids=ascii)
+def test_characters_that_cannot_be_seen_are_replaced_in_every_medium(char: str) -> None:
+    table = Table(["class"], [[f"cat{char}"]], title=f"of {char}")
+    shown = io.StringIO()
+    Console(file=shown, width=60).print(table.rich())
+    page = environment().from_string("{{ name }}").render(name=f"cat{char}")
+    drawn = [function(f"cat{char}") for function in (figure_text, html_text, markdown_text, markdown_code)]
+    for text in (shown.getvalue(), page, table.markdown(), *drawn):
+        assert char not in text and "cat" in text
+
+
+def test_a_formula_is_none_in_markdown_and_a_long_name_leaves_room_for_a_figure() -> None:
+    assert markdown_text("$5 to $10") == r"\$5 to \$10"
+    assert len(figure_text("x" * 150)) == LONGEST_LABEL and figure_text("x" * 150).endswith("\u2026")
 
 
 @given(st.text())

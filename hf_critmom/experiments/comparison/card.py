@@ -143,11 +143,12 @@ def _captions(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[s
     """File name and description of each figure."""
     metric = analysis.metric
     captions = {
-        metric.name: f"Validation {metric.title} over epochs, by arm: median and every seed",
+        metric.slug: f"Validation {metric.title} over epochs, by arm: median and every seed",
         "damping": "Momentum and damping ratio (at k = 1) over steps, by arm",
         "curvature": "Measured top curvature and gradient noise scale over steps, by arm",
         "drift": f"Test accuracy on corrupted images less that of {analysis.baseline}, by arm, with intervals",
         "speed": f"Steps to each target relative to {analysis.baseline}, with intervals by Holm's correction",
         "reach": "Share of seeds that have reached each target, over steps",
     }
-    return [(name, caption) for name in figures for key, caption in captions.items() if name.startswith(key)]
+    found = ((name, key) for name in figures for key in captions if name.startswith((f"{key}.", f"{key}-")))
+    return [(name, captions[key]) for name, key in found]

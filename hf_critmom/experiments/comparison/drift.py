@@ -202,7 +202,7 @@ class _Measuring:
         if self.process.num_processes > 1:  # each has networks of its own
             self._measure(name, progress)
             return True
-        with try_lock(self.folder, f"drift-{name}") as acquired:
+        with writing(self.folder), try_lock(self.folder, f"drift-{name}") as acquired:
             if acquired:
                 self._measure(name, progress)
         return acquired

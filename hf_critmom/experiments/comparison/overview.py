@@ -17,6 +17,7 @@ from hf_critmom.experiments.comparison.statistics import ArmSummary
 from hf_critmom.experiments.comparison.verdict import NOT_TESTED, Verdict
 from hf_critmom.reporting.intervals import Interval, mean_interval
 from hf_critmom.storage.files import finite
+from hf_critmom.storage.redaction import redact
 
 LARGEST_FACTOR = 4.0
 """Where AlgoPerf's performance profiles end."""
@@ -136,7 +137,7 @@ def read_overview(folders: Sequence[Path]) -> Overview:
     workloads = []
     for folder, one in zip(folders, found, strict=True):
         task = one.plan.task.name
-        name = task if tasks.count(task) == 1 else f"{task} ({folder.resolve().name})"
+        name = task if tasks.count(task) == 1 else f"{task} ({redact(folder.resolve().name)})"
         for budget in one.budgets:
             analysis = budget.analysis
             titled = f"{name}, {budget_title(analysis.budget)}" if analysis.budget is not None else name

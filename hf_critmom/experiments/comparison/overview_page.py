@@ -8,13 +8,21 @@ from rich.text import Text
 
 from hf_critmom.experiments.comparison.claims import claim_title
 from hf_critmom.experiments.comparison.descriptions import counted, training_in_words
+from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.overview import LARGEST_FACTOR, Overview
 from hf_critmom.experiments.comparison.page_charts import colors_of, dashes_of, made, ratios_chart, steps_chart
 from hf_critmom.experiments.comparison.page_sections import headlines
+from hf_critmom.experiments.comparison.plan import PLAN_FILE
+from hf_critmom.experiments.comparison.results import writing
 from hf_critmom.experiments.comparison.sentences import difference_in_words, interval_of_ratio
 from hf_critmom.experiments.comparison.verdict import NOT_TESTED
 from hf_critmom.reporting.page import Control, Headline, Section, write_page
 from hf_critmom.reporting.tables import Table
+from hf_critmom.reporting.text import printable
+from hf_critmom.storage.files import create_or_open_folder
+
+_EXPERIMENT_FILES = (PLAN_FILE, "attribution.json", "repair.json")
+"""Plans and results of experiments, by one of which a folder is known to be one."""
 
 
 def write_overview(overview: Overview, folder: Path) -> list[RenderableType]:
@@ -26,21 +34,28 @@ def write_overview(overview: Overview, folder: Path) -> list[RenderableType]:
 
     Returns:
         Tables for the terminal.
+
+    Raises:
+        ComparisonError: If the folder is one of an experiment, whose own page it would replace, or cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    create_or_open_folder(folder, "overview", None, ComparisonError, write=True)
+    if any((folder / name).exists() for name in _EXPERIMENT_FILES):
+        raise ComparisonError(f"{folder} is an experiment with a page of its own: choose another --output_dir.")
     said: list[Headline] = []
     for one in overview.workloads:
         tested = [line for line in headlines(one.analysis, one.name) if line.word != NOT_TESTED]
         said += tested[:1]
     tasks = counted([len(overview.workloads)], "task")
-    write_page(
-        folder,
-        title=f"{tasks}: {', '.join(overview.arms)}",
-        subtitle="The headline of every task is that of its first claim; all of them stand below.",
-        headlines=said,
-        sections=[_speed_ups_section(overview), _profile_section(overview), _claims_section(overview), _what(overview)],
-    )
-    lines = [Text(f"{one.label}: {' '.join(filter(None, (one.sentence, one.numbers)))}") for one in said]
+    sections = [_speed_ups_section(overview), _profile_section(overview), _claims_section(overview), _what(overview)]
+    with writing(folder):
+        write_page(
+            folder,
+            title=f"{tasks}: {', '.join(overview.arms)}",
+            subtitle="The headline of every task is that of its first claim; all of them stand below.",
+            headlines=said,
+            sections=sections,
+        )
+    lines = [Text(printable(f"{one.label}: {' '.join(filter(None, (one.sentence, one.numbers)))}")) for one in said]
     return [_speed_up_table(overview).rich(), *lines]
 
 

@@ -12,6 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.reporting.text import printable
+from hf_critmom.storage.redaction import redact
 
 LONGEST_LINE = 80
 """Characters of a script's last log line that are shown."""
@@ -37,7 +39,7 @@ class Watcher:
         """Says something, unless it was said before."""
         if text.strip() and text not in self._said:
             self._said.add(text)
-            self.console.print(text, markup=False)
+            self.console.print(printable(redact(text, sentence=True)), markup=False)
 
 
 class Progress:

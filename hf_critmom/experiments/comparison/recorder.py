@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from hf_critmom.experiments.comparison.records import RESERVED_NAMES
 from hf_critmom.experiments.comparison.step_statistics import StepStatistics
 from hf_critmom.storage.cores import usable_cores
 from hf_critmom.training.callbacks.clock import TrainingClock
@@ -65,7 +66,9 @@ class RunRecorder(TrainingClock):
         measured = {
             name.removeprefix("eval_"): value
             for name, value in (metrics or {}).items()
-            if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_time"))
+            if name.startswith("eval_")
+            and not name.endswith(("_runtime", "_per_second", "_time"))
+            and name.removeprefix("eval_") not in RESERVED_NAMES
         }
         if not measured:  # an evaluation on another split, such as the test set's
             return

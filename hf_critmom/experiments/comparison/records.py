@@ -20,6 +20,19 @@ FINISHED, DIVERGED = "finished", "diverged"
 CLEAN = "clean"
 LARGEST_SEED = 2**32 - 1
 """What `transformers.set_seed` takes, which seeds NumPy too."""
+RESERVED_NAMES = (
+    "arm",
+    "seed",
+    "status",
+    "budget",
+    "split",
+    "step",
+    "epoch",
+    "seconds",
+    "peak_learning_rate",
+    "weight_decay",
+)
+"""Columns of the table of results that are no metrics; what a script logs by such a name is not recorded."""
 _TOLERANCE = 1e-9
 
 
@@ -397,6 +410,8 @@ def _check_result(result: RunResult, expected: ExpectedRun) -> None:
 
 
 def _check_values(values: Mapping[str, float | None], expected: ExpectedRun, where: str) -> None:
+    if odd := [name for name in values if name in RESERVED_NAMES]:
+        raise RecordError(f"{where} has a metric called {odd[0]}, which is something else")
     for name in (expected.metric,) if expected.is_script else ("loss", expected.metric):
         if name not in values:
             raise RecordError(f"{where} has no {name}")

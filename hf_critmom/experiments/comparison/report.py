@@ -96,7 +96,7 @@ def figures_of(found: BudgetFindings) -> dict[str, Figure]:
     analysis, runs, arms = found.analysis, found.runs, found.arms
     suffix = "" if analysis.budget is None else f"-{analysis.budget:g}-epochs"
     figures = {
-        f"{analysis.metric.name}{suffix}.png": metric_figure(analysis, arms),
+        f"{analysis.metric.slug}{suffix}.png": metric_figure(analysis, arms),
         f"damping{suffix}.png": damping_figure(runs, arms),
     }
     if found.curvature is not None:

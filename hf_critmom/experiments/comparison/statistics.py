@@ -1,6 +1,7 @@
 """Statistics of a comparison: pure functions of its results table."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import pandas as pd
 from scipy import stats
 
 from hf_critmom.reporting.intervals import Interval, mean_interval
+
+OTHER_FIGURES = ("damping", "curvature", "drift", "speed", "reach")
+"""Names of the figures beside that of the metric, which is called by its own name."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,14 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """What it is called in text."""
-        return self.name.replace("_", " ")
+        """What it is called in text: a script may call it anything, so what would be markup somewhere is left out."""
+        return " ".join(re.sub(r"[^\w ./:@+()-]|_", " ", self.name).split()) or "metric"
+
+    @property
+    def slug(self) -> str:
+        """What it is called in names of files, different from those of the other figures."""
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name).strip("-.") or "metric"
+        return f"metric-{slug}" if slug in OTHER_FIGURES else slug
 
     def reached(self, values: pd.Series, target: float) -> pd.Series:
         """Which values are as good as the target or better."""

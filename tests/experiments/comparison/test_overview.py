@@ -1,5 +1,6 @@
 """Claims about several comparisons on one page: performance profile, geometric means of speed-ups, the page itself."""
 
+import errno
 import json
 import math
 import shutil
@@ -91,3 +92,30 @@ def test_the_page_opens_without_network_and_takes_foreign_names_as_text(browser:
         before = page.evaluate(lines)
         page.get_by_role("checkbox", name="critmom", exact=True).uncheck()
         page.wait_for_function(f"{lines} < {before}")
+
+
+def test_it_takes_no_folder_of_an_experiment_and_none_that_cannot_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(FOLDERS[0], own, ignore=shutil.ignore_patterns("figures"))
+    page = (own / PAGE_FILE).read_bytes()
+    (tmp_path / "file").write_text("mine")
+    secret = "hf_" + "abcDEF123" * 4
+    for name, sentence in (
+        ("own", "is an experiment with a page of its own"),
+        ("file", "is a file: --output_dir must be a folder"),
+        ("file/below", "cannot be written (Not a directory)"),
+        (secret, "holds what looks like a Hugging Face token"),
+    ):
+        assert main(["report", *map(str, FOLDERS), "--output_dir", str(tmp_path / name)]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and len(said.splitlines()) == 1 and secret not in said
+    assert (own / PAGE_FILE).read_bytes() == page
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hf_critmom.experiments.comparison.overview_page.write_page", full)
+    assert main(["report", *map(str, FOLDERS), "--output_dir", str(tmp_path / "new")]) == 2
+    assert "cannot be written any more (No space left on device)" in capsys.readouterr().err

@@ -424,3 +424,22 @@ def test_a_corrupt_result_is_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(ComparisonError, match="corrupt") as caught:
         read_runs(tmp_path, plan := plan_of(["constant"], [0]), plan.runs())
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "slug"),
+    [
+        ("accuracy", "accuracy", "accuracy"),
+        ("bits_per_byte", "bits per byte", "bits_per_byte"),
+        ("rewards/accuracies", "rewards/accuracies", "rewards-accuracies"),
+        ("sts-dev_pearson_cosine", "sts-dev pearson cosine", "sts-dev_pearson_cosine"),
+        ("$x_{<b>|", "x b", "x_-b"),
+        ("speed", "speed", "metric-speed"),
+        ("../../x", "../../x", "x"),
+        ("\u202e$", "metric", "metric"),
+    ],
+)
+def test_a_metric_that_a_script_has_named_is_harmless_in_text_and_names_of_files(
+    name: str, title: str, slug: str
+) -> None:
+    assert (Metric(name).title, Metric(name).slug) == (title, slug)

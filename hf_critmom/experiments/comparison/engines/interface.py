@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.execution import Executor
 from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.storage.redaction import redact
 from hf_critmom.storage.run_folder import RunFolder
 
 
@@ -94,8 +95,8 @@ def keep_failure(job: Job, run_folder: RunFolder, message: str, traceback: str) 
     """
     run_folder.path.mkdir(parents=True, exist_ok=True)
     file = run_folder.path / "error.txt"
-    file.write_text(traceback, encoding="utf-8")
+    file.write_text(redact(traceback), encoding="utf-8")
     return (
-        f"The run {job.run.title} failed ({message}), see {file}: the other runs went on; mend the cause, and repeat "
-        "the command."
+        f"The run {job.run.title} failed ({redact(message, sentence=True)}), see {file}: the other runs went on; mend "
+        "the cause, and repeat the command."
     )

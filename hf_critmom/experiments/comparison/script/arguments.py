@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from hf_critmom.experiments.comparison.arguments import LARGEST_EVALUATIONS_PER_EPOCH, ComparisonArguments
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.records import LARGEST_SEED
+from hf_critmom.experiments.comparison.records import LARGEST_SEED, RESERVED_NAMES
 from hf_critmom.experiments.comparison.script.command_line import Script
 
 DEFAULT_SCRIPT_ARMS = ("adamw", "critmom_adamw")
@@ -64,6 +64,11 @@ class ScriptArguments:
             raise ComparisonError("--metric is empty: give a metric as the script's evaluations log it.")
         if not self.metric.startswith("eval_"):
             self.metric = f"eval_{self.metric}"
+        if self.metric.removeprefix("eval_") in RESERVED_NAMES:
+            raise ComparisonError(
+                f"--metric {self.metric} is a column of the table of results that is no metric: let the script log it "
+                "by another name."
+            )
 
 
 @dataclass(frozen=True)

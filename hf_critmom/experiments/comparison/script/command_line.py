@@ -19,9 +19,16 @@ import yaml
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.storage.commands import recorded_arguments, recorded_value, redact
+from hf_critmom.storage.commands import (
+    recorded_arguments,
+    recorded_value,
+    redact,
+    secret_arguments,
+    secret_values,
+)
 from hf_critmom.storage.digest import files_digest
 from hf_critmom.storage.files import read_text
+from hf_critmom.storage.redaction import declare_secrets
 
 REFUSED = {
     "push_to_hub": "every run would be pushed: hf-critmom push DIR REPO_ID pushes the comparison when it is made",
@@ -57,11 +64,12 @@ class Script:
         return Path(self.path).name if self.path is not None else f"-m {self.module}"
 
     def check(self) -> None:
-        """Checks what can be known without running it.
+        """Checks what can be known without running it, and makes the secrets among its arguments known.
 
         Raises:
             ComparisonError: If it is not there or not Python, or its arguments cannot be read.
         """
+        declare_secrets(self.secrets())
         if self.path is not None:
             file = Path(self.path)
             if not file.is_file():
@@ -89,6 +97,10 @@ class Script:
                 bare = not following or following[0].startswith("--")
                 found = value if equals else (True if bare else following[0])
         return found
+
+    def secrets(self) -> set[str]:
+        """Values of flags that carry secrets, on the command line and in files of arguments."""
+        return secret_arguments([*self.launcher, *self.arguments]) | secret_values([self._content, self._config])
 
     def record(self) -> dict[str, Any]:
         """What identifies the script in a plan; arguments as the user gave them, those in files with their values.
@@ -126,6 +138,7 @@ class Script:
             content |= {name: value for name, value in flags.items() if value is not None}
             file = folder / f"arguments{self._file.suffix}"
             text = json.dumps(content, indent=2) if file.suffix == ".json" else yaml.safe_dump(content)
+            file.touch(mode=0o600)  # it may hold secrets as long as the run lasts
             file.write_text(text, encoding="utf-8")
             return [str(file)]
         left, is_value = [], False  # whether the next token may be the value of a flag that is left out

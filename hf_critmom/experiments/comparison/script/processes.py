@@ -26,10 +26,13 @@ from hf_critmom.experiments.comparison.script.instructions import (
     Process,
     Recording,
 )
+from hf_critmom.storage.files import atomic_write
+from hf_critmom.storage.redaction import redact
 from hf_critmom.storage.typed import RecordError
 
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_END = 5.0
+_BYTES_AT_ONCE = 2**22
 KEPT_LINES = 30
 """Last lines of a log that are kept of a run that failed."""
 
@@ -109,6 +112,7 @@ class ScriptRun:
                 status = self._watch(process, tell)
             finally:
                 _end(process)
+                _redact_file(self.folder / LOG_FILE)
             return self._recorded(status)
         finally:
             last = Path(command[-1])
@@ -161,7 +165,7 @@ class ScriptRun:
                 status = process.poll()
                 parts = re.split(rb"[\r\n]+", rest + log.read())
                 rest = b"" if status is not None else parts.pop()
-                lines = [part.decode(errors="replace").rstrip() for part in parts if part.strip()]
+                lines = [redact(part.decode(errors="replace").rstrip()) for part in parts if part.strip()]
                 self.lines.extend(lines)
                 for event in events.new():
                     tell(*event)
@@ -228,8 +232,10 @@ def explain(title: str, status: int, lines: list[str]) -> str:
             f"{title} has choices of its own for --{found[1]}, and {found[2]} is none of them{found[3].rstrip('.')}: "
             "expected a script whose flags are TrainingArguments."
         )
-    if found := re.search(r"(?:unrecognized arguments:|not used by the HfArgumentParser:) (.*)", text):
-        return f"{title} does not take the arguments {found[1]}: expected a script whose flags are TrainingArguments."
+    if refused := re.findall(r"(?:unrecognized arguments:|not used by the HfArgumentParser:) (.*)", text):
+        return (
+            f"{title} does not take the arguments {refused[-1]}: expected a script whose flags are TrainingArguments."
+        )
     if "eval_dataset" in last:
         return f"{title} never evaluates, on which times to targets are judged ({last}): some scripts need --do_eval."
     return f"{title} ended with status {status}: {last}."
@@ -256,6 +262,16 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             continue
+
+
+def _redact_file(file: Path) -> None:
+    """Takes secrets that a script has printed out of its log, once nobody writes it any more."""
+    if not file.exists():  # with its folder
+        return
+    with atomic_write(file) as partial, file.open("rb") as log, partial.open("wb") as kept:
+        while lines := log.readlines(_BYTES_AT_ONCE):  # together, since a private key has several
+            text = redact(b"".join(lines).decode(errors="surrogateescape"))
+            kept.write(text.encode(errors="surrogateescape"))
 
 
 def clear(folder: Path, *, but: Path | None = None) -> None:

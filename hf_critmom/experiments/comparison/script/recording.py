@@ -17,12 +17,14 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.recorder import RunRecorder
+from hf_critmom.experiments.comparison.records import RESERVED_NAMES
 from hf_critmom.experiments.comparison.script.arms import give_arm, register_arm
 from hf_critmom.experiments.comparison.script.fingerprints import batch_fingerprint, weights_fingerprint
 from hf_critmom.experiments.comparison.script.instructions import RECORDING_FILE, Instructions, append_event
 from hf_critmom.storage.checkpoints import remove_checkpoints
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import finite, write_json
+from hf_critmom.storage.redaction import is_secret_name, is_secret_value
 from hf_critmom.training.arguments import decisive_arguments
 from hf_critmom.training.callbacks.divergence import StopWhenDiverged, has_diverged
 from hf_critmom.training.callbacks.logged import gradient_obstacle, is_training_record
@@ -91,6 +93,7 @@ class Session:
     def attach(self, trainer: "Trainer") -> None:
         """Gives a Trainer the callbacks that record it."""
         self.trainers.append(trainer)
+        _pickle_without_secrets(type(trainer.args))
         trainer.args.logging_nan_inf_filter = False  # it would log the mean of finite losses in the place of others
         ScriptRecorder.session = self
         # Through the handler: a subclass may override add_callback, and is not yet constructed.
@@ -103,6 +106,20 @@ class Session:
         if at_once or now - self._told >= SECONDS_BETWEEN_EVENTS:
             self._told = now
             append_event(self.folder, *event)
+
+
+def _pickle_without_secrets(arguments: type[TrainingArguments]) -> None:
+    """Makes ``training_args.bin``, which the Trainer saves, a file without tokens; the script's own object keeps them.
+
+    Args:
+        arguments: The class of the script's training arguments.
+    """
+
+    def state(self: TrainingArguments) -> dict[str, Any]:
+        secret = {name for name, value in vars(self).items() if is_secret_name(name) and is_secret_value(value)}
+        return {name: None if name in secret else value for name, value in vars(self).items()}
+
+    arguments.__getstate__ = state  # type: ignore[assignment]
 
 
 class ScriptRecorder(RunRecorder):
@@ -342,7 +359,9 @@ def _without_prefix(metrics: Mapping[str, float], prefix: str) -> dict[str, floa
     return {
         name.removeprefix(prefix): value
         for name, value in metrics.items()
-        if name.startswith(prefix) and not name.endswith(("_runtime", "_per_second", "_time"))
+        if name.startswith(prefix)
+        and not name.endswith(("_runtime", "_per_second", "_time"))
+        and name.removeprefix(prefix) not in RESERVED_NAMES
     }
 
 

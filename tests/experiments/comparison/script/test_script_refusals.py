@@ -53,6 +53,7 @@ def test_a_metric_that_is_not_logged_names_those_that_are(
         (["--script", "train.py", "--learning_rate", "1"], "unknown arguments --learning_rate 1"),
         (["--script", "train.py", "--launcher", "slurmish run"], "slurmish, which is not installed here"),
         (["--script", "train.py", "--metric", "loss", "--targets", "nan"], "finite numbers"),
+        (["--script", "train.py", "--metric", "eval_split"], "let the script log it by another name"),
         (["--script", "train.py", "--", "--push_to_hub"], "Leave --push_to_hub out"),
         (["--script", "train.py", "--", "nowhere.json"], "nowhere.json cannot be read"),
         (["--script", "train.py", "--seed", "3", "--", "--seed", "4"], "--seed is given"),
