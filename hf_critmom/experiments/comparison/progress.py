@@ -1,12 +1,13 @@
 """Progress of a comparison in the terminal: one display, however many workers make the runs."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_critmom.experiments.comparison.plan import Run
@@ -15,8 +16,6 @@ from hf_critmom.experiments.comparison.statistics import Metric
 from hf_critmom.reporting.text import printable
 from hf_critmom.storage.redaction import redact
 
-LONGEST_LINE = 80
-"""Characters of a script's last log line that are shown."""
 SECONDS_BETWEEN_STEPS = 0.2
 """How often a run tells its step."""
 MOST_BARS = 16
@@ -55,7 +54,7 @@ class Progress:
         self.watcher = watcher
         self.console = watcher.console
         self._workers = max(workers, 1)
-        self._bars = bars.Progress(
+        self._bars = _Bars(
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
@@ -67,6 +66,7 @@ class Progress:
         )
         self._runs = self._bars.add_task("runs", total=num_runs, note="")
         self._steps: dict[int, bars.TaskID] = {}
+        self._titles: dict[int, str] = {}
         self._machines: dict[str, bars.TaskID] = {}
         self._waited_for = 0
         self._began = time.perf_counter()
@@ -84,6 +84,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._bars.lines.clear()
         self._bars.stop()
         if kind is None and self._trainer_seconds:
             seconds = time.perf_counter() - self._began
@@ -110,6 +111,7 @@ class Progress:
     def worker_died(self, worker: int, sentence: str) -> None:
         """Says that a worker died, and what becomes of its run."""
         self.console.print(sentence, markup=False)
+        self._bars.lines.pop(worker, None)
         if worker in self._steps:
             self._bars.remove_task(self._steps.pop(worker))
 
@@ -126,8 +128,11 @@ class Progress:
             if worker not in self._steps:
                 self._steps[worker] = self._bars.add_task(title, total=max_steps, note="")
             self._bars.reset(self._steps[worker], total=max_steps, completed=step, description=title, note="")
+            self._titles[worker] = title
+            self._bars.lines.pop(worker, None)
         elif kind == "line" and worker in self._steps:  # of a script's own log
-            self._bars.update(self._steps[worker], note=content[0][:LONGEST_LINE])
+            run = f"{self._titles[worker]}: " if self._workers > 1 else ""
+            self._bars.lines[worker] = f"{run}{printable(content[0])}"
         elif kind == "step" and worker in self._steps:
             self._bars.update(self._steps[worker], completed=content[0])
         elif kind == "evaluated" and worker in self._steps:
@@ -152,6 +157,19 @@ class Progress:
         if self._workers == 1 and number != self._waited_for:
             self.console.print(f"waiting for {number} run{'s' if number > 1 else ''} that others are making")
             self._waited_for = number
+
+
+class _Bars(bars.Progress):
+    """Bars, and under them a line of text for each worker that has one, cut where the terminal ends."""
+
+    def __init__(self, *columns: bars.ProgressColumn, **options: Any) -> None:
+        self.lines: dict[int, str] = {}
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for _, line in sorted(self.lines.items()):
+            yield Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class RunReporter(TrainerCallback):

@@ -74,6 +74,11 @@ class Script:
             file = Path(self.path)
             if not file.is_file():
                 raise ComparisonError(f"There is no script {self.path}: expected a Python training script.")
+            if file.suffix == ".ipynb":
+                raise ComparisonError(
+                    f"{self.path} is a notebook: expected a Python training script, as jupyter nbconvert --to script "
+                    "makes it."
+                )
             try:
                 ast.parse(file.read_bytes(), filename=str(file))
             except (SyntaxError, ValueError) as error:

@@ -133,6 +133,7 @@ class Recording:
         versions: Versions of what computes, and the machine.
         processes: Processes that the run trained with.
         threads: Threads of each of them.
+        own_optimizer: Class of the optimizer that the script has made by itself, whatever ``--optim`` says.
     """
 
     output_dir: str
@@ -168,6 +169,7 @@ class Recording:
     versions: Mapping[str, str]
     processes: int = 1
     threads: int = 1
+    own_optimizer: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> "Recording | None":

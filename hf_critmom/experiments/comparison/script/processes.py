@@ -113,6 +113,13 @@ class ScriptRun:
             finally:
                 _end(process)
                 _redact_file(self.folder / LOG_FILE)
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True)
+                raise RunFailed(
+                    f"{self.script.title} removes its --output_dir, in which its run is recorded: expected a script "
+                    "that leaves it.",
+                    list(self.lines),
+                )
             return self._recorded(status)
         finally:
             last = Path(command[-1])
@@ -142,6 +149,17 @@ class ScriptRun:
             "output_dir": (str(self.folder.resolve()), recording.output_dir),
             "seed": (seed, recording.seed),
             "optim": (self.flags["optim"], recording.optim),
+        }
+        if recording.own_optimizer:
+            raise RunFailed(
+                f"{title} gives its Trainer an optimizer of its own ({recording.own_optimizer}) whatever --optim says: "
+                "expected a script that leaves the choice to its TrainingArguments.",
+                list(self.lines),
+            )
+        expected |= {
+            name: (self.flags[name], recording.training.get(name, self.flags[name]))
+            for name in ("eval_strategy", "eval_steps")
+            if self.flags.get(name) is not None
         }
         expected |= {
             name: (float(self.flags[name]), getattr(recording, name))
@@ -183,7 +201,8 @@ class ScriptRun:
             raise RunFailed(f"its {RECORDING_FILE} is damaged ({error}).", list(self.lines)) from None
         diverged = recording is not None and recording.trained and recording.diverged
         if status and not diverged:  # what a script does with the ruins of a training may fail
-            raise RunFailed(explain(self.script.title, status, list(self.lines)), list(self.lines))
+            trained = recording is not None and recording.trained
+            raise RunFailed(explain(self.script.title, status, list(self.lines), trained=trained), list(self.lines))
         if recording is None:
             raise RunFailed(
                 f"{self.script.title} ended without training by a Trainer of Transformers: some scripts train only "
@@ -213,32 +232,41 @@ class _Events:
         return [json.loads(line) for line in complete.splitlines()]
 
 
-def explain(title: str, status: int, lines: list[str]) -> str:
+def explain(title: str, status: int, lines: list[str], *, trained: bool = False) -> str:
     """Why a script failed, as one sentence.
 
     Args:
         title: What the script is called.
         status: Its exit status; minus the number of the signal that killed it.
         lines: Last lines of its log.
+        trained: Whether its training had come to its end.
     """
     text = "\n".join(lines)
     last = _last_message(lines)
     if status < 0:
-        return f"{title} was killed (signal {-status}), perhaps since memory ran out; its last line: {last}."
-    if "EOFError" in text and "reading a line" in text:
+        perhaps = ", perhaps since memory ran out" if -status == signal.SIGKILL else ""
+        return f"{title} was killed (signal {-status}, {_signal_name(-status)}){perhaps}; its last line: {last}."
+    if "EOFError" in text and ("reading a line" in text or "getpass" in text):
         return f"{title} asks for input, and nobody is there to answer: give by flags what it asks for."
-    if found := re.search(r"argument --?([\w-]+):? (?:invalid choice: '?([^' ]+)'?)(.*)", text):
+    if found := _last_match(r"argument --?([\w-]+):? (?:invalid choice: '?([^' ]+)'?)(.*)", lines):
         return (
             f"{title} has choices of its own for --{found[1]}, and {found[2]} is none of them{found[3].rstrip('.')}: "
             "expected a script whose flags are TrainingArguments."
         )
-    if refused := re.findall(r"(?:unrecognized arguments:|not used by the HfArgumentParser:) (.*)", text):
-        return (
-            f"{title} does not take the arguments {refused[-1]}: expected a script whose flags are TrainingArguments."
-        )
+    if found := _last_match(r"(?:unrecognized arguments:|not used by the HfArgumentParser:) (.*)", lines):
+        return f"{title} does not take the arguments {found[1]}: expected a script whose flags are TrainingArguments."
     if "eval_dataset" in last:
         return f"{title} never evaluates, on which times to targets are judged ({last}): some scripts need --do_eval."
-    return f"{title} ended with status {status}: {last}."
+    return f"{title} ended with status {status}{' after its training' if trained else ''}: {last}."
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else "unknown"
+
+
+def _last_match(pattern: str, lines: list[str]) -> re.Match[str] | None:
+    """In the last line where there is one: lines of code in a traceback stand before what became of them."""
+    return next((found for line in reversed(lines) if (found := re.search(pattern, line))), None)
 
 
 def _last_message(lines: list[str]) -> str:

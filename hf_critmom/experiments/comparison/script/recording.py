@@ -1,5 +1,6 @@
 """What the launcher gives to the Trainer of a script that is compared: its arm, and callbacks that record the run."""
 
+import functools
 import math
 import os
 import sys
@@ -66,7 +67,7 @@ def recorded_run(file: str) -> Iterator[Callable[["Trainer"], None]]:
         threading.Thread(target=_end_with_parent, args=(instructions,), daemon=True).start()
         if arm is not None:
             register_arm(arm)
-        session = Session(instructions)
+        session = stack.enter_context(Session(instructions))
 
         def prepare(trainer: "Trainer") -> None:
             session.attach(trainer)
@@ -87,11 +88,22 @@ class Session:
         self.instructions, self.folder = instructions, Path(instructions.folder)
         self.trainers: list[Trainer] = []
         self.trainings = 0
+        self.recorder: ScriptRecorder | None = None
         self.began = time.perf_counter()
         self._told = 0.0
+        self._optim_was_read = False
+        self._undo = ExitStack()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
 
     def attach(self, trainer: "Trainer") -> None:
         """Gives a Trainer the callbacks that record it."""
+        if not self.trainers:
+            self._watch_optim()
         self.trainers.append(trainer)
         _pickle_without_secrets(type(trainer.args))
         trainer.args.logging_nan_inf_filter = False  # it would log the mean of finite losses in the place of others
@@ -99,6 +111,28 @@ class Session:
         # Through the handler: a subclass may override add_callback, and is not yet constructed.
         trainer.callback_handler.add_callback(ScriptRecorder())
         trainer.callback_handler.add_callback(StopWhenDiverged())
+
+    def own_optimizer(self, trainer: "Trainer", optimizer: Any) -> str:
+        """Class of an optimizer that the script has made by itself, whatever ``--optim`` says; empty if it has not."""
+        found = type(getattr(optimizer, "optimizer", optimizer))
+        if self._optim_was_read or optimizer is None:
+            return ""
+        return "" if trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)[0] is found else found.__name__
+
+    def _watch_optim(self) -> None:
+        """Notes whether any Trainer looks up what ``--optim`` names."""
+        from transformers import Trainer
+
+        look_up = Trainer.get_optimizer_cls_and_kwargs
+
+        @functools.wraps(look_up)
+        def look_up_and_note(*args: Any, **kwargs: Any) -> Any:
+            self._optim_was_read = True
+            return look_up(*args, **kwargs)
+
+        name = look_up.__name__
+        setattr(Trainer, name, staticmethod(look_up_and_note))
+        self._undo.callback(setattr, Trainer, name, staticmethod(look_up))
 
     def tell(self, *event: Any, at_once: bool = False) -> None:
         """Tells the command what happens, not too often."""
@@ -141,6 +175,7 @@ class ScriptRecorder(RunRecorder):
         self.final: dict[str, float] = {}
         self.test: dict[str, float] = {}
         self.trained = False
+        self.own_optimizer = ""
         self.step_seconds = math.inf
         self.evaluation_seconds: float | None = None
         self._training = False
@@ -163,6 +198,7 @@ class ScriptRecorder(RunRecorder):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.session.trainings += 1
+        self.session.recorder = self
         self._training = True
         if state.global_step:
             stored: Any = (state.stateful_callbacks or {}).get(type(self).__name__, {})
@@ -174,6 +210,7 @@ class ScriptRecorder(RunRecorder):
             if state.is_world_process_zero:  # what an earlier attempt has left, which the script does not continue
                 remove_checkpoints(self.session.folder)
             self.pairing["weights"] = weights_fingerprint(kwargs["model"])
+        self.own_optimizer = self.session.own_optimizer(self.trainer, kwargs.get("optimizer"))
         self.begun = [*self.begun, int(state.global_step)]
         if len(self.pairing["batches"]) < FIRST_BATCHES:
             self._watch_batches()
@@ -240,9 +277,7 @@ class ScriptRecorder(RunRecorder):
     ) -> None:
         measured = _numbers(metrics)
         if not self._training:  # after training
-            self.final.update(_without_prefix(measured, "eval_"))
-            self.test.update(_without_prefix(measured, "test_"))
-            self._record(args, state)
+            self._measured_after(measured)
             return
         before = self.evaluations[-1] if self.evaluations else {}
         number = len(self.evaluations)
@@ -263,8 +298,7 @@ class ScriptRecorder(RunRecorder):
         **_: Any,
     ) -> None:
         if not self._training:
-            self.test.update(_without_prefix(_numbers(metrics), "test_"))
-            self._record(args, state)
+            self._measured_after(_numbers(metrics))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -276,6 +310,16 @@ class ScriptRecorder(RunRecorder):
         self._record(args, state)
         if self.session.instructions.rehearsal:
             sys.exit(0)
+
+    def _measured_after(self, measured: Mapping[str, float]) -> None:
+        """Keeps what was measured after training; a Trainer that only evaluates may have measured a test split."""
+        recorder = self.session.recorder
+        if recorder is None:  # nothing was trained yet
+            return
+        recorder.test.update(_without_prefix(measured, "test_"))
+        if recorder is self:
+            self.final.update(_without_prefix(measured, "eval_"))
+        recorder._record(recorder.trainer.args, recorder.trainer.state)
 
     def _watch_batches(self) -> None:
         """Takes the fingerprints of the first batches that the Trainer trains on."""
@@ -301,6 +345,7 @@ class ScriptRecorder(RunRecorder):
             "begun": self.begun,
             "trainings": self.session.trainings,
             "trained": self.trained,
+            "own_optimizer": self.own_optimizer,
             "diverged": has_diverged(state.log_history),
             "steps": state.global_step,
             "evaluations": self.evaluations,

@@ -21,6 +21,11 @@ REFUSED = {
     "no evaluation": ({"train": "trainer.eval_dataset = None; trainer.train()"}, "train.py never evaluates"),
     "a failure": ({"before": 'raise RuntimeError("no data")'}, "ended with status 1: RuntimeError: no data"),
     "input": ({"before": 'input("Overwrite? ")'}, "asks for input, and nobody is there to answer"),
+    "own optimizer": (
+        {"train": "trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\ntrainer.train()"},
+        "gives its Trainer an optimizer of its own (SGD) whatever --optim says",
+    ),
+    "cadence": ({"before": "args.eval_steps = 1000"}, "ignores --eval_steps (it trained with 1000)"),
     "choices": ({"before": OWN_OPTIM}, "has choices of its own for --optim, and critmom_adamw is none of them"),
 }
 
@@ -48,6 +53,7 @@ def test_a_metric_that_is_not_logged_names_those_that_are(
     [
         (["--script", "no.py"], "There is no script no.py"),
         (["--script", "poem.py"], "poem.py is not Python"),
+        (["--script", "lesson.ipynb"], "lesson.ipynb is a notebook"),
         (["--script"], "--script needs a script"),
         (["--script", "train.py", "--script", "train.py"], "--script is given twice"),
         (["--script", "train.py", "--learning_rate", "1"], "unknown arguments --learning_rate 1"),
@@ -66,7 +72,8 @@ def test_words_that_cannot_be_used_are_refused_without_a_start(
     monkeypatch.chdir(tmp_path)
     write_script(tmp_path)
     (tmp_path / "poem.py").write_text("Two roads diverged in a yellow wood")
+    (tmp_path / "lesson.ipynb").write_text("{}")
     assert main(["compare", *words]) == 2
     assert sentence in sentence_in(capsys.readouterr().err)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["poem.py", "train.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lesson.ipynb", "poem.py", "train.py"]
     assert ARGUMENTS  # none of them was needed

@@ -109,7 +109,7 @@ trainer.add_callback(Fatal())
     assert compare(warm, script, tmp_path / "whole", *few, arguments=arguments) == 0
     (tmp_path / "kill").touch()
     assert compare(warm, script, tmp_path / "killed", *few, arguments=arguments) == 2
-    assert "was killed (signal 9)" in sentence_in(capsys.readouterr().err)
+    assert "was killed (signal 9, SIGKILL)" in sentence_in(capsys.readouterr().err)
     run = tmp_path / "killed/runs/critmom_adamw/seed-42"
     assert (run / "checkpoint-4").exists() and json.loads((run / "failure.json").read_text())["lines"]
     assert compare(warm, script, tmp_path / "killed", *few, arguments=arguments) == 0
@@ -123,7 +123,7 @@ def test_a_failed_and_a_diverged_run_are_recorded_and_the_rest_goes_on(
     warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = 'if args.optim == "critmom" and args.seed == 43:\n    raise RuntimeError("the disk of the data is gone")'
-    predict = "trainer.predict(data[:4]); trainer.save_model()"
+    predict = "Trainer(model=model, args=args, eval_dataset=data).predict(data[:4]); trainer.save_model()"
     script = write_script(tmp_path, before=before, after=predict)
     flags = (
         "--arms",
