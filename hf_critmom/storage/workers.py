@@ -32,6 +32,14 @@ MOST_WORKERS = 1000
 """And threads of each, that anybody means."""
 
 
+_number: int | None = None
+
+
+def worker_number() -> int | None:
+    """Number of the worker that this process is, from 0; None in any other process."""
+    return _number
+
+
 class WorkersDied(InputError):
     """Every worker died before the work was done."""
 
@@ -109,7 +117,9 @@ def run_in_workers(
     pool: dict[Connection, tuple[int, BaseProcess]] = {}
     for number in range(workers):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(work, sender, threads, os.getpid()), name=f"worker-{number}")
+        process = context.Process(
+            target=_work, args=(work, number, sender, threads, os.getpid()), name=f"worker-{number}"
+        )
         process.start()
         sender.close()
         pool[receiver] = (number, process)
@@ -172,7 +182,9 @@ def _stop(processes: Iterable[BaseProcess]) -> None:
             process.join()
 
 
-def _work(work: Callable[[Send], None], sender: Connection, threads: int, parent: int) -> None:
+def _work(work: Callable[[Send], None], number: int, sender: Connection, threads: int, parent: int) -> None:
+    global _number
+    _number = number
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the command ends its workers
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

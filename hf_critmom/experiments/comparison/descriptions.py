@@ -38,6 +38,10 @@ def _model_in_words(plan: Plan) -> str:
     """The checkpoint, or the model with its sizes."""
     if "model_name_or_path" in plan.model:
         return plan.model["model_name_or_path"]
+    if plan.task.is_script:
+        trained, every = plan.model["num_trained_parameters"], plan.model["num_parameters"]
+        share = "" if trained == every else f", of which {trained:,} are trained"
+        return f"{plan.model['model']} with {every:,} parameters{share}"
     sizes = {name: size for name, size in plan.model.items() if name not in ("model", "num_parameters")}
     told = ", ".join(f"{name.removeprefix('num_').replace('_', ' ')} {size}" for name, size in sizes.items())
     return f"{plan.model['model']} of {told}"

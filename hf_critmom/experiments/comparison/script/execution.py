@@ -13,6 +13,7 @@ from hf_critmom.experiments.comparison.progress import metric_note
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
 from hf_critmom.experiments.comparison.script.arms import arm_flags
 from hf_critmom.experiments.comparison.script.command_line import Script
+from hf_critmom.experiments.comparison.script.devices import Devices
 from hf_critmom.experiments.comparison.script.failures import FAILURE_FILE, keep_lines
 from hf_critmom.experiments.comparison.script.instructions import LOG_FILE, Recording
 from hf_critmom.experiments.comparison.script.processes import RunFailed, ScriptRun, clear
@@ -37,11 +38,14 @@ class ScriptRuns:
         flags: Flags that every run sets.
         threads: Threads of each process.
         max_steps: Optimizer steps of a run.
+        devices: The GPUs of this machine.
     """
 
-    def __init__(self, script: Script, metric: str, flags: Mapping[str, Any], threads: int, max_steps: int) -> None:
+    def __init__(
+        self, script: Script, metric: str, flags: Mapping[str, Any], threads: int, max_steps: int, devices: Devices
+    ) -> None:
         self.script, self.metric, self.flags = script, metric, dict(flags)
-        self.threads, self.max_steps = threads, max_steps
+        self.threads, self.max_steps, self.devices = threads, max_steps, devices
 
     @property
     def resumable(self) -> bool:
@@ -65,7 +69,8 @@ class ScriptRuns:
         """Makes a run from where it stopped, see `Executor`."""
         folder = folder.resolve()
         flags = {**arm_flags(arm), **self.flags, **run_flags(self.script, run, folder)}
-        script_run = ScriptRun(self.script, folder, arm, flags, threads=self.threads)
+        environment = self.devices.environment()
+        script_run = ScriptRun(self.script, folder, arm, flags, threads=self.threads, environment=environment)
         script_run.wait_for_earlier()
         found = last_complete_checkpoint(folder, world_size=None, skip=lambda checkpoint, sentence: None)
         begun, failed = ((folder / name).exists() for name in (LOG_FILE, FAILURE_FILE))
@@ -91,6 +96,7 @@ class ScriptRuns:
         try:
             recording = script_run.make(tell)
             script_run.check(recording, run.seed)
+            check_batch(self.script.title, recording, plan)
             if not recording.diverged:
                 check_metric(self.script.title, recording, self.metric)
         except (RunFailed, InputError) as error:  # of this run: the others go on
@@ -98,6 +104,20 @@ class ScriptRuns:
             keep_lines(folder, str(error), lines)
             raise RunFailed(str(error), lines) from None
         return run_result(run, recording, self.metric, read_log(folder))
+
+
+def check_batch(title: str, recording: Recording, plan: Plan) -> None:
+    """Refuses a run whose steps are of more or fewer examples than those of the plan, as on another number of GPUs.
+
+    Raises:
+        ComparisonError: If they are.
+    """
+    planned, found = (one.training.get("total_train_batch_size") for one in (plan, recording))
+    if planned is not None and found != planned:
+        raise ComparisonError(
+            f"{title} trained with {found} examples a step where the plan has {planned}: give its runs as many "
+            "processes and GPUs as when the comparison began."
+        )
 
 
 def run_flags(script: Script, run: Run, folder: Path) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class ScriptRun:
         arm: Its arm.
         flags: The flags that it sets.
         threads: Threads of each process.
+        environment: Variables that it has beside those of this process.
         rehearsal: Whether it ends after a few steps.
     """
 
@@ -72,10 +73,11 @@ class ScriptRun:
         flags: Mapping[str, Any],
         *,
         threads: int,
+        environment: Mapping[str, str],
         rehearsal: bool = False,
     ) -> None:
         self.script, self.folder, self.arm, self.flags = script, folder, arm, flags
-        self.threads, self.rehearsal = threads, rehearsal
+        self.threads, self.environment, self.rehearsal = threads, environment, rehearsal
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.lock = folder.parent / f".{folder.name}.lock"
 
@@ -96,7 +98,7 @@ class ScriptRun:
         arm = described(self.arm)
         Instructions(str(self.folder), str(self.lock), Process.this(), arm, self.rehearsal).write(instructions)
         command = self.script.command(self.flags, self.folder, instructions)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **self.environment, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to other runs
         try:
             with (self.folder / LOG_FILE).open("wb") as log:

@@ -7,19 +7,21 @@ from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
 from hf_critmom.experiments.comparison.script.arms import arm_flags
+from hf_critmom.experiments.comparison.script.devices import Devices
 from hf_critmom.experiments.comparison.script.instructions import Recording
 from hf_critmom.experiments.comparison.script.processes import RunFailed, ScriptRun
 
 REHEARSAL_FLAGS = {"logging_strategy": "steps", "logging_steps": 1, "save_strategy": "no", "report_to": "none"}
 
 
-def rehearse(request: ScriptRequest, arm: Arm, threads: int) -> Recording:
+def rehearse(request: ScriptRequest, arm: Arm, threads: int, devices: Devices) -> Recording:
     """Runs the script for a few steps with an arm's optimizer and its own learning rate, and throws that away.
 
     Args:
         request: The request.
         arm: The arm.
         threads: Threads of each process.
+        devices: The GPUs of this machine.
 
     Returns:
         What was recorded.
@@ -41,7 +43,7 @@ def rehearse(request: ScriptRequest, arm: Arm, threads: int) -> Recording:
             "load_best_model_at_end": None,
             **REHEARSAL_FLAGS,
         }
-        run = ScriptRun(script, folder, arm, flags, threads=threads, rehearsal=True)
+        run = ScriptRun(script, folder, arm, flags, threads=threads, environment=devices.environment(), rehearsal=True)
         try:
             recording = run.make()
             run.check(recording, seed)

@@ -21,6 +21,7 @@ from hf_critmom.experiments.comparison.results import writing
 from hf_critmom.experiments.comparison.runner import make_runs, with_settings
 from hf_critmom.experiments.comparison.script.arguments import DEFAULT_SCRIPT_ARMS, ScriptRequest
 from hf_critmom.experiments.comparison.script.arms import arms_for
+from hf_critmom.experiments.comparison.script.devices import Devices, visible_devices
 from hf_critmom.experiments.comparison.script.execution import ScriptRuns
 from hf_critmom.experiments.comparison.script.planning import (
     Facts,
@@ -62,6 +63,7 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
     PartialState(cpu=True)  # the runs' own processes train
     torch.set_num_threads(1)
     workers = request.comparison.workers or 1
+    devices = Devices(workers, bool(request.script.launcher), visible_devices())
     with writing(folder):
         fresh = not PLAN_FILE_FORMAT.exists(folder)
         if fresh:
@@ -70,7 +72,7 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
             )
         try:
             with locked(folder, "rehearsal"):  # another launch of the same command waits, and finds the plan
-                requested, stored, threads = _settle_plan(request, folder, workers)
+                requested, stored, threads = _settle_plan(request, folder, devices)
         except ComparisonError:
             if fresh:
                 _remove_traces(folder)
@@ -78,16 +80,16 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
         shutil.rmtree(pilot_folder(folder), ignore_errors=True)
     arms = dict(requested.arms)
     content = requested.task.content
-    runs = ScriptRuns(request.script, request.metric, content["flags"], threads, int(content["steps"]))
+    runs = ScriptRuns(request.script, request.metric, content["flags"], threads, int(content["steps"]), devices)
     on_cpu = bool(request.script.value("use_cpu"))
     engine = select_engine(request.comparison, workers=workers, threads=threads, on_cpu=on_cpu)
     make_runs(requested, runs, request.comparison, folder, arms, engine, stored is not None)
     return folder
 
 
-def _settle_plan(request: ScriptRequest, folder: Path, workers: int) -> tuple[Plan, Plan | None, int]:
+def _settle_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tuple[Plan, Plan | None, int]:
     """The requested plan, which is stored, the plan that was there before, and the threads of each process."""
-    comparison, script = request.comparison, request.script
+    comparison, script, workers = request.comparison, request.script, devices.workers
     stored = Plan.read(folder) if PLAN_FILE_FORMAT.exists(folder) else None
     if stored is not None and not has_begun(folder) and stored.task.content.get("script") != script.record():
         with try_lock(folder, "launch") as alone:
@@ -104,10 +106,11 @@ def _settle_plan(request: ScriptRequest, folder: Path, workers: int) -> tuple[Pl
     else:
         first = next(iter(arms.values()))
         watcher.note(f"A rehearsal of {script.title}: a few steps and an evaluation.")
-        facts, targets = Facts.of_rehearsal(request, rehearse(request, first, threads)), tuple(comparison.targets or ())
+        facts = Facts.of_rehearsal(request, rehearse(request, first, threads, devices))
+        targets = tuple(comparison.targets or ())
         if not targets:
             baseline = arms.get(comparison.baseline or "", first)
-            facts, targets = _pilot(request, facts, baseline, folder, threads, watcher)
+            facts, targets = _pilot(request, facts, baseline, folder, threads, devices, watcher)
     requested = plan_script(request, facts, arms, targets, threads, stored)
     with try_lock(folder, "launch") as alone:
         load_or_create_plan(requested, folder, write=True, alone=alone)
@@ -115,7 +118,7 @@ def _settle_plan(request: ScriptRequest, folder: Path, workers: int) -> tuple[Pl
 
 
 def _pilot(
-    request: ScriptRequest, facts: Facts, arm: Arm, folder: Path, threads: int, watcher: Watcher
+    request: ScriptRequest, facts: Facts, arm: Arm, folder: Path, threads: int, devices: Devices, watcher: Watcher
 ) -> tuple[Facts, tuple[float, ...]]:
     """Targets from a run with a seed that no compared run has, made before there is a plan."""
     seed = request.flags.seed
@@ -131,7 +134,7 @@ def _pilot(
             targets = pilot_targets(result, request.metric, greater_is_better=request.greater_is_better)
             return replace(facts, notes=(*facts.notes, pilot_note(arm.name, seed))), targets
     flags = {**facts.flags, "report_to": "none"}  # it is no run of the comparison
-    runs = ScriptRuns(request.script, request.metric, flags, threads, facts.steps)
+    runs = ScriptRuns(request.script, request.metric, flags, threads, facts.steps, devices)
     with Progress(1, watcher) as progress:
         try:
             result = runs.execute(

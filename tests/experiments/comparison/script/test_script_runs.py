@@ -1,6 +1,8 @@
 """Claims about ``hf-critmom compare --script``: real scripts, real processes."""
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +86,27 @@ def test_the_same_command_repeats_nothing_and_other_conditions_are_refused(
     capsys.readouterr()
     assert main(["drift", str(folder)]) == 2
     assert "a script, which alone knows its data" in sentence_in(capsys.readouterr().err)
+
+
+def test_two_launches_of_the_same_command_divide_the_runs(compared: Path, warm: str) -> None:
+    python, *_, program, address = warm.split()
+    arms = ("--arms", "adamw", "critmom_adamw", "--num_seeds", "1", "--targets", "2.7")
+    own = (*arms, "--launcher", warm, "--output_dir", str(compared / "shared"))
+    command = ("-m", "hf_critmom", "compare", "--script", str(compared / "train.py"), *own, "--", *ARGUMENTS)
+    files = [compared / "launch-1.txt", compared / "launch-2.txt"]
+    launches = [
+        subprocess.Popen([python, "-S", "-E", program, address, *command], stdout=out, stderr=subprocess.STDOUT)
+        for out in (file.open("w") for file in files)
+    ]
+    statuses = [launch.wait(300) for launch in launches]
+    said = [file.read_text() for file in files]
+    assert statuses == [0, 0], said
+    made = [len(re.findall(r"\d s of\straining(?!\s\(done)", text)) for text in said]
+    assert sum(made) == 2, said  # each run was made once
+    for arm in ("adamw", "critmom_adamw"):
+        alone, shared = (result_of(compared / name, arm) for name in ("out", "shared"))
+        assert shared["evaluations"][-1]["loss"] == alone["evaluations"][-1]["loss"]
+        assert shared["pairing"]["weights"] == alone["pairing"]["weights"]
 
 
 def test_a_run_that_was_killed_continues_to_the_same_result(

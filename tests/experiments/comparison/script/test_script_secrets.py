@@ -58,7 +58,7 @@ def test_what_a_flag_of_a_file_says_is_secret_is_known_wherever_it_turns_up(tmp_
 def test_neither_log_nor_sentence_nor_line_of_a_script_that_prints_a_secret_holds_it(tmp_path: Path) -> None:
     printing = f"echo key: {PASSWORD}; echo -----BEGIN PRIVATE KEY-----; echo MIIB; exit 3"
     script = Script(module="m", arguments=("--my_key", PASSWORD), launcher=("sh", "-c", printing))
-    run = ScriptRun(script, tmp_path / "run", ARMS["adamw"], {}, threads=1)
+    run = ScriptRun(script, tmp_path / "run", ARMS["adamw"], {}, threads=1, environment={})
     told: list[object] = []
     with declared_secrets(script.secrets()), pytest.raises(RunFailed) as failed:
         run.make(lambda *event: told.append(event))
