@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_critmom.storage.files import explain_write_errors
+from hf_critmom.storage.files import explain_write_errors, remove_partial_files
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,6 +27,7 @@ def found_as_json(folder: Path) -> dict[str, Any]:
 
 def write_report(folder: Path) -> "list[RenderableType]":
     """Builds the report of an experiment; returns its tables for the terminal."""
+    remove_partial_files(folder)
     if (folder / "attribution.json").exists():
         from hf_critmom.experiments.diagnosis.errors import DiagnosisError
         from hf_critmom.experiments.diagnosis.report import write_attribution_report

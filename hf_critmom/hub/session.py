@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from huggingface_hub import get_session
+from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import hf_raise_for_status
 from transformers.utils import logging
@@ -57,7 +57,8 @@ def patient_session() -> Iterator[None]:
     """While entered, every request of huggingface_hub has a time limit, and is repeated where that may help.
 
     huggingface_hub has no time limit of its own for most requests, and repeats some of them only. Commits are not
-    repeated here, since one whose answer was lost must not be made twice.
+    repeated here, since one whose answer was lost must not be made twice. Files are uploaded by Git LFS: the client of
+    Xet makes requests of its own, which a storage that does not answer holds for many minutes without a word.
 
     Raises:
         HubError: If ``HF_CRITMOM_HUB_TIMEOUT`` is no time.
@@ -69,9 +70,12 @@ def patient_session() -> Iterator[None]:
     client = get_session()
     sender = _Sender(client.send, limit or REQUEST_TIMEOUT, limit or UPLOAD_TIMEOUT)
     client.send = sender.send  # type: ignore[method-assign]
+    without_xet = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = True
     try:
         yield
     finally:
+        constants.HF_HUB_DISABLE_XET = without_xet
         client.send = sender.send_once  # type: ignore[method-assign]
 
 

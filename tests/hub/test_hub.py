@@ -74,7 +74,7 @@ def test_what_was_pushed_loads_by_its_name(folder: Path, tmp_path: Path) -> None
         (folder / name).unlink()
     with HubServer() as server:
         of_a_user = {"HF_ENDPOINT": server.url, "HF_TOKEN": WRITE_TOKEN, "HF_HOME": str(tmp_path / "home")}
-        settings = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        settings = {"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, "-c", PUSH_AND_LOAD, str(folder), NAME, str(best)],
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **of_a_user, **settings},

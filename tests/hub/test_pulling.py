@@ -30,7 +30,9 @@ def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
     return run
 
 
-def test_shares_are_merged_from_repositories(hub: HubServer, folder: Path, tmp_path: Path, push: Push) -> None:
+def test_shares_are_merged_from_repositories(
+    hub: HubServer, folder: Path, tmp_path: Path, push: Push, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that push brought, and one that was uploaded as it is, with its models."""
     shares = {seed: shutil.copytree(folder, tmp_path / f"share-{seed}") for seed in (42, 43)}
     for seed, share in shares.items():
@@ -43,7 +45,9 @@ def test_shares_are_merged_from_repositories(hub: HubServer, folder: Path, tmp_p
     push(shares[42], f"{USER}/share-42", "--repo_type", "dataset")
     api = HfApi()
     api.create_repo(f"{USER}/share-43", repo_type="dataset", private=True)
-    api.upload_folder(repo_id=f"{USER}/share-43", repo_type="dataset", folder_path=shares[43])
+    with monkeypatch.context() as patched:
+        patched.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        api.upload_folder(repo_id=f"{USER}/share-43", repo_type="dataset", folder_path=shares[43])
     sources = [f"hf://datasets/{USER}/share-{seed}" for seed in shares]
     assert main(("merge", *sources, "--output_dir", str(tmp_path / "merged"))) == 0
     merged, whole = outcome(tmp_path / "merged"), outcome(folder)

@@ -275,6 +275,8 @@ class RunResult:
             raise ValueError(f"ended_on is {self.ended_on!r} instead of test or validation")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise ValueError(f"seed is {self.seed} instead of one between 0 and {LARGEST_SEED}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads} instead of 1 or more")
         for name in ("steps", "train_seconds", "trainer_seconds", "wall_seconds", "integrated_step", "shrinkage"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, which is negative")
