@@ -1,12 +1,14 @@
 """Attack the command line as a hostile or unlucky user would, and count what holds.
 
-    python scripts/attack.py [--parts inputs secrets damage kills pushes] [--kills 40] [--seed 0]
+    python scripts/attack.py [--parts inputs secrets damage storage kills pushes] [--kills 40] [--seed 0]
 
 * ``inputs``: wrong flags, values, paths, data and environments, see ``hostile_inputs.py``. One sentence on standard
   error, status 2, nothing written. Those that are harmless may be accepted if the results are those without them.
 * ``secrets``: tokens given in every way; none may be in a file that is written, or be said.
 * ``damage``: every file of a comparison, an attribution and a repair, damaged in several ways, then a command that
   reads it. One sentence and status 2, or the file is made again and the results are what they were.
+* ``storage``: disks that take no more, folders that are removed and commands that work in one at the same time. One
+  sentence, or the results that they should have, and no partial file.
 * ``kills``: commands killed at random moments and started again. The results are those of an undisturbed run.
 * ``pushes``: the tests of faulty pushes, ``tests/hub/test_faults.py``, against a server on the loopback interface.
 
@@ -332,6 +334,73 @@ def _judge(counts: Counts, case: str, work: Work, answer: Answer, expected: dict
         counts.add("same results" if same else "other results", case, holds=same)
 
 
+# ------------------------------------------------------------------------------------------------------------ storage
+
+
+def attack_storage(counts: Counts, seed: int) -> None:
+    """Calls every command that writes where writing fails, where its folder goes, and beside itself."""
+    draw = random.Random(seed)
+    with empty_folder():
+        took, expected = {}, {}
+        for work in WORKS:
+            began = time.monotonic()
+            answer = call(*work.args)
+            if answer.status != 0:
+                raise SystemExit(f"{work.name} failed undisturbed ({answer.status}): {answer.error}")
+            took[work.args], expected[work.name] = time.monotonic() - began, _results(Path(work.folder))
+        sound = Path("sound")
+        for name in ("c", "a", "r"):
+            shutil.copytree(name, sound / name)
+        joined = ("merge", "c", "--output_dir", "m")
+        calls = [(work, args, True) for work in WORKS for args in (work.args,)]
+        calls += [(work, ("report", work.folder), False) for work in WORKS] + [(WORKS[0], joined, False)]
+
+        def begin(work: Work, anew: bool) -> None:
+            for one in ("c", "a", "r", "m"):
+                shutil.rmtree(one, ignore_errors=True)
+            for one in ("c", "a", "r"):
+                if not (anew and one == work.folder and work.name != "drift"):
+                    shutil.copytree(sound / one, one)
+            if anew and work.name == "drift":
+                for file in Path("c").rglob("drift.json"):
+                    file.unlink()
+
+        for work, args, anew in calls:
+            for limit in (0, 2**10, 2**14, 2**18):
+                begin(work, anew)
+                full = Case(args, prepare=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+                answer = call(*args, case=full)
+                _settle(counts, f"{' '.join(args[:2])}, files of {limit:,} bytes at most", answer, Path(work.folder))
+            for _ in range(3):
+                begin(work, anew)
+                folder = Path("m" if args is joined else work.folder)
+                with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as error:
+                    process, seconds = start(args, out, error), draw.uniform(0.0, took.get(args, 3.0))
+                    time.sleep(seconds)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+                    error.seek(0)
+                    answer = Answer(status, "", error.read().decode(errors="replace"))
+                _settle(counts, f"{' '.join(args[:2])}, removed after {seconds:.1f} s", answer, folder)
+            begin(work, anew)
+            with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as error:
+                together = [start(args, out, error) for _ in range(2)]
+                statuses = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in together]
+            same = statuses == [0, 0] and _results(Path(work.folder)) == expected[work.name]
+            counts.add("two at once, same results" if same else f"two at once, {statuses}", " ".join(args), holds=same)
+
+
+def _settle(counts: Counts, case: str, answer: Answer, folder: Path) -> None:
+    """Counts what a command did whose files were not taken."""
+    left = [str(file) for file in folder.rglob(".*.partial*")]
+    if answer.hung or not (answer.sentence or (answer.status == 0 and "Traceback" not in answer.error)):
+        counts.add("traceback or hung", f"{case}: {answer.status} {answer.error[-300:]!r}", holds=False)
+    elif left:
+        counts.add("partial files", f"{case}: {left}", holds=False)
+    else:
+        counts.add("one sentence" if answer.sentence else "enough room, or done before", case)
+
+
 # -------------------------------------------------------------------------------------------------------------- kills
 
 
@@ -393,7 +462,7 @@ def attack_pushes(counts: Counts) -> None:
 
 def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("inputs", "secrets", "damage", "kills", "pushes")
+    parts = ("inputs", "secrets", "damage", "storage", "kills", "pushes")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="which attacks to make")
     parser.add_argument("--kills", type=int, default=40, help="number of kills")
     parser.add_argument("--seed", type=int, default=0, help="seed for what is drawn")
@@ -402,6 +471,7 @@ def _main() -> int:
         "inputs": lambda counts: attack_inputs(counts, args.seed),
         "secrets": lambda counts: attack_secrets(counts, args.seed),
         "damage": lambda counts: attack_damage(counts, args.seed),
+        "storage": lambda counts: attack_storage(counts, args.seed),
         "kills": lambda counts: attack_kills(counts, args.seed, args.kills),
         "pushes": attack_pushes,
     }

@@ -202,6 +202,13 @@ OTHER_COMMANDS = (
     ("merge", "/dev/null", "--output_dir", "o"),
     ("run",),
     ("run", "nope.py"),
+    ("report", "a", "b", "--output_dir", "loop"),
+    ("report", "a", "a"),
+    ("compare", "--script", "nope.py", "--metric", "eval_split"),
+    ("compare", "--script", "loop"),
+    ("compare", "--script", "fifo"),
+    ("compare", "--script"),
+    ("compare", "--script", "-m"),
     ("run", "-x"),
 )
 
@@ -417,3 +424,19 @@ def secret_cases() -> Iterator[Case]:
     yield Case(("attribute", f"https://user:{password}@x/y"), secret=password)
     yield Case(("repair", f"me/{token}"), secret=token)
     yield Case((token,), secret=token)
+    yield compare(environment={"WANDB_PROJECT": f"x-{token}"}, secret=token)
+    yield Case(("report", "a", "b", "--output_dir", f"out-{token}"), secret=token)
+    reading = b"open(word).read() if word.endswith('.json') else ''"
+    script = b"import sys\nfor word in sys.argv: print(word, " + reading + b")\nsys.exit(3)\n"
+    stored = f'{{"hub_token": "{password}", "note": "{token}"}}'.encode()
+
+    def arrange(folder: Path) -> None:
+        (folder / "train.py").write_bytes(script)
+        (folder / "args.json").write_bytes(stored)
+
+    by_script = ("compare", "--script", "train.py", "--arms", "adamw", "--workers", "1")
+    for args, secret in (
+        *((("--my_token", password), password), (("--note", token), token), (("args.json",), password)),
+        *((("args.json",), token), ((f"--api_key={password}", "--x"), password)),
+    ):
+        yield Case((*by_script, "--", *args), secret=secret, arrange=arrange, note="a script that prints all of it")
