@@ -90,6 +90,8 @@ class PlanFile:
         remove_partial_files(folder)
         with locked(folder, "plan"):
             if not self.exists(folder):
+                # Once more, since a launch of another kind may have been quicker.
+                create_or_open_folder(folder, self.kind, self.name, self.error, write=True)
                 self.write(folder, plan)
                 return plan
             stored = self.read(folder)

@@ -1,6 +1,8 @@
 """Claims about plans on disk: the first launch stores one, later ones are reconciled with it."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from hf_critmom.errors import InputError
 from hf_critmom.storage.digest import weights_digest
+from hf_critmom.storage.files import write_json
 from hf_critmom.storage.plan import PlanFile, differences
 
 
@@ -85,3 +88,17 @@ def test_a_digest_tells_weights_shapes_and_dtypes_apart(dtype: torch.dtype) -> N
     copy = torch.nn.Linear(4, 2).to(torch.float64)
     copy.load_state_dict(one.state_dict())
     assert weights_digest(copy) == weights_digest(one)
+
+
+def test_a_launch_of_another_kind_that_was_quicker_keeps_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def waited_for(folder: Path, name: str) -> Iterator[None]:
+        write_json(folder / "other.json", {"its": "own"})
+        yield
+
+    monkeypatch.setattr("hf_critmom.storage.plan.locked", waited_for)
+    with pytest.raises(SampleError, match="holds files, but no sample"):
+        PLAN.load_or_create(tmp_path / "x", {"seeds": 3}, keep, write=True)
+    assert not PLAN.exists(tmp_path / "x")

@@ -14,7 +14,7 @@ from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.plan import Settings, different_settings
 from hf_critmom.experiments.diagnosis.study import Study
 from hf_critmom.storage.environment import versions
-from hf_critmom.storage.files import write_json
+from hf_critmom.storage.files import create_or_open_folder, write_json
 from hf_critmom.storage.locks import locked
 from hf_critmom.storage.plan import plain
 from hf_critmom.storage.typed import from_json, read_json
@@ -22,6 +22,7 @@ from hf_critmom.tasks.records import TaskRecord
 from hf_critmom.training.history import read_entry
 
 RESULTS_FILE = "attribution.json"
+KIND = "attribution"
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,9 @@ def store_result(folder: Path, settings: dict[str, Any], result: Result, command
     Raises:
         DiagnosisError: If another launch has meanwhile stored results with other settings.
     """
-    with locked(folder, "results"):
+    with locked(folder, "plan"), locked(folder, "results"):
+        # Once more, since a launch of another kind may have been quicker.
+        create_or_open_folder(folder, KIND, RESULTS_FILE, DiagnosisError, write=True)
         results = {}
         if (folder / RESULTS_FILE).exists():
             stored = read_results(folder)

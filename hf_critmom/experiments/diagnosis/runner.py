@@ -19,6 +19,7 @@ from hf_critmom.attribution.groups import layer_groups
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.plan import AttributionRequest, CheckpointSpec, settings_record
 from hf_critmom.experiments.diagnosis.results import (
+    KIND,
     RESULTS_FILE,
     Result,
     read_results,
@@ -77,8 +78,7 @@ def run_attribution(request: AttributionRequest) -> Path:
     check_workers(workers, threads)
     settings = settings_record(request, task, threads)
     if broadcast_from_main(not (folder / RESULTS_FILE).exists()):
-        kind, write = "attribution", accelerator.is_main_process
-        create_or_open_folder(folder, kind, RESULTS_FILE, DiagnosisError, write=write)
+        create_or_open_folder(folder, KIND, RESULTS_FILE, DiagnosisError, write=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     kept = "what was found for other checkpoints stays, and is not computed again"
     with explain_write_errors(folder, DiagnosisError, kept):

@@ -14,8 +14,9 @@ from PIL import Image
 from hf_critmom.commands import main
 from hf_critmom.commands.attribute import parse_attribution
 from hf_critmom.experiments.diagnosis import runner
+from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
-from hf_critmom.experiments.diagnosis.results import read_results
+from hf_critmom.experiments.diagnosis.results import read_results, store_result
 from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
 
 DATA = ("--max_train_samples", "300", "--max_eval_samples", "70")
@@ -200,3 +201,11 @@ def test_the_committed_attribution_keeps_its_figures() -> None:
     old, new = (folder.joinpath("README.md").read_text() for folder in (COMMITTED, Path("card")))
     tables = [[line for line in text.splitlines() if line.startswith("|")] for text in (old, new)]
     assert len(tables[0]) > 40 and tables[1] == tables[0]
+
+
+def test_a_comparison_that_was_begun_meanwhile_keeps_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "comparison.json").write_text("{}")
+    result = read_results(COMMITTED).checkpoints[0]
+    with pytest.raises(DiagnosisError, match="holds files, but no attribution"):
+        store_result(tmp_path, {}, result, "hf-critmom attribute", [])
+    assert not (tmp_path / "attribution.json").exists()
