@@ -1,8 +1,10 @@
 """A page to look at: one HTML file that opens anywhere, without network, in light and dark.
 
-Charts are Vega-Lite specifications (made with Altair); the scripts that draw them are inlined once. The controls of a
-page (which arms, which axis) are ordinary form elements, so that they work by keyboard and with a screen reader, and
-set parameters of the same name in every chart that has one.
+Charts are Vega-Lite specifications (made with Altair); the scripts that draw them are inlined once, deflated like the
+data. Browsers inflate them since 2023 (`DecompressionStream`); an older one says so and shows the tables.
+
+The controls of a page (which arms, which axis) are ordinary form elements, so that they work by keyboard and with a
+screen reader, and set parameters of the same name in every chart that has one.
 """
 
 import functools
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_critmom.reporting.page_data import by_columns, deflated
 from hf_critmom.reporting.tables import Table
 from hf_critmom.reporting.templates import render
 from hf_critmom.storage.files import atomic_write
@@ -149,8 +152,10 @@ def write_page(
     Returns:
         The file.
     """
-    charts = {chart.name: chart for section in sections for chart in section.charts}
-    specifications = {name: _in_both_schemes(chart.specification) for name, chart in charts.items()}
+    charts = {chart.name: chart.specification for section in sections for chart in section.charts}
+    # Altair names a dataset after its content, so what several charts draw is here once.
+    datasets = {name: by_columns(rows) for chart in charts.values() for name, rows in chart.get("datasets", {}).items()}
+    drawn = {"datasets": datasets, "charts": {name: _in_both_schemes(chart) for name, chart in charts.items()}}
     page = render(
         "page.html",
         title=title,
@@ -158,8 +163,8 @@ def write_page(
         notice=notice,
         headlines=headlines,
         sections=sections,
-        script=vega_script() if charts else "",
-        specifications=_script_json(specifications),
+        script=_deflated_script() if charts else "",
+        drawn=deflated(json.dumps(drawn, allow_nan=False, separators=(",", ":"))),
         backgrounds=BACKGROUNDS,
         ink=INK,
     )
@@ -182,7 +187,7 @@ def vega_script() -> str:
     try:
         return cached.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("</script", "<\\/script")
+        script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=cached.parent, delete=False, encoding="utf-8") as partial:
@@ -191,6 +196,11 @@ def vega_script() -> str:
     except OSError:  # a cache that cannot be written only costs these seconds again
         return script
     return script
+
+
+@functools.cache
+def _deflated_script() -> str:
+    return deflated(vega_script())
 
 
 def readable_color(color: str, scheme: str, *, least: float = 3.0) -> str:
@@ -223,10 +233,9 @@ def _luminance(channels: Sequence[float]) -> float:
 
 
 def _in_both_schemes(specification: Mapping[str, Any]) -> dict[str, Any]:
-    """A specification with its data apart, and its remainder in the colours of each scheme."""
-    datasets = specification.get("datasets", {})
+    """The names of a specification's data, and its remainder in the colours of each scheme."""
     rest = {name: value for name, value in specification.items() if name != "datasets"}
-    return {"datasets": datasets, **{scheme: _in_scheme(rest, scheme) for scheme in BACKGROUNDS}}
+    return {"datasets": [*specification.get("datasets", {})], **{one: _in_scheme(rest, one) for one in BACKGROUNDS}}
 
 
 def _in_scheme(specification: Mapping[str, Any], scheme: str) -> dict[str, Any]:
@@ -255,8 +264,3 @@ def _in_scheme(specification: Mapping[str, Any], scheme: str) -> dict[str, Any]:
             "text": {"color": ink, "fontSize": 13},
         },
     }
-
-
-def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")

@@ -37,7 +37,7 @@ def opened(browser: Any, file: Path, *, scheme: str = "light", width: int = 1000
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(file.as_uri())
-    if page.query_selector("#specifications"):
+    if page.query_selector("#drawn"):
         page.wait_for_selector(f"body[data-drawn={scheme}]", timeout=60_000)
     yield page, said
     context.close()

@@ -18,6 +18,7 @@ from hf_critmom.experiments.comparison.statistics import (
     ArmSummary,
     Metric,
     ReachCurve,
+    Times,
     logrank,
     reach_curve,
     summarise,
@@ -180,6 +181,7 @@ def analyse(
     )
     rows = table[table["arm"].isin(present)]
     judged = judge(rows, rule)
+    observed = {arm: [times(table, arm, metric, target) for target in every_target] for arm in present}
     return Analysis(
         budget=budget,
         metric=metric,
@@ -190,10 +192,8 @@ def analyse(
         steps=float(table.loc[table["split"] == "test", "step"].max()),
         summaries=tuple(summarise(table, present, metric, every_target)),
         curves=validation_curves(table, present, metric),
-        reach={
-            arm: tuple(reach_curve(times(table, arm, metric, target)) for target in every_target) for arm in present
-        },
-        relative=tuple(relate(judged, arm, baseline, disturbed) for arm in present if arm != baseline),
+        reach={arm: tuple(map(reach_curve, of_arm)) for arm, of_arm in observed.items()},
+        relative=tuple(relate(judged, observed, arm, baseline, disturbed) for arm in present if arm != baseline),
         verdicts=tuple(verdicts(judged, claims_of(present, baseline, claimed))),
         looks=judged.looks,
         margin=margin,
@@ -204,11 +204,18 @@ def analyse(
     )
 
 
-def relate(judged: Judged, arm: str, baseline: str, disturbed: Collection[str] = ()) -> Relative:
+def relate(
+    judged: Judged,
+    observed: Mapping[str, Sequence[Times]],
+    arm: str,
+    baseline: str,
+    disturbed: Collection[str] = (),
+) -> Relative:
     """One arm relative to the baseline.
 
     Args:
         judged: The results.
+        observed: Each arm's times to every target, in steps.
         arm: The arm's name.
         baseline: The baseline's name.
         disturbed: Arms whose seconds say little.
@@ -218,7 +225,6 @@ def relate(judged: Judged, arm: str, baseline: str, disturbed: Collection[str] =
     in_seconds = [
         arrivals(table, name, rule.metric, every_target, "seconds", smooth=judged.smoothed) for name in (arm, baseline)
     ]
-    observed = [[times(table, name, rule.metric, target) for name in (arm, baseline)] for target in every_target]
     return Relative(
         arm,
         headline(judged, arm, baseline),
@@ -230,7 +236,7 @@ def relate(judged: Judged, arm: str, baseline: str, disturbed: Collection[str] =
             level=1.0 - judged.confidence,
             exploratory=rule.exploratory,
         ),
-        tuple(logrank(*both) for both in observed),
+        tuple(map(logrank, observed[arm], observed[baseline])),
     )
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.records import CLEAN, read_drift_record, severities
-from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.reporting.intervals import Interval, mean_interval
 
 DRIFT_FILE = "drift.json"
@@ -67,14 +66,18 @@ class DriftSummary:
     arms: tuple[ArmDrift, ...]
 
 
-def read_drift(folder: Path, plan: Plan) -> pd.DataFrame:
+def read_drift(folder: Path, results: Results) -> pd.DataFrame:
     """Accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean).
+
+    Args:
+        folder: A comparison's folder.
+        results: What is finished of it.
 
     Raises:
         ComparisonError: If what was measured is damaged.
     """
     rows = []
-    for run, result in read_results(folder, plan).runs.items():
+    for run, result in results.runs.items():
         file = folder / run.folder / DRIFT_FILE
         if not file.exists():
             continue

@@ -10,7 +10,7 @@ from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.sentences import Name, listed
 from hf_critmom.reporting.tables import Table
 
-HEADER = ["arm", "mean step", "weight decay per step", "steps clipped"]
+HEADER = ["arm", "mean step", "weight decay\nper step", "steps\nclipped"]
 _HEAVY_BALLS = ("sgd", "critmom", "critmom_hybrid", "critmom_matched", "critmom_compensated", "critmom_qhm")
 _SGD_OF_OTHERS = ("torch.optim.SGD", "optim:sgd", "timm:sgd", "timm:nesterov", "timm:momentum", "timm:sgdp")
 _SAME = 0.05

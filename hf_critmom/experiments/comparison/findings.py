@@ -1,5 +1,6 @@
 """What a comparison on disk found: plan, results and the analysis of each budget, for every form of its report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +88,27 @@ def read_findings(folder: Path) -> Findings:
     """
     plan = Plan.read(folder)
     results = read_results(folder, plan)
-    arms, drift = _arms(plan, results), read_drift(folder, plan)
-    table = results_table(results.runs.values())
+    failures = failures_in(folder, plan) if plan.task.is_script else ()
+    return findings_of(plan, results, read_drift(folder, results), failures)
+
+
+def findings_of(
+    plan: Plan, results: Results, drift: pd.DataFrame | None = None, failures: Sequence[str] = ()
+) -> Findings:
+    """What these results say.
+
+    Args:
+        plan: The plan.
+        results: What is finished.
+        drift: Accuracies on corrupted images, see `read_drift`, if they were measured.
+        failures: What a reader must know of runs of a script that failed, as sentences.
+    """
+    arms, table = _arms(plan, results), results_table(results.runs.values())
     analyses = [
         analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in plan.budgets if results.runs
     ]
     budgets = tuple(_at_budget(plan, results, arms, analysis) for analysis in analyses if analysis.arms)
-    return Findings(plan, results, table, arms, budgets, failures_in(folder, plan) if plan.task.is_script else ())
+    return Findings(plan, results, table, arms, budgets, tuple(failures))
 
 
 def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
@@ -102,8 +117,19 @@ def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
     for name, arm in plan.arms.items():
         tuned = f"{name}{TUNED_SUFFIX}"
         arms[name] = arm
-        arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": f"{arm.help}, tuned"})
+        told = f"{arm.help}, tuned: {_chosen(results, tuned)}"
+        arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": told})
     return {name: arm for name, arm in arms.items() if name in with_results}
+
+
+def _chosen(results: Results, tuned: str) -> str:
+    """What the trials of an arm chose, at each budget."""
+    chosen = {run.epochs: found for run, found in results.runs.items() if run.arm == tuned}
+    return ", ".join(
+        f"learning rate {found.learning_rate:g}, weight decay {found.weight_decay:g}"
+        + ("" if epochs is None else f" at {epochs:g} epochs")
+        for epochs, found in chosen.items()
+    )
 
 
 def _at_budget(plan: Plan, results: Results, arms: dict[str, Arm], analysis: Analysis) -> BudgetFindings:

@@ -12,6 +12,7 @@ from hf_critmom.curvature.logged import LoggedCurvature
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.recorder import RunRecorder
 from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.experiments.comparison.sentences import listed
 from hf_critmom.training.callbacks import CurvatureCallback
 
 EXAMPLES = 256
@@ -57,6 +58,17 @@ class CurvatureSummary:
     def sentence(self) -> str:
         """The advice in words; empty where nothing could be concluded."""
         return "" if self.advice is None else f"{self.advice.sentence} (Measured in the run of {self.of}.)"
+
+    @property
+    def measured_at(self) -> str:
+        """The steps at which the runs were measured, said once for arms with the same ones."""
+        arms_at: dict[tuple[int, ...], list[str]] = {}
+        for one in self.arms:
+            arms_at.setdefault(tuple(one.steps), []).append(one.arm)
+        told = {", ".join(map(str, steps)): arms for steps, arms in arms_at.items()}
+        if len(told) == 1:
+            return f"steps {next(iter(told))}"
+        return "; ".join(f"{listed(arms)}: steps {steps}" for steps, arms in told.items())
 
 
 def curvature_callback(arm: Arm) -> CurvatureCallback | None:

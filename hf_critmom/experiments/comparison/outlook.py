@@ -33,7 +33,7 @@ class Outlook:
         more = f"{least - self.present} more seed{'s' if least - self.present > 1 else ''}"
         if self.undecided == 1:
             return f"{more} ({least} in all) would probably decide it, {likely}:"
-        others = [f"{seeds} seeds {count}" for seeds, count in self.seeds.items() if seeds > least]
+        others = [f"{count} with {seeds} seeds" for seeds, count in self.seeds.items() if seeds > least]
         later = f" ({', '.join(others)})" if others else ""
         return (
             f"{more} ({least} in all) would probably decide {self.seeds[least]} of {self.undecided} open claims, "

@@ -11,25 +11,28 @@ from hf_critmom.reporting.page import Headline, Section, write_page
 from hf_critmom.reporting.tables import Table
 
 
-def write_comparison_page(folder: Path, found: Findings) -> None:
+def write_comparison_page(folder: Path, found: Findings) -> Path:
     """Writes ``report.html``, the report to look at.
 
     Args:
         folder: The comparison's folder.
         found: What the comparison found.
+
+    Returns:
+        The file.
     """
     plan, sections = found.plan, list[Section]()
     said: list[Headline] = []
     for place, of_budget in enumerate(found.budgets):
         said += headlines(of_budget.analysis)
-        shown = sections_of(of_budget, found.table)
+        shown = sections_of(of_budget, found.table, share=1.0 / len(found.budgets))
         # The controls of the first budget set the charts of all.
         sections += shown if place == 0 else [replace(section, controls=()) for section in shown]
     rows = [[name, f"{arm.help}."] for name, arm in found.arms.items()]
     what = Table(["arm", "what it is"], rows, left=("what it is",))
     how = Section("What was compared, and how", history_in_words(plan), tables=[what, _setup(found)], code=plan.command)
     budget = found.budgets[0].analysis.budget
-    write_page(
+    return write_page(
         folder,
         title=f"{plan.task.name}: {', '.join(found.arms)}",
         subtitle=f"{training_in_words(plan, budget)}, {counted([len(plan.seeds)], 'seed')}",

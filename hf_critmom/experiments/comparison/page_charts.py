@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from hf_critmom.experiments.comparison.analysis import Analysis
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.reporting.page import Chart, Control
 
@@ -18,6 +19,8 @@ WIDEST_RATIO = 8.0
 """Ratios are drawn between the reciprocal of this and this at most; an arrow says what lies beyond."""
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3))
 """Of the arms' lines in turn, so that colour alone tells nothing apart."""
+MOST_POINTS = 200
+"""Points of a line at most: more would fall on the same pixels of a chart 700 pixels wide."""
 CHOSEN_ARMS = "indexof(arms, datum.arm) >= 0"
 
 alt.data_transformers.disable_max_rows()
@@ -56,6 +59,23 @@ def made(name: str, description: str, chart: Any, title: str = "") -> Chart:
     return Chart(name, description, chart.to_dict(), title)
 
 
+def evenly(places: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of these, the first and the last among them, at even distances.
+
+    Example:
+        >>> evenly([10, 20, 30, 40, 50], 3)
+        [10, 30, 50]
+    """
+    if len(places) <= most:
+        return list(places)
+    return [places[round(place * (len(places) - 1) / (most - 1))] for place in range(most)]
+
+
+def suffix(analysis: Analysis) -> str:
+    """What tells the charts of one budget from those of another."""
+    return "" if analysis.budget is None else f"-{analysis.budget:g}".replace(".", "-")
+
+
 def metric_chart(
     curves: pd.DataFrame,
     targets: Sequence[float],
@@ -67,7 +87,7 @@ def metric_chart(
     """Validation curves: every seed thin, the median over the seeds thick, targets dotted.
 
     Args:
-        curves: Columns arm, seed (text), metric, value, step, epoch and seconds.
+        curves: Columns arm, seed (text), step, epoch and seconds, and one for each metric; None: not finite.
         targets: The targets.
         metric: The metric that they are values of.
         near: The values that count as near the targets.
@@ -75,11 +95,11 @@ def metric_chart(
         controls: The controls, whose parameters the chart gets.
     """
     low, high = near
-    within = f"range == 'all' || datum.metric != {metric!r} || (datum.value >= {low:g} && datum.value <= {high:g})"
+    within = f"range == 'all' || metric != {metric!r} || (datum.value >= {low:g} && datum.value <= {high:g})"
     chosen = (
         alt.Chart(curves)
-        .transform_calculate(x="datum[axis]")
-        .transform_filter(f"{CHOSEN_ARMS} && indexof(seeds, datum.seed) >= 0 && datum.metric == metric")
+        .transform_calculate(x="datum[axis]", value="datum[metric]")
+        .transform_filter(f"{CHOSEN_ARMS} && indexof(seeds, datum.seed) >= 0 && isValid(datum.value)")
     )
     single = chosen.transform_filter(within)
     x = alt.X("x:Q").title(None)
@@ -93,23 +113,28 @@ def metric_chart(
         alt.Tooltip("value:Q", format=".4f"),
     ]
     color, dash = arm_color(arms), arm_dash(arms)
-    each = single.transform_filter("shown != 'median'").mark_line(opacity=0.4, strokeWidth=1)
-    points = single.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=told)
-    median = (
-        chosen.transform_aggregate(value="median(value)", x="median(x)", groupby=["arm", "step", "metric"])
+    seeds = single.transform_filter("shown != 'median'")
+    each = seeds.mark_line(opacity=0.4, strokeWidth=1).encode(x, y, color, detail="seed:N")
+    points = seeds.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=told)
+    medians = (
+        chosen.transform_aggregate(value="median(value)", x="median(x)", groupby=["arm", "step"])
         .transform_filter(within)
         .transform_filter("shown != 'seeds'")
-        .mark_line(strokeWidth=2.5)
-        .encode(x, y, color, dash, order="step:Q")
     )
+    median = medians.mark_line(strokeWidth=2.5).encode(x, y, color, dash, order="step:Q")
+    of_median = [told[0], told[2], alt.Tooltip("value:Q", title="median", format=".4f")]
+    median_points = medians.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=of_median)
     rules = (
         alt.Chart(pd.DataFrame({"target": targets, "metric": metric}))
         .transform_filter("datum.metric == metric")
         .mark_rule(strokeDash=[3, 3], opacity=0.7)
         .encode(alt.Y("target:Q"), tooltip=[alt.Tooltip("target:Q", title="target", format=".4g")])
     )
-    layers = each.encode(x, y, color, detail="seed:N") + median + rules + points
-    return layers.properties(width="container", height=360).add_params(*map(parameter, controls))
+    return (
+        alt.layer(each, median, rules, median_points, points)
+        .properties(width="container", height=360)
+        .add_params(*map(parameter, controls))
+    )
 
 
 def steps_chart(
@@ -138,6 +163,8 @@ def steps_chart(
         height: Pixels.
     """
     kept = [row for row in rows if row["value"] is not None and (row["value"] > 0.0 or not logarithmic)]
+    if not share:
+        kept = [row for arm in arms for row in evenly([row for row in kept if row["arm"] == arm], MOST_POINTS)]
     y = alt.Y("value:Q").title(None)
     if share:
         y = y.axis(format="%", values=[0.0, 0.5, 1.0]).scale(domain=[-0.03, 1.03], nice=False)

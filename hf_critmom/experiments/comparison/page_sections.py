@@ -15,13 +15,13 @@ from hf_critmom.experiments.comparison.findings import BudgetFindings
 from hf_critmom.experiments.comparison.momentum import HEADER, CurvatureSummary
 from hf_critmom.experiments.comparison.page_charts import (
     colors_of,
-    dashes_of,
     drift_chart,
     made,
-    metric_chart,
     ratios_chart,
     steps_chart,
+    suffix,
 )
+from hf_critmom.experiments.comparison.page_curves import MOST_EVALUATIONS, curves_section
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.report_tables import claims_table, drift_rows, table_rows
 from hf_critmom.experiments.comparison.sentences import (
@@ -31,27 +31,26 @@ from hf_critmom.experiments.comparison.sentences import (
     ratio_in_words,
 )
 from hf_critmom.experiments.comparison.verdict import FASTER, NO_DIFFERENCE, NOT_TESTED, SLOWER, Verdict
-from hf_critmom.reporting.page import Control, Headline, Section
+from hf_critmom.reporting.page import Headline, Section
 from hf_critmom.reporting.tables import Table
 
 TONES = {FASTER: "good", SLOWER: "bad", NO_DIFFERENCE: "even"}
-X_AXES = {"step": "optimizer steps", "epoch": "epochs", "seconds": "seconds of training"}
-METRICS = ("accuracy", "loss", "perplexity", "bits_per_byte")
 
 
-def sections_of(found: BudgetFindings, table: pd.DataFrame) -> list[Section]:
+def sections_of(found: BudgetFindings, table: pd.DataFrame, *, share: float = 1.0) -> list[Section]:
     """Everything that the page shows of one budget.
 
     Args:
         found: What was found at the budget.
         table: The results table, of all budgets.
+        share: The share of the page that the budget may take.
     """
     analysis, runs, arms = found.analysis, found.runs, found.arms
     rows = table if analysis.budget is None else table[table["budget"] == analysis.budget]
     results = Table(*table_rows(analysis.summaries, analysis.metric.title, analysis.ended_on))
     drift = Table(*drift_rows(analysis.drift, analysis.baseline))
     shown = [
-        curves_section(analysis, rows, arms),
+        curves_section(analysis, rows, arms, most=int(share * MOST_EVALUATIONS)),
         claims_section(analysis, arms),
         reach_section(analysis, arms, results),
         damping_section(analysis, runs, arms),
@@ -79,54 +78,6 @@ def headlines(analysis: Analysis, label: str = "") -> list[Headline]:
     return found
 
 
-def curves_section(analysis: Analysis, table: pd.DataFrame, arms: Mapping[str, Arm]) -> Section:
-    """Validation curves: arms and seeds toggled, axis, metric and range chosen.
-
-    Args:
-        analysis: The analysis.
-        table: The results table, of one budget.
-        arms: The arms, in order.
-    """
-    main = analysis.metric.name
-    metrics = [name for name in dict.fromkeys([main, *METRICS]) if name in table and table[name].notna().any()]
-    rows = table[(table["split"] == "validation") & table["arm"].isin(list(arms))]
-    long = rows.melt(["arm", "seed", *X_AXES], metrics, var_name="metric", value_name="value").dropna()
-    long = long[long["value"].map(math.isfinite).astype(bool)].assign(seed=lambda frame: frame["seed"].astype(str))
-    seeds = sorted(long["seed"].unique(), key=int)
-    controls = [
-        Control(
-            "arms",
-            "arms",
-            {name: name for name in arms},
-            several=True,
-            colors=colors_of(arms),
-            dashes={name: " ".join(map(str, dash)) for name, dash in dashes_of(arms).items() if dash[1]},
-        ),
-        Control("seeds", "seeds", {seed: seed for seed in seeds}, several=True),
-        Control("axis", "x axis", X_AXES),
-        Control("metric", "metric", {name: name.replace("_", " ") for name in metrics or [main]}),
-        Control("shown", "lines", {"both": "median and every seed", "median": "median", "seeds": "every seed"}),
-        Control("range", "y axis", {"all": "everything", "targets": "near the targets"}),
-    ]
-    values = long[long["metric"] == main]["value"]
-    chart = metric_chart(long, analysis.targets, main, _near_targets(analysis, values), arms, controls)
-    description = (
-        f"Validation {analysis.metric.title} of every seed (thin) and the median over the seeds (thick), by arm; "
-        "targets are dotted"
-    )
-    return Section("Curves", controls=controls, charts=[made(f"curves{_suffix(analysis)}", description, chart)])
-
-
-def _near_targets(analysis: Analysis, values: pd.Series) -> tuple[float, float]:
-    """The values of the metric from the best one to as far before the easiest target as the best one is beyond it."""
-    targets = analysis.targets
-    if analysis.metric.greater_is_better:
-        best = max([*values, *targets])
-        return min(targets) - max(best - min(targets), 1e-9), best
-    best = min([*values, *targets])
-    return best, max(targets) + max(max(targets) - best, 1e-9)
-
-
 def claims_section(analysis: Analysis, arms: Mapping[str, Arm]) -> Section | None:
     """Claims by targets: the intervals drawn, and a table of them. None where no claim is about these arms."""
     tested = [verdict for verdict in analysis.verdicts if verdict.word != NOT_TESTED]
@@ -135,7 +86,7 @@ def claims_section(analysis: Analysis, arms: Mapping[str, Arm]) -> Section | Non
     rows = [row for verdict in tested for row in _claim_rows(verdict)]
     description = "Ratio of the steps to each target with its interval, by claim; an arrow goes on beyond the frame"
     title = "times the steps (logarithmic; left of 1: faster)"
-    chart = made(f"ratios{_suffix(analysis)}", description, ratios_chart(rows, title, colors_of(arms)))
+    chart = made(f"ratios{suffix(analysis)}", description, ratios_chart(rows, title, colors_of(arms)))
     return Section("Claims by target", charts=[chart], tables=[claims_table(analysis)])
 
 
@@ -169,7 +120,7 @@ def reach_section(analysis: Analysis, arms: Mapping[str, Arm], results: Table) -
         name = f"{analysis.metric.title} {target:.4g}"
         description = f"Share of seeds that have reached {name}, over optimizer steps, by arm"
         chart = steps_chart(rows, arms, share=True)
-        charts.append(made(f"reach-{place}{_suffix(analysis)}", description, chart, name))
+        charts.append(made(f"reach-{place}{suffix(analysis)}", description, chart, name))
     caption = "Share of seeds that have reached each target, over optimizer steps, by arm"
     return Section("Time to target", charts=charts, caption=caption, tables=[results])
 
@@ -189,7 +140,7 @@ def damping_section(analysis: Analysis, runs: Sequence[RunResult], arms: Mapping
         if rows:
             ratio = key == "damping_ratio"
             chart = steps_chart(rows, arms, logarithmic=ratio, level=1.0 if ratio else None)
-            name = f"{key.replace('_', '-')}{_suffix(analysis)}"
+            name = f"{key.replace('_', '-')}{suffix(analysis)}"
             charts.append(made(name, f"{label} over optimizer steps, of each arm's first seed", chart, label))
     caption = (
         "Over optimizer steps, of each arm's first seed. A damping ratio below 1 is underdamped (it oscillates), above "
@@ -237,7 +188,7 @@ def curvature_section(
             if isinstance(record.get(key), (int, float))
         ]
         if rows:
-            name = f"{key.split('/')[-1].replace('_', '-')}{_suffix(analysis)}"
+            name = f"{key.split('/')[-1].replace('_', '-')}{suffix(analysis)}"
             charts.append(made(name, f"{label} over optimizer steps, by arm", steps_chart(rows, arms), label))
     table = Table(
         HEADER,
@@ -266,14 +217,9 @@ def drift_section(analysis: Analysis, arms: Mapping[str, Arm], table: Table) -> 
     if rows:
         description = f"Test accuracy on corrupted images, less that of {analysis.baseline}, with paired t intervals"
         chart = drift_chart(rows, [_corruption(name) for name in order], analysis.baseline, arms)
-        charts.append(made(f"drift{_suffix(analysis)}", description, chart))
+        charts.append(made(f"drift{suffix(analysis)}", description, chart))
     return Section("Corrupted images", charts=charts, tables=[table])
 
 
 def _corruption(name: str) -> str:
     return "all corruptions" if name == CORRUPTED else name.replace("_", " ")
-
-
-def _suffix(analysis: Analysis) -> str:
-    """What tells the charts of one budget from those of another."""
-    return "" if analysis.budget is None else f"-{analysis.budget:g}".replace(".", "-")

@@ -47,6 +47,7 @@ def long_rows(summaries: Sequence[ArmSummary]) -> tuple[list[str], list[list[str
     for summary in summaries:
         for place, target in enumerate(summary.targets):
             times = _time(target).split("\n")[:2] if math.isfinite(target.steps) else ["-", "-"]
+            times[1] = times[1].removesuffix(" s")  # the column says so
             reached = "all" if target.reached == target.seeds else f"{target.reached} of {target.seeds}"
             rows.append([summary.arm if place == 0 else "", f"{target.target:.4g}", *times, reached])
     return ["arm", "target", "steps", "seconds", "reached by"], rows

@@ -142,14 +142,14 @@ def targets_sentence(one: Headline) -> str:
             parts.append(f"{at.target:.4g}: {'reached by neither' if at.both_censored == at.ratio.n else 'open'}")
             continue
         bound = "" if at.bound == "exact" else f"{at.bound} "
-        ends = _ends(at.ratio)
+        estimate, ends = _rounded(at.ratio)
         notes = [ends] if ends else []
         if at.bound == "exact" and at.outer[0] > 0.0 and math.isfinite(at.outer[1]):
             notes.append(f"between evaluations {at.outer[0]:.2f} to {at.outer[1]:.2f}")
         if at.decided or at.exploratory:
             notes.append("exploratory" if at.exploratory else "decided")
         details = f" ({'; '.join(notes)})" if notes else ""
-        parts.append(f"{at.target:.4g}: {bound}{_bound(at.ratio.estimate)}{details}")
+        parts.append(f"{at.target:.4g}: {bound}{estimate}{details}")
     return f"Times the steps to each target, with Holm's correction: {', '.join(parts)}."
 
 
@@ -172,22 +172,35 @@ def interval_of_ratio(ratio: Interval, *, between: str = " ") -> str:
     """A ratio with its interval, such as "0.83 (0.51 to 1.36)", whose open ends are said in words."""
     if math.isnan(ratio.estimate):
         return "-"
-    ends = _ends(ratio)
-    return f"{_bound(ratio.estimate)}{f'{between}({ends})' if ends else ''}"
+    estimate, ends = _rounded(ratio)
+    return f"{estimate}{f'{between}({ends})' if ends else ''}"
 
 
 def interval_in_words(found: PairedRatio) -> str:
     """The interval of a ratio, with its level."""
-    ends = _ends(found.ratio)
+    _, ends = _rounded(found.ratio)
     return f"{100 * found.confidence:.3g} % interval {ends}" if ends else "no interval"
 
 
-def _ends(ratio: Interval) -> str:
-    """The ends of a ratio's interval; empty if both are open."""
+def _rounded(ratio: Interval) -> tuple[str, str]:
+    """A ratio and the ends of its interval, empty if both are open, with as many decimals each.
+
+    They are two, or as many more as it takes that an interval which excludes 1 still does: a bound of 0.9984 above
+    which nothing is possible must not read 1.00.
+    """
+    digits = 2
+    while digits < _MOST_DIGITS and (
+        (ratio.low > 1.0 and round(ratio.low, digits) <= 1.0) or (ratio.high < 1.0 and round(ratio.high, digits) >= 1.0)
+    ):
+        digits += 1
+    estimate, low, high = (
+        f"{value:.0e}" if value >= 1000.0 else f"{value:.{digits}f}"
+        for value in (ratio.estimate, ratio.low, ratio.high)
+    )
     bounded_below, bounded_above = ratio.low > 0.0, math.isfinite(ratio.high)
     if bounded_below and bounded_above:
-        return f"{_bound(ratio.low)} to {_bound(ratio.high)}"
-    return f"from {_bound(ratio.low)}" if bounded_below else f"up to {_bound(ratio.high)}" if bounded_above else ""
+        return estimate, f"{low} to {high}"
+    return estimate, f"from {low}" if bounded_below else f"up to {high}" if bounded_above else ""
 
 
 def difference_in_words(found: Interval, between: str = " ") -> str:
@@ -229,10 +242,11 @@ def _ratio(one: Headline, to: str = "", *, of: str = "") -> str:
         return "no seed in common"
     if math.isnan(found.estimate):
         return f"no target tells them apart with {_count(n, 'seed')}"
-    steps = f"{_bound(found.estimate)} times the steps{f' of {of}' if of else ''}{to}"
+    estimate, ends = _rounded(found)
+    steps = f"{estimate} times the steps{f' of {of}' if of else ''}{to}"
     if n == 1 or math.isinf(found.high):
         return f"{steps} ({_count(n, 'seed')})"
-    return f"{steps} ({_bound(found.low)} to {_bound(found.high)}, {_count(n, 'seed')})"
+    return f"{steps} ({ends}, {_count(n, 'seed')})"
 
 
 def _outlook(verdict: Verdict) -> str:
@@ -261,13 +275,6 @@ def _signed(found: Interval, above: str, below: str) -> str:
         return f"{told} ({abs(ends[0]):.{digits}f} {other} to {abs(ends[1]):.{digits}f} {side})"
     low, high = sorted((abs(found.low), abs(found.high)))
     return f"{told} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def _bound(value: float) -> str:
-    """A ratio, which does not read 1 unless it is."""
-    if value >= 1000.0:
-        return f"{value:.0e}"
-    return f"{value:.2f}" if abs(value - 1.0) >= 0.005 or value == 1.0 else f"{value:.4f}"
 
 
 def _count(number: int, what: str) -> str:

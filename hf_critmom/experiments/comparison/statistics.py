@@ -138,8 +138,8 @@ def first_reaching(run: pd.DataFrame, metric: Metric, target: float) -> pd.Serie
         metric: The metric.
         target: Value to reach.
     """
-    reached = run[metric.reached(run[metric.name], target)].sort_values("step")
-    return None if reached.empty else reached.iloc[0]
+    places = np.flatnonzero(metric.reached(run[metric.name], target))
+    return run.iloc[places[np.argmin(run["step"].to_numpy()[places])]] if len(places) else None
 
 
 def time_to_target(rows: pd.DataFrame, metric: Metric, target: float) -> TimeToTarget:
@@ -216,10 +216,10 @@ def times(table: pd.DataFrame, arm: str, metric: Metric, target: float, column: 
     ends = table[table["split"] == "test"]
     rows = []
     for seed, run in table[table["arm"] == arm].groupby("seed"):
-        validation = run[run["split"] == "validation"].sort_values("step")
+        validation = run[run["split"] == "validation"]
         hit = first_reaching(validation, metric, target)
         if hit is not None:
-            before = validation[validation["step"] < hit["step"]][column]
+            before = validation[column].to_numpy()[validation["step"].to_numpy() < hit["step"]]
             rows.append((seed, hit[column], True, hit[column] - (before.max() if len(before) else 0.0)))
             continue
         end = run[run["split"] == "test"].iloc[0]

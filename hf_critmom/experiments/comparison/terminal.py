@@ -84,5 +84,5 @@ def _cells(verdict: Verdict) -> list[str]:
     one = max(known, key=lambda headline: headline.ratio.estimate, default=verdict.headlines[0])
     against = f"all ({one.baseline})" if verdict.claim.first and len(verdict.headlines) > 1 else one.baseline
     difference = "-" if math.isnan(one.ending.estimate) else f"{one.ending.estimate:+.4f}"
-    seeds = f"{verdict.seeds}" + (f", needs {verdict.needed}" if verdict.needed else "")
+    seeds = f"{verdict.seeds}" + (f" of ~{verdict.needed}" if verdict.needed else "")
     return [f"{verdict.claim.arm} vs {against}", interval_of_ratio(one.ratio), difference, seeds]

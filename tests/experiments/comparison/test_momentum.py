@@ -64,6 +64,15 @@ def test_a_noise_scale_that_most_points_cannot_tell_is_a_bound() -> None:
     assert found.advice is not None and found.advice.role == "hardly"
 
 
+def test_steps_that_several_arms_were_measured_at_are_said_once() -> None:
+    alike = [measured(point(0, 1.0), point(5, 1.0), arm=arm) for arm in ("constant", "critmom")]
+    found = summarise_curvature(alike, ["constant", "critmom"], "constant", 64)
+    assert found is not None and found.measured_at == "steps 0, 5"
+    other = [*alike, measured(point(7, 1.0), arm="adamw")]
+    found = summarise_curvature(other, ["constant", "critmom", "adamw"], "constant", 64)
+    assert found is not None and found.measured_at == "constant and critmom: steps 0, 5; adamw: steps 7"
+
+
 def test_an_arm_without_momentum_gives_numbers_and_no_sentence() -> None:
     found = summarise_curvature([measured(point(3, 5.0, lr=0.0), arm="adamw")], ["adamw"], "adamw", 64)
     assert found is not None and found.advice is None and found.sentence == ""

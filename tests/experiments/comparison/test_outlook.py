@@ -72,7 +72,7 @@ def test_the_least_number_that_decides_anything_is_proposed_and_what_more_would_
     assert found is not None and found.seeds == {7: 1, 10: 3}
     assert found.command.endswith("--num_seeds 7")
     assert found.sentence.startswith("4 more seeds (7 in all) would probably decide 1 of 4 open claims")
-    assert "(10 seeds 3)" in found.sentence
+    assert "(3 with 10 seeds)" in found.sentence
     one = outlook(planned(), [verdict(4)])
     assert one is not None and one.sentence.startswith("1 more seed (4 in all) would probably decide it")
 

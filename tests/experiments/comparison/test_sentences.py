@@ -18,6 +18,7 @@ from hf_critmom.experiments.comparison.sentences import (
     explanations,
     headline_sentence,
     interval_in_words,
+    interval_of_ratio,
     targets_sentence,
 )
 from hf_critmom.experiments.comparison.sequential import Looks
@@ -40,6 +41,34 @@ def with_endings(mine: dict[float, float], theirs: dict[float, float]) -> pd.Dat
             for seed, (epoch, test) in enumerate(of.items())
         ]
     )
+
+
+# ------------------------------------------------------------------------------------------------------------- rounding
+
+
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "said"),
+    [
+        (1.2, 0.9953, 1.44, "1.20 (1.00 to 1.44)"),
+        (0.9982, 0.71, 1.4, "1.00 (0.71 to 1.40)"),
+        (1.2, 1.0012, 1.44, "1.200 (1.001 to 1.440)"),
+        (0.9, 0.81, 0.9996, "0.9000 (0.8100 to 0.9996)"),
+        (1.65, 0.93, math.inf, "1.65 (from 0.93)"),
+        (0.5, 0.0, 0.9953, "0.500 (up to 0.995)"),
+    ],
+)
+def test_a_ratio_and_its_interval_have_as_many_decimals(estimate: float, low: float, high: float, said: str) -> None:
+    assert interval_of_ratio(Interval(estimate, low, high, 5)) == said
+
+
+@given(st.floats(-1.0, 1.0), st.floats(1e-5, 1.0))
+def test_rounding_never_changes_whether_an_interval_excludes_1(middle: float, half: float) -> None:
+    ratio = Interval(middle, middle - half, middle + half, 5).exp()
+    low, high = map(float, re.findall(r"[\d.]+", interval_of_ratio(ratio))[1:])
+    if ratio.low > 1.0 + 1e-6 or ratio.high < 1.0 - 1e-6:  # what needs more digits is itself rounding
+        assert (low > 1.0) == (ratio.low > 1.0) and (high < 1.0) == (ratio.high < 1.0)
+    elif ratio.low <= 1.0 <= ratio.high:
+        assert low <= 1.0 <= high
 
 
 # --------------------------------------------------------------------------------------------------------- the headline
