@@ -1,9 +1,13 @@
 """Claims about the comparisons that the repository shows: every file is read, and every card says what its runs say."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+from huggingface_hub import ModelCard
 
 from hf_critmom.experiments.comparison.card import comparison_card
 from hf_critmom.experiments.comparison.findings import read_findings
@@ -36,3 +40,20 @@ def test_a_committed_card_says_what_its_committed_runs_say(name: str) -> None:
     found = read_findings(COMMITTED / name)
     card = comparison_card(found, [figures_of(budget) for budget in found.budgets])
     assert card == (COMMITTED / name / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_comparisons_of_the_repository_can_still_be_reported(name: str, again: Any, tmp_path: Path) -> None:
+    """Also those whose plans know neither colours nor tuning, and whose results no budget and learning rate."""
+    folder = COMMITTED / name
+    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("README.md", "figures", "*.parquet"))
+    printed, _ = again("report", str(tmp_path / "out"))
+    plan = json.loads((folder / "comparison.json").read_text())
+    assert all(arm in printed for arm in plan["arms"])
+    mine, theirs = (pd.read_parquet(one / "results.parquet") for one in (tmp_path / "out", folder))
+    kept = [column for column in theirs.columns if column in mine.columns]
+    assert {"arm", "seed", "split", "step", "seconds", plan["task"]["metric"]} <= set(kept)
+    tables = (table[kept].sort_values(["arm", "seed", "step", "split"], ignore_index=True) for table in (mine, theirs))
+    pd.testing.assert_frame_equal(*tables, check_dtype=False)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert len(card.data.eval_results) >= 1 and "## Verdict" in card.text and plan["command"] in card.text

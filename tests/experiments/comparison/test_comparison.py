@@ -1,27 +1,38 @@
 """Claims about comparisons, made with real ones: tiny networks on the embedded digits, through the command line."""
 
-import io
 import itertools
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from accelerate import PartialState
-from helpers.launches import has_saved, without_seconds
+from helpers.launches import without_seconds
+from helpers.watched_comparisons import (
+    ARM_NAMES,
+    BATCH,
+    EPOCHS,
+    EVALUATED,
+    SEEDS,
+    STEPS,
+    TARGETS,
+    TINY,
+    TRAIN,
+    WHOLE,
+    Finished,
+    Witness,
+    printed_by,
+    read_result,
+    refuse_constant,
+    same_weights,
+    snapshot,
+    weights_in,
+)
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
@@ -29,128 +40,12 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Tr
 
 from hf_critmom import critical_momentum, damping_ratio
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import ARMS, Arm, execution, runner
-from hf_critmom.experiments.comparison.plan import Run
-from hf_critmom.storage.checkpoints import last_complete_checkpoint
-from hf_critmom.tasks import CifarResNetForImageClassification, Task
-from hf_critmom.tasks.images import ImageDataset
+from hf_critmom.tasks import CifarResNetForImageClassification
 from hf_critmom.training.arguments import recorded_training_arguments
-
-ARM_NAMES, SEEDS, TARGETS = ("constant", "critmom", "hybrid"), (42, 43), (0.05, 0.999)
-TRAIN, EVALUATED, BATCH, EPOCHS = 128, 64, 64, 2
-STEPS = EPOCHS * TRAIN // BATCH
-SMALL = (
-    *("--width", "2", "--per_device_train_batch_size", str(BATCH), "--num_train_epochs", str(EPOCHS)),
-    *("--max_train_samples", str(TRAIN), "--max_eval_samples", str(EVALUATED), "--use_cpu"),
-    *("--workers", "1"),
-)
-TINY = (*SMALL, "--evaluations_per_epoch", "1")
-WHOLE = (*TINY, "--arms", *ARM_NAMES, "--num_seeds", "2", "--targets", *map(str, TARGETS))
-
-
-@dataclass
-class Witnessed:
-    """What one run was seen to do."""
-
-    plan_was_written: bool
-    weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    indices: dict[str, list[list[int]]] = field(default_factory=lambda: {"train": [], "validation": [], "test": []})
-    batches: list[dict[str, torch.Tensor]] = field(default_factory=list)
-
-
-@dataclass
-class Witness:
-    """Watches comparisons from inside: every model that is built and every batch that is handed out."""
-
-    runs: dict[tuple[str, int], Witnessed] = field(default_factory=dict)
-    outside_of_runs: list[str] = field(default_factory=list)
-    task: Task | None = None
-    _current: Witnessed | None = None
-
-    def watch(self, patch: pytest.MonkeyPatch) -> None:
-        run, build, load, hand_out = (
-            execution.execute_run,
-            execution.build_model,
-            runner.load_task,
-            ImageDataset.__getitems__,
-        )
-
-        def watched_run(training: Any, model: Any, arm: Arm, planned: Run, task: Task, folder: Path, *rest: Any) -> Any:
-            self._current = Witnessed((folder.parents[2] / "comparison.json").exists())
-            self.runs[arm.name, planned.seed] = self._current
-            try:
-                return run(training, model, arm, planned, task, folder, *rest)
-            finally:
-                self._current = None
-
-        def watched_build(*words: Any, **options: Any) -> Any:
-            model = build(*words, **options)
-            if self._current is not None:
-                self._current.weights = {name: value.clone() for name, value in model.state_dict().items()}
-            return model
-
-        def watched_load(*words: Any) -> Task:
-            self.task = load(*words)
-            return self.task
-
-        def watched_hand_out(dataset: ImageDataset, indices: Any) -> dict[str, torch.Tensor]:
-            batch = hand_out(dataset, indices)
-            assert self.task is not None
-            splits = {"train": self.task.train, "validation": self.task.validation, "test": self.task.test}
-            name = next(name for name, split in splits.items() if split is dataset)
-            if self._current is None:
-                self.outside_of_runs.append(name)
-            else:
-                self._current.indices[name].append(list(indices))
-                if name == "train":
-                    self._current.batches.append({key: value.clone() for key, value in batch.items()})
-            return batch
-
-        patch.setattr(execution, "execute_run", watched_run)
-        patch.setattr(execution, "build_model", watched_build)
-        patch.setattr(runner, "load_task", watched_load)
-        patch.setattr(ImageDataset, "__getitems__", watched_hand_out)
-
-
-@dataclass
-class Finished:
-    """A finished comparison: its folder, what it printed and what was seen of it."""
-
-    folder: Path
-    printed: str
-    witness: Witness
-
-    def result(self, arm: str, seed: int) -> dict[str, Any]:
-        return read_result(self.folder, arm, seed)
-
-    def results(self) -> list[dict[str, Any]]:
-        return [self.result(arm, seed) for arm in ARM_NAMES for seed in SEEDS]
-
-
-def refuse_constant(name: str) -> None:
-    raise AssertionError(f"{name} is not JSON")
-
-
-def read_result(folder: Path, arm: str, seed: int) -> dict[str, Any]:
-    file = folder / "runs" / arm / f"seed-{seed}" / "result.json"
-    return json.loads(file.read_text(), parse_constant=refuse_constant)
-
-
-def weights_in(folder: Path, arm: str, seed: int) -> bytes:
-    return (folder / "runs" / arm / f"seed-{seed}" / "model.safetensors").read_bytes()
 
 
 def flat(batches: list[list[int]]) -> list[int]:
     return list(itertools.chain.from_iterable(batches))
-
-
-def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -160,28 +55,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         witness.watch(patch)
         printed = printed_by(("compare", *WHOLE, "--output_dir", str(folder)), patch)
     return Finished(folder, printed, witness)
-
-
-def printed_by(words: tuple[str, ...], patch: pytest.MonkeyPatch) -> str:
-    """Runs a command that must succeed; returns what it printed on a wide terminal."""
-    out = io.StringIO()
-    patch.setenv("COLUMNS", "200")
-    patch.setattr(sys, "stdout", out)
-    assert main(words) == 0
-    return out.getvalue()
-
-
-@pytest.fixture
-def again(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Repeats a command under a new witness; returns what was printed and the witness."""
-
-    def run(*words: str) -> tuple[str, Witness]:
-        witness = Witness()
-        with monkeypatch.context() as patch:
-            witness.watch(patch)
-            return printed_by(words, patch), witness
-
-    yield run
 
 
 # ------------------------------------------------------------------------------------------------------- what it leaves
@@ -462,25 +335,6 @@ def test_the_report_gives_a_verdict_on_every_claim_about_its_arms(finished: Fini
     assert "critmom is faster than its matched control: not tested" in finished.printed
 
 
-COMMITTED = sorted(path.parent for path in Path(__file__).parents[3].glob("model_cards/*/comparison.json"))
-
-
-@pytest.mark.parametrize("folder", COMMITTED, ids=[folder.name for folder in COMMITTED])
-def test_the_comparisons_of_the_repository_can_still_be_reported(folder: Path, again: Any, tmp_path: Path) -> None:
-    """Also those whose plans know neither colours nor tuning, and whose results no budget and learning rate."""
-    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("README.md", "figures", "*.parquet"))
-    printed, _ = again("report", str(tmp_path / "out"))
-    plan = json.loads((folder / "comparison.json").read_text())
-    assert all(arm in printed for arm in plan["arms"])
-    mine, theirs = (pd.read_parquet(one / "results.parquet") for one in (tmp_path / "out", folder))
-    kept = [column for column in theirs.columns if column in mine.columns]
-    assert {"arm", "seed", "split", "step", "seconds", plan["task"]["metric"]} <= set(kept)
-    tables = (table[kept].sort_values(["arm", "seed", "step", "split"], ignore_index=True) for table in (mine, theirs))
-    pd.testing.assert_frame_equal(*tables, check_dtype=False)
-    card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert len(card.data.eval_results) >= 1 and "## Verdict" in card.text and plan["command"] in card.text
-
-
 # ------------------------------------------------------------------------------------------- budgets, arms from a file
 
 
@@ -623,166 +477,7 @@ def test_loader_workers_change_nothing(
     assert without_seconds(made_up) == without_seconds(finished.result("critmom", 42))
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
-    """A command, and the folder of it that was killed when its second run had written a checkpoint."""
-    folder = tmp_path_factory.mktemp("killed") / "out"
-    command = ("compare", *TINY, "--num_train_epochs", "40", "--arms", "constant", "critmom", "--num_seeds", "1")
-    words = [sys.executable, "-m", "hf_critmom", *command, "--save_strategy", "epoch", "--output_dir", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 300.0
-        while not has_saved(folder / "runs" / "critmom" / "seed-42"):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    return command, folder
-
-
-def test_a_killed_comparison_ends_as_if_it_had_not_been(
-    killed: tuple[tuple[str, ...], Path], again: Any, tmp_path: Path
-) -> None:
-    command, folder = killed
-    run = folder / "runs" / "critmom" / "seed-42"
-    assert not (run / "result.json").exists()
-    whole = last_complete_checkpoint(run)
-    assert whole is not None
-    steps_done = json.loads((Path(whole) / "trainer_state.json").read_text())["global_step"]
-    assert 0 < steps_done < 80
-    shutil.copytree(whole, run / "checkpoint-79")
-    (run / "checkpoint-79" / "trainer_state.json").unlink()  # as if killed while it was being written
-    constant = snapshot(folder / "runs" / "constant")
-
-    _, continued = again(*command, "--save_strategy", "epoch", "--output_dir", str(folder))
-    assert snapshot(folder / "runs" / "constant") == constant
-    assert list(continued.runs) == [("critmom", 42)]
-    again(*command, "--output_dir", str(tmp_path))  # undisturbed, and without checkpoints
-    for arm in ("constant", "critmom"):
-        expected = read_result(tmp_path, arm, 42)
-        assert len(expected["evaluations"]) == 40
-        assert without_seconds(read_result(folder, arm, 42)) == without_seconds(expected)
-        assert weights_in(folder, arm, 42) == weights_in(tmp_path, arm, 42)
-    seen = continued.runs["critmom", 42]
-    assert len(seen.batches) == 80 - steps_done  # it went on from the checkpoint
-    seconds = [evaluation["seconds"] for evaluation in read_result(folder, "critmom", 42)["evaluations"]]
-    assert seconds == sorted(seconds) and seconds[0] > 0.0
-    assert not list(folder.glob("runs/*/*/checkpoint-*"))
-
-
-def test_a_run_interrupted_within_an_epoch_goes_on_from_its_last_checkpoint(
-    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = ("--num_train_epochs", "4", "--arms", "hybrid", "--num_seeds", "1", "--targets", "0.05")
-    saving = ("--save_strategy", "steps", "--save_steps", "3")
-    again("compare", *TINY, *given, "--output_dir", str(tmp_path / "undisturbed"))
-    run, hand_out, fetched = execution.execute_run, ImageDataset.__getitems__, []
-
-    def interrupted(dataset: ImageDataset, indices: Any) -> dict[str, torch.Tensor]:
-        if dataset.augmentation is not None:
-            fetched.append(indices)
-        if len(fetched) == 6:
-            raise KeyboardInterrupt
-        return hand_out(dataset, indices)
-
-    def run_interrupted(*words: Any) -> Any:
-        monkeypatch.setattr(ImageDataset, "__getitems__", interrupted)
-        return run(*words)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(execution, "execute_run", run_interrupted)
-        assert main(("compare", *TINY, *given, *saving, "--output_dir", str(tmp_path / "out"))) == 130
-    monkeypatch.setattr(ImageDataset, "__getitems__", hand_out)
-    checkpoints = [path.name for path in (tmp_path / "out" / "runs" / "hybrid" / "seed-42").glob("checkpoint-*")]
-    assert checkpoints == ["checkpoint-3"]  # the middle of the second epoch
-
-    _, continued = again("compare", *TINY, *given, *saving, "--output_dir", str(tmp_path / "out"))
-    assert len(continued.runs["hybrid", 42].batches) == 8 - 3
-    expected, found = (read_result(tmp_path / name, "hybrid", 42) for name in ("undisturbed", "out"))
-    assert without_seconds(found) == without_seconds(expected)
-    assert weights_in(tmp_path / "out", "hybrid", 42) == weights_in(tmp_path / "undisturbed", "hybrid", 42)
-
-
-def test_a_run_that_was_interrupted_after_it_diverged_ends_as_it_would_have(
-    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = ("--learning_rate", "1e6", "--arms", "constant", "--num_seeds", "1", "--targets", "0.05")
-    again("compare", *TINY, *given, "--output_dir", str(tmp_path / "undisturbed"))
-
-    def interrupted(*words: Any, **options: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(execution.ArmTrainer, "create_model_card", interrupted)  # the trial step calls no such
-        saving = ("--save_strategy", "epoch", "--output_dir", str(tmp_path / "out"))
-        assert main(("compare", *TINY, *given, *saving)) == 130
-    again("compare", *TINY, *given, "--save_strategy", "epoch", "--output_dir", str(tmp_path / "out"))
-    expected, found = (read_result(tmp_path / name, "constant", 42) for name in ("undisturbed", "out"))
-    assert expected["status"] == "diverged"
-    assert without_seconds(found) == without_seconds(expected)
-
-
-# ---------------------------------------------------------------------------------------------------------- divergence
-
-
-def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(
-    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exploding = Arm("exploding", "sgd", {"momentum": 0.9}, learning_rate=1e6, help="SGD, a learning rate of a million")
-    monkeypatch.setitem(ARMS, "exploding", exploding)
-    given = ("--arms", "exploding", "critmom", "--num_seeds", "1", "--targets", "0.05")
-    printed, _ = again("compare", *TINY, *given, "--output_dir", str(tmp_path))
-    diverged, whole = (read_result(tmp_path, arm, 42) for arm in ("exploding", "critmom"))
-    assert diverged["status"] == "diverged" and diverged["steps"] < STEPS
-    assert diverged["test"]["loss"] is None
-    assert whole["status"] == "finished" and whole["steps"] == STEPS
-    assert "1, 1 diverged" in printed
-    assert "1, 1 diverged" in (tmp_path / "README.md").read_text()
-    table = pd.read_parquet(tmp_path / "results.parquet")
-    assert set(table[table["arm"] == "exploding"]["status"]) == {"diverged"}
-    _, repeated = again("compare", *TINY, *given, "--output_dir", str(tmp_path))
-    assert repeated.runs == {}
-
-
-def test_a_comparison_in_which_every_run_diverges_before_its_first_evaluation_has_a_report(
-    again: Any, tmp_path: Path
-) -> None:
-    given = ("--arms", "constant", "--num_seeds", "1", "--targets", "0.9")
-    given += ("--learning_rate", "1e6", "--weight_decay", "1e6")  # 1e12 times the weights in every step
-    evaluations = ("--eval_strategy", "steps", "--eval_steps", "4")
-    printed, _ = again("compare", *SMALL, *given, *evaluations, "--output_dir", str(tmp_path))
-    result = read_result(tmp_path, "constant", 42)
-    assert (result["status"], result["evaluations"]) == ("diverged", [])
-    assert "not reached" in printed and "1, 1 diverged" in printed
-    card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.eval_results is None and "diverged" in card.text  # no test value stands for what was not learned
-
-
 # ------------------------------------------------------------------------------------------------------ data and models
-
-
-def test_a_folder_of_pictures_is_compared_in_bfloat16(
-    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    generator = np.random.default_rng(0)
-    for index in range(60):
-        folder = tmp_path / "pets" / ("cat", "dog")[index % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    given = ("--arms", "critmom", "--num_seeds", "1", "--width", "2", "--max_steps", "2", "--bf16", "--use_cpu")
-    batches = ("--per_device_train_batch_size", "24", "--eval_strategy", "steps", "--eval_steps", "1")
-    data = ("--task", str(tmp_path / "pets"), "--output_dir", str(tmp_path / "out"))
-    printed, witness = again("compare", *given, *batches, *data)
-    assert "pets" in printed and witness.task is not None
-    assert witness.task.image_shape == (3, 8, 8) and witness.task.label_names == ("cat", "dog")
-    result = read_result(tmp_path / "out", "critmom", 42)
-    assert [evaluation["step"] for evaluation in result["evaluations"]] == [1, 2]
-    plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert plan["training"]["bf16"] is True and plan["task"]["source"] == "local folder pets"
 
 
 def test_a_saved_model_is_fine_tuned_from_its_weights(finished: Finished, again: Any, tmp_path: Path) -> None:
@@ -793,23 +488,3 @@ def test_a_saved_model_is_fine_tuned_from_its_weights(finished: Finished, again:
     assert all(same_weights(seen.weights, start) for seen in witness.runs.values())
     plan = json.loads((tmp_path / "comparison.json").read_text())
     assert plan["model"]["model_name_or_path"] == saved.name  # where it lies is nobody else's business
-
-
-@pytest.mark.slow
-def test_two_processes_make_one_comparison(tmp_path: Path) -> None:
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_critmom", "compare"]
-    given = [*TINY, "--per_device_train_batch_size", "32", "--arms", "critmom", "--num_seeds", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *words, *given, "--output_dir", str(tmp_path / "out")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Report:") == 1
-    result = read_result(tmp_path / "out", "critmom", 42)
-    assert (result["status"], result["steps"]) == ("finished", STEPS)
-    plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert plan["training"]["total_train_batch_size"] == 64

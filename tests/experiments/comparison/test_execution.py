@@ -6,9 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from helpers.distributed_programs import Perceptron
+from helpers.watched_comparisons import read_result
+from PIL import Image
 from torch import nn
 
 from hf_critmom.commands import main
@@ -366,3 +370,27 @@ def test_schedule_free_is_known_by_its_modes_wherever_it_comes_from() -> None:
         cls, kwargs = arm.optimizer_cls_and_kwargs(0.1)
         assert averages_weights(cls(parameter, **kwargs)) and arm.schedule == "constant"
     assert not averages_weights(torch.optim.SGD(parameter, lr=0.1))
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_folder_of_pictures_is_compared_in_bfloat16(
+    again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    generator = np.random.default_rng(0)
+    for index in range(60):
+        folder = tmp_path / "pets" / ("cat", "dog")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    given = ("--arms", "critmom", "--num_seeds", "1", "--width", "2", "--max_steps", "2", "--bf16", "--use_cpu")
+    batches = ("--per_device_train_batch_size", "24", "--eval_strategy", "steps", "--eval_steps", "1")
+    data = ("--task", str(tmp_path / "pets"), "--output_dir", str(tmp_path / "out"))
+    printed, witness = again("compare", *given, *batches, *data)
+    assert "pets" in printed and witness.task is not None
+    assert witness.task.image_shape == (3, 8, 8) and witness.task.label_names == ("cat", "dog")
+    result = read_result(tmp_path / "out", "critmom", 42)
+    assert [evaluation["step"] for evaluation in result["evaluations"]] == [1, 2]
+    plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert plan["training"]["bf16"] is True and plan["task"]["source"] == "local folder pets"

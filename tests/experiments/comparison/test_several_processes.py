@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from helpers import distributed_comparisons as programs
+from helpers.watched_comparisons import STEPS, TINY, read_result
 from safetensors.torch import load_file
 
 from hf_critmom.commands import main
@@ -127,3 +128,22 @@ def test_everything_is_said_once(shared: Shared) -> None:
         assert shared.err.count(line) == 1
     assert shared.err.count("2 processes cannot share batches of 7 equally") == 1
     assert shared.err.count("momentum is clamped to 0, which is plain SGD") == 1
+
+
+def test_two_processes_make_one_comparison(tmp_path: Path) -> None:
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_critmom", "compare"]
+    given = [*TINY, "--per_device_train_batch_size", "32", "--arms", "critmom", "--num_seeds", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, *words, *given, "--output_dir", str(tmp_path / "out")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report:") == 1
+    result = read_result(tmp_path / "out", "critmom", 42)
+    assert (result["status"], result["steps"]) == ("finished", STEPS)
+    plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert plan["training"]["total_train_batch_size"] == 64
