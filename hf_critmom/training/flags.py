@@ -165,7 +165,6 @@ MANY = 1_000_000
 """Upper bound of counts: anything above is a slip of the keyboard."""
 
 COUNT = Number("at least 1", least=1, most=MANY)
-SIZE = Number("at least 0", least=0, most=MANY)
 POSITIVE = Number("positive and finite", above=0.0)
 RATE = Number(f"positive and at most {MANY:,}", above=0.0, most=MANY)
 DECAY = Number(f"at least 0 and at most {MANY:,}", least=0.0, most=MANY)

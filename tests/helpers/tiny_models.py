@@ -76,3 +76,14 @@ def tiny_data(family: str, examples: int = 8) -> list[dict[str, Any]]:
         return [{"input_ids": row, "labels": row} for row in rows]
     pixels = torch.randn(examples, 3, 16, 16, generator=draws)
     return [{"pixel_values": image, "labels": index % 3} for index, image in enumerate(pixels)]
+
+
+class Line(torch.nn.Module):
+    """A linear regression of two inputs, the least that a Trainer trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.layer(x) - labels).pow(2).mean()}

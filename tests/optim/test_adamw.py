@@ -14,17 +14,13 @@ from helpers.adamw_runs import (
     PATTERNS,
     SCHEDULE,
     SHAPES,
-    any_implementation,
     any_pattern,
-    assert_identical,
     assert_same,
-    give_gradients,
     parameters,
     presence_of,
-    set_lr,
-    through_a_file,
     train,
 )
+from helpers.optimizer_runs import any_implementation, assert_identical, give_gradients, set_lr, through_a_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.adamw import ReferenceTwin

@@ -1,12 +1,13 @@
 """Claims about the exact controls: whose integrated step they take, with whose momentum, in every kind of run."""
 
 import copy
-import io
 import math
 import pickle
 
 import pytest
 import torch
+from helpers.optimizer_runs import through_a_file
+from helpers.tiny_models import Line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.controls import ReferenceTwin
@@ -83,13 +84,6 @@ def with_gaps(index, step):
 
 def assert_same(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-13)
-
-
-def through_a_file(state_dict):
-    file = io.BytesIO()
-    torch.save(state_dict, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 # --- Whose step -----------------------------------------------------------------------------------------------------
@@ -365,14 +359,6 @@ def test_records_that_cannot_be_are_named(records, options, named):
 
 @pytest.mark.parametrize("name", ["critmom_matched", "critmom_compensated"])
 def test_the_trainer_logs_the_learning_rate_that_was_taken_beside_the_schedulers(name, tmp_path):
-    class Line(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(2, 1)
-
-        def forward(self, x, labels):
-            return {"loss": (self.layer(x) - labels).pow(2).mean()}
-
     args = TrainingArguments(
         str(tmp_path), use_cpu=True, optim=name, learning_rate=0.04, lr_scheduler_type="cosine", max_steps=4,
         logging_steps=1, save_strategy="no", report_to="none",

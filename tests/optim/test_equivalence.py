@@ -8,12 +8,11 @@ import warnings
 
 import pytest
 import torch
+from helpers.distributed_programs import Perceptron
 from torch.optim import lr_scheduler
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
-    PreTrainedConfig,
-    PreTrainedModel,
     SchedulerType,
     Trainer,
     TrainerCallback,
@@ -45,21 +44,6 @@ def tiny_model(dropout=0.0):
     set_seed(0)
     dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     return GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2, **dropouts))
-
-
-class Perceptron(PreTrainedModel):
-    """In double precision, so that summing in another order is rounding only, also where Adam divides by it."""
-
-    config_class = PreTrainedConfig
-
-    def __init__(self, config=None):
-        super().__init__(config or PreTrainedConfig())
-        set_seed(0)
-        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
-
-    def forward(self, inputs, labels):
-        logits = self.layers(inputs)
-        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
 def points():

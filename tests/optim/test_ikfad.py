@@ -2,7 +2,6 @@
 
 import collections
 import copy
-import io
 import itertools
 import math
 import pickle
@@ -10,6 +9,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers import optimizer_runs
+from helpers.optimizer_runs import (
+    SHAPES,
+    assert_a_closure_is_evaluated_once,
+    assert_identical,
+    give_gradients,
+    parameters,
+    set_lr,
+    through_a_file,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.ikfad import ReferenceTwin
@@ -20,52 +29,17 @@ IMPLEMENTATIONS = {"for-loop": {"foreach": False}, "foreach": {"foreach": True},
 any_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 
 SCHEDULE = (0.0, 1e-6, 0.01, 0.1, 0.0, 0.3, 1.0, 0.05, 1e-3, 0.02)
-SHAPES = ((3, 2), (4,), ())
 FRICTIONLESS = {"mass": 1e200}
 """Kinetic energy then raises friction by nothing that a float could hold beside 1."""
 
 
-def parameters(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64)) for shape in SHAPES]
-
-
-def give_gradients(params, generator, present=(True, True, True)):
-    for p, has in zip(params, present, strict=True):
-        gradient = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        p.grad = gradient if has else None
-    return [None if p.grad is None else p.grad.clone() for p in params]
-
-
-def set_lr(optimizer, lr):
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 def train(optimizer, params, schedule=SCHEDULE, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    for lr in schedule:
-        set_lr(optimizer, lr)
-        give_gradients(params, generator)
-        optimizer.step()
-    return [p.detach().clone() for p in params]
+    return optimizer_runs.train(optimizer, params, schedule, seed)
 
 
 def assert_same(tensors, values, tolerance=1e-12):
     for tensor, value in zip(tensors, values, strict=True):
         np.testing.assert_allclose(tensor.detach().numpy(), value, rtol=tolerance, atol=tolerance)
-
-
-def assert_identical(ours, theirs):
-    for p, q in zip(ours, theirs, strict=True):
-        assert torch.equal(p, q)
-
-
-def through_a_file(state_dict):
-    file = io.BytesIO()
-    torch.save(state_dict, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @any_implementation
@@ -327,16 +301,5 @@ def test_hooks_run_once_per_step():
 
 
 def test_the_closure_is_evaluated_once_with_gradients_and_its_loss_returned():
-    p = torch.nn.Parameter(torch.tensor([2.0]))
-    optimizer = IKFAD([p], lr=0.1)
-    losses = []
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (p**2).sum()
-        loss.backward()
-        losses.append(loss)
-        return loss
-
-    assert optimizer.step(closure).item() == 4.0
-    assert len(losses) == 1
+    optimizer = IKFAD([torch.nn.Parameter(torch.tensor([2.0]))], lr=0.1)
+    assert_a_closure_is_evaluated_once(optimizer)

@@ -1,22 +1,22 @@
 """Claims about `CritMomQHM`: what a step computes, that its damping is critical, and its manners as an optimizer."""
 
 import copy
-import io
 import math
 import pickle
 import warnings
 
 import pytest
 import torch
-from helpers.qhm_runs import (
+from helpers import optimizer_runs
+from helpers.optimizer_runs import (
     IMPLEMENTATIONS,
-    SCHEDULE,
     any_implementation,
+    assert_a_closure_is_evaluated_once,
     flat,
     give_gradients,
     parameters,
     set_lr,
-    train,
+    through_a_file,
 )
 from reference.qhm import ReferenceTwin
 
@@ -25,7 +25,12 @@ from hf_critmom.damping import critical_nu
 from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE
 from hf_critmom.optim.qhm import set_measured_curvature
 
-"""Warmup from 0, weights from 0 to 1 and back, a jump, and a decay to 0."""
+# Warmup from 0, weights from 0 to 1 and back, a jump, and a decay to 0.
+SCHEDULE = (0.0, 0.0005, 0.01, 0.1, 0.3, 1.0, 0.26, 0.2, 0.05, 0.5, 0.001, 0.1, 0.0, 0.0, 0.02)
+
+
+def train(optimizer, params, schedule=SCHEDULE, seed=1):
+    return flat(optimizer_runs.train(optimizer, params, schedule, seed))
 
 
 # --- A step ---------------------------------------------------------------------------------------------------------
@@ -165,18 +170,7 @@ def test_several_types_and_sparse_gradients_share_a_group():
 def test_the_closure_is_evaluated_once_with_gradients_and_its_loss_returned():
     p = torch.nn.Parameter(torch.tensor([3.0]))
     optimizer = CritMomQHM([p], lr=0.001)
-    losses = []
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (p**2).sum()
-        loss.backward()
-        losses.append(loss)
-        return loss
-
-    with torch.no_grad():
-        assert optimizer.step(closure) is losses[0]
-    assert len(losses) == 1
+    assert_a_closure_is_evaluated_once(optimizer)
     assert p.item() == pytest.approx(3.0 - 0.01 * 6.0)
 
 
@@ -245,10 +239,7 @@ def test_a_run_resumed_from_its_state_dict_continues_to_the_bit(cut, options):
     optimizer = CritMomQHM(params, lr=0.1, **options)
     set_measured_curvature(optimizer.param_groups, 7.0)
     train(optimizer, params, SCHEDULE[:cut])
-    saved = io.BytesIO()
-    torch.save(optimizer.state_dict(), saved)
-    saved.seek(0)
-    state_dict = torch.load(saved, weights_only=True)
+    state_dict = through_a_file(optimizer.state_dict())
     again, copies = resumed(CritMomQHM, state_dict, params, lr=9.0)  # the saved options count, not the constructor's
     assert train(again, copies, SCHEDULE[cut:], seed=2) == train(optimizer, params, SCHEDULE[cut:], seed=2)
     assert again.param_groups[0]["curvature"] == (7.0 if "auto" in options.values() else options.get("curvature", 10.0))

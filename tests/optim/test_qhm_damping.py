@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers.qhm_runs import any_implementation, give_gradients, parameters
+from helpers.optimizer_runs import any_implementation, give_gradients, parameters
 
 from hf_critmom import CritMomQHM
 from hf_critmom.damping import critical_nu, damping_ratio, damping_regime

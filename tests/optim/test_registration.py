@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers.trainer_optimizer
 import transformers.training_args
+from helpers.tiny_models import Line
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.trainer_utils import HPSearchBackend
 from transformers.training_args import OptimizerNames
@@ -218,15 +219,6 @@ def test_the_factory_makes_a_new_dictionary_each_time(arguments):
         expected = dict(first)
         first.clear()
         assert critmom_optimizer(args, name=name)[1] == expected
-
-
-class Line(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(2, 1)
-
-    def forward(self, x, labels):
-        return {"loss": (self.layer(x) - labels).pow(2).mean()}
 
 
 @pytest.mark.parametrize("trainer_cls", [Trainer, hf_critmom.CritMomTrainer])

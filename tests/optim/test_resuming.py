@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.tiny_models import Line
 from transformers import Trainer, TrainingArguments
 
 from hf_critmom import IKFAD, CritMomAdamW, CritMomQHM, CritMomSGD
@@ -96,15 +97,6 @@ def test_a_guarded_optimizer_of_torch_inherits_no_damped_momentum(before, after)
     assert group["momentum"] == 0.9 if after == "SGD" else group["betas"] == (0.9, 0.999)
     assert not {"rule", "hold", "floor", "curvature", "nu"} & group.keys()
     step(optimizer)
-
-
-class Line(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(2, 1)
-
-    def forward(self, x, labels):
-        return {"loss": (self.layer(x) - labels).pow(2).mean()}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Claims about `CritMomSGD`: what a step computes, what it shows, and that it stays a good citizen of torch.optim."""
 
 import copy
-import io
 import itertools
 import math
 import pickle
@@ -9,6 +8,17 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers import optimizer_runs
+from helpers.optimizer_runs import (
+    IMPLEMENTATIONS,
+    any_implementation,
+    assert_a_closure_is_evaluated_once,
+    flat,
+    give_gradients,
+    parameters,
+    set_lr,
+    through_a_file,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.sgd import ReferenceTwin
@@ -18,41 +28,12 @@ from hf_critmom.damping import RULES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*momentum is clamped to 0", "ignore:.*scheduler cycles the momentum")
 
-IMPLEMENTATIONS = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
-any_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
-
 # Warmup from 0, up beyond what the linear rule can damp and back, a jump, and a decay to 0.
 SCHEDULE = (0.0, 0.01, 0.1, 0.24, 0.3, 1.0, 0.26, 0.2, 0.05, 0.5, 0.001, 0.1, 0.0, 0.0, 0.02)
-SHAPES = ((3, 2), (4,), ())
-
-
-def parameters(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64)) for shape in SHAPES]
-
-
-def give_gradients(params, generator):
-    for p in params:
-        p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-
-
-def flat(tensors):
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).tolist()
-
-
-def set_lr(optimizer, lr):
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def train(optimizer, params, schedule=SCHEDULE, seed=1):
-    """Steps along `schedule` with random gradients, the same for the same seed; returns the parameters, flat."""
-    generator = torch.Generator().manual_seed(seed)
-    for lr in schedule:
-        set_lr(optimizer, lr)
-        give_gradients(params, generator)
-        optimizer.step()
-    return flat(params)
+    return flat(optimizer_runs.train(optimizer, params, schedule, seed))
 
 
 @any_implementation
@@ -255,18 +236,7 @@ def test_gradients_flow_through_differentiable_steps(nesterov):
 def test_the_closure_is_evaluated_once_with_gradients_and_its_loss_returned():
     p = torch.nn.Parameter(torch.tensor([3.0]))
     optimizer = CritMomSGD([p], lr=0.01)
-    losses = []
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (p**2).sum()
-        loss.backward()
-        losses.append(loss)
-        return loss
-
-    with torch.no_grad():
-        assert optimizer.step(closure) is losses[0]
-    assert len(losses) == 1
+    assert_a_closure_is_evaluated_once(optimizer)
     assert p.item() == pytest.approx(3.0 - 0.01 * 6.0)
 
 
@@ -284,10 +254,7 @@ def test_a_run_resumed_from_its_state_dict_continues_to_the_bit(cut):
     params = parameters()
     optimizer = CritMomSGD(params, lr=0.1, **options)
     train(optimizer, params, SCHEDULE[:cut])
-    saved = io.BytesIO()
-    torch.save(optimizer.state_dict(), saved)
-    saved.seek(0)
-    state_dict = torch.load(saved, weights_only=True)
+    state_dict = through_a_file(optimizer.state_dict())
     again, copies = resumed(CritMomSGD, state_dict, params, lr=9.0)  # the saved options count, not the constructor's
     assert train(again, copies, SCHEDULE[cut:], seed=2) == train(optimizer, params, SCHEDULE[cut:], seed=2)
     assert again.param_groups[0]["rule"] == "exact"

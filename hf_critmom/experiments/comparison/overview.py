@@ -14,7 +14,6 @@ from hf_critmom.experiments.comparison.descriptions import budget_title
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings import Findings, read_findings
 from hf_critmom.experiments.comparison.statistics import ArmSummary
-from hf_critmom.experiments.comparison.verdict import NOT_TESTED, Verdict
 from hf_critmom.reporting.intervals import Interval, mean_interval
 from hf_critmom.storage.files import finite
 from hf_critmom.storage.redaction import redact
@@ -48,11 +47,6 @@ class Workload:
         if self.target is None:
             return {}
         return {summary.arm: _steps(summary, self.target) for summary in self.analysis.summaries}
-
-    @property
-    def first_verdict(self) -> Verdict | None:
-        """The verdict on the first claim that was tested."""
-        return next((one for one in self.analysis.verdicts if one.word != NOT_TESTED), None)
 
 
 @dataclass(frozen=True)

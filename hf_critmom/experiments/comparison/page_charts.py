@@ -172,7 +172,7 @@ def steps_chart(
         y = y.scale(type="log").axis(format=".3~g", values=[10.0**power for power in range(-9, 10)])
     told: list[Any] = [
         "arm:N",
-        alt.Tooltip("step:Q", format=",d"),
+        alt.Tooltip("step:Q", format=x_format),
         alt.Tooltip("value:Q", format=".0%" if share else ".4g"),
     ]
     x = alt.X("step:Q").title(x_title)
