@@ -256,6 +256,8 @@ def explain(title: str, status: int, lines: list[str], *, trained: bool = False)
             "expected a script whose flags are TrainingArguments."
         )
     if found := _last_match(r"(?:unrecognized arguments:|not used by the HfArgumentParser:) (.*)", lines):
+        if re.search(r"\barguments\.(json|ya?ml)'?\]?$", found[1]):
+            return f"{title} does not read a file of arguments, as HfArgumentParser can: give them one by one."
         return f"{title} does not take the arguments {found[1]}: expected a script whose flags are TrainingArguments."
     if "eval_dataset" in last:
         return f"{title} never evaluates, on which times to targets are judged ({last}): some scripts need --do_eval."

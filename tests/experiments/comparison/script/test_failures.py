@@ -15,6 +15,7 @@ PROMPT = ["Password: ", '  File "/usr/lib/python3/getpass.py", line 76, in unix_
     ("status", "lines", "sentence"),
     [
         (1, PARSER, "does not take the arguments ['--blah', '3']: expected"),
+        (1, [PARSER[1].replace("'--blah', '3'", "'/run/arguments.json'")], "does not read a file of arguments"),
         (1, PROMPT, "asks for input, and nobody is there to answer"),
         (1, ["EOFError: Ran out of input"], "ended with status 1: EOFError: Ran out of input."),
         (-9, ["loading"], "was killed (signal 9, SIGKILL), perhaps since memory ran out; its last line: loading."),
