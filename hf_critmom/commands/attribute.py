@@ -8,6 +8,7 @@ from hf_critmom.commands import PROGRAM
 from hf_critmom.commands.checkpoints import checkpoint_specs
 from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries, rename_flags
 from hf_critmom.commands.report import print_report
+from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.diagnosis.arguments import ALIASES, AttributionArguments
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.plan import AttributionRequest
@@ -46,7 +47,7 @@ def parse_attribution(argv: list[str]) -> AttributionRequest:
 def _parse(argv: list[str]) -> tuple[AttributionRequest, bool]:
     parser = dataclass_parser(
         "attribute",
-        (AttributionArguments, DataArguments, CheckpointArguments),
+        (AttributionArguments, DataArguments, CheckpointArguments, EngineArguments),
         usage="CHECKPOINT [CHECKPOINT ...] [--task NAME_OR_DATASET] [flags]",
         description="Find the layer groups in which the gradients on misclassified examples are largest.",
     )
@@ -54,8 +55,8 @@ def _parse(argv: list[str]) -> tuple[AttributionRequest, bool]:
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or name on the Hub"
     )
     parser.add_argument("--json", action="store_true", help="print what was found as JSON, for programs")
-    arguments, data, loading, named = parse_dataclasses(parser, rename_flags(argv, ALIASES))
+    arguments, data, loading, engine, named = parse_dataclasses(parser, rename_flags(argv, ALIASES))
     arguments.output_dir = arguments.output_dir or f"attribution-{task_name(data)}"
     command = recorded_command(f"{PROGRAM} attribute", argv)
-    request = AttributionRequest(checkpoint_specs(named.checkpoints), arguments, data, loading, command)
+    request = AttributionRequest(checkpoint_specs(named.checkpoints), arguments, data, loading, engine, command)
     return request, named.json

@@ -1,8 +1,9 @@
 """``hf-critmom compare``: compare methods on a task, or continue a comparison."""
 
 from hf_critmom.commands import PROGRAM
-from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries
+from hf_critmom.commands.parser import dataclass_parser, given_flags, parse_dataclasses, quieten_libraries
 from hf_critmom.commands.report import print_report
+from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.comparison import (
     ComparisonArguments,
     ComparisonRequest,
@@ -40,7 +41,13 @@ def parse_comparison(argv: list[str]) -> ComparisonRequest | ScriptRequest:
     flags, script = split_script(argv)
     if script is not None:
         return _parse_script(flags, script, argv)
-    dataclass_types = (ComparisonArguments, DataArguments, ModelArguments, ComparisonTrainingArguments)
+    dataclass_types = (
+        ComparisonArguments,
+        DataArguments,
+        ModelArguments,
+        ComparisonTrainingArguments,
+        EngineArguments,
+    )
     # Abbreviated flags would slip past the first, partial parse that finds the task.
     parser = dataclass_parser(
         "compare",
@@ -52,31 +59,28 @@ def parse_comparison(argv: list[str]) -> ComparisonRequest | ScriptRequest:
     task_parser = dataclass_parser("compare", (DataArguments, ModelArguments), add_help=False)
     flags = [arg for arg in argv if arg not in ("-h", "--help")]
     data, model, _ = task_parser.parse_args_into_dataclasses(flags, return_remaining_strings=True)
-    given = _names(flags)
+    given = given_flags(flags)
     defaults = flag_defaults(data, model)
     # A task's own way of saying how often to evaluate gives way to the other one.
     replaced = CADENCE_FLAGS - {"evaluations_per_epoch"} if "evaluations_per_epoch" in given else set()
     replaced |= {"evaluations_per_epoch"} if given & {"eval_strategy", "eval_steps"} else set()
     defaults = {name: value for name, value in defaults.items() if name not in replaced}
     parser.set_defaults(output_dir=f"comparison-{task_name(data)}", **defaults)
-    comparison, data, model, training = parse_dataclasses(parser, argv)
+    comparison, data, model, training, engine = parse_dataclasses(parser, argv)
     command = recorded_command(f"{PROGRAM} compare", argv)
-    return ComparisonRequest(comparison, data, model, training, command, given)
+    return ComparisonRequest(comparison, data, model, training, engine, command, given)
 
 
 def _parse_script(flags: list[str], script: Script, argv: list[str]) -> ScriptRequest:
     """The same for a comparison in a script, whose own arguments are left to it."""
     parser = dataclass_parser(
         "compare",
-        (ComparisonArguments, ScriptArguments),
+        (ComparisonArguments, ScriptArguments, EngineArguments),
         usage="--script SCRIPT | --script -m MODULE [--arms ARM ...] [flags] -- ARGS OF THE SCRIPT",
         description="Compare optimizers in an unmodified training script that takes its TrainingArguments from the "
         "command line, or continue a comparison: the same command runs what is missing.",
     )
-    comparison, own = parse_dataclasses(parser, flags)
-    return ScriptRequest(comparison, own, script, recorded_command(f"{PROGRAM} compare", argv), _names(flags))
-
-
-def _names(flags: list[str]) -> frozenset[str]:
-    """Names of the flags that are given."""
-    return frozenset(flag.lstrip("-").partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--"))
+    comparison, own, engine = parse_dataclasses(parser, flags)
+    return ScriptRequest(
+        comparison, own, script, engine, recorded_command(f"{PROGRAM} compare", argv), given_flags(flags)
+    )

@@ -177,6 +177,11 @@ def check_lists(parser: ArgumentParser, argv: Sequence[str]) -> None:
         raise InputError(f"--{twice} is given twice: give it once, with all of its values.")
 
 
+def given_flags(argv: Sequence[str]) -> frozenset[str]:
+    """Names of the flags among command-line arguments."""
+    return frozenset(flag.lstrip("-").partition("=")[0].replace("-", "_") for flag in argv if flag.startswith("--"))
+
+
 def rename_flags(argv: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
     """Command-line arguments with the earlier spellings of flags replaced by those of today."""
     renamed = []

@@ -7,7 +7,14 @@ from rich.console import Console
 
 from hf_critmom.commands import PROGRAM
 from hf_critmom.commands.checkpoints import find_record
-from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries, rename_flags
+from hf_critmom.commands.parser import (
+    dataclass_parser,
+    given_flags,
+    parse_dataclasses,
+    quieten_libraries,
+    rename_flags,
+)
+from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.errors import InputError
 from hf_critmom.experiments.repair.arguments import ALIASES, RepairArguments, RepairTrainingArguments
 from hf_critmom.experiments.repair.errors import RepairError
@@ -40,7 +47,7 @@ def parse_repair(argv: list[str]) -> RepairRequest:
     Raises:
         InputError: If a flag's value cannot be used, or the checkpoint's own folder cannot be read.
     """
-    dataclass_types = (RepairArguments, DataArguments, CheckpointArguments, RepairTrainingArguments)
+    dataclass_types = (RepairArguments, DataArguments, CheckpointArguments, RepairTrainingArguments, EngineArguments)
     parser = dataclass_parser(
         "repair",
         dataclass_types,
@@ -52,11 +59,12 @@ def parse_repair(argv: list[str]) -> RepairRequest:
     checkpoint = parser.parse_known_args(arguments)[0].checkpoint
     name = Path(checkpoint).absolute().name if Path(checkpoint).exists() else checkpoint.rpartition("/")[2]
     parser.set_defaults(output_dir=f"repair-{name}")
-    repair, data, loading, training, _ = parse_dataclasses(parser, arguments)
+    repair, data, loading, training, engine, _ = parse_dataclasses(parser, arguments)
     folder = Path(checkpoint)
     if folder.is_dir() and Path(str(training.output_dir)).resolve() == folder.resolve():
         raise InputError(f"--output_dir {training.output_dir} is the checkpoint itself, which is never overwritten.")
     trained_on = find_record(checkpoint).trained_on
     command = recorded_command(f"{PROGRAM} repair", argv)
-    making = {"workers": repair.workers, "threads": repair.threads_per_worker}
-    return RepairRequest(checkpoint, trained_on, repair.settings(), data, loading, training, command, **making)
+    on_cpu = training.use_cpu and "use_cpu" in given_flags(arguments)
+    settings = repair.settings()
+    return RepairRequest(checkpoint, trained_on, settings, data, loading, training, command, engine, on_cpu)

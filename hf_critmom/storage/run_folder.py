@@ -48,6 +48,7 @@ def run_all(
     *,
     path: Callable[[Run], Path],
     execute: Callable[[Run, RunFolder], None],
+    is_finished: Callable[[Run], bool] | None = None,
     finished: Callable[[Run, RunFolder, bool], None] = lambda run, run_folder, earlier: None,
     waiting: Callable[[int], None] = lambda number: None,
 ) -> None:
@@ -60,15 +61,17 @@ def run_all(
         runs: The runs, in the order in which they are made.
         path: A run's folder, relative to the experiment's.
         execute: Makes a run, including its result.
+        is_finished: Whether a run is finished; by default, whether the result is in its folder.
         finished: Called with every run that is finished, and whether it was before.
         waiting: Called with the number of runs that are left to others, each time that nothing else is left.
     """
     left = list(runs)
+    is_made = is_finished or (lambda run: RunFolder(folder / path(run)).finished())
     while left:
         remaining = []
         for run in left:
             run_folder = RunFolder(folder / path(run))
-            if (earlier := _make(folder, run, run_folder, path(run), execute)) is None:
+            if (earlier := _make(folder, run, run_folder, path(run), execute, is_made)) is None:
                 remaining.append(run)
             else:
                 finished(run, run_folder, earlier)
@@ -88,15 +91,20 @@ def lock_name(path: Path) -> str:
 
 
 def _make(
-    folder: Path, run: Run, run_folder: RunFolder, path: Path, execute: Callable[[Run, RunFolder], None]
+    folder: Path,
+    run: Run,
+    run_folder: RunFolder,
+    path: Path,
+    execute: Callable[[Run, RunFolder], None],
+    is_finished: Callable[[Run], bool],
 ) -> bool | None:
     """Makes a run unless it is made; whether it was made earlier, or None if another launch is making it."""
-    if run_folder.finished():
+    if is_finished(run):
         return True
     with try_lock(folder, lock_name(path)) as acquired:
         if not acquired:
             return None
-        if run_folder.finished():
+        if is_finished(run):
             return True
         execute(run, run_folder)
     return False

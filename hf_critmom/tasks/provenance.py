@@ -71,6 +71,24 @@ def check_trained_on(checkpoint: str, trained_on: TrainedOn | None, task: Task, 
     )
 
 
+def check_same_data(task: Task, planned: Mapping[str, str]) -> None:
+    """Checks that the data that a machine has loaded are those of a plan that another one made.
+
+    Args:
+        task: What was loaded.
+        planned: The fingerprint of each split in the plan.
+
+    Raises:
+        TaskError: If a split has other content.
+    """
+    found = {name: split.fingerprint() for name, split in task.splits.items()}
+    if different := [name for name, sha256 in planned.items() if found.get(name) != sha256]:
+        raise TaskError(
+            f"the data of {task.name} are others there than in the plan (split {', '.join(different)}): give every "
+            "machine the same data."
+        )
+
+
 def check_disjoint(splits: Mapping[str, Any]) -> Overlap:
     """Checks by content that no two splits share an example, whatever its label.
 

@@ -1,8 +1,9 @@
 """Training arguments of the commands, and how they are recorded with results."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from transformers import TrainingArguments
@@ -11,6 +12,8 @@ from hf_critmom.errors import InputError, root_message
 from hf_critmom.storage.commands import recorded_value, redact
 from hf_critmom.storage.plan import plain
 from hf_critmom.training.flags import FLAGS, check_finite, check_flags
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 @dataclass
@@ -84,3 +87,12 @@ def differing_arguments(recorded: Mapping[str, Any], *, use_cpu: bool) -> dict[s
         for name, value in recorded.items()
         if not hasattr(defaults, name) or value != plain(getattr(defaults, name))
     }
+
+
+def portable_arguments(args: Arguments) -> Arguments:
+    """Training arguments that settle their device where they are used, not where they were made."""
+    portable: Any = copy.copy(args)
+    for name in ("_setup_devices", "distributed_state"):
+        portable.__dict__.pop(name, None)
+    portable._n_gpu = -1
+    return portable

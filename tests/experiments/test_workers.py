@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from hf_critmom.commands import main
+from hf_critmom.engines import local
 from hf_critmom.experiments.comparison import drift
-from hf_critmom.experiments.repair import runner
+from hf_critmom.experiments.repair import execution, runner
 
 DATA = ("--max_train_samples", "128", "--max_eval_samples", "64")
 COMPARE = (
@@ -33,10 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def forked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of workers that were forked."""
-    from hf_critmom.experiments.diagnosis import runner as diagnosis
-
     numbers: list[int] = []
-    for module in (drift, diagnosis, runner):
+    for module in (drift, local, runner):
         run = module.run_in_workers
 
         def counted(*args: Any, run: Callable[..., None] = run, **kwargs: Any) -> None:
@@ -80,7 +79,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         str(file.relative_to(folder)): json.loads(file.read_text()) for file in folder.glob("runs/*/*/result.json")
     }
     for result in results.values():
-        del result["seconds"], result["samples_per_second"]
+        del result["seconds"], result["samples_per_second"], result["load"]
     weights = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.safetensors")}
     return {**results, **weights, "diagnosis": (folder / "diagnosis.json").read_text()}
 
@@ -92,7 +91,7 @@ def test_a_repair_does_not_depend_on_the_number_of_workers_and_on_one_that_dies(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    checkpoint, command, treat = str(made / "runs" / "constant" / "seed-42"), os.getpid(), runner.train_and_verify
+    checkpoint, command, treat = str(made / "runs" / "constant" / "seed-42"), os.getpid(), execution.train_and_verify
 
     def dies_once(*args: Any) -> Any:
         if os.getpid() != command and not (tmp_path / "died").exists():
@@ -100,12 +99,13 @@ def test_a_repair_does_not_depend_on_the_number_of_workers_and_on_one_that_dies(
             os.kill(os.getpid(), signal.SIGKILL)
         return treat(*args)
 
-    monkeypatch.setattr(runner, "train_and_verify", dies_once)
+    monkeypatch.setattr(execution, "train_and_verify", dies_once)
     for workers in ("1", "2"):
         words = ("repair", checkpoint, *REPAIR, "--workers", workers, "--output_dir", str(tmp_path / workers))
         assert main(words) == 0
     said = capsys.readouterr().err
-    assert forked == [2] and "A worker was killed (signal 9): the others make its treatment." in said
+    assert forked == [1, 2, 1]  # the diagnosis and the cost have one each
+    assert "A worker was killed (signal 9): the others make its run." in said
     assert outcome(tmp_path / "1") == outcome(tmp_path / "2")
     plan = json.loads((tmp_path / "2" / "repair.json").read_text())
     assert plan["threads"] == 1

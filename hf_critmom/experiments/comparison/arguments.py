@@ -1,6 +1,5 @@
 """Flags of a comparison, beside those of the data, the model and training."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -8,6 +7,7 @@ from typing import ClassVar
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.tasks import DataArguments, ModelArguments
 from hf_critmom.training.arguments import CommandTrainingArguments
@@ -16,7 +16,6 @@ DEFAULT_ARMS = ("constant", "matched", "critmom", "hybrid")
 DEFAULT_SEEDS, FIRST_LOOK, DEFAULT_MAX_SEEDS = 5, 3, 10
 LARGEST_NUMBER_OF_SEEDS = 1000
 LARGEST_FACTOR = 1e6
-ENGINES = ("local", "ray")
 DEFAULT_MARGIN = 0.1
 LARGEST_EVALUATIONS_PER_EPOCH = 1000
 CADENCE_FLAGS = frozenset({"eval_strategy", "eval_steps", "evaluations_per_epoch"})
@@ -99,48 +98,8 @@ class ComparisonArguments:
             "is still to be made; the report then says whether momentum can matter. Results stay the same."
         },
     )
-    workers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Processes that make runs at the same time; results do not depend on it. Default: one for each "
-            "core that may be used, and 1 on an accelerator."
-        },
-    )
-    threads_per_worker: int | None = field(
-        default=None,
-        metadata={
-            "help": "Threads that each run computes with, which its results depend on in the last digits. Default: 1; "
-            "more for a model whose steps a short measurement finds to be as much faster."
-        },
-    )
-
-    engine: str = field(
-        default="local",
-        metadata={
-            "help": "What makes the runs: local, processes of this machine; or ray, a Ray cluster, whose machines need "
-            "the same packages and data but not the folder."
-        },
-    )
-    ray_address: str | None = field(
-        default=None,
-        metadata={
-            "help": "Ray cluster that this machine belongs to, HOST:PORT or auto; default: one is started on this "
-            "machine, and stopped at the end."
-        },
-    )
-    gpus_per_run: float | None = field(
-        default=None,
-        metadata={
-            "help": "GPUs of each run under --engine ray; 0.25: four runs share one. Default: 1 where there are any."
-        },
-    )
-    cpus_per_run: float | None = field(
-        default=None,
-        metadata={"help": "CPUs of each run under --engine ray; default: as many as --threads_per_worker."},
-    )
 
     def __post_init__(self) -> None:
-        self._check_engine()
         for flag, factors, least in (
             ("learning_rate_grid", self.learning_rate_grid, "positive"),
             ("step_grid", self.step_grid, "positive"),
@@ -155,8 +114,6 @@ class ComparisonArguments:
         for flag, most in (
             ("num_seeds", LARGEST_NUMBER_OF_SEEDS),
             ("max_seeds", LARGEST_NUMBER_OF_SEEDS),
-            ("workers", LARGEST_NUMBER_OF_SEEDS),
-            ("threads_per_worker", LARGEST_NUMBER_OF_SEEDS),
         ):
             value = getattr(self, flag)
             if value is not None and value < 1:
@@ -171,21 +128,6 @@ class ComparisonArguments:
             raise ComparisonError("--max_seeds is about --until_decided: give that too, or use --num_seeds.")
         if self.arms is not None and not self.arms:
             raise ComparisonError("--arms needs at least one arm.")
-
-    def _check_engine(self) -> None:
-        """Refuses an engine that is not known, and shares of machines that make no sense."""
-        if self.engine not in ENGINES:
-            raise ComparisonError(f"--engine must be one of {', '.join(ENGINES)}, got {self.engine!r}.")
-        for flag in ("ray_address", "gpus_per_run", "cpus_per_run"):
-            if getattr(self, flag) is not None and self.engine != "ray":
-                raise ComparisonError(f"--{flag} is about --engine ray: give that too, or leave it out.")
-        if self.cpus_per_run is not None and not 0.0 < self.cpus_per_run < math.inf:
-            raise ComparisonError(f"--cpus_per_run must be positive, got {self.cpus_per_run:g}.")
-        gpus = self.gpus_per_run
-        if gpus is not None and not (0.0 <= gpus <= 1.0 or (1.0 < gpus < math.inf and gpus.is_integer())):
-            raise ComparisonError(
-                f"--gpus_per_run must be a share of one GPU, such as 0.25, or a whole number, got {gpus:g}."
-            )
 
 
 @dataclass
@@ -281,6 +223,7 @@ class ComparisonRequest:
         data: The data.
         model: The model.
         training: How it is trained.
+        engine: Where its runs are made.
         command: The command line, for records.
         given: Names of the flags that were given; others may be as the comparison in the folder has them.
     """
@@ -289,6 +232,7 @@ class ComparisonRequest:
     data: DataArguments
     model: ModelArguments
     training: ComparisonTrainingArguments
+    engine: EngineArguments = field(default_factory=EngineArguments)
     command: str = ""
     given: frozenset[str] = frozenset()
 

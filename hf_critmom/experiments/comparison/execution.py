@@ -5,8 +5,9 @@ import gc
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -14,17 +15,18 @@ from torch.utils.data import Subset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_critmom.engines.interface import Load
 from hf_critmom.experiments.comparison.arguments import ComparisonTrainingArguments
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.muon import MuonWithAdamW
-from hf_critmom.experiments.comparison.plan import Plan, Run
+from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.recorder import EvaluateWithinEpochs, RunRecorder, SaveAfterEvaluation
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
 from hf_critmom.experiments.comparison.schedules import SCHEDULES
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import finite
+from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.typed import from_json
-from hf_critmom.storage.workers import Send
 from hf_critmom.tasks import ModelArguments, Task, build_model
 from hf_critmom.training.batch_statistics import averages_weights, recalibrate
 from hf_critmom.training.callbacks.divergence import StopWhenDiverged, has_diverged
@@ -34,40 +36,47 @@ from hf_critmom.training.trainer import CritMomTrainer
 WARM_UP_STEPS = 3
 
 
-class Executor(Protocol):
-    """Makes the runs of a comparison, each in its folder.
+@dataclass(frozen=True)
+class ArmRun:
+    """A run with what it trains: a `Job` of an engine.
 
-    An engine that makes runs on other machines pickles it: what is pickled names the data and does not hold them, and
-    `prepare` loads them there.
+    Attributes:
+        run: The run.
+        arm: Its arm, at the learning rate and weight decay that this run has.
     """
 
+    run: Run
+    arm: Arm
+
     @property
-    def resumable(self) -> bool:
-        """Whether runs keep checkpoints in their folders, from which they continue."""
+    def folder(self) -> Path:
+        """Its folder, within the comparison's."""
+        return self.run.folder
 
-    def isolate(self) -> None:
-        """Prepares a forked process, before it makes its first run."""
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return self.run.title
 
-    def prepare(self, plan: Plan) -> None:
-        """Prepares a process that it was sent to, before that makes its first run.
 
-        Raises:
-            InputError: If data or files that the runs need are not there, or are others than the plan's.
-        """
+@dataclass(frozen=True)
+class RunStore:
+    """Keeps results in the folders of runs: a `Store` of an engine.
 
-    def execute(self, run: Run, arm: Arm, plan: Plan, folder: Path, send: Send) -> RunResult:
-        """Makes a run from where it stopped.
+    Attributes:
+        folder: The comparison's folder.
+    """
 
-        Args:
-            run: The run.
-            arm: Its arm, at the learning rate and weight decay that this run has.
-            plan: The plan of the comparison.
-            folder: The run's folder.
-            send: Takes what happens in the run, as `hf_critmom.experiments.comparison.progress.Progress` shows it.
+    folder: Path
 
-        Raises:
-            InputError: If no run of the comparison can be made. Any other error is this one run's.
-        """
+    def finished(self, job: ArmRun) -> bool:
+        """Whether a run is finished."""
+        return RunFolder(self.folder / job.folder).finished()
+
+    def keep(self, job: ArmRun, result: RunResult, load: Load) -> None:
+        """Writes a result with where it was made."""
+        made = replace(result, load=replace(result.load, **vars(load)))
+        RunFolder(self.folder / job.folder).finish(made.as_json())
 
 
 class ArmTrainer(CritMomTrainer):

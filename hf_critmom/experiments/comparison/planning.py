@@ -105,7 +105,7 @@ def settle_threads(wanted: int | None, folder: Path, stored: Plan | None, otherw
 def threads_are_open(request: ComparisonRequest) -> bool:
     """Whether the threads of a new comparison's runs are to be measured: on processors, where nothing was said."""
     training = request.training
-    return request.comparison.threads_per_worker is None and training.device.type == "cpu" and training.world_size == 1
+    return request.engine.threads_per_worker is None and training.device.type == "cpu" and training.world_size == 1
 
 
 def select_arms(

@@ -10,14 +10,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from hf_critmom.engines.interface import Engine, Executor, Work
+from hf_critmom.engines.selection import select_engine
 from hf_critmom.experiments.comparison.analyses import undecided_claims
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, ComparisonArguments, ComparisonRequest
 from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.checks import check_request, step_seconds_of, try_arms
-from hf_critmom.experiments.comparison.engines.interface import Engine, Job
-from hf_critmom.experiments.comparison.engines.selection import select_engine
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.execution import Executor
+from hf_critmom.experiments.comparison.execution import ArmRun, RunStore
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
@@ -70,7 +70,7 @@ def run_comparison(request: ComparisonRequest) -> Path:
             run failed, or the folder cannot be written to any more; what is finished then stays.
         TaskError: If the data or the model cannot be used.
     """
-    with only_writer(request.comparison.engine == "ray"):  # a cluster's machines write nothing in the folder
+    with only_writer(request.engine.on_ray):  # a cluster's machines write nothing in the folder
         return _run_comparison(request)
 
 
@@ -82,12 +82,12 @@ def _run_comparison(request: ComparisonRequest) -> Path:
     stored = _stored_plan(folder)
     request = with_stored_cadence(request, stored)
     otherwise = 1 if request.training.device.type == "cpu" else min(usable_cores(), 8)
-    threads = settle_threads(request.comparison.threads_per_worker, folder, stored, otherwise)
+    threads = settle_threads(request.engine.threads_per_worker, folder, stored, otherwise)
     on_cpu = "use_cpu" in request.given and request.training.use_cpu
 
     def engine_of(threads: int) -> Engine:
         workers = _settle_workers(request, threads)
-        return select_engine(request.comparison, workers=workers, threads=threads, on_cpu=on_cpu)
+        return select_engine(request.engine, workers=workers, threads=threads, on_cpu=on_cpu)
 
     engine = engine_of(threads)
     arms = select_arms(request.comparison, folder, stored)
@@ -236,10 +236,11 @@ class _Runner:
         if not runs:
             return
         missing = [run for run in runs if not RunFolder(self.folder / run.folder).finished()]
-        jobs = [Job(run, self._arm(run)) for run in missing]
+        jobs = [ArmRun(run, self._arm(run)) for run in missing]
+        store = RunStore(self.folder)
         with Progress(len(runs), self.watcher, workers=self.engine.workers_for(len(jobs))) as progress:
-            events = _Events(self, progress, [run for run in runs if run not in missing])
-            self.engine.make(jobs, self.plan, self.folder, self.executor, events)
+            events = _Events(self, progress, runs, earlier=[run for run in runs if run not in missing])
+            self.engine.make(Work(jobs, self.plan, self.executor, store, self.plan.versions), events)
             events.finish()
 
     def tuned_runs(self) -> list[Run]:
@@ -279,10 +280,12 @@ class _Events:
     Args:
         runner: The runner.
         progress: Where to show them.
+        runs: All of the runs.
         earlier: Runs that were finished before.
     """
 
-    def __init__(self, runner: _Runner, progress: Progress, earlier: Sequence[Run]) -> None:
+    def __init__(self, runner: _Runner, progress: Progress, runs: Sequence[Run], *, earlier: Sequence[Run]) -> None:
+        self._runs = {run.folder: run for run in runs}
         self.runner, self.progress = runner, progress
         self.failures: list[str] = []
         self._shown: set[Run] = set()
@@ -293,7 +296,8 @@ class _Events:
     def handle(self, worker: int, kind: str, *content: Any) -> None:
         """Handles an event of a worker."""
         if kind == "finished":
-            run, earlier = content
+            folder, earlier = content
+            run = self._runs[folder]
             self._seen[run] = None
             if not earlier:  # to another worker it may look as if it had been there before
                 self._show(run, earlier=False)
@@ -350,7 +354,7 @@ def _stored_plan(folder: Path) -> Plan | None:
 def _settle_workers(request: ComparisonRequest, threads: int) -> int:
     """Processes that make runs: as many as there are cores for, unless the flag says otherwise."""
     alone = request.training.device.type != "cpu" or request.training.world_size > 1
-    return settle_workers(1 if alone and request.comparison.workers is None else request.comparison.workers, threads)
+    return settle_workers(1 if alone and request.engine.workers is None else request.engine.workers, threads)
 
 
 def _unfinished(folder: Path, stored: Plan, requested: Plan) -> bool:

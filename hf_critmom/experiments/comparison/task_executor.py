@@ -1,6 +1,5 @@
 """The executor of comparisons on one of our own tasks: each run is a Trainer's, with data that a process loads once."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,17 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from hf_critmom.experiments.comparison import execution
-from hf_critmom.experiments.comparison.arguments import ComparisonRequest, ComparisonTrainingArguments
-from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.arguments import ComparisonRequest
+from hf_critmom.experiments.comparison.execution import ArmRun
 from hf_critmom.experiments.comparison.momentum import curvature_callback
 from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.progress import RunReporter
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.storage.workers import Send
 from hf_critmom.tasks import Task, load_task
+from hf_critmom.tasks.provenance import check_same_data
 from hf_critmom.tasks.stored_arguments import absolute_arguments
+from hf_critmom.training.arguments import portable_arguments
 from hf_critmom.training.trackers import tracked_run
 
 
@@ -57,15 +57,11 @@ class TaskExecutor:
         self.training.use_cpu = self.only_cpu or not torch.accelerator.is_available()
         self.training.device  # noqa: B018  # the process's device is settled before any data is loaded
         self._task = load_task(self.data, self.model)
-        found = {name: split.fingerprint() for name, split in self._task.splits.items()}
-        if different := [name for name, split in plan.task.splits.items() if found.get(name) != split.sha256]:
-            raise ComparisonError(
-                f"the data of {plan.task.name} are others there than in the plan (split {', '.join(different)}): give "
-                "every machine the same data."
-            )
+        check_same_data(self._task, {name: split.sha256 for name, split in plan.task.splits.items()})
 
-    def execute(self, run: Run, arm: Arm, plan: Plan, folder: Path, send: Send) -> RunResult:
+    def execute(self, job: ArmRun, plan: Plan, folder: Path, send: Send) -> RunResult:
         """Makes a run; the first seed's are measured where the request asks for it."""
+        run, arm = job.run, job.arm
         callbacks: list[TrainerCallback] = [RunReporter(send, run, self.task.metric)]
         if self.measure_curvature and run.trial is None and run.seed == plan.seeds[0]:
             measuring = curvature_callback(arm)
@@ -77,18 +73,9 @@ class TaskExecutor:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the data, and without what was found out about this machine."""
         found = {"data": absolute_arguments(self.data), "model": absolute_arguments(self.model)}
-        return {**self.__dict__, **found, "training": _portable(self.training), "_task": None}
+        return {**self.__dict__, **found, "training": portable_arguments(self.training), "_task": None}
 
 
 def _comparison(run: Run, folder: Path) -> Path:
     """The folder of the comparison that a run's folder lies in."""
     return folder.absolute().parents[len(run.folder.parts) - 1]
-
-
-def _portable(training: ComparisonTrainingArguments) -> ComparisonTrainingArguments:
-    """Training arguments that settle their device where they are used."""
-    portable: Any = copy.copy(training)
-    for name in ("_setup_devices", "distributed_state"):
-        portable.__dict__.pop(name, None)
-    portable._n_gpu = -1
-    return portable

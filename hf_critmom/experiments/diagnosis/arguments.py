@@ -61,20 +61,6 @@ class AttributionArguments:
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the results; default: attribution-TASK in the current folder."}
     )
-    workers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Processes that study checkpoints at the same time; results do not depend on it. Default: one for "
-            "each core that may be used, and 1 on an accelerator."
-        },
-    )
-    threads_per_worker: int | None = field(
-        default=None,
-        metadata={
-            "help": "Threads that each study computes with, which its results depend on in the last digits. "
-            "Default: 1; more for a model whose passes a short measurement finds to be as much faster."
-        },
-    )
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is an accelerator."})
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
 from hf_critmom.storage.plan import differences
 from hf_critmom.tasks import CheckpointArguments, DataArguments, Task
@@ -40,6 +41,7 @@ class AttributionRequest:
         attribution: How.
         data: The data.
         loading: How checkpoints are loaded.
+        engine: Where studies are made.
         command: The command line, for the record.
     """
 
@@ -47,6 +49,7 @@ class AttributionRequest:
     attribution: AttributionArguments
     data: DataArguments
     loading: CheckpointArguments = field(default_factory=CheckpointArguments)
+    engine: EngineArguments = field(default_factory=EngineArguments)
     command: str = ""
 
 
@@ -76,7 +79,7 @@ class Settings:
 def settings_record(request: AttributionRequest, task: Task, threads: int) -> dict[str, Any]:
     """What results depend on, as JSON; the threads are those that each study computes with."""
     chosen = asdict(request.attribution)
-    for name in ("output_dir", "use_cpu", "per_device_eval_batch_size", "workers", "threads_per_worker"):
+    for name in ("output_dir", "use_cpu", "per_device_eval_batch_size"):
         del chosen[name]
     chosen["groups"] = chosen.pop("layer_groups")  # as it was called first
     return json.loads(

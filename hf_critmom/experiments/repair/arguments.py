@@ -51,21 +51,6 @@ class RepairArguments:
         },
     )
 
-    workers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Processes that make treatments at the same time; results do not depend on it. Default: one for "
-            "each core that may be used, and 1 on an accelerator."
-        },
-    )
-    threads_per_worker: int | None = field(
-        default=None,
-        metadata={
-            "help": "Threads that each treatment computes with, which its results depend on in the last digits. "
-            "Default: 1; more for a model whose steps a short measurement finds to be as much faster."
-        },
-    )
-
     def settings(self) -> RepairSettings:
         """As `repair_layers` takes them.
 

@@ -1,20 +1,24 @@
 """A repair as the command line describes it, and its way from a checkpoint on a task to `repair_layers`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
+from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.repair.arguments import RepairTrainingArguments
+from hf_critmom.experiments.repair.execution import Material
 from hf_critmom.experiments.repair.plan import RepairSettings
 from hf_critmom.experiments.repair.results import Repair
 from hf_critmom.experiments.repair.runner import repair_layers
 from hf_critmom.experiments.repair.scan import logged_training, training_seconds
 from hf_critmom.storage.commands import recorded_path
-from hf_critmom.tasks import CheckpointArguments, DataArguments, load_checkpoint, load_task_of
-from hf_critmom.tasks.provenance import TrainedOn, check_trained_on
-from hf_critmom.tasks.stored_arguments import check_output_folder
+from hf_critmom.tasks import CheckpointArguments, DataArguments, Task, load_checkpoint, load_task_of
+from hf_critmom.tasks.portable_checkpoints import PortableCheckpoint
+from hf_critmom.tasks.provenance import TrainedOn, check_same_data, check_trained_on
+from hf_critmom.tasks.stored_arguments import absolute_arguments, check_output_folder
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class RepairRequest:
         loading: How the checkpoint is loaded.
         training: Training arguments of the treatments, with the output folder.
         command: The command line, for the record.
-        workers: Processes that make treatments at the same time; None: as many as there are cores for.
-        threads: Threads that each computes with; None: as the repair in the folder does, else as measured.
+        engine: Where treatments are made.
+        on_cpu: Whether no machine may use an accelerator.
     """
 
     checkpoint: str
@@ -40,8 +44,8 @@ class RepairRequest:
     loading: CheckpointArguments
     training: RepairTrainingArguments
     command: str = ""
-    workers: int | None = None
-    threads: int | None = None
+    engine: EngineArguments = field(default_factory=EngineArguments)
+    on_cpu: bool = False
 
 
 def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repair:
@@ -59,20 +63,16 @@ def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repai
     apart = request.training.device.type == "cpu" and request.training.world_size == 1
     if apart:
         torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
-    workers = request.workers if apart or request.workers is not None else 1
+    workers = request.engine.workers if apart or request.engine.workers is not None else 1
     check_output_folder(Path(str(request.training.output_dir)), request.data)
     model, task = load_checkpoint(checkpoint, load_task_of(checkpoint, request.data, request.loading), request.loading)
     check_trained_on(checkpoint, request.trained_on, task, "test")
+    material = _material(model, task)
+    planned = {name: split.fingerprint() for name, split in task.splits.items()}
     return repair_layers(
-        model,
+        **vars(material),
         args=request.training,
-        train_dataset=task.train,
-        diagnosis_dataset=task.validation,
-        test_dataset=task.test,
         settings=request.settings,
-        data_collator=task.collator,
-        processing_class=task.processor,
-        callbacks=task.callbacks(),
         log=logged_training(folder),
         record={
             "checkpoint": recorded_path(checkpoint),
@@ -85,6 +85,43 @@ def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repai
         command=request.command,
         progress=progress,
         workers=workers,
-        threads=request.threads,
+        threads=request.engine.threads_per_worker,
         measure_threads=apart,
+        engine=request.engine,
+        reload=Reload(PortableCheckpoint(checkpoint), absolute_arguments(request.data), request.loading, planned),
+        on_cpu=request.on_cpu,
+    )
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Loads a checkpoint and the data of its repair on another machine.
+
+    Attributes:
+        checkpoint: The checkpoint, with its files.
+        data: The data, by name.
+        loading: How the checkpoint is loaded.
+        planned: The fingerprint of each split.
+    """
+
+    checkpoint: PortableCheckpoint
+    data: DataArguments
+    loading: CheckpointArguments
+    planned: Mapping[str, str]
+
+    def __call__(self) -> Material:
+        """Loads them.
+
+        Raises:
+            TaskError: If the data are not there, or others than where the command was given.
+        """
+        with self.checkpoint.located() as checkpoint:
+            task = load_task_of(checkpoint, self.data, self.loading)
+            check_same_data(task, self.planned)
+            return _material(*load_checkpoint(checkpoint, task, self.loading))
+
+
+def _material(model: PreTrainedModel, task: Task) -> Material:
+    return Material(
+        model, task.train, task.validation, task.test, task.collator, task.processor, tuple(task.callbacks())
     )

@@ -46,6 +46,7 @@ class Treatment:
         training_log: Training records of the Trainer.
         versions: Versions of the libraries, and the machine.
         files: SHA-256 of each file of the trained model, by name; empty for a diverged one.
+        load: Where it was made, see `hf_critmom.engines.interface.Load`; empty: an earlier version.
     """
 
     groups: tuple[str, ...]
@@ -60,6 +61,7 @@ class Treatment:
     training_log: tuple[dict[str, Any], ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in ("finished", "diverged") or (self.status == "finished") != (

@@ -2,24 +2,31 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_critmom.attribution.groups import LayerGroups, layer_groups
+from hf_critmom.attribution.groups import LayerGroups
+from hf_critmom.engines.arguments import EngineArguments
+from hf_critmom.engines.interface import Engine, Work
+from hf_critmom.engines.selection import select_engine
 from hf_critmom.experiments.repair.diagnosis import diagnose_network, find_labels
 from hf_critmom.experiments.repair.errors import RepairError
-from hf_critmom.experiments.repair.plan import RepairPlan, RepairSettings, store_plan, stored_threads
+from hf_critmom.experiments.repair.execution import Material, Shared, Treat, TreatmentExecutor, TreatmentStore
+from hf_critmom.experiments.repair.plan import RepairPlan, RepairSettings, begun, store_plan, stored_threads
 from hf_critmom.experiments.repair.results import (
     COST_FILE,
     DIAGNOSIS_FILE,
     LABELS_FILE,
     MASKS_FILE,
     Choice,
+    Cost,
+    DoubtfulLabels,
     Repair,
     Treatment,
     read_choice,
@@ -34,17 +41,19 @@ from hf_critmom.experiments.repair.results import (
 from hf_critmom.experiments.repair.scan import scan
 from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS
 from hf_critmom.experiments.repair.targets import Target, num_parameters, targets_by_role
-from hf_critmom.experiments.repair.training import Network, choose_masks, measure_cost, train_and_verify
+from hf_critmom.experiments.repair.training import choose_masks, measure_cost
 from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import atomic_write, explain_write_errors
+from hf_critmom.storage.locks import only_writer
 from hf_critmom.storage.once import compute_once
-from hf_critmom.storage.run_folder import RunFolder, run_all
+from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.threads import computing_with, settle_threads
-from hf_critmom.storage.workers import Send, check_workers, run_in_workers, settle_workers
+from hf_critmom.storage.workers import Send, run_in_workers, settle_workers
 from hf_critmom.tasks.provenance import check_disjoint
-from hf_critmom.tasks.splits import Split
 from hf_critmom.training.arguments import recorded_training_arguments
+
+Value = TypeVar("Value")
 
 
 def repair_layers(
@@ -65,6 +74,9 @@ def repair_layers(
     workers: int | None = 1,
     threads: int | None = None,
     measure_threads: bool = False,
+    engine: EngineArguments | None = None,
+    reload: Callable[[], Material] | None = None,
+    on_cpu: bool = False,
 ) -> Repair:
     """Finds the layer groups to blame for a network's errors, retrains only those, and verifies what that did.
 
@@ -96,24 +108,35 @@ def repair_layers(
         threads: Threads that each treatment computes with; None: as those of the repair in the folder, else of this
             process.
         measure_threads: Whether a new repair's number of threads is measured instead, see `choose_threads`.
+        engine: Where treatments are made, as the flags of the commands say it; None: by workers of this machine.
+        reload: Loads model and datasets anew on a machine of a Ray cluster, which nothing but their names is sent to;
+            it can be pickled.
+        on_cpu: Whether no machine of the cluster may use an accelerator.
 
     Raises:
+        EngineError: If the engine is not there.
         RepairError: If there are no errors to repair, groups do not exist, the Trainer refuses the arguments, or the
             folder holds something else, is damaged, or cannot be written.
         AttributionError: If the model's gradients cannot be attributed.
         TaskError: If the splits overlap.
     """
-    request = settings or RepairSettings()
+    request, engine = settings or RepairSettings(), engine or EngineArguments()
+    if engine.on_ray and reload is None:
+        raise RepairError("--engine ray needs a function reload, by which other machines load model and data.")
     overlap = check_disjoint({"train": train_dataset, "diagnosis": diagnosis_dataset, "test": test_dataset})
-    layers = _checked_layers(model, request)
-    network = Network(model, layers, args, train_dataset, data_collator, processing_class, tuple(callbacks))
+    material = Material(
+        model, train_dataset, diagnosis_dataset, test_dataset, data_collator, processing_class, tuple(callbacks)
+    )
+    network = material.network(request.layers, args)
+    layers = network.layers
+    _check_groups(layers, request)
     network.try_trainer(test_dataset)
     folder, process = Path(str(args.output_dir)), PartialState()
     measure = (lambda: measure_cost(network, network.layers.names, steps=2).whole_seconds) if measure_threads else None
     threads = settle_threads(stored_threads(folder), threads, measure, folder=folder, kind="repair", error=RepairError)
     roles = 1 + (len(CONTROLS) if request.controls else 0) + (request.granularity == "parameter")
     workers = settle_workers(workers, threads, roles * request.num_seeds)
-    check_workers(workers, threads)
+    made_by = select_engine(engine, workers=workers, threads=threads, on_cpu=on_cpu)
     plan = {
         "settings": request.record(),
         "layers": {name: len(members) for name, members in layers.parameters.items()},
@@ -129,116 +152,104 @@ def repair_layers(
         "command": command,
     }
     kept = "what is finished stays, and is not repeated"
-    with explain_write_errors(folder, RepairError, kept):
+    with closing(made_by), only_writer(engine.on_ray), explain_write_errors(folder, RepairError, kept):
+        if not begun(folder):
+            made_by.start()  # what is not there is known before a folder is
         store_plan(plan, folder, _legacy_digest(model), write=process.is_main_process)
-    process.wait_for_everyone()
-    with explain_write_errors(folder, RepairError, kept):
-        runner = RepairRunner(network, RepairPlan.read(folder), request, folder, test_dataset, progress)
-        if workers > 1:
-            runner.run_apart(diagnosis_dataset, workers, threads)
-        with computing_with(threads if workers == 1 else torch.get_num_threads()):
-            return runner.run(diagnosis_dataset)
+        process.wait_for_everyone()
+        executor = TreatmentExecutor(network, material, request.layers, reload, on_cpu)
+        return RepairRunner(executor, RepairPlan.read(folder), request, folder, made_by, progress).run()
 
 
 class RepairRunner:
     """The parts of a repair, each of which is stored when it is done.
 
     Args:
-        network: What is repaired, and how it is trained.
+        executor: Makes treatments, and has what is repaired.
         plan: The plan that governs the folder.
         request: The settings of this launch.
         folder: The repair's folder.
-        test_dataset: What verifies.
+        engine: Says where treatments are made.
         progress: Called with a sentence on each step of the work.
     """
 
     def __init__(
         self,
-        network: Network,
+        executor: TreatmentExecutor,
         plan: RepairPlan,
         request: RepairSettings,
         folder: Path,
-        test_dataset: Any,
+        engine: Engine,
         progress: Callable[[str], None],
     ) -> None:
-        self.network, self.plan, self.request, self.folder = network, plan, request, folder
-        self.test_dataset, self.progress = test_dataset, progress
+        self.executor, self.plan, self.request, self.folder = executor, plan, request, folder
+        self.engine, self.progress = engine, progress
+        self.network, self.diagnosis_dataset = executor.network, executor.material.diagnosis_dataset
         self.process = PartialState()
 
-    def run_apart(self, diagnosis_dataset: Any, workers: int, threads: int) -> None:
-        """Makes what is not yet made of the repair in workers, each as a launch of its own; `run` then reads it.
-
-        Args:
-            diagnosis_dataset: Whose errors are diagnosed.
-            workers: Number of workers.
-            threads: Threads of each.
-        """
-        said: set[str] = set()
-        shown = self.progress
-
-        def handle(worker: int, kind: str, *content: Any) -> None:
-            if content[0] not in said:  # each worker tells what all of them have made
-                said.add(content[0])
-                shown(content[0])
-
-        def work(send: Send) -> None:
-            for dataset in (self.network.train_dataset, diagnosis_dataset, self.test_dataset):
-                if isinstance(dataset, Split):
-                    dataset.isolate()
-            self.progress = lambda message: send("progress", message)
-            self._make(diagnosis_dataset)
-
-        def died(worker: int, signal_number: int) -> None:
-            shown(f"A worker was killed (signal {signal_number}): the others make its treatment.")
-
-        run_in_workers(work, workers=workers, threads=threads, handle=handle, died=died)
-        self.progress = lambda message: None
-
-    def run(self, diagnosis_dataset: Any) -> Repair:
-        """Makes what is not yet made of the repair."""
-        repair = self._make(diagnosis_dataset)
+    def run(self) -> Repair:
+        """Makes what is not yet made of the repair, and reads every part."""
+        choice, labels, masks = self._computed(self._diagnose)
+        self.progress(choice.reason)
+        roles = targets_by_role(self.plan, choice)
+        self._check_stored(roles)
+        treatments = self._treat(roles, masks)
+        cost = self._computed(lambda: self._cost(choice))
+        by_role = {
+            role: [treatments[target, seed] for target, seed in zip(targets, self.plan.seeds, strict=True)]
+            for role, targets in roles.items()
+        }
+        repair = Repair(list(self.plan.scan or ()), choice, by_role, cost, self.folder, self.plan, labels)
         chosen = repair.roles[CHOSEN][0]
         if self.process.is_main_process and not chosen.diverged:
-            target = targets_by_role(self.plan, repair.choice)[CHOSEN][0]
+            target = roles[CHOSEN][0]
             self._publish(self.folder / target.run_folder(self.plan.seeds[0]), chosen)
         self.process.wait_for_everyone()
         return repair
 
-    def _make(self, diagnosis_dataset: Any) -> Repair:
-        """Makes and reads every part."""
-        settings = self.plan.settings
+    def _computed(self, part: Callable[[], Value]) -> Value:
+        """A part of the repair that is computed once and stored; not in a process that workers are forked from."""
+        if not self.engine.forks:
+            with computing_with(self.engine.threads):
+                return part()
+
+        def work(send: Send) -> None:
+            self.executor.isolate()
+            part()
+
+        run_in_workers(
+            work, workers=1, threads=self.engine.threads, handle=lambda worker, kind, line: self.progress(line)
+        )
+        return part()  # reads what was stored
+
+    def _diagnose(self) -> tuple[Choice, DoubtfulLabels | None, dict[str, torch.Tensor] | None]:
+        """The groups to treat, doubtful labels, and single parameters to treat, the latter where they are asked for."""
+        settings, dataset = self.plan.settings, self.diagnosis_dataset
         choice = compute_once(
             self.folder / DIAGNOSIS_FILE,
-            compute=lambda: diagnose_network(self.network, self.request, diagnosis_dataset),
+            compute=lambda: diagnose_network(self.network, self.request, dataset),
             write=lambda found: write_choice(self.folder, found),
             read=lambda: read_choice(self.folder, self.plan),
         )
-        self.progress(choice.reason)
         labels = None
         if settings.get("check_labels"):
             labels = compute_once(
                 self.folder / LABELS_FILE,
-                compute=lambda: find_labels(self.network, diagnosis_dataset, self.plan.diagnosis_split or "diagnosis"),
+                compute=lambda: find_labels(self.network, dataset, self.plan.diagnosis_split or "diagnosis"),
                 write=lambda found: write_record(self.folder / LABELS_FILE, found),
                 read=lambda: read_labels(self.folder),
             )
-        masks = None
-        if settings.get("granularity") == "parameter":
-            masks = self._masks(choice, diagnosis_dataset)
-        roles = targets_by_role(self.plan, choice)
-        self._check_stored(roles)
-        treatments = self._treat(roles, masks)
-        cost = compute_once(
+        masks = self._masks(choice) if settings.get("granularity") == "parameter" else None
+        return choice, labels, masks
+
+    def _cost(self, choice: Choice) -> Cost:
+        """What a step of the treatment costs."""
+        return compute_once(
             self.folder / COST_FILE,
             compute=lambda: measure_cost(self.network, choice.groups),
             write=lambda found: write_record(self.folder / COST_FILE, found),
             read=lambda: read_cost(self.folder),
         )
-        by_role = {
-            role: [treatments[target, seed] for target, seed in zip(targets, self.plan.seeds, strict=True)]
-            for role, targets in roles.items()
-        }
-        return Repair(list(self.plan.scan or ()), choice, by_role, cost, self.folder, self.plan, labels)
 
     def _check_stored(self, roles: Mapping[str, list[Target]]) -> None:
         """Reads what is there already: a damaged file is better known now than after hours of training."""
@@ -250,12 +261,12 @@ class RepairRunner:
         if (self.folder / COST_FILE).exists():
             read_cost(self.folder)
 
-    def _masks(self, choice: Choice, diagnosis_dataset: Any) -> dict[str, torch.Tensor]:
+    def _masks(self, choice: Choice) -> dict[str, torch.Tensor]:
         """Which single parameters are trained: as many as the chosen groups have."""
         shapes, count = self.network.trainable_shapes(), num_parameters(choice)
         return compute_once(
             self.folder / MASKS_FILE,
-            compute=lambda: choose_masks(self.network, diagnosis_dataset, count),
+            compute=lambda: choose_masks(self.network, self.diagnosis_dataset, count),
             write=lambda found: write_masks(self.folder, found),
             read=lambda: read_masks(self.folder, shapes, count),
         )
@@ -266,35 +277,17 @@ class RepairRunner:
         """Every treatment that a role has, each made once."""
         seeds = self.plan.seeds
         wanted = dict.fromkeys(pair for targets in roles.values() for pair in zip(targets, seeds, strict=True))
-        found: dict[tuple[Target, int], Treatment] = {}
-
-        def execute(run: tuple[Target, int], run_folder: RunFolder) -> None:
-            target, seed = run
-            self.progress(f"treating {target.title}, seed {seed}")
-            chosen = masks if target.parameters is not None else None
-            result = train_and_verify(self.network, target, chosen, seed, run_folder, self.test_dataset)
-            if self.process.is_main_process:
-                run_folder.finish(result)
-            self.process.wait_for_everyone()
-
-        def finished(run: tuple[Target, int], run_folder: RunFolder, earlier: bool) -> None:
-            target, seed = run
-            treatment = read_treatment(run_folder.path, target, seed)
-            found[run] = treatment
-            ended = "diverged"
-            if (counts := treatment.verification) is not None:
-                ended = f"fixed {counts.fixed}, broken {counts.broken}, net {counts.net:+d}"
-            self.progress(f"{target.title}, seed {seed}: {ended}")
-
-        run_all(
-            self.folder,
-            wanted,
-            path=lambda run: run[0].run_folder(run[1]),
-            execute=execute,
-            finished=finished,
-            waiting=lambda number: self.progress(f"another launch is making the last {number} treatments"),
-        )
-        return found
+        jobs = [Treat(target, seed) for target, seed in wanted]
+        store, watcher = TreatmentStore(self.folder), _Watcher(jobs, self.folder, self.engine, self.progress)
+        missing = []
+        for job in jobs:
+            if store.finished(job):
+                watcher.handle(0, "finished", job.folder, True)
+            else:
+                missing.append(job)
+        self.engine.make(Work(missing, Shared(self.plan, masks), self.executor, store, self.plan.versions), watcher)
+        watcher.check()
+        return {(job.target, job.seed): watcher.treatment(job) for job in jobs}
 
     def _publish(self, run: Path, treatment: Treatment) -> None:
         """Puts the repaired model, treated with the first seed, at the top of the folder."""
@@ -310,6 +303,68 @@ class RepairRunner:
                 partial.write_bytes(content)
 
 
+class _Watcher:
+    """Tells how treatments went: an `Observer` of an engine.
+
+    Args:
+        jobs: The treatments.
+        folder: The repair's folder.
+        engine: The engine.
+        progress: Called with a sentence on each step of the work.
+    """
+
+    def __init__(self, jobs: Sequence[Treat], folder: Path, engine: Engine, progress: Callable[[str], None]) -> None:
+        self.folder, self.progress = folder, progress
+        self._alone = engine.workers_for(len(jobs)) < 2
+        self._jobs = {job.folder: job for job in jobs}
+        self._found: dict[Path, Treatment] = {}
+        self._failures: list[str] = []
+        self._said: set[str] = set()
+
+    def handle(self, worker: int, kind: str, *content: Any) -> None:
+        """Handles an event of a worker."""
+        if kind == "finished" and content[0] not in self._found:  # each worker tells what all of them have made
+            job = self._jobs[content[0]]
+            counts = self.treatment(job).verification
+            ended = "diverged"
+            if counts is not None:
+                ended = f"fixed {counts.fixed}, broken {counts.broken}, net {counts.net:+d}"
+            self._say(f"{job.title}: {ended}")
+        elif kind == "waiting" and self._alone:
+            self._say(f"another launch is making the last {content[0]} treatments")
+        elif kind == "failed":
+            self._failures.append(content[0])
+        elif kind == "said":
+            self._say(content[0])
+
+    def started(self) -> None:
+        """Nothing needs a thread."""
+
+    def died(self, worker: int, sentence: str) -> None:
+        """Says that a worker died."""
+        self.progress(sentence)
+
+    def treatment(self, job: Treat) -> Treatment:
+        """The result of a treatment that is finished."""
+        if job.folder not in self._found:
+            self._found[job.folder] = read_treatment(self.folder / job.folder, job.target, job.seed)
+        return self._found[job.folder]
+
+    def check(self) -> None:
+        """Fails if a treatment did.
+
+        Raises:
+            RepairError: If one failed.
+        """
+        if self._failures:
+            raise RepairError(" ".join(self._failures))
+
+    def _say(self, text: str) -> None:
+        if text.strip() and text not in self._said:
+            self._said.add(text)
+            self.progress(text)
+
+
 def _belongs_to_model(file: Path) -> bool:
     """Whether a file of a run that an earlier version made is one of its model's."""
     ours = ("result.json", "README.md", "training_args.bin")
@@ -323,9 +378,8 @@ def _damaged_model(run: Path, why: str) -> RepairError:
     )
 
 
-def _checked_layers(model: nn.Module, settings: RepairSettings) -> LayerGroups:
-    """The layer groups of a model, if the settings name groups that it has."""
-    layers = layer_groups(model, settings.layers)
+def _check_groups(layers: LayerGroups, settings: RepairSettings) -> None:
+    """Checks that a network has the groups that the settings name."""
     if settings.groups != "auto":
         layers.check([settings.groups] if isinstance(settings.groups, str) else settings.groups)
     if settings.num_groups is not None and settings.num_groups > len(layers.names):
@@ -333,7 +387,6 @@ def _checked_layers(model: nn.Module, settings: RepairSettings) -> LayerGroups:
             f"num_groups is {settings.num_groups}, but this model has {len(layers.names)} layer groups: "
             f"{', '.join(layers.names)}."
         )
-    return layers
 
 
 def _legacy_digest(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ from hf_critmom.commands import main
 from hf_critmom.commands.attribute import parse_attribution
 from hf_critmom.experiments.comparison import ComparisonTrainingArguments, find_run
 from hf_critmom.experiments.comparison.plan import Plan
-from hf_critmom.experiments.diagnosis import runner
+from hf_critmom.experiments.diagnosis import execution
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
 from hf_critmom.experiments.diagnosis.results import read_results
 from hf_critmom.tasks import (
@@ -157,8 +157,8 @@ def test_the_same_command_continues_and_another_is_refused(comparison, refused, 
     attributed(runs[0], "--output_dir", "out")
     (first,) = read_results(Path("out")).checkpoints
     made = []
-    original = runner.make_study
-    monkeypatch.setattr(runner, "make_study", lambda *args, **named: made.append(1) or original(*args, **named))
+    original = execution.make_study
+    monkeypatch.setattr(execution, "make_study", lambda *args, **named: made.append(1) or original(*args, **named))
     attributed(*runs, "--output_dir", "out")
     assert len(made) == 1
     assert read_results(Path("out")).checkpoints[0] == first
@@ -174,7 +174,7 @@ def test_the_same_command_continues_and_another_is_refused(comparison, refused, 
 def test_what_was_found_before_a_failure_is_kept(comparison, capsys):
     runs = sorted((comparison / "runs").glob("*/*"))
     calls = []
-    original = runner.make_study
+    original = execution.make_study
 
     def failing(*args, **named):
         calls.append(1)
@@ -183,7 +183,7 @@ def test_what_was_found_before_a_failure_is_kept(comparison, capsys):
         return original(*args, **named)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runner, "make_study", failing)
+        patched.setattr(execution, "make_study", failing)
         assert main(("attribute", *map(str, runs[:2]), "--output_dir", "out", *DATA)) == 2
     assert "constant, seed 43: None of the 70" in capsys.readouterr().err
     assert [result.label for result in read_results(Path("out")).checkpoints] == ["constant, seed 42"]

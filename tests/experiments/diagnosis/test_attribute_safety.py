@@ -13,7 +13,7 @@ from PIL import Image
 
 from hf_critmom.commands import main
 from hf_critmom.commands.attribute import parse_attribution
-from hf_critmom.experiments.diagnosis import runner
+from hf_critmom.experiments.diagnosis import execution
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
 from hf_critmom.experiments.diagnosis.results import read_results, store_result
@@ -140,13 +140,13 @@ def test_two_launches_at_once_lose_nothing(checkpoints: list[Path], tmp_path: Pa
 def test_a_folder_that_is_removed_meanwhile_is_a_sentence(
     refused: Any, checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = runner.make_study
+    original = execution.make_study
 
     def removing(*args: Any, **named: Any) -> Any:
         shutil.rmtree("out")
         return original(*args, **named)
 
-    monkeypatch.setattr(runner, "make_study", removing)
+    monkeypatch.setattr(execution, "make_study", removing)
     assert "out cannot be written any more (it was removed)" in refused(checkpoints[0], *DATA, "--output_dir", "out")
 
 

@@ -161,15 +161,15 @@ def test_a_control_that_diverges_takes_nothing_from_the_rest(
     checkpoint: Path, repaired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(repaired, tmp_path / "out")
-    from hf_critmom.experiments.repair import runner
+    from hf_critmom.experiments.repair import execution
 
-    original = runner.train_and_verify
+    original = execution.train_and_verify
 
     def diverging(*args: Any) -> dict[str, Any]:
         result = original(*args)
         return {**result, "status": "diverged", "verification": None, "changed": [], "files": {}}
 
-    monkeypatch.setattr(runner, "train_and_verify", diverging)
+    monkeypatch.setattr(execution, "train_and_verify", diverging)
     words = ("repair", str(checkpoint), *REPAIR, "--groups", "fc", "--controls", "--output_dir", str(tmp_path / "out"))
     assert main(words) == 0  # controls extend a finished repair
     card = ModelCard.load(tmp_path / "out" / "README.md")

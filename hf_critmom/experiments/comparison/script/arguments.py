@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.comparison.arguments import LARGEST_EVALUATIONS_PER_EPOCH, ComparisonArguments
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, RESERVED_NAMES
@@ -79,6 +80,7 @@ class ScriptRequest:
         comparison: What is compared.
         flags: Flags about the script.
         script: The script, with its launcher.
+        engine: Where its runs are made.
         command: The command line, for records.
         given: Names of the flags that were given.
     """
@@ -86,6 +88,7 @@ class ScriptRequest:
     comparison: ComparisonArguments
     flags: ScriptArguments
     script: Script
+    engine: EngineArguments = field(default_factory=EngineArguments)
     command: str = ""
     given: frozenset[str] = frozenset()
 

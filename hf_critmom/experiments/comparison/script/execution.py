@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.errors import InputError
-from hf_critmom.experiments.comparison.arms import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.execution import ArmRun
 from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.progress import metric_note
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
@@ -65,8 +65,9 @@ class ScriptRuns:
                 "same one."
             )
 
-    def execute(self, run: Run, arm: Arm, plan: Plan, folder: Path, send: Send) -> RunResult:
+    def execute(self, job: ArmRun, plan: Plan, folder: Path, send: Send) -> RunResult:
         """Makes a run from where it stopped, see `Executor`."""
+        run, arm = job.run, job.arm
         folder = folder.resolve()
         flags = {**arm_flags(arm), **self.flags, **run_flags(self.script, run, folder)}
         environment = self.devices.environment()

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from hf_critmom.engines.selection import select_engine
 from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.engines.selection import select_engine
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.execution import ArmRun
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.planning import select_arms, settle_threads
@@ -54,7 +55,7 @@ def run_script_comparison(request: ScriptRequest) -> Path:
         ComparisonError: If the script cannot be compared, the folder holds a comparison under other conditions, a run
             failed, or the folder cannot be written to any more; what is finished then stays.
     """
-    with only_writer(request.comparison.engine == "ray"):
+    with only_writer(request.engine.on_ray):
         return _run_script_comparison(request)
 
 
@@ -62,8 +63,9 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
     request, folder = request.check(), request.folder
     PartialState(cpu=True)  # the runs' own processes train
     torch.set_num_threads(1)
-    workers = request.comparison.workers or 1
-    devices = Devices(workers, bool(request.script.launcher), visible_devices())
+    workers = request.engine.workers or 1
+    sharing = 1 if request.engine.on_ray else workers  # Ray gives each run its own GPUs
+    devices = Devices(sharing, bool(request.script.launcher), visible_devices())
     with writing(folder):
         fresh = not PLAN_FILE_FORMAT.exists(folder)
         if fresh:
@@ -82,7 +84,7 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
     content = requested.task.content
     runs = ScriptRuns(request.script, request.metric, content["flags"], threads, int(content["steps"]), devices)
     on_cpu = bool(request.script.value("use_cpu"))
-    engine = select_engine(request.comparison, workers=workers, threads=threads, on_cpu=on_cpu)
+    engine = select_engine(request.engine, workers=workers, threads=threads, on_cpu=on_cpu)
     make_runs(requested, runs, request.comparison, folder, arms, engine, stored is not None)
     return folder
 
@@ -96,7 +98,7 @@ def _settle_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tupl
             stored = None if alone else stored
     if stored is not None and not stored.task.is_script:
         raise ComparisonError(f"{folder} holds a comparison on {stored.task.name}: choose another --output_dir.")
-    threads = settle_threads(comparison.threads_per_worker, folder, stored, max(1, usable_cores() // workers))
+    threads = settle_threads(request.engine.threads_per_worker, folder, stored, max(1, usable_cores() // workers))
     check_workers(workers, threads)
     own = str(script.value("optim") or "adamw_torch")
     arms = select_arms(comparison, folder, stored, arms_for(own), DEFAULT_SCRIPT_ARMS)
@@ -138,7 +140,10 @@ def _pilot(
     with Progress(1, watcher) as progress:
         try:
             result = runs.execute(
-                run, with_settings(arm, *plan.settings(arm)), plan, path, lambda *event: _show(progress, *event)
+                ArmRun(run, with_settings(arm, *plan.settings(arm))),
+                plan,
+                path,
+                lambda *event: _show(progress, *event),
             )
         except RunFailed as error:
             raise ComparisonError(f"The pilot run failed: {error}") from None

@@ -1,8 +1,8 @@
-"""Runs on the machines of a Ray cluster: the command hands them out, and alone writes the comparison's folder.
+"""Runs on the machines of a Ray cluster: the command hands them out, and alone writes the experiment's folder.
 
 A worker is an actor of Ray, a process that keeps its share of a machine and the data that it has loaded, and makes one
 run after another. It trains in a folder of its own and returns the record and the files to keep, so that no machine
-needs to see the comparison's folder. Where one does, and runs keep checkpoints, a run trains in its own folder there:
+needs to see the experiment's folder. Where one does, and runs keep checkpoints, a run trains in its own folder there:
 one that is lost with its machine continues elsewhere from its last checkpoint.
 
 Each worker has one run at a time, so that what waits are runs of the plan and not objects of Ray, however many they
@@ -12,22 +12,18 @@ are. A run that is lost with its process or machine is made again, a bounded num
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_critmom.engines.errors import EngineError
+from hf_critmom.engines.interface import Executor, Job, Load, Observer, Work, keep_failure
+from hf_critmom.engines.ray_cluster import Cluster, Share
+from hf_critmom.engines.ray_worker import SECONDS_BETWEEN_STEPS, Place, Returned, RunWorker
 from hf_critmom.errors import root_message
-from hf_critmom.experiments.comparison.engines.interface import Job, Observer, keep_failure
-from hf_critmom.experiments.comparison.engines.ray_cluster import Cluster, Share
-from hf_critmom.experiments.comparison.engines.ray_worker import SECONDS_BETWEEN_STEPS, Place, Returned, RunWorker
-from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.execution import Executor
-from hf_critmom.experiments.comparison.plan import Plan, Run
-from hf_critmom.experiments.comparison.records import MachineLoad, RunResult
-from hf_critmom.storage.locks import try_lock
-from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS, RunFolder
+from hf_critmom.storage.locks import LOCKS_FOLDER, try_lock
+from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS, lock_name
 
 MOST_RETRIES = 3
 """How often a run is made again that was lost with its process or machine."""
@@ -84,8 +80,12 @@ class RayEngine:
         self._failed_starts = 0
         self._queue: Any = None
         self._actor_class: Any = None
-        self._token = f".ray-{uuid.uuid4().hex}"
+        self._token = f"ray-{uuid.uuid4().hex}"
         self._executor: tuple[Executor, Any] | None = None
+
+    @property
+    def forks(self) -> bool:
+        return False
 
     def start(self) -> None:
         """Connects to the cluster, or starts one."""
@@ -104,15 +104,17 @@ class RayEngine:
             return 0
         return max(1, min(num_jobs, self.cluster.room(), self.most_workers or num_jobs))
 
-    def make(self, jobs: Sequence[Job], plan: Plan, folder: Path, executor: Executor, observer: Observer) -> None:
-        if not jobs:
+    def make(self, work: Work, observer: Observer) -> None:
+        if not work.jobs:
             return
-        folder = folder.absolute()
-        (folder / self._token).touch()
+        folder = work.store.folder.absolute()
+        token = folder / LOCKS_FOLDER / self._token
+        token.parent.mkdir(exist_ok=True)
+        token.touch()
         try:
-            _Round(self, jobs, plan, folder, executor, observer).run()
+            _Round(self, work, folder, observer).run()
         finally:
-            (folder / self._token).unlink(missing_ok=True)
+            token.unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._cluster is None:
@@ -178,26 +180,21 @@ class _Round:
 
     Args:
         engine: The engine.
-        jobs: The runs.
-        plan: The comparison's plan.
-        folder: Its folder.
-        executor: Makes a run.
+        work: The runs.
+        folder: The absolute path of the experiment's folder.
         observer: Is told what happens.
     """
 
-    def __init__(
-        self, engine: RayEngine, jobs: Sequence[Job], plan: Plan, folder: Path, executor: Executor, observer: Observer
-    ) -> None:
-        self.engine, self.plan, self.folder = engine, plan, folder
-        self.executor, self.observer = executor, observer
+    def __init__(self, engine: RayEngine, work: Work, folder: Path, observer: Observer) -> None:
+        self.engine, self.work, self.folder, self.observer = engine, work, folder, observer
         self.ray = engine.cluster.ray
-        self.waiting = deque(jobs)
+        self.waiting = deque(work.jobs)
         self.elsewhere: deque[Job] = deque()  # runs that another launch is making
-        self.lost: Counter[Run] = Counter()
+        self.lost: Counter[Path] = Counter()  # by the run's folder
         self.finished: Counter[str] = Counter()  # by machine
         self.refused = ""
         self.refs: dict[Any, _Worker] = {}
-        self.plan_ref = self.ray.put(plan)
+        self.plan_ref = self.ray.put(work.plan)
         self.names: dict[str, str] = {}
         self.room = 0
         self._seconds_without_room = 0.0
@@ -206,7 +203,7 @@ class _Round:
         """Returns when every run is made or has failed.
 
         Raises:
-            ComparisonError: If no run can be made, or none any more.
+            EngineError: If no run can be made, or none any more.
         """
         self.observer.started()
         try:
@@ -216,7 +213,7 @@ class _Round:
                 self._show()
                 if not any(worker.job for worker in self.engine.workers):
                     if self.refused:
-                        raise ComparisonError(self.refused)
+                        raise EngineError(self.refused)
                     if not (self.waiting or self.elsewhere):
                         return
                 self._wait()
@@ -231,12 +228,12 @@ class _Round:
         left = len(self.waiting) + sum(worker.job is not None for worker in self.engine.workers)
         wanted = min(left, self.room, self.engine.most_workers or left)
         for _ in range(wanted - len(self.engine.workers)):
-            worker = self.engine.add_worker(self.executor, self.folder)
+            worker = self.engine.add_worker(self.work.executor, self.folder)
             self.refs[worker.actor.prepare.remote(self.plan_ref)] = worker
         if self.room or not left:
             self._seconds_without_room = 0.0
         elif self._seconds_without_room > SECONDS_WITHOUT_ROOM:
-            raise ComparisonError(
+            raise EngineError(
                 f"The Ray cluster has had no machine for a run for {SECONDS_WITHOUT_ROOM:.0f} s: repeat the command "
                 "when it has; what is finished is kept."
             )
@@ -258,13 +255,13 @@ class _Round:
 
     def _give(self, worker: _Worker, job: Job) -> None:
         claim = ExitStack()
-        if RunFolder(self.folder / job.run.folder).finished():
-            self.observer.handle(worker.number, "finished", job.run, True)
-        elif not claim.enter_context(try_lock(self.folder, "-".join(job.run.folder.parts))):
+        if self.work.store.finished(job):
+            self.observer.handle(worker.number, "finished", job.folder, True)
+        elif not claim.enter_context(try_lock(self.folder, lock_name(job.folder))):
             self.elsewhere.append(job)
         else:
             worker.job, worker.claim = job, claim.pop_all()
-            self.refs[worker.actor.make.remote(job.run, job.arm, self.plan_ref)] = worker
+            self.refs[worker.actor.make.remote(job, self.plan_ref)] = worker
 
     def _wait(self) -> None:
         """Waits for a worker to be ready or to return its run, and handles what it has sent."""
@@ -291,7 +288,7 @@ class _Round:
         if place.refused:
             self._refuse(worker, place.refused)
             return
-        ours = self.plan.versions
+        ours = self.work.versions
         if different := [
             f"{name} {version} ({ours[name]} in the plan)"
             for name, version in place.versions.items()
@@ -302,64 +299,57 @@ class _Round:
     def _returned(self, worker: _Worker, returned: Returned) -> None:
         job = worker.job
         assert job is not None
-        run_folder = RunFolder(self.folder / job.run.folder)
         if returned.refused:
             self._refuse(worker, returned.refused)
             return
         if returned.result is None:
-            sentence = keep_failure(job, run_folder, returned.message, returned.traceback)
+            sentence = keep_failure(job, self.work.store.folder, returned.message, returned.traceback)
             self.observer.handle(worker.number, "failed", sentence)
         else:
             for name, content in returned.files.items():
-                file = run_folder.path / name
+                file = self.folder / job.folder / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content.data)
-            run_folder.finish(self._recorded(worker, job, returned.result).as_json())
+            self.work.store.keep(job, returned.result, self._load(worker, job))
             self.finished[worker.node] += 1
-            self.observer.handle(worker.number, "finished", job.run, False)
+            self.observer.handle(worker.number, "finished", job.folder, False)
         worker.release()
 
-    def _recorded(self, worker: _Worker, job: Job, result: RunResult) -> RunResult:
-        """A result with where it was made."""
+    def _load(self, worker: _Worker, job: Job) -> Load:
+        """Where a run was made."""
         assert worker.place is not None
         share = self.engine.cluster.share
-        load: MachineLoad = replace(
-            result.load,
-            workers=len(self.engine.workers),
-            node=worker.node,
-            device=worker.place.device,
-            share=min(1.0, share.gpus or share.cpus / self.engine.threads),
-            retries=self.lost[job.run],
-        )
-        return replace(result, load=load)
+        of_device = min(1.0, share.gpus or share.cpus / self.engine.threads)
+        workers = len(self.engine.workers)
+        return Load(workers, worker.node, worker.place.device, of_device, self.lost[job.folder])
 
     def _failed(self, worker: _Worker, error: Exception) -> None:
         """What becomes of a worker that did not answer, and of its run."""
         job, node = worker.job, worker.node
         self.engine.discard(worker)
         if isinstance(error, self.ray.exceptions.RayTaskError):
-            raise ComparisonError(
+            raise EngineError(
                 f"A worker of the Ray cluster failed ({root_message(error)}): every machine needs the same hf-critmom, "
                 "and the packages that the arms and the data need."
             ) from error
         if job is None:
             self.engine._failed_starts += 1
             if self.engine._failed_starts >= MOST_FAILED_STARTS:
-                raise ComparisonError(
+                raise EngineError(
                     f"{MOST_FAILED_STARTS} workers of the Ray cluster in succession died before they were ready "
                     f"({root_message(error)}): look at its logs, and repeat the command; what is finished is kept."
                 )
             return
-        self.lost[job.run] += 1
+        self.lost[job.folder] += 1
         where = f"its process or machine ({node})"
-        if self.lost[job.run] <= MOST_RETRIES:
+        if self.lost[job.folder] <= MOST_RETRIES:
             self.waiting.appendleft(job)
-            self.observer.died(worker.number, f"{job.run.title} was lost with {where}: it is made again.")
+            self.observer.died(worker.number, f"{job.title} was lost with {where}: it is made again.")
         else:
-            run_folder = RunFolder(self.folder / job.run.folder)
-            message = f"it was lost {self.lost[job.run]} times with {where}"
-            self.observer.died(worker.number, f"{job.run.title} was lost with {where}.")
-            self.observer.handle(worker.number, "failed", keep_failure(job, run_folder, message, str(error)))
+            message = f"it was lost {self.lost[job.folder]} times with {where}"
+            self.observer.died(worker.number, f"{job.title} was lost with {where}.")
+            sentence = keep_failure(job, self.work.store.folder, message, str(error))
+            self.observer.handle(worker.number, "failed", sentence)
 
     def _refuse(self, worker: _Worker, sentence: str) -> None:
         """No run can be made: no more are begun, and those that are being made end first."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison.engines import ray_cluster
-from hf_critmom.experiments.comparison.engines.ray_cluster import Share
+from hf_critmom.engines import ray_cluster
+from hf_critmom.engines.ray_cluster import Share
 
 TINY = (
     *("compare", "--width", "2", "--max_train_samples", "64", "--max_eval_samples", "32", "--arms", "constant"),

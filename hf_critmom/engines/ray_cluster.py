@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.engines.errors import EngineError
 from hf_critmom.storage.workers import usable_cores
 
 SECONDS_TO_ANSWER = 30
@@ -58,12 +58,12 @@ class Cluster:
         share: The share of a machine that each run is to have.
 
     Raises:
-        ComparisonError: If Ray is not installed, does not answer, or has no machine with room for a run.
+        EngineError: If Ray is not installed, does not answer, or has no machine with room for a run.
     """
 
     def __init__(self, address: str | None, share: Share) -> None:
         if importlib.util.find_spec("ray") is None:
-            raise ComparisonError("--engine ray needs the package ray: pip install 'hf-critmom[ray]'.")
+            raise EngineError("--engine ray needs the package ray: pip install 'hf-critmom[ray]'.")
         import ray  # only where it is used: the package is optional, and takes a second
 
         self.ray: Any = ray
@@ -74,7 +74,7 @@ class Cluster:
             has_gpus = any(resources.get("GPU", 0.0) > 0.0 for _, resources in self._nodes())
             self.share = Share(share.cpus, (1.0 if has_gpus else 0.0) if share.gpus is None else share.gpus)
             self._check_room()
-        except ComparisonError:
+        except EngineError:
             self.close()
             raise
 
@@ -106,7 +106,7 @@ class Cluster:
                 self.ray.init(address=address or "local", **room, **_QUIET)
             except Exception as error:  # a machine that is too busy makes it raise just that
                 where = "on this machine" if address is None else f"to {address}"
-                raise ComparisonError(
+                raise EngineError(
                     f"Ray cannot be {'started' if address is None else 'connected'} {where} ({_first_line(error)})."
                 ) from error
 
@@ -116,12 +116,12 @@ class Cluster:
         for flag, name, wanted in (("cpus", "CPU", self.share.cpus), ("gpus", "GPU", self.share.gpus or 0.0)):
             most = max((resources.get(name, 0.0) for resources in nodes), default=0.0)
             if wanted > most:
-                raise ComparisonError(
+                raise EngineError(
                     f"--{flag}_per_run {wanted:g} is more than any of the {len(nodes)} machines of the Ray cluster "
                     f"has, which is {most:g} {name}s at most: ask for less."
                 )
         if not self.room():
-            raise ComparisonError(
+            raise EngineError(
                 f"No machine of the Ray cluster has {self.share.cpus:g} CPUs and {self.share.gpus:g} GPUs for a run: "
                 "ask for less by --cpus_per_run and --gpus_per_run."
             )
@@ -140,7 +140,7 @@ def _check_answer(address: str) -> None:
     """Asks in a process of its own whether a Ray answers: Ray's own attempt takes minutes, and then aborts the process.
 
     Raises:
-        ComparisonError: If none does, within `SECONDS_TO_ANSWER`.
+        EngineError: If none does, within `SECONDS_TO_ANSWER`.
     """
     why = f"no Ray answered within {SECONDS_TO_ANSWER} s"
     try:
@@ -157,7 +157,7 @@ def _check_answer(address: str) -> None:
             return
         refused = [line.partition("refused: ")[2] for line in asked.stderr.splitlines() if "refused: " in line]
         why = refused[-1].rstrip(".") if refused else why
-    raise ComparisonError(
+    raise EngineError(
         f"No Ray cluster could be reached at --ray_address {address} ({why}): expected HOST:PORT of a cluster that "
         "this machine belongs to, or auto; without --ray_address, Ray is started on this machine."
     )

@@ -11,13 +11,11 @@ from typing import Any
 import filelock
 import numpy as np
 
+from hf_critmom.engines.interface import Executor, Job
 from hf_critmom.errors import InputError, root_message
-from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.execution import Executor
-from hf_critmom.experiments.comparison.plan import Plan, Run
-from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.storage.checkpoints import remove_checkpoints
 from hf_critmom.storage.environment import device_name, versions
+from hf_critmom.storage.locks import LOCKS_FOLDER
 from hf_critmom.storage.run_folder import RESULT_FILE
 
 SECONDS_BETWEEN_STEPS = 0.5
@@ -32,7 +30,7 @@ class Place:
         node: Identity of its machine in Ray.
         device: What it trains on.
         versions: Versions of what computes there.
-        shared: Whether it sees the comparison's folder.
+        shared: Whether it sees the experiment's folder.
         refused: Why it cannot make runs, as a sentence; empty if it can.
     """
 
@@ -55,7 +53,7 @@ class Returned:
         refused: Why no run can be made, as a sentence.
     """
 
-    result: RunResult | None = None
+    result: Any = None
     files: dict[str, np.ndarray] = field(default_factory=dict)
     message: str = ""
     traceback: str = ""
@@ -70,10 +68,10 @@ class RunWorker:
         threads: Threads that each run computes with.
         on_cpu: Whether it has no share of an accelerator.
         number: Its number, which its events carry.
-        events: Takes them, see `hf_critmom.experiments.comparison.engines.interface.Observer`.
+        events: Takes them, see `hf_critmom.engines.interface.Observer`.
         working_folder: Where the command was started: this process goes there, if it is here, too.
-        folder: The comparison's folder, by its absolute path on the machine of the command.
-        token: Name of a file in that folder, by which a worker knows that it sees the folder itself.
+        folder: The experiment's folder, by its absolute path on the machine of the command.
+        token: Name of a file beside that folder's locks, by which a worker knows that it sees the folder itself.
         seconds_between_steps: How often it tells the step of its run.
     """
 
@@ -97,11 +95,11 @@ class RunWorker:
 
         torch.set_num_threads(threads)
         self.executor, self.number, self.events = executor, number, events
-        self.folder, self.shared = folder, executor.resumable and (folder / token).exists()
+        self.folder, self.shared = folder, executor.resumable and (folder / LOCKS_FOLDER / token).exists()
         self.token, self.seconds_between_steps = token, seconds_between_steps
         self._told = 0.0
 
-    def prepare(self, plan: Plan) -> Place:
+    def prepare(self, plan: Any) -> Place:
         """Loads what the runs share; the first worker of a machine does so alone, and fetches it for all."""
         import ray
 
@@ -118,19 +116,20 @@ class RunWorker:
             return Place(node, refused=str(error))
         return Place(node, device_name(), versions(), self.shared)
 
-    def make(self, run: Run, arm: Arm, plan: Plan) -> Returned:
-        """Makes a run: in the comparison's folder if it sees that and runs continue there, else in one of its own."""
+    def make(self, job: Job, plan: Any) -> Returned:
+        """Makes a run: in the experiment's folder if it sees that and runs continue there, else in one of its own."""
         if self.shared:
-            return self._make(run, arm, plan, self.folder / run.folder)
+            return self._make(job, plan, self.folder / job.folder)
         with tempfile.TemporaryDirectory(prefix="hf-critmom-", ignore_cleanup_errors=True) as scratch:
-            comparison = Path(scratch) / self.folder.name  # trackers name projects and runs by these folders
-            comparison.mkdir()
-            returned = self._make(run, arm, plan, comparison / run.folder)
-            return replace(returned, files=_files(comparison / run.folder) if returned.result else {})
+            experiment = Path(scratch) / self.folder.name  # trackers name projects and runs by these folders
+            experiment.mkdir()
+            returned = self._make(job, plan, experiment / job.folder)
+            made = returned.result is not None
+            return replace(returned, files=_files(experiment / job.folder) if made else {})
 
-    def _make(self, run: Run, arm: Arm, plan: Plan, folder: Path) -> Returned:
+    def _make(self, job: Job, plan: Any, folder: Path) -> Returned:
         try:
-            return Returned(self.executor.execute(run, arm, plan, folder, self._send))
+            return Returned(self.executor.execute(job, plan, folder, self._send))
         except InputError as error:
             return Returned(refused=str(error))
         except Exception as error:  # the user's model and optimizer raise what they like
@@ -147,6 +146,8 @@ class RunWorker:
 
 def _files(folder: Path) -> dict[str, np.ndarray]:
     """What a run leaves in its folder, by path; what only an unfinished run needs is left out."""
+    if not folder.is_dir():
+        return {}
     remove_checkpoints(folder)
     return {
         path.relative_to(folder).as_posix(): np.fromfile(path, dtype=np.uint8)

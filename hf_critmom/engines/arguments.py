@@ -1,0 +1,79 @@
+"""Flags that say what makes the runs of an experiment; every command that has many of them takes these."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hf_critmom.engines.errors import EngineError
+from hf_critmom.storage.workers import MOST_WORKERS
+
+ENGINES = ("local", "ray")
+
+
+@dataclass
+class EngineArguments:
+    """Flags that say where the runs of an experiment are made, and how many at the same time."""
+
+    _argument_group_name: ClassVar[str] = "workers and machines (a run: of an arm, a study, a treatment)"
+
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that make runs at the same time; results do not depend on it. Default: one for each "
+            "core that may be used, and 1 on an accelerator."
+        },
+    )
+    threads_per_worker: int | None = field(
+        default=None,
+        metadata={
+            "help": "Threads that each run computes with, which its results depend on in the last digits. Default: 1; "
+            "more for a model whose steps a short measurement finds to be as much faster."
+        },
+    )
+    engine: str = field(
+        default="local",
+        metadata={
+            "help": "What makes the runs: local, processes of this machine; or ray, a Ray cluster, whose machines need "
+            "the same packages and data but not the folder."
+        },
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata={
+            "help": "Ray cluster that this machine belongs to, HOST:PORT or auto; default: one is started on this "
+            "machine, and stopped at the end."
+        },
+    )
+    gpus_per_run: float | None = field(
+        default=None,
+        metadata={
+            "help": "GPUs of each run under --engine ray; 0.25: four runs share one. Default: 1 where there are any."
+        },
+    )
+    cpus_per_run: float | None = field(
+        default=None,
+        metadata={"help": "CPUs of each run under --engine ray; default: as many as --threads_per_worker."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise EngineError(f"--engine must be one of {', '.join(ENGINES)}, got {self.engine!r}.")
+        for flag in ("ray_address", "gpus_per_run", "cpus_per_run"):
+            if getattr(self, flag) is not None and self.engine != "ray":
+                raise EngineError(f"--{flag} is about --engine ray: give that too, or leave it out.")
+        if self.cpus_per_run is not None and not 0.0 < self.cpus_per_run < math.inf:
+            raise EngineError(f"--cpus_per_run must be positive, got {self.cpus_per_run:g}.")
+        gpus = self.gpus_per_run
+        if gpus is not None and not (0.0 <= gpus <= 1.0 or (1.0 < gpus < math.inf and gpus.is_integer())):
+            raise EngineError(
+                f"--gpus_per_run must be a share of one GPU, such as 0.25, or a whole number, got {gpus:g}."
+            )
+        for flag in ("workers", "threads_per_worker"):
+            value = getattr(self, flag)
+            if value is not None and not 1 <= value <= MOST_WORKERS:
+                raise EngineError(f"--{flag} must be at least 1 and at most {MOST_WORKERS:,}, got {value:,}.")
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether the runs are made by a Ray cluster."""
+        return self.engine == "ray"

@@ -1,0 +1,7 @@
+"""Errors of the engines."""
+
+from hf_critmom.errors import InputError
+
+
+class EngineError(InputError):
+    """An engine that cannot make runs, or no more of them."""

@@ -1,0 +1,190 @@
+"""Treatments as an engine makes them: what one is, what makes it, and where its result is kept."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from hf_critmom.attribution.groups import Groups, layer_groups
+from hf_critmom.engines.interface import Load
+from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.experiments.repair.plan import RepairPlan
+from hf_critmom.experiments.repair.targets import Target
+from hf_critmom.experiments.repair.training import Network, train_and_verify
+from hf_critmom.storage.digest import weights_digest
+from hf_critmom.storage.run_folder import RunFolder
+from hf_critmom.storage.workers import Send
+from hf_critmom.tasks.splits import Split
+from hf_critmom.training.arguments import portable_arguments
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is repaired, and with what: the part of a repair that another machine loads for itself.
+
+    Attributes:
+        model: The network.
+        train_dataset: What treatments train on.
+        diagnosis_dataset: Whose errors are diagnosed.
+        test_dataset: What verifies.
+        data_collator: Turns examples into batches.
+        processing_class: Saved with the repaired model.
+        callbacks: Further callbacks of the treatments' training.
+    """
+
+    model: nn.Module
+    train_dataset: Any
+    diagnosis_dataset: Any
+    test_dataset: Any
+    data_collator: Callable[[Any], Any] | None = None
+    processing_class: Any = None
+    callbacks: Sequence[TrainerCallback] = ()
+
+    def network(self, layers: Groups, args: TrainingArguments) -> Network:
+        """The network, and how it is trained.
+
+        Args:
+            layers: How its parameters are grouped.
+            args: Training arguments of the treatments.
+        """
+        return Network(
+            self.model,
+            layer_groups(self.model, layers),
+            args,
+            self.train_dataset,
+            self.data_collator,
+            self.processing_class,
+            tuple(self.callbacks),
+        )
+
+    def isolate(self) -> None:
+        """Gives a forked process files of its own for the data."""
+        for dataset in (self.train_dataset, self.diagnosis_dataset, self.test_dataset):
+            if isinstance(dataset, Split):
+                dataset.isolate()
+
+
+@dataclass(frozen=True)
+class Treat:
+    """A treatment that is to be made: a `Job` of an engine.
+
+    Attributes:
+        target: What it trains.
+        seed: Seed of the training.
+    """
+
+    target: Target
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, within the repair's."""
+        return self.target.run_folder(self.seed)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"{self.target.title}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class TreatmentStore:
+    """Keeps results in the folders of treatments: a `Store` of an engine.
+
+    Attributes:
+        folder: The repair's folder.
+    """
+
+    folder: Path
+
+    def finished(self, job: Treat) -> bool:
+        """Whether a treatment is finished."""
+        return RunFolder(self.folder / job.folder).finished()
+
+    def keep(self, job: Treat, result: dict[str, Any], load: Load) -> None:
+        """Writes a result with where it was made."""
+        RunFolder(self.folder / job.folder).finish({**result, "load": vars(load)})
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all treatments of a repair have in common.
+
+    Attributes:
+        plan: The repair's plan.
+        masks: Which single parameters are trained, where a target is such.
+    """
+
+    plan: RepairPlan
+    masks: Mapping[str, torch.Tensor] | None
+
+
+class TreatmentExecutor:
+    """Makes treatments: an `Executor` of an engine.
+
+    Args:
+        network: What is repaired, and how it is trained.
+        material: What it was made of.
+        layers: How its parameters are grouped.
+        reload: Loads the material on another machine; it can be pickled. None: no other machine can.
+        on_cpu: Whether no machine may use an accelerator.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        material: Material,
+        layers: Groups,
+        reload: Callable[[], Material] | None,
+        on_cpu: bool,
+    ) -> None:
+        self.args, self.layers, self.reload, self.on_cpu = network.args, layers, reload, on_cpu
+        self._network: Network | None = network
+        self._material: Material | None = material
+
+    @property
+    def network(self) -> Network:
+        """The network; an executor that was pickled has it once it is prepared."""
+        assert self._network is not None
+        return self._network
+
+    @property
+    def material(self) -> Material:
+        """What it was made of; as the network."""
+        assert self._material is not None
+        return self._material
+
+    @property
+    def resumable(self) -> bool:
+        """Whether checkpoints are saved."""
+        return self.args.save_strategy != SaveStrategy.NO
+
+    def isolate(self) -> None:
+        """Gives this process files of its own for the data."""
+        self.material.isolate()
+
+    def prepare(self, plan: Shared) -> None:
+        """Loads network and data, and checks that they are the plan's."""
+        assert self.reload is not None
+        self.args.use_cpu = self.on_cpu or not torch.accelerator.is_available()
+        self.args.device  # noqa: B018  # the process's device is settled before any data is loaded
+        self._material = self.reload()
+        if weights_digest(self._material.model) != plan.plan.weights:
+            raise RepairError("the checkpoint has other weights there than where the command was given.")
+        self._network = self._material.network(self.layers, self.args)
+
+    def execute(self, job: Treat, plan: Shared, folder: Path, send: Send) -> dict[str, Any]:
+        """Makes a treatment from where it stopped."""
+        send("said", f"treating {job.title}")
+        masks = plan.masks if job.target.parameters is not None else None
+        test = self.material.test_dataset
+        return train_and_verify(self.network, job.target, masks, job.seed, RunFolder(folder), test)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but network and data, and without what was found out about this machine."""
+        return {**self.__dict__, "args": portable_arguments(self.args), "_network": None, "_material": None}
