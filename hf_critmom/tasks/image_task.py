@@ -19,6 +19,7 @@ from transformers import (
 
 from hf_critmom.tasks.arguments import DataArguments, ModelArguments
 from hf_critmom.tasks.decoding import coloured
+from hf_critmom.tasks.device_images import DeviceImages, has_room
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics
 from hf_critmom.tasks.metrics import accuracy_of, predicted_class
@@ -84,6 +85,14 @@ class ImageTask(Task):
     def logits_text(self) -> str:
         """One logit for each class."""
         return f"one for each image and each of its {len(self.label_names)} classes"
+
+    def placed(self, device: torch.device) -> "ImageTask":
+        """The task with images that live and are augmented on an accelerator, where there is room for them."""
+        splits = self.train, self.validation, self.test
+        if not has_room(splits, device):
+            return self
+        train, validation, test = (DeviceImages(split, device) for split in splits)
+        return dataclasses.replace(self, train=train, validation=validation, test=test)
 
     def callbacks(self) -> list[TrainerCallback]:
         """`AugmentationCallback`."""

@@ -33,21 +33,37 @@ class Augmentation:
 
     def __call__(self, images: np.ndarray, indices: np.ndarray, epoch: int) -> np.ndarray:
         """Augments images (batch, channels, height, width) of any dtype; ``indices`` (batch,) name them."""
-        draws = _hashed(self.seed, epoch, indices)
+        top, left, mirrored = self.draws(indices, epoch)
         if self.padding:
             batch, channels, height, width = images.shape
             pad = self.padding
             padded = np.zeros((batch, channels, height + 2 * pad, width + 2 * pad), images.dtype)
             padded[:, :, pad:-pad, pad:-pad] = images
-            positions = np.uint64(2 * pad + 1)
-            top = (draws & np.uint64(0xFFFFF)) % positions
-            left = ((draws >> np.uint64(20)) & np.uint64(0xFFFFF)) % positions
             windows = sliding_window_view(padded, (height, width), axis=(2, 3))
-            images = windows[np.arange(batch), :, top.astype(np.intp), left.astype(np.intp)]
+            images = windows[np.arange(batch), :, top, left]
         if self.flip:
-            mirrored = (draws >> np.uint64(40)) & np.uint64(1) == 1
             images = np.where(mirrored[:, None, None, None], images[..., ::-1], images)
         return images
+
+    def draws(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What images draw: first row and column of the crop, counted from the padding's, and whether it is mirrored.
+
+        Args:
+            indices: (batch,), which name the images.
+            epoch: The epoch.
+
+        Returns:
+            int64, int64 and bool, each (batch,).
+        """
+        draws, positions = _hashed(self.seed, epoch, indices), np.uint64(2 * self.padding + 1)
+        top = (draws & np.uint64(0xFFFFF)) % positions
+        left = ((draws >> np.uint64(20)) & np.uint64(0xFFFFF)) % positions
+        mirrored = ((draws >> np.uint64(40)) & np.uint64(1) == 1) & self.flip
+        return top.astype(np.int64), left.astype(np.int64), mirrored
+
+    def seeded(self, seed: int) -> "Augmentation":
+        """The same with another seed."""
+        return dataclasses.replace(self, seed=seed)
 
 
 class ImageDataset(Split):
@@ -129,7 +145,7 @@ class ImageDataset(Split):
         images = self.images[selected]
         if self.augmentation is not None:
             epoch, seed = self._epoch_and_seed.tolist()
-            images = dataclasses.replace(self.augmentation, seed=seed)(images, selected, epoch)
+            images = self.augmentation.seeded(seed)(images, selected, epoch)
         return {"pixel_values": self._prepared(images), "labels": torch.from_numpy(self.labels[selected])}
 
     def _prepared(self, images: np.ndarray) -> torch.Tensor:

@@ -19,6 +19,9 @@ class Split(Dataset[dict[str, torch.Tensor]]):
     work per example is a few microseconds.
     """
 
+    on_device = False
+    """Whether batches come from an accelerator's memory, not from a loader."""
+
     @abstractmethod
     def __len__(self) -> int: ...
 

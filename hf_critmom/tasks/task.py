@@ -111,6 +111,13 @@ class Task(ABC):
     def logits_text(self) -> str:
         """What the logits must be, for messages."""
 
+    def placed(self, device: torch.device) -> "Task":
+        """The task with its data in the memory of a device, where they may lie there; else as it is.
+
+        Batches are the same to the bit.
+        """
+        return self
+
     def callbacks(self) -> list[TrainerCallback]:
         """Callbacks that training on this task needs."""
         return []

@@ -23,6 +23,7 @@ from hf_critmom.tasks import (
     Task,
     load_task,
 )
+from hf_critmom.tasks.device_images import LARGEST_SHARE, DeviceImages, has_room
 from hf_critmom.tasks.images import Augmentation, ImageDataset, channel_statistics
 from hf_critmom.tasks.splits import collate_batches
 
@@ -220,3 +221,40 @@ def test_channel_statistics_equal_numpys(channels: int) -> None:
 def test_a_constant_channel_is_not_divided_by_zero() -> None:
     mean, std = channel_statistics(np.full((4, 1, 3, 3), 255, dtype=np.uint8))
     assert mean == (1.0,) and std == (1.0,)
+
+
+# ----------------------------------------------------------------------------------------------- on the device
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 10)])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(0, True), Augmentation(2, False), Augmentation(4, True)])
+def test_images_on_a_device_make_the_same_batches_to_the_bit(
+    shape: tuple[int, int, int], augmentation: Augmentation | None
+) -> None:
+    """Any device does the same whole numbers and the same two roundings of each pixel; here it is the CPU."""
+    images = np.random.default_rng(2).integers(0, 256, (20, *shape), dtype=np.uint8)
+    mean, std = channel_statistics(images)
+    dataset = ImageDataset(images, labels_in_turn(20), mean=mean, std=std, augmentation=augmentation)
+    placed = DeviceImages(dataset, torch.device("cpu"))
+    for seed, epoch in ((0, 0), (7, 3), (2**40 + 3, 1)):
+        for split in (dataset, placed):
+            split.set_seed(seed)
+            split.set_epoch(epoch)
+        for batch in ([0], [19, 3, 3, 7], list(range(20))):
+            there, here = placed.__getitems__(batch), dataset.__getitems__(batch)
+            assert there.keys() == here.keys()
+            for name, values in here.items():
+                assert there[name].dtype == values.dtype and torch.equal(there[name], values)
+    assert not dataset.on_device and placed.on_device
+    assert not placed.evaluated().on_device and placed.fingerprint() == dataset.fingerprint()
+
+
+def test_images_lie_on_a_device_that_has_room_for_them(digits: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert digits.placed(torch.device("cpu")) is digits
+    splits = list(digits.splits.values())
+    size = sum(split.images.nbytes + split.labels.nbytes for split in splits)
+    for free, room in ((size / LARGEST_SHARE + 1, True), (size / LARGEST_SHARE - 1, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1e12))
+        assert has_room(splits, torch.device("cuda")) is room
+    prepared = [split.replace(processor=ViTImageProcessor()) for split in splits]
+    assert not has_room(prepared, torch.device("cuda")) and not has_room(splits, torch.device("cpu"))

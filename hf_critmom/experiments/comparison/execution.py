@@ -147,6 +147,8 @@ def build_trainer(
         callbacks: Callbacks beside those of the task.
     """
     model = build_model(task, model_arguments, args.seed).to(memory_format=task.memory_format)
+    if task.train.on_device:
+        args.dataloader_pin_memory = False  # what is there already needs no way there
     trainer = ArmTrainer(
         arm,
         args,
@@ -289,7 +291,7 @@ def execute_run(
         trainer.create_model_card(model_name=f"{task.name}, {run.title}")
     # A resumed run's callbacks are others than were passed.
     recorder = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, RunRecorder))
-    result = {
+    result: dict[str, Any] = {
         "arm": run.arm,
         "seed": run.seed,
         "status": DIVERGED if diverged else FINISHED,
@@ -308,6 +310,7 @@ def execute_run(
         "threads": torch.get_num_threads(),
         **recorder.summary(),
     }
+    result["load"]["data"] = "device" if task.train.on_device else "loader"
     del trainer
     gc.collect()
     result["wall_seconds"] = recorder.wall_seconds + time.perf_counter() - began

@@ -182,6 +182,7 @@ class MachineLoad:
         device: What the run was trained on.
         share: The share of the device that the run had to itself; below 1 there were other runs of its launch on it.
         retries: How often the run was lost with its process or machine before.
+        data: Where batches came from: "loader", or "device" where the data lay in its memory.
     """
 
     mean: float | None = None
@@ -192,6 +193,7 @@ class MachineLoad:
     device: str | None = None
     share: float | None = None
     retries: int | None = None
+    data: str | None = None
 
     def __post_init__(self) -> None:
         if self.share is not None and not 0.0 < self.share <= 1.0:

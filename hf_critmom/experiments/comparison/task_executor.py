@@ -35,6 +35,7 @@ class TaskExecutor:
         self.measure_curvature = request.comparison.measure_curvature
         self.only_cpu = "use_cpu" in request.given and request.training.use_cpu
         self._task: Task | None = task
+        self._placed: Task | None = None
 
     @property
     def task(self) -> Task:
@@ -68,12 +69,19 @@ class TaskExecutor:
             callbacks += [] if measuring is None else [measuring]
         begun = plan.history[0].date if plan.history else ""
         with tracked_run(self.training, _comparison(run, folder), run.name, begun):
-            return execution.execute_run(self.training, self.model, arm, run, self.task, folder, callbacks)
+            return execution.execute_run(self.training, self.model, arm, run, self._on_device(), folder, callbacks)
+
+    def _on_device(self) -> Task:
+        """The task with its data on the device, placed there once; loader workers of the user's take them from here."""
+        if self._placed is None:
+            workers = self.training.dataloader_num_workers
+            self._placed = self.task if workers else self.task.placed(self.training.device)
+        return self._placed
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the data, and without what was found out about this machine."""
         found = {"data": absolute_arguments(self.data), "model": absolute_arguments(self.model)}
-        return {**self.__dict__, **found, "training": portable_arguments(self.training), "_task": None}
+        return {**self.__dict__, **found, "training": portable_arguments(self.training), "_task": None, "_placed": None}
 
 
 def _comparison(run: Run, folder: Path) -> Path:

@@ -15,6 +15,7 @@ from hf_critmom.commands import main
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison import execution, runner
 from hf_critmom.storage import threads, workers
+from hf_critmom.tasks import image_task
 
 TINY = (
     *("compare", "--width", "2", "--num_train_epochs", "1", "--max_train_samples", "64", "--max_eval_samples", "32"),
@@ -27,8 +28,13 @@ def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_results_are_bit_identical_for_any_number_of_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Of several epochs: the augmentation's seed and epoch lie in memory that loader workers share with a run."""
+def test_results_are_bit_identical_for_any_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of several epochs: the augmentation's seed and epoch lie in memory that loader workers share with a run.
+
+    And whether images come from a loader or from a device's memory, of which the CPU's is one here.
+    """
     found = []
     for number in ("1", "2", "3"):
         assert main((*TINY, "--num_train_epochs", "6", "--workers", number, "--output_dir", number)) == 0
@@ -36,6 +42,11 @@ def test_results_are_bit_identical_for_any_number_of_workers(tmp_path: Path, cap
         assert shown.count("s of training") == 4 and "done before" not in shown
         found.append(outcome(tmp_path / number))
     assert found[0] == found[1] == found[2]
+    monkeypatch.setattr(image_task, "has_room", lambda splits, device: True)
+    assert main((*TINY, "--num_train_epochs", "6", "--workers", "1", "--output_dir", "device")) == 0
+    assert outcome(tmp_path / "device") == found[0]
+    loads = [json.loads(file.read_text())["load"]["data"] for file in tmp_path.glob("*/runs/*/*/result.json")]
+    assert (loads.count("device"), loads.count("loader")) == (4, 12)
 
 
 @pytest.mark.slow
