@@ -109,7 +109,7 @@ def main() -> None:
 def calibrated(place: Path, seconds: float) -> int:
     """Epochs that take a local run so many seconds here."""
     folder = place / "calibration"
-    command(folder, "--num_seeds", "1", "--arms", "constant", "--workers", "1", "--num_train_epochs", "10")
+    command(folder, "--num_seeds", "1", "--workers", "1", "--num_train_epochs", "10")
     result = json.loads(next(folder.glob("runs/*/*/result.json")).read_text())
     return max(1, round(seconds / result["wall_seconds"] * 10))
 

@@ -155,14 +155,14 @@ def engine(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two workers that share a core."""
     from hf_critmom.engines import ray as engines
 
-    monkeypatch.setattr(engines, "MOST_RETRIES", 1)
+    monkeypatch.setattr(engines, "MOST_RETRIES", 0)
     engine = engines.RayEngine(None, Share(0.5, 0.0), 2, 1)
     yield engine
     engine.close()
 
 
 def test_two_hundred_runs_wait_without_filling_the_command_s_memory(engine: Any, tmp_path: Path) -> None:
-    """Each returns 200 kB of files; one kills its process each time, which is bounded."""
+    """Each returns 200 kB of files; one kills its process, and is not made more often than is allowed."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "kill-13").touch()
     descents, told = Descents(tmp_path, tmp_path / "data"), Told()
@@ -172,7 +172,7 @@ def test_two_hundred_runs_wait_without_filling_the_command_s_memory(engine: Any,
         there = json.loads((tmp_path / Descent(number).folder / "result.json").read_text())["weight"]
         assert there == descents.execute(Descent(number), 0.1, tmp_path / "here" / str(number), lambda *event: None)
     failed = [event[1] for event in told.events if event[0] == "failed"]
-    assert len(failed) == 1 and failed[0].startswith("The run descent 13 failed (it was lost 2 times")
+    assert len(failed) == 1 and failed[0].startswith("The run descent 13 failed (it was lost 1 times")
     assert told.memory[-1] - told.memory[len(told.memory) // 4] < 10e6
     assert all((tmp_path / Descent(n).folder / "model.bin").stat().st_size == 200_000 for n in (0, 199))
 
