@@ -97,7 +97,7 @@ def drawn_evaluations(rows: pd.DataFrame, most: int = MOST_EVALUATIONS) -> tuple
     if not all(chosen):
         said.append(f"at most {points} evaluations of every run, evenly spaced")
     sentence = f"Drawn here: {', '.join(said)}; tables, verdicts and the other charts rest on all." if said else ""
-    return drawn[chosen], sentence
+    return drawn[np.array(chosen, dtype=bool)], sentence  # an empty list would choose columns
 
 
 def _near_targets(analysis: Analysis, values: pd.Series) -> tuple[float, float]:
