@@ -94,6 +94,15 @@ def read_text(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
+def irregular_file(folder: Path) -> Path | None:
+    """A pipe, socket or device among the files of a folder, whose reading may never end; None where there is none."""
+    try:
+        found = [path for path in folder.iterdir() if path.exists() and not (path.is_file() or path.is_dir())]
+    except OSError:  # no folder, or none that may be read: whoever reads it says so
+        return None
+    return min(found, default=None)
+
+
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, completely or not at all."""
     with atomic_write(file) as partial:

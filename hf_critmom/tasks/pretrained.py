@@ -1,5 +1,6 @@
 """Configurations, models and processors of checkpoints, with one sentence where they cannot be loaded."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from hf_critmom.errors import root_message
+from hf_critmom.storage.files import irregular_file
 from hf_critmom.tasks.arguments import DTYPES, CheckpointArguments
 from hf_critmom.tasks.errors import TaskError
 
@@ -26,6 +28,8 @@ def load_pretrained(auto: Any, name_or_path: str, what: str, loading: Checkpoint
     Raises:
         TaskError: If there is none, it is damaged, or it needs code of its own that may not run.
     """
+    if odd := irregular_file(Path(name_or_path)):
+        raise TaskError(f"{odd} is no regular file, and reading it may never end: remove it.")
     try:
         # Left out, Transformers would ask for permission on the terminal.
         return auto.from_pretrained(name_or_path, trust_remote_code=loading.trust_remote_code, **kwargs)

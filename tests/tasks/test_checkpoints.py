@@ -42,6 +42,7 @@ from hf_critmom.tasks import (
     load_task_of,
     model_record,
 )
+from hf_critmom.tasks.pretrained import load_pretrained
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
@@ -406,3 +407,9 @@ def test_shapes_that_fit_by_accident_are_found_out(tmp_path: Path, digits: Image
         assert "Regression" in sentence(caught.value)
     with pytest.raises(TaskError, match=r"logits of shape \(2, 1\)"):
         check_model(Regression(1), digits)
+
+
+def test_a_checkpoint_with_a_pipe_in_it_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(TaskError, match=r"config\.json is no regular file, and reading it may never end: remove it\."):
+        load_pretrained(AutoModelForImageClassification, str(tmp_path), "image classifier", CheckpointArguments())

@@ -12,6 +12,7 @@ from hf_critmom.experiments.doctor.errors import DoctorError
 from hf_critmom.experiments.doctor.settings import Settings, read_settings
 from hf_critmom.optim.damped import group_momentum
 from hf_critmom.storage.checkpoints import checkpoints
+from hf_critmom.storage.files import irregular_file, read_text
 
 STATE_FILE = "trainer_state.json"
 RESULT_FILE = "result.json"
@@ -98,6 +99,9 @@ def read_training(folder: Path) -> TrainingLog:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DoctorError(f"{folder} {what}: expected the output folder of a Trainer, or a checkpoint in it.")
+    for place in (folder, *checkpoints(folder)):
+        if odd := irregular_file(place):
+            raise DoctorError(f"{odd} is no regular file, and reading it may never end: remove it.")
     found = [(folder, file) for file in [folder / STATE_FILE] if file.exists()]
     written = [checkpoint for checkpoint in checkpoints(folder) if (checkpoint / STATE_FILE).exists()]
     found += [(checkpoint, checkpoint / STATE_FILE) for checkpoint in written[-1:]]
@@ -121,7 +125,7 @@ def read_training(folder: Path) -> TrainingLog:
 def _read_state(file: Path) -> dict[str, Any]:
     """The Trainer's state; JSON in which NaN and infinity occur, as a run that diverges logs them."""
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
+        state = json.loads(read_text(file))
         if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
             raise ValueError("it is not the state of a Trainer, which has a log_history")
         if not _is_count(state.get("global_step")):

@@ -317,3 +317,14 @@ def test_evaluations_whose_metric_is_no_number_are_not_told(tmp_path, capsys):
     records = [{"loss": 1.0, "learning_rate": 0.1, "step": 1}, {"eval_loss": 1.0, "eval_accuracy": math.nan, "step": 2}]
     found = examine(capsys, write_state(tmp_path / "run", records))["evaluation"]
     assert "no evaluation logged a number as its accuracy" in found["sentence"]
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "checkpoint-3/optimizer.pt", "training_args.bin"])
+def test_a_pipe_or_a_device_is_not_read_for_ever(name, tmp_path, capsys):
+    (tmp_path / "checkpoint-3").mkdir()
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device" / "trainer_state.json").symlink_to("/dev/zero")
+    for folder, odd in ((tmp_path, tmp_path / name), (tmp_path / "device", tmp_path / "device/trainer_state.json")):
+        assert main(["doctor", str(folder)]) == 2
+        assert f"{odd} is no regular file, and reading it may never end" in capsys.readouterr().err
