@@ -9,6 +9,7 @@ from hf_critmom.errors import InputError
 from hf_critmom.experiments.comparison import find_run
 from hf_critmom.experiments.diagnosis.plan import CheckpointSpec
 from hf_critmom.experiments.repair.plan import find_repair
+from hf_critmom.storage.redaction import redact
 from hf_critmom.tasks.provenance import TrainedOn
 
 
@@ -57,7 +58,8 @@ def checkpoint_specs(paths: Sequence[str]) -> list[CheckpointSpec]:
         specs.append(CheckpointSpec(path, title, record.arm, record.seed, record.trained_on))
     if len({spec.label for spec in specs}) < len(specs):  # runs of the same name from two comparisons
         specs = [replace(spec, label=label) for spec, label in zip(specs, labels, strict=True)]
-    return specs
+    # A folder may be called anything, and its name stands in tables, figures and pages.
+    return [replace(spec, label=redact(spec.label)) for spec in specs]
 
 
 def _labels(paths: Sequence[str]) -> list[str]:

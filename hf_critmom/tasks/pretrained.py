@@ -11,6 +11,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from hf_critmom.errors import root_message
 from hf_critmom.storage.files import irregular_file
+from hf_critmom.storage.redaction import find_secrets
 from hf_critmom.tasks.arguments import DTYPES, CheckpointArguments
 from hf_critmom.tasks.errors import TaskError
 
@@ -28,6 +29,10 @@ def load_pretrained(auto: Any, name_or_path: str, what: str, loading: Checkpoint
     Raises:
         TaskError: If there is none, it is damaged, or it needs code of its own that may not run.
     """
+    if kinds := find_secrets(name_or_path, names=False):
+        raise TaskError(
+            f"{name_or_path!r} holds what looks like {' and '.join(kinds)}, and names are recorded: rename it."
+        )
     if odd := irregular_file(Path(name_or_path)):
         raise TaskError(f"{odd} is no regular file, and reading it may never end: remove it.")
     try:

@@ -413,3 +413,12 @@ def test_a_checkpoint_with_a_pipe_in_it_is_not_waited_for(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(TaskError, match=r"config\.json is no regular file, and reading it may never end: remove it\."):
         load_pretrained(AutoModelForImageClassification, str(tmp_path), "image classifier", CheckpointArguments())
+
+
+def test_a_checkpoint_whose_name_holds_a_token_is_refused_since_names_are_recorded(tmp_path: Path) -> None:
+    for name in (f"{tmp_path}/run-hf_{'abcDEF123' * 4}/seed-42", "https://user:pass@host/x"):
+        with pytest.raises(TaskError, match=r"holds what looks like .*, and names are recorded: rename it"):
+            load_pretrained(AutoModelForImageClassification, name, "image classifier", CheckpointArguments())
+    commit = "/cache/models--google--vit/snapshots/" + "0123456789abcdef" * 2 + "01234567"
+    with pytest.raises(TaskError, match="No image classifier could be loaded"):
+        load_pretrained(AutoModelForImageClassification, commit, "image classifier", CheckpointArguments())
