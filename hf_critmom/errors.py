@@ -18,7 +18,7 @@ class InputError(ValueError):
 def root_message(error: BaseException) -> str:
     """The most specific message of an error of another library, to be quoted in a sentence.
 
-    Libraries wrap the error that tells what is wrong (a byte that is not UTF-8, a row that is too long) in one that
+    Libraries wrap the error that says what is wrong (a byte that is not UTF-8, a row that is too long) in one that
     says only where it happened, so the chain of ``__cause__`` is followed to its innermost informative message, and
     ``__context__`` where none of these is. An `InputError` is a sentence already and ends the search. Errors of
     connections and such as a missing key are quoted only where no error around them says more.

@@ -72,7 +72,7 @@ def attribute_gradients(
             each of them returns the same. Without it the result is of this process alone.
         label_name: The batches' labels.
         confidence: Level of the intervals.
-        seed: Of the resampling.
+        seed: Seed for resampling.
 
     Raises:
         AttributionError: If the model computes no loss, its predictions cannot be compared with the labels, the

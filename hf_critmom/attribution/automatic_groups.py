@@ -45,7 +45,8 @@ class _Tree:
         return any(_ancestors(name)[-1] == path for name in self.order)
 
     def is_list_of_blocks(self, path: str) -> bool:
-        """Whether a module is a list of blocks that are themselves made of modules: one after the other, or alike."""
+        """Whether a module is a list of blocks that are themselves made of modules: run one after the other, or of one
+        kind."""
         module, children = self.modules.get(path), self.children(path)
         if not children or not all(self.children(child) for child in children):
             return False

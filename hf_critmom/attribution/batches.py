@@ -24,7 +24,7 @@ class Batch:
         inputs: What the model is called with.
         labels: The labels among them.
         valid: How many of its first rows are real: Accelerate fills up the last batch of each process.
-        first: Index of its first row in the order of the whole data set.
+        first: Index of its first row in the order of the whole dataset.
     """
 
     inputs: dict[str, Any]

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 LEAST_UNITS = 5
-"""Below so many units no interval is given: too few to tell a spread."""
+"""With fewer units no interval is given: they are too few to estimate a spread."""
 
 RESAMPLES = 2000
 
@@ -33,7 +33,7 @@ def share_intervals(
         parts: Which of the values belong to each group.
         shares: The groups' shares, as computed from the whole gradient.
         confidence: Such as 0.95.
-        seed: Of the draws.
+        seed: Seed for resampling.
 
     Returns:
         Interval and standard error of the log odds of each group; None where there are fewer than `LEAST_UNITS` units,

@@ -18,10 +18,10 @@ SKETCH_SIZE = 2048
 """Values that stand for the gradient of a group in a sketch; its inner products are off by about sqrt(2 / size)."""
 
 MOST_UNITS = 40
-"""Units of a resampling: sums over equally many batches each."""
+"""Most resampling units, each a sum over the same number of batches."""
 
 _PERIOD = 1_048_573
-"""After so many values random signs come again: a prime, so that none of a place of the sketch share theirs."""
+"""Period of the random signs: a prime, so that no two values of one place of a sketch use the same of them."""
 
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -154,7 +154,8 @@ def _signs(device: torch.device, dtype: torch.dtype) -> Tensor:
 def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter], *, sharded: bool) -> list[Tensor | None]:
     """Gradients of a loss, out of place: whatever ``.grad`` held, it holds afterwards.
 
-    Sharded parameters (FSDP2) get theirs through ``.grad`` alone, as means over the processes: there it is put aside.
+    Gradients of sharded parameters (FSDP2) arrive in ``.grad`` only, as means over the processes; what it held is set
+    aside.
     """
     if not sharded:
         return list(torch.autograd.grad(loss, parameters, allow_unused=True))
@@ -179,7 +180,7 @@ def stacked_norms(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded over processes, all of which must ask for it."""
+    """The full tensor of one that may be sharded over processes; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -189,7 +190,8 @@ def is_sharded(parameters: Sequence[Tensor]) -> bool:
 
 
 def reshard(model: nn.Module) -> None:
-    """Shards parameters again that FSDP2 left whole after a forward pass, as it does with the outermost module's."""
+    """Reshards parameters that FSDP2 left unsharded after a forward pass, as it does with those of the outermost
+    module."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

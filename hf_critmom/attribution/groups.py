@@ -42,14 +42,14 @@ class LayerGroups:
         Raises:
             AttributionError: If one is not the name of a group, or none is given.
         """
-        asked = tuple(names)
-        if unknown := [name for name in asked if name not in self.parameters]:
+        requested = tuple(names)
+        if unknown := [name for name in requested if name not in self.parameters]:
             raise AttributionError(
                 f"Unknown layer group {', '.join(map(repr, unknown))}: this model has {', '.join(self.parameters)}."
             )
-        if not asked:
+        if not requested:
             raise AttributionError(f"No layer group was named: this model has {', '.join(self.parameters)}.")
-        return asked
+        return requested
 
     def of(self, model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
         """The parameters themselves, by group and name.
@@ -68,7 +68,7 @@ class LayerGroups:
 
 
 Groups = LayerGroups | str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
-"""What can be asked for as groups, see `layer_groups`."""
+"""What `layer_groups` takes as groups."""
 
 
 def layer_groups(model: nn.Module, groups: Groups = None) -> LayerGroups:

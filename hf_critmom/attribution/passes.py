@@ -18,20 +18,20 @@ from hf_critmom.attribution.gradients import GradientSums, gradients_of, is_shar
 from hf_critmom.attribution.predictions import ComputeLoss, Items, counted_items, items_of
 
 LARGEST_GRADIENT_BATCH = 32
-"""Rows of a backward pass, unless told otherwise: several smaller batches tell a spread, one large batch does not."""
+"""Default number of rows in a backward pass: several smaller batches show a spread, one large batch does not."""
 
 FEWEST_GRADIENT_BATCHES = 16
-"""Where there are few chosen rows, they are still spread over so many backward passes, for an interval."""
+"""Backward passes over which the chosen rows are spread where they are few, so that there is an interval."""
 
 PREDICTED_ROWS_PER_BATCH = 128
-"""But where rows have to be predicted first, over no more than one for so many of them: a pass of few rows costs many
-times what it costs to predict these."""
+"""Predicted rows for each such backward pass, at least: a backward pass of few rows costs many times their
+prediction."""
 
 CPU_ROWS = 64
-"""Rows that are predicted at once on a CPU: what a network makes of more of them does not stay in its caches."""
+"""Rows that are predicted at once on a CPU: the activations of more rows do not stay in its caches."""
 
 _WAITING_BATCHES = 8
-"""So many backward passes' rows are waited for, before it is clear that the rows are not few."""
+"""Rows are collected for this many backward passes before it is clear that they are not few."""
 
 
 class GradientPass:
@@ -73,7 +73,7 @@ class GradientPass:
         self._spare: Rows | None = None
 
     def run(self, dataloader: Any, select: str | np.ndarray, num_top_rows: int | None, batch_size: int | None) -> None:
-        """Passes over the loader once; arguments as of `attribute_gradients`."""
+        """Makes one pass over the loader; see `attribute_gradients` for the arguments."""
         if isinstance(select, str) and select == "top_loss":
             chosen = self._of_largest_loss(dataloader, num_top_rows)
         else:
@@ -259,11 +259,11 @@ def _split(rows: Rows, size: int) -> Iterator[Rows]:
 
 
 def _part_of_mask(mask: np.ndarray, batch: Batch) -> Tensor:
-    """The rows of a mask over the data set that belong to a batch, in the shape of its labels."""
+    """The rows of a mask over the dataset that belong to a batch, in the shape of its labels."""
     shape = batch.labels.shape
     if mask.ndim != len(shape) or (batch.valid and len(mask) < batch.first + batch.valid):
         raise AttributionError(
-            f"A mask of shape {mask.shape} does not fit the data set, whose batches have labels of shape "
+            f"A mask of shape {mask.shape} does not fit the dataset, whose batches have labels of shape "
             f"{tuple(shape)}: expected one made by predict(model, dataloader) with the same loader."
         )
     part = np.zeros(shape, dtype=bool)

@@ -136,7 +136,7 @@ def predicts_next_token(model: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of a whole data set in its order, (examples,), or (texts, tokens) filled up with -100.
+    """Predictions of a whole dataset in its order, (examples,), or (texts, tokens) filled up with -100.
 
     Attributes:
         labels: Class indices; -100: not an item.

@@ -40,10 +40,10 @@ class Diagnosis:
         dominant: Groups whose share exceeds an equal part, 1 / number of groups. It needs no number, but like `top` it
             looks at the misclassified examples alone.
         problem: Our own rule: dominant groups whose share is larger among misclassified examples than among correctly
-            classified ones, in that the interval of the quotient lies above 1. None where that could not be told.
+            classified ones, in that the interval of the quotient lies above 1. None where that could not be determined.
         contrast: The quotient of every group; empty without correctly classified examples.
         controls: The top groups of each control, by its name: "correct", "initial".
-        selected: How many items the attribution and each control are of, by name.
+        selected: Number of items of the attribution and of each control, by name.
         confidence: Joint level of the quotients' intervals.
     """
 

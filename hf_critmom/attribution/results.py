@@ -20,7 +20,7 @@ class GroupGradient:
         norm: Norm of the mean gradient.
         share: Part of the squared norm of the whole model's mean gradient, from 0 to 1.
         share_interval: Bootstrap interval of the share: what other examples from the same source would give for this
-            very model. It says nothing on other training seeds. None: too few items to tell.
+            very model. It says nothing on other training seeds. None: too few items.
         log_odds_error: Standard error of log(share / (1 - share)), from the same resampling.
         relative_norm: Norm of the mean gradient by norm of the parameters; None where these are all zero.
         parameters: Number of trainable values.
@@ -44,7 +44,7 @@ class GroupGradient:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Gradients by layer group, over chosen examples (or tokens) of a data set.
+    """Gradients by layer group, over chosen examples (or tokens) of a dataset.
 
     Attributes:
         groups: Gradient of each group that has trainable parameters, in the model's order.
@@ -52,7 +52,7 @@ class Attribution:
         select: What was chosen, a name in `SELECTIONS`, or "given" for a mask.
         unit: What is counted: "examples" or "tokens".
         selected: How many were chosen.
-        total: How many there are in the data set.
+        total: How many there are in the dataset.
         misclassified: How many of them are predicted wrongly; None where the selection needed no predictions.
         loss: Mean loss of the chosen ones.
         batches: Number of backward passes.

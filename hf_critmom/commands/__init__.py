@@ -144,7 +144,7 @@ def usage() -> str:
     lines = [f"usage: {program()} COMMAND ...", "", "Critically damped momentum for Hugging Face Transformers.", ""]
     for name, command in COMMANDS.items():
         lines += [f"  {program()} {name} {command.usage}", f"      {command.help}"]
-    return "\n".join([*lines, "", f"{program()} COMMAND --help tells more; {program()} --version tells the version."])
+    return "\n".join([*lines, "", f"{program()} COMMAND --help shows more; {program()} --version the version."])
 
 
 def _run(name: str, argv: list[str]) -> int:

@@ -29,7 +29,7 @@ class MomentumAdvice:
     Attributes:
         role: "hardly" (noise decides), "needed" (the mean step is stable only with it), "can" (it may speed the
             training up), or "open" (the measurement does not tell).
-        sentence: The same in words, with the numbers behind it, and what to tune.
+        sentence: The same in words, with the numbers that it rests on, and what to tune.
         least_momentum: The smallest momentum that is stable at this mean step, 0 where none is needed.
     """
 

@@ -24,9 +24,9 @@ class Eigenvalue:
 
     Attributes:
         value: The eigenvalue, the largest with its sign.
-        residual: Length of ``H v - value * v`` for the unit vector ``v`` behind it: an eigenvalue lies so near.
+        residual: Length of ``H v - value * v`` for its unit vector ``v``: there is an eigenvalue within this distance.
         iterations: Products with the Hessian that it took.
-        converged: Whether the residual is within the tolerance that was asked for.
+        converged: Whether the residual is within the requested tolerance.
         lowest: The least eigenvalue as far as the same products show it, an upper bound of the true one.
     """
 
@@ -109,7 +109,7 @@ def _lanczos(hessian: Hessian, tolerance: float, max_iterations: int, seed: int)
 
 
 def _ritz(diagonal: Sequence[float], beside: Sequence[float], length: float, tolerance: float) -> Eigenvalue:
-    """What the tridiagonal matrix of the recurrence tells of the two ends of the spectrum."""
+    """Both ends of the spectrum as the tridiagonal matrix of the recurrence estimates them."""
     values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
     residual = abs(length * vectors[-1, -1])
     top = float(values[-1])

@@ -4,4 +4,4 @@ from hf_critmom.errors import InputError
 
 
 class CurvatureError(InputError):
-    """A curvature or noise scale that cannot be measured as it was asked for."""
+    """A curvature or noise scale that cannot be measured as requested."""

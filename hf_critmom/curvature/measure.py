@@ -202,7 +202,7 @@ def _vector(update: Mapping[str, Tensor], objective: Objective) -> list[Tensor]:
 
 
 def _trainable_groups(groups: GroupsOfParameters) -> Iterator[tuple[str, list[nn.Parameter]]]:
-    """Groups with the parameters of theirs that are trainable; groups that are frozen are left out."""
+    """Groups with their trainable parameters; frozen groups are left out."""
     for name, members in groups.items():
         parameters = list(members.values() if isinstance(members, Mapping) else members)
         if trainable := [p for p in parameters if p.requires_grad]:

@@ -26,12 +26,12 @@ from hf_critmom.curvature.objective import ComputeLoss, Objective, model_loss, p
 from hf_critmom.curvature.vectors import dot
 
 DEFAULT_BATCHES = 16
-"""Small batches that examples are divided into, unless told otherwise."""
+"""Default number of small batches that examples are divided into."""
 
 
 @dataclass(frozen=True)
 class NoiseSample:
-    """What the gradients of some batches tell at one point of a training.
+    """Statistics of the gradients of some batches at one point of a training.
 
     Attributes:
         rows: Examples of a small batch.
@@ -55,7 +55,7 @@ class NoiseScale:
     """The simple gradient noise scale, in examples.
 
     Attributes:
-        value: The estimate; None where it cannot be told.
+        value: The estimate; None where it cannot be determined.
         low: Lower end of its interval; 0 where nothing is known.
         high: Upper end; infinite where the mean gradient is lost in the noise.
         level: Confidence of the interval.

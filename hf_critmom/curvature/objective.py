@@ -222,7 +222,7 @@ class _LossOfModel(nn.Module):
 def preserved(model: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
     """Within, a model is as it is measured; afterwards it and all random number generators are as before, to the bit.
 
-    Dropout and its relatives are off, batch normalization is in the mode that was asked for, and there is no mixed
+    Dropout and its relatives are off, batch normalization is in the requested mode, and there is no mixed
     precision, neither Accelerate's nor an autocast around.
     """
     model = unwrapped(model)

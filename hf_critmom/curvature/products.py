@@ -43,7 +43,7 @@ class Hessian:
         relative_step: Length of the step of a difference, as a share of the length of the parameters.
 
     Raises:
-        CurvatureError: If the method is not known, or there is no second derivative where it was asked for.
+        CurvatureError: If the method is not known, or there is no second derivative where it was requested.
     """
 
     def __init__(self, objective: Objective, method: str = "auto") -> None:

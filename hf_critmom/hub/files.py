@@ -39,14 +39,14 @@ MODEL_FILES = {
 
 
 def copy_records(folder: Path, copy: Path) -> None:
-    """Copies plan and records of a comparison, and nothing else, to a folder in which its report can be written anew.
+    """Copies plan and records of a comparison, and nothing else, to a folder in which its report can be rebuilt.
 
     Args:
         folder: The comparison's folder.
         copy: An empty folder.
 
     Raises:
-        HubError: If one of these files is a link, or lies behind one or outside the folder.
+        HubError: If one of these files is a link, or is reached through one, or lies outside the folder.
         ComparisonError: If the folder holds no comparison, or a damaged one.
     """
     _copy(folder, copy, Path(PLAN_FILE))
@@ -71,7 +71,7 @@ def model_files(run: Path, folder: Path) -> list[Path]:
         folder: The comparison's folder, in which it lies.
 
     Raises:
-        HubError: If one of them is a link, or the run lies behind one or outside the folder.
+        HubError: If one of them is a link, or the run is reached through one, or lies outside the folder.
     """
     if not run.is_dir():
         return []
@@ -83,7 +83,7 @@ def model_files(run: Path, folder: Path) -> list[Path]:
 
 
 def regular_file(folder: Path, relative: Path) -> Path:
-    """A file in a folder that is neither a link nor behind one.
+    """A file in a folder that is neither a link nor reached through one.
 
     Args:
         folder: The folder, which may itself be reached by a link.

@@ -54,7 +54,7 @@ def choose_run(
         The run; None if every run diverged and neither arm nor seed was given.
 
     Raises:
-        HubError: If the arm or seed is not the comparison's, or every run of theirs diverged or is unfinished.
+        HubError: If the arm or seed is not the comparison's, or all their runs diverged or are unfinished.
     """
     given = {name: value for name, value in (("arm", arm), ("seed", seed)) if value is not None}
     for name, planned in (("arm", plan.arms), ("seed", plan.seeds)):

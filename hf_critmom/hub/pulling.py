@@ -36,7 +36,7 @@ _PATTERNS = (
     PLAN_FILE,
     *(f"runs/**/{name}" for name in (RESULT_FILE, DRIFT_FILE, "*.safetensors", *sorted(MODEL_FILES))),
 )
-"""What a comparison consists of, without what is made of it anew."""
+"""Files of a comparison, without those that are rebuilt from them."""
 
 
 def is_repository(source: str) -> bool:

@@ -83,7 +83,7 @@ def push_comparison(
     """
     repository.check()
     PushOptions(**options).check(repository)
-    _read_plan(folder)  # before anybody is asked for a token
+    _read_plan(folder)  # before a token is needed
     if dry_run:
         return prepare_upload(folder, repository, known_secrets=_secrets(token), **options), None
     with session.patient_session():

@@ -51,7 +51,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class PushOptions:
-    """What a push can be told beside where it goes.
+    """Options of a push, beside its destination.
 
     Attributes:
         arm: Choose the model among this arm's runs.
@@ -100,7 +100,7 @@ def prepare_upload(
 ) -> Upload:
     """Collects what a push of a comparison brings; needs no network and leaves the comparison's folder as it is.
 
-    The report is built anew from plan and results, so it says how far the comparison is at this moment. A model
+    The report is rebuilt from plan and results, so it says how far the comparison is at this moment. A model
     repository also gets the model of one run at its top level, for ``from_pretrained``, and that run's test result in
     ``.eval_results/``; a dataset repository gets a card by which ``load_dataset`` reads the table of results; a Space
     gets the report's page.

@@ -43,7 +43,7 @@ class _Control(CohortStep, CritMomSGD):
     INITIAL: ClassVar = {"critical_sum": 0.0, "constant_sum": 0.0}
 
     control: ClassVar[str]
-    """What it is called in its param groups, so that a state dict tells whose velocities it holds."""
+    """Its name in its param groups, so that a state dict shows whose velocities it holds."""
 
     def _rescale(self, momentum: float, ratio: float) -> tuple[float, float]:
         """Momentum and factor of the learning rate of a step.

@@ -190,5 +190,5 @@ def warn_of_clamp(group: Mapping[str, Any], consequence: str) -> None:
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor, or the whole of one that is sharded (FSDP2)."""
+    """A tensor, or the full one where it is sharded (FSDP2)."""
     return getattr(tensor, "full_tensor", lambda: tensor)()

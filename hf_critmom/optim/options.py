@@ -132,7 +132,7 @@ OPTIONS: dict[str, Option] = {
 
 
 DEFAULT_QHM_CURVATURE = 10.0
-"""The curvature that `critmom_qhm` damps critically unless told otherwise. Near it the measured top curvature stayed in
+"""The curvature that `critmom_qhm` damps critically by default. Near it the measured top curvature stayed in
 a pilot on small CIFAR-10 images (3 to 14); on digits it was 15 to 75, so measure it where it matters."""
 
 QHM_CURVATURE = Option(

@@ -188,7 +188,7 @@ def _keep_options(group: dict[str, Any], options: dict[str, Any]) -> None:
     """Checks options and writes them into a group, as plain numbers and strings.
 
     ``nu`` becomes ``fixed_nu``, since ``group["nu"]`` shows the weight in use; ``curvature="auto"`` becomes a number
-    and ``curvature_source`` tells where it is from: "given", "assumed" (nothing was measured yet) or "measured".
+    and ``curvature_source`` says where it comes from: "given", "assumed" (nothing was measured yet) or "measured".
     """
     if "nu" in options:
         group["fixed_nu"] = check_option("nu", options["nu"])
@@ -295,5 +295,5 @@ _kernel = functools.cache(fused_sgd)
 
 
 def _local(tensors: Tensors) -> Tensors:
-    """The shards of this process, of tensors that FSDP2 shards alike."""
+    """The shards of this process, of tensors that FSDP2 shards in the same way."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

@@ -35,7 +35,7 @@ KNOWN_BY: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("Adam", {"betas": ..., "amsgrad": ...}),
     ("SGD", {"dampening": ..., "nesterov": ...}),
 )
-"""By what a param group tells its optimizer, where no class is named; `...` stands for any value."""
+"""Options by which a param group shows its optimizer where no class is named; `...` stands for any value."""
 
 _WRITTEN = {
     *("params", "param_names", "lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "effective_lr", "control"),
@@ -80,7 +80,7 @@ _guarded: "WeakSet[Optimizer]" = WeakSet()
 def state_to_continue(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """Checks a state dict and returns what an optimizer loads to continue it.
 
-    One warning tells of other options of the same optimizer, which continue, and one of another optimizer whose state
+    One warning names other options of the same optimizer, which continue, and one of another optimizer whose state
     is exchangeable. The run's optimizer then keeps its own options, so that none inherits a momentum that was meant for
     another learning rate.
 

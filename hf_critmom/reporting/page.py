@@ -40,7 +40,7 @@ class Headline:
         tone: What the word means: "good", "bad", "even" or "open".
         sentence: The statement.
         numbers: What it rests on, in small print beside it.
-        reasons: Whole sentences that stand behind it, folded away.
+        reasons: Whole sentences that it rests on, folded away.
         label: What the statement is about where a page has several subjects, such as a task.
     """
 
@@ -209,7 +209,7 @@ def readable_color(color: str, scheme: str, *, least: float = 3.0) -> str:
     Args:
         color: Hexadecimal, such as ``#0072B2``.
         scheme: "light" or "dark".
-        least: Least contrast ratio, as WCAG 2 defines it; 3 is what it asks of graphics, 4.5 of text.
+        least: Least contrast ratio, as WCAG 2 defines it; it requires 3 of graphics, 4.5 of text.
     """
     toward = (0.0, 0.0, 0.0) if scheme == "light" else (1.0, 1.0, 1.0)
     background = _luminance(_channels(BACKGROUNDS[scheme]))

@@ -163,14 +163,14 @@ def check_folder_name(folder: Path, error: type[InputError]) -> None:
     if kinds and not re.search("[0-9a-f]{40}", folder.name):  # which may be a commit
         raise error(f"--output_dir holds what looks like {' and '.join(kinds)}: choose another name.")
     try:
-        folder.resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.stat()  # fails where links lead in a circle, or the name is too long
         if folder.exists() and not folder.is_dir():
             raise error(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
         if folder.is_symlink() and not folder.exists():
             raise OSError(errno.ENOENT, "the link leads nowhere")
-    except (OSError, RuntimeError) as problem:  # links that lead in a circle
-        why = getattr(problem, "strerror", None) or str(problem)
-        raise error(f"{folder} cannot be a folder ({why}): choose another --output_dir.") from None
+    except OSError as problem:
+        raise error(f"{folder} cannot be a folder ({problem.strerror}): choose another --output_dir.") from None
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)

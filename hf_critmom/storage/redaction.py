@@ -1,6 +1,6 @@
 """Secrets in text: tokens, keys and passwords, found by their form, by the name before them, or because they are known.
 
-Everything that keeps text of the user in a file passes it through `redact`; everything that publishes a file asks
+Everything that keeps text of the user in a file passes it through `redact`; everything that publishes a file calls
 `find_secrets` first.
 """
 
@@ -49,7 +49,7 @@ def _is_hub_token(match: re.Match[str]) -> bool:
 
 
 def _is_no_commit(match: re.Match[str]) -> bool:
-    """A commit has 40 hexadecimal digits as well: the word before tells."""
+    """A commit has 40 hexadecimal digits as well: the word before it decides."""
     before = match.string[max(0, match.start() - 40) : match.start()].lower()
     return re.search(r"(?:commit|revision|sha1?|oid|blob|tree|resolve|head|rev|hash|@)[^a-z0-9]{0,6}$", before) is None
 

@@ -48,7 +48,7 @@ def settle_workers(wanted: int | None, threads: int, work: int | None = None) ->
     """Processes that work at the same time: one for each core, or as many as are wanted; never more than there is work.
 
     Args:
-        wanted: How many the command line asks for; None: nothing was said.
+        wanted: The number on the command line; None: none was given.
         threads: Threads of each.
         work: Pieces of work, where the number is known.
 

@@ -69,7 +69,7 @@ def _check_loss(model: PreTrainedModel, name: str) -> None:
     if problem_type not in (None, "single_label_classification"):
         raise TaskError(
             f"{name} was trained for {problem_type.replace('_', ' ')} (problem_type in its configuration), and "
-            "mistakes are told only for classifiers that give each image one class: name one of those."
+            "mistakes are defined only for classifiers that give each image one class: name one of those."
         )
 
 

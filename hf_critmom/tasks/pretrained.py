@@ -17,7 +17,7 @@ from hf_critmom.tasks.errors import TaskError
 
 
 def load_pretrained(auto: Any, name_or_path: str, what: str, loading: CheckpointArguments, **kwargs: Any) -> Any:
-    """``auto.from_pretrained(name_or_path, **kwargs)``, without running code of the checkpoint unless told to.
+    """``auto.from_pretrained(name_or_path, **kwargs)``, without running code of the checkpoint unless that is allowed.
 
     Args:
         auto: An Auto class.

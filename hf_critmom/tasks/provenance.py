@@ -92,7 +92,7 @@ def check_same_data(task: Task, planned: Mapping[str, str]) -> None:
 def check_disjoint(splits: Mapping[str, Any]) -> Overlap:
     """Checks by content that no two splits share an example, whatever its label.
 
-    A dataset tells the content of its examples by a method ``content_keys``; the examples of any other are read once
+    A dataset gives the content of its examples by a method ``content_keys``; the examples of any other are read once
     and digested as they are handed out.
 
     Args:
@@ -122,9 +122,9 @@ def check_disjoint(splits: Mapping[str, Any]) -> Overlap:
 
 
 def content_keys(dataset: Any) -> Sequence[bytes] | None:
-    """A digest of each example of a dataset without its label; None where the content cannot be told.
+    """A digest of each example of a dataset without its label; None where the content cannot be determined.
 
-    It cannot be told of a dataset without length or index, of one that draws at random what it hands out (as an
+    It cannot be determined for a dataset without length or index, of one that draws at random what it hands out (as an
     augmentation does), and of examples that hold anything but tensors, arrays, pictures, numbers and text.
     """
     if hasattr(dataset, "content_keys"):
@@ -143,7 +143,7 @@ def content_keys(dataset: Any) -> Sequence[bytes] | None:
             if _digest(dataset[index]) != _digest(dataset[index]):
                 return None
         return [_digest(dataset[index]) for index in range(count)]
-    except TypeError:  # an example holds something whose content cannot be told
+    except TypeError:  # an example holds something whose content cannot be determined
         return None
 
 

@@ -19,7 +19,7 @@ def averages_weights(optimizer: Any) -> bool:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, dataset: Any, batch_size: int, collator: Callable[[Any], dict[str, Any]]) -> None:
-    """Computes the statistics of batch normalisation anew for the present weights, as means over training batches.
+    """Recomputes the statistics of batch normalisation for the present weights, as means over training batches.
 
     Running statistics are of the weights that were trained with. Schedule-Free evaluates an average of weights, whose
     activations are other ones, so that its authors ask for this before every evaluation (Defazio et al., arXiv

@@ -1,4 +1,4 @@
-"""Trackers of runs that are many of one experiment: one project for all, a run for each, named alike in all trackers.
+"""Trackers of an experiment with many runs: one project, a run for each, under the same names in every tracker.
 
 The Trainer's callbacks name projects and runs by arguments and environment variables of their own:
 
@@ -61,7 +61,8 @@ def tracked_run(args: TrainingArguments, folder: Path, run_name: str, begun: str
         args: The training arguments of the experiment.
         folder: The experiment's folder.
         run_name: The run's name.
-        begun: What tells the experiment from an earlier one of the same folder, such as the time of its beginning.
+        begun: What distinguishes the experiment from an earlier one in the same folder, such as the time of its
+            beginning.
     """
     board = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or folder / TENSORBOARD_FOLDER)
     trackers = args.report_to or ()

@@ -15,7 +15,7 @@ def watched_trainers(
 ) -> Iterator[None]:
     """Within it, every Trainer logs its damping state and names its optimizer in the automatic model card.
 
-    Where the optimizer asks for the curvature (``curvature=auto``), it is measured. torch's own optimizers check whose
+    Where the optimizer needs the curvature (``curvature=auto``), it is measured. torch's own optimizers check whose
     state they continue, as those of this package do (`guard_resuming`).
 
     `transformers.Trainer` is extended at the moment that the program imports it, so that one without a Trainer does not

@@ -19,14 +19,14 @@ LARGEST_FACTOR = 1e6
 DEFAULT_MARGIN = 0.1
 LARGEST_EVALUATIONS_PER_EPOCH = 1000
 CADENCE_FLAGS = frozenset({"eval_strategy", "eval_steps", "evaluations_per_epoch"})
-"""Flags that say how often is evaluated."""
+"""Flags that say how often a run is evaluated."""
 
 
 @dataclass
 class ComparisonArguments:
     """Flags that say what is compared.
 
-    What is None is as the comparison in the folder has it, and for a new one as the help says.
+    None means: as in the comparison in the folder; for a new one as the help says.
     """
 
     _argument_group_name: ClassVar[str] = "comparison"
@@ -188,7 +188,7 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
         super().__post_init__()
 
     def _settle_evaluations(self) -> None:
-        """Checks how often is evaluated; ``evaluations_per_epoch`` stays None where nothing was said of it."""
+        """Checks how often runs are evaluated; ``evaluations_per_epoch`` stays None where no flag says it."""
         strategy = getattr(self.eval_strategy, "value", self.eval_strategy)
         if strategy == "no":
             raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
@@ -210,7 +210,7 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
 
     @property
     def cadence_is_open(self) -> bool:
-        """Whether nothing was said of how often is evaluated."""
+        """Whether no flag says how often to evaluate."""
         return self.eval_strategy == IntervalStrategy.EPOCH and self.evaluations_per_epoch is None
 
 
@@ -238,7 +238,7 @@ class ComparisonRequest:
 
 
 def _check_folders(flag: str, values: list[float] | tuple[()]) -> None:
-    """Refuses numbers that are alike in six digits, by which folders of runs are named."""
+    """Refuses numbers that are equal in six digits, by which folders of runs are named."""
     shown = [f"{value:g}" for value in values]
     if len(set(shown)) < len(set(values)):
         raise ComparisonError(f"--{flag} holds numbers that are the same in six digits: {', '.join(shown)}.")

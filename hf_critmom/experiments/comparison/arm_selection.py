@@ -51,7 +51,7 @@ def get_arms(
         names: Names of arms and of sets of arms in `ARM_SETS`, and descriptions, see
             `hf_critmom.experiments.comparison.foreign`.
         known: The arms to choose among.
-        stored: The arms of the comparison that goes on; one of theirs that is early goes on as it is.
+        stored: The arms of the comparison that is continued; those of an early version stay as they are.
 
     Raises:
         ComparisonError: If one is not known or named twice, cannot be built, or needs a package that is not installed.

@@ -106,7 +106,7 @@ class Arm:
 def _schedule_free() -> type[Optimizer]:
     if importlib.util.find_spec("schedulefree") is None:
         raise ComparisonError("The arm schedule_free needs the package schedulefree: pip install schedulefree.")
-    from schedulefree import AdamWScheduleFree  # only where it is asked for: the package is optional
+    from schedulefree import AdamWScheduleFree  # only where it is used: the package is optional
 
     return AdamWScheduleFree
 
@@ -116,7 +116,7 @@ BASELINES: dict[str, Callable[[], type[Optimizer]]] = {
     "adamw": lambda: torch.optim.AdamW,
     "schedule_free_adamw": _schedule_free,
 }
-"""Optimizers of others by the names that arms use; every value that matters is written out in the arm's options."""
+"""Baseline optimizers by the names that arms use; every value that matters is written out in the arm's options."""
 
 _SGD = {"momentum": 0.9}
 _ADAMW = {"betas": [0.9, 0.999], "eps": 1e-8}

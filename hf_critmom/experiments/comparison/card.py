@@ -72,7 +72,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
     )
     # A tuned variant that is the arm itself has no run of its own.
     tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
-    asked = [*plan.runs(), *tuned]
+    planned = [*plan.runs(), *tuned]
     loads = [run.load.mean for run in runs if run.load.mean is not None]
     return render(
         "comparison.md",
@@ -95,10 +95,10 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         history=history_in_words(plan),
         outlook=found.outlook,
         choices=[choice_row(choice, results, metric.name) for choice in results.choices],
-        finished=sum(run in results.runs for run in asked),
-        asked=len(asked),
+        finished=sum(run in results.runs for run in planned),
+        planned=len(planned),
         trials_finished=len(results.trials),
-        trials_asked=len(plan.trials()),
+        trials_planned=len(plan.trials()),
         diverged=sum(not run.finished for run in runs),
         hardware=sorted({run.versions["hardware"] for run in runs}),
         load=max(loads, default=None),
@@ -130,7 +130,7 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
 
 
 def _reasons(verdict: Verdict, metric: Metric) -> str:
-    """What stands behind a verdict, in Markdown."""
+    """What a verdict rests on, in Markdown."""
     return f"{claim_title(verdict.claim)}: {' '.join(explanations(verdict, metric, name='`{}`'.format))}"
 
 

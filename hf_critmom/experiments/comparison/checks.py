@@ -88,7 +88,7 @@ def _check_steps(training: ComparisonTrainingArguments, task: Task) -> None:
     for size in (training.train_batch_size, training.eval_batch_size) if split else ():
         if size % training.world_size:
             raise ComparisonError(
-                f"{training.world_size} processes cannot share batches of {size} equally, as split_batches asks: "
+                f"{training.world_size} processes cannot share batches of {size} equally, as split_batches requires: "
                 "choose batch sizes that the number of processes divides."
             )
     an_epoch = steps_per_epoch(training, task)

@@ -43,5 +43,5 @@ def _model_in_words(plan: Plan) -> str:
         share = "" if trained == every else f", of which {trained:,} are trained"
         return f"{plan.model['model']} with {every:,} parameters{share}"
     sizes = {name: size for name, size in plan.model.items() if name not in ("model", "num_parameters")}
-    told = ", ".join(f"{name.removeprefix('num_').replace('_', ' ')} {size}" for name, size in sizes.items())
-    return f"{plan.model['model']} of {told}"
+    shown = ", ".join(f"{name.removeprefix('num_').replace('_', ' ')} {size}" for name, size in sizes.items())
+    return f"{plan.model['model']} of {shown}"

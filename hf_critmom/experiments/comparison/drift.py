@@ -76,7 +76,7 @@ def _names_data(flag: str) -> bool:
 
 
 def _early_arguments(folder: Path, plan: Plan, task: str | None) -> tuple[DataArguments, ModelArguments]:
-    """Flags that describe the data as a plan without flags does; its fingerprints tell whether they are right."""
+    """Flags that describe the data as a plan without flags does; its fingerprints show whether they are right."""
     source, splits = plan.task.source, plan.task.splits
     if task is None and source.startswith(("local folder ", "local file ")):
         raise ComparisonError(
@@ -112,10 +112,10 @@ def measure_drift(
         folder: A comparison's folder whose runs still have their models.
         task: The task that it was made with.
         corruptions: Names in `CORRUPTIONS`.
-        max_samples: Test with so many images, drawn at random; None: with all.
+        max_samples: Number of images to test with, drawn at random; None: all.
         batch_size: Images of a forward pass.
         loading: How the networks are loaded.
-        progress: Told of each corruption that is finished.
+        progress: Called with each corruption that is finished.
         workers: Processes that measure at the same time, forked from this one, which must not have computed with
             several threads before; None: as many as there are cores for. Accuracies do not depend on it.
 
@@ -152,7 +152,7 @@ def measure_drift(
         measured: set[str] = set()
 
         def handle(worker: int, kind: str, *content: Any) -> None:
-            if content[0] not in measured:  # each worker tells what all of them have measured
+            if content[0] not in measured:  # each worker reports what all of them have measured
                 measured.add(content[0])
                 progress(content[0])
 

@@ -4,4 +4,4 @@ from hf_critmom.errors import InputError
 
 
 class ComparisonError(InputError):
-    """A comparison that cannot be made as it was asked for."""
+    """A comparison that cannot be made as requested."""

@@ -83,7 +83,7 @@ class ArmTrainer(CritMomTrainer):
     """The Trainer of one arm: its optimizer, and its schedule in the place of the Trainer's own.
 
     Where the optimizer evaluates other weights than it trains, as Schedule-Free does, the statistics of batch
-    normalisation are those of the trained weights: they are computed anew before each evaluation.
+    normalisation are those of the trained weights: they are recomputed before each evaluation.
     """
 
     optimizer: Any

@@ -72,16 +72,16 @@ class StepComparison:
         Args:
             name: How an arm's name is written.
         """
-        alike: dict[tuple[str, str], list[str]] = {}
+        arms_of: dict[tuple[str, str], list[str]] = {}
         for one in self.arms:
             if one.arm != self.baseline and not (_is_even(one.integrated) and _is_even(one.shrinkage)):
                 numbers = tuple("" if _is_even(value) else f"{value:.2g}" for value in (one.integrated, one.shrinkage))
-                alike.setdefault((numbers[0], numbers[1]), []).append(name(one.arm))
-        told = [_told(names, step, decay) for (step, decay), names in alike.items()]
-        return f"Against {name(self.baseline)}, {'; '.join(told)}." if told else ""
+                arms_of.setdefault((numbers[0], numbers[1]), []).append(name(one.arm))
+        clauses = [_clause(names, step, decay) for (step, decay), names in arms_of.items()]
+        return f"Against {name(self.baseline)}, {'; '.join(clauses)}." if clauses else ""
 
 
-def _told(names: Sequence[str], step: str, decay: str) -> str:
+def _clause(names: Sequence[str], step: str, decay: str) -> str:
     """What arms of the same numbers do, in words."""
     one = len(names) == 1
     parts = [f"take{'s' if one else ''} {step} times the mean step"] if step else []

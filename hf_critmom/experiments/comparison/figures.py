@@ -274,9 +274,9 @@ def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm, end: float)
         end: The end of the axis, which begins at its reciprocal.
     """
     if found.bound == "unknown":
-        words = "neither reached it" if found.both_censored == found.ratio.n else "open: not every seed reached it"
-        words = words if found.ratio.n else "no seed in common"
-        axes.text(1.03, at, words, va="center", fontsize=9, color="0.2", fontstyle="italic")
+        text = "neither reached it" if found.both_censored == found.ratio.n else "open: not every seed reached it"
+        text = text if found.ratio.n else "no seed in common"
+        axes.text(1.03, at, text, va="center", fontsize=9, color="0.2", fontstyle="italic")
         return
     low, high, estimate = found.ratio.low, found.ratio.high, found.ratio.estimate
     low = estimate if low <= 0.0 and found.bound != "at most" else low

@@ -117,8 +117,8 @@ def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
     for name, arm in plan.arms.items():
         tuned = f"{name}{TUNED_SUFFIX}"
         arms[name] = arm
-        told = f"{arm.help}, tuned: {_chosen(results, tuned)}"
-        arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": told})
+        what = f"{arm.help}, tuned: {_chosen(results, tuned)}"
+        arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": what})
     return {name: arm for name, arm in arms.items() if name in with_results}
 
 

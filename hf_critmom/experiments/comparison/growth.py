@@ -13,7 +13,7 @@ from hf_critmom.storage.run_folder import RESULT_FILE
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a run of a folder's comparison has left anything behind that would be lost."""
+    """Whether a run of a folder's comparison has left anything that would be lost."""
     runs = folder / "runs"
     return any(runs.rglob(RESULT_FILE)) or any(runs.rglob("checkpoint-*"))
 
@@ -106,9 +106,9 @@ def complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:
 
 
 def _looks(stored: Plan, requested: Plan, seeds: tuple[int, ...], folder: Path) -> LookPlan | None:
-    """When verdicts are looked at, after seeds were added or a growing comparison was asked for.
+    """When verdicts are looked at, after seeds were added or a growing comparison was requested.
 
-    As long as nobody can have seen a verdict the looks are planned anew. Afterwards they stay planned, and the look
+    As long as nobody can have seen a verdict the looks are planned again. Afterwards they stay planned, and the look
     that was made is counted.
     """
     if not seeds and requested.looks is None:

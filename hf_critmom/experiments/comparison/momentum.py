@@ -65,10 +65,10 @@ class CurvatureSummary:
         arms_at: dict[tuple[int, ...], list[str]] = {}
         for one in self.arms:
             arms_at.setdefault(tuple(one.steps), []).append(one.arm)
-        told = {", ".join(map(str, steps)): arms for steps, arms in arms_at.items()}
-        if len(told) == 1:
-            return f"steps {next(iter(told))}"
-        return "; ".join(f"{listed(arms)}: steps {steps}" for steps, arms in told.items())
+        by_steps = {", ".join(map(str, steps)): arms for steps, arms in arms_at.items()}
+        if len(by_steps) == 1:
+            return f"steps {next(iter(by_steps))}"
+        return "; ".join(f"{listed(arms)}: steps {steps}" for steps, arms in by_steps.items())
 
 
 def curvature_callback(arm: Arm) -> CurvatureCallback | None:

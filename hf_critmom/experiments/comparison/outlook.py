@@ -66,16 +66,16 @@ def command_for(plan: Plan, seeds: int) -> str:
         seeds: The number of seeds.
     """
     try:
-        words = shlex.split(plan.command)
+        argv = shlex.split(plan.command)
     except ValueError:  # an early plan keeps a command for people, who know what to do with it
         return f"{plan.command} --num_seeds {seeds}"
     if not _known_to_command(plan) >= plan.arms.keys():  # arms were added by commands that named only them
-        words = _with_flag(_without_flag(words, "--arms_file"), "--arms", list(plan.arms))
+        argv = _with_flag(_without_flag(argv, "--arms_file"), "--arms", list(plan.arms))
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
-    if looks.first < looks.last or "--until_decided" in words:
-        words = words if "--until_decided" in words else _with_flag(words, "--until_decided", [])
-        return shlex.join(_with_flag(words, "--max_seeds", [str(seeds)]) if seeds > looks.last else words)
-    return shlex.join(_with_flag(words, "--num_seeds", [str(seeds)]))
+    if looks.first < looks.last or "--until_decided" in argv:
+        argv = argv if "--until_decided" in argv else _with_flag(argv, "--until_decided", [])
+        return shlex.join(_with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > looks.last else argv)
+    return shlex.join(_with_flag(argv, "--num_seeds", [str(seeds)]))
 
 
 def _known_to_command(plan: Plan) -> set[str]:
@@ -86,23 +86,23 @@ def _known_to_command(plan: Plan) -> set[str]:
     return {arm for one in plan.history[: places[-1] + 1] for arm in one.arms} if places else set()
 
 
-def _with_flag(words: Sequence[str], flag: str, values: Sequence[str]) -> list[str]:
+def _with_flag(argv: Sequence[str], flag: str, values: Sequence[str]) -> list[str]:
     """A command in which a flag has these values, at the place where it stood, else at its end."""
-    rest = _without_flag(words, flag)
+    rest = _without_flag(argv, flag)
     end = rest.index("--") if "--" in rest else len(rest)  # what follows is a script's own
     return [*rest[:end], flag, *values, *rest[end:]]
 
 
-def _without_flag(words: Sequence[str], flag: str) -> list[str]:
+def _without_flag(argv: Sequence[str], flag: str) -> list[str]:
     kept: list[str] = []
     dropping = False
-    for place, word in enumerate(words):
-        if word == "--":
-            return [*kept, *words[place:]]
-        if word.startswith("--"):
-            dropping = word == flag
-            if dropping or word.startswith(f"{flag}="):
+    for place, argument in enumerate(argv):
+        if argument == "--":
+            return [*kept, *argv[place:]]
+        if argument.startswith("--"):
+            dropping = argument == flag
+            if dropping or argument.startswith(f"{flag}="):
                 continue
         if not dropping:
-            kept.append(word)
+            kept.append(argument)
     return kept

@@ -138,8 +138,8 @@ def _what(overview: Overview) -> Section:
     for one in overview.workloads:
         plan = one.found.plan
         finished = f"{one.found.finished} of {len(plan.runs())}"
-        words = training_in_words(plan, one.analysis.budget)
-        rows.append([one.name, words, str(len(plan.seeds)), finished, plan.command])
+        training = training_in_words(plan, one.analysis.budget)
+        rows.append([one.name, training, str(len(plan.seeds)), finished, plan.command])
     left = ("training", "command")
     return Section(
         "What was compared", tables=[Table(["task", "training", "seeds", "runs", "command"], rows, left=left)]

@@ -10,6 +10,9 @@ from hf_critmom.experiments.comparison.page_sections import headlines, sections_
 from hf_critmom.reporting.page import Headline, Section, write_page
 from hf_critmom.reporting.tables import Table
 
+MOST_NAMES = 8
+"""Arms whose names stand in the title of a page; of more it says how many they are."""
+
 
 def write_comparison_page(folder: Path, found: Findings) -> Path:
     """Writes ``report.html``, the report to look at.
@@ -32,9 +35,10 @@ def write_comparison_page(folder: Path, found: Findings) -> Path:
     what = Table(["arm", "what it is"], rows, left=("what it is",))
     how = Section("What was compared, and how", history_in_words(plan), tables=[what, _setup(found)], code=plan.command)
     budget = found.budgets[0].analysis.budget
+    arms = ", ".join(found.arms) if len(found.arms) <= MOST_NAMES else f"{len(found.arms)} arms"
     return write_page(
         folder,
-        title=f"{plan.task.name}: {', '.join(found.arms)}",
+        title=f"{plan.task.name}: {arms}",
         subtitle=f"{training_in_words(plan, budget)}, {counted([len(plan.seeds)], 'seed')}",
         notice=" ".join(filter(None, [missing_in_words(found), *found.caveats])),
         headlines=said,

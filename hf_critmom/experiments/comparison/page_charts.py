@@ -18,7 +18,7 @@ from hf_critmom.reporting.page import Chart, Control
 WIDEST_RATIO = 8.0
 """Ratios are drawn between the reciprocal of this and this at most; an arrow says what lies beyond."""
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3))
-"""Of the arms' lines in turn, so that colour alone tells nothing apart."""
+"""Dash patterns of the arms' lines in turn, so that colour is not the only difference."""
 MOST_POINTS = 200
 """Points of a line at most: more would fall on the same pixels of a chart 700 pixels wide."""
 CHOSEN_ARMS = "indexof(arms, datum.arm) >= 0"
@@ -72,7 +72,7 @@ def evenly(places: Sequence[Any], most: int) -> list[Any]:
 
 
 def suffix(analysis: Analysis) -> str:
-    """What tells the charts of one budget from those of another."""
+    """What distinguishes the charts of one budget from those of another, in their names."""
     return "" if analysis.budget is None else f"-{analysis.budget:g}".replace(".", "-")
 
 
@@ -104,7 +104,7 @@ def metric_chart(
     single = chosen.transform_filter(within)
     x = alt.X("x:Q").title(None)
     y = alt.Y("value:Q").title(None).scale(zero=False)
-    told = [
+    tooltip = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("seed:N"),
         alt.Tooltip("step:Q", format=",d"),
@@ -115,14 +115,14 @@ def metric_chart(
     color, dash = arm_color(arms), arm_dash(arms)
     seeds = single.transform_filter("shown != 'median'")
     each = seeds.mark_line(opacity=0.4, strokeWidth=1).encode(x, y, color, detail="seed:N")
-    points = seeds.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=told)
+    points = seeds.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=tooltip)
     medians = (
         chosen.transform_aggregate(value="median(value)", x="median(x)", groupby=["arm", "step"])
         .transform_filter(within)
         .transform_filter("shown != 'seeds'")
     )
     median = medians.mark_line(strokeWidth=2.5).encode(x, y, color, dash, order="step:Q")
-    of_median = [told[0], told[2], alt.Tooltip("value:Q", title="median", format=".4f")]
+    of_median = [tooltip[0], tooltip[2], alt.Tooltip("value:Q", title="median", format=".4f")]
     median_points = medians.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=of_median)
     rules = (
         alt.Chart(pd.DataFrame({"target": targets, "metric": metric}))
@@ -170,7 +170,7 @@ def steps_chart(
         y = y.axis(format="%", values=[0.0, 0.5, 1.0]).scale(domain=[-0.03, 1.03], nice=False)
     elif logarithmic:
         y = y.scale(type="log").axis(format=".3~g", values=[10.0**power for power in range(-9, 10)])
-    told: list[Any] = [
+    tooltip: list[Any] = [
         "arm:N",
         alt.Tooltip("step:Q", format=x_format),
         alt.Tooltip("value:Q", format=".0%" if share else ".4g"),
@@ -181,7 +181,7 @@ def steps_chart(
     base = (
         alt.Chart(pd.DataFrame(kept, columns=["arm", "step", "value"]))
         .transform_filter(CHOSEN_ARMS)
-        .encode(x, y, arm_color(arms), tooltip=told)
+        .encode(x, y, arm_color(arms), tooltip=tooltip)
     )
     lines = base.mark_line(strokeWidth=2, interpolate="step-after" if share else "linear").encode(arm_dash(arms))
     layers = [lines, base.mark_point(opacity=0, size=60)]
@@ -213,8 +213,8 @@ def ratios_chart(rows: Sequence[Mapping[str, Any]], title: str, colors: Mapping[
             table.append({"row": key, "note": row["text"]})
         else:
             low, ratio, high = (min(max(row[name], 1.0 / widest), widest) for name in ("low", "ratio", "high"))
-            told = {"color": row["color"], "label": row["label"], "text": row["text"]}
-            table.append({"row": key, "ratio": ratio, "low": low, "high": high, **told,
+            tooltip = {"color": row["color"], "label": row["label"], "text": row["text"]}
+            table.append({"row": key, "ratio": ratio, "low": low, "high": high, **tooltip,
                           "left": low if row["low"] < low else None,
                           "right": high if row["high"] > high else None})  # fmt: skip
     frame = pd.DataFrame(table).reindex(

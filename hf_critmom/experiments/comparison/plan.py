@@ -188,7 +188,7 @@ class Plan:
         training: Training arguments that differ from the defaults of Transformers, the total batch size, and the
             evaluations per epoch where they are several.
         versions: Versions of what computes; a difference is said, not refused.
-        command: The command line that asks for the whole extent, as far as one does.
+        command: The command line that covers the whole extent, as far as one does.
         tuning: The tuning grid; None: no tuning.
         arguments: Flags of the data and of the model, as `store_arguments` keeps them: what other commands load the
             task from. Paths are relative to the comparison's folder; they are not published.
@@ -295,7 +295,7 @@ class Plan:
         return learning_rate * trial.learning_rate, weight_decay * trial.weight_decay
 
     def budget(self, run: Run) -> float | None:
-        """The epochs that a run was asked to train for; None where a number of steps was."""
+        """The epochs that a run trains for; None where a number of steps is given instead."""
         if self.training_argument("max_steps") > 0:
             return None
         return self.training_argument("num_train_epochs") if run.epochs is None else run.epochs

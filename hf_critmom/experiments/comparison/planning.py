@@ -1,4 +1,4 @@
-"""From a request to the plan that it asks for: what it leaves open is as the comparison in the folder has it."""
+"""From a request to its plan: what the request leaves open is taken from the comparison in the folder."""
 
 import copy
 import dataclasses
@@ -37,7 +37,7 @@ from hf_critmom.training.arguments import recorded_training_arguments
 
 EVALUATIONS_PER_EPOCH = 4
 LARGEST_SHARE_OF_EVALUATIONS = 0.15
-"""Of the time of training, that evaluations may take where nobody said how often to evaluate."""
+"""Share of the training time that evaluations may take where no flag says how often to evaluate."""
 _TRIAL_SEED = 1042
 """The same for every share of seeds of one comparison, so that their trials are the same."""
 
@@ -198,7 +198,7 @@ def plan_request(
     folder: Path,
     stored: Plan | None = None,
 ) -> Plan:
-    """The plan that a request asks for; its extent may be a part of the stored plan's.
+    """The plan of a request; its extent may be a part of the stored plan's.
 
     Args:
         request: The request; how often it evaluates is settled.

@@ -17,7 +17,7 @@ from hf_critmom.reporting.text import printable
 from hf_critmom.storage.redaction import redact
 
 SECONDS_BETWEEN_STEPS = 0.2
-"""How often a run tells its step."""
+"""Seconds between two reports of a run's step."""
 MOST_BARS = 16
 """Workers, and machines, that have a bar of their own."""
 

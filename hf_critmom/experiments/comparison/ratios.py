@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def informative(self) -> tuple[float, ...]:
-        """The targets that tell the arms apart.
+        """The targets that distinguish the arms.
 
         Left out are those that no run of either arm arrived at, and those that every run of both was at already when
         it was first evaluated: each run counts the same there, whatever the arms do.
@@ -184,7 +184,7 @@ def target_ratios(
 
 
 def decided_everywhere(runs: Pair, *, level: float = 1.0 - CONFIDENCE) -> int:
-    """Whether an arm is faster (-1) or slower (1) at every target that tells the arms apart; 0 if neither.
+    """Whether an arm is faster (-1) or slower (1) at every target that distinguishes the arms; 0 if neither.
 
     No correction is needed: all of the intervals at the full level have to lie on the same side (Berger, Technometrics
     24 (1982) 295, the intersection-union test).

@@ -100,7 +100,7 @@ class TaskRecord:
 
     @property
     def is_script(self) -> bool:
-        """Whether it is the task of a script of somebody else's, which alone knows its data."""
+        """Whether it is the task of the user's own script, which alone knows its data."""
         return "script" in self.content
 
     @property
@@ -223,7 +223,7 @@ class RunResult:
         evaluations: Evaluations on the validation split, in the order of training.
         test: Loss and metrics on the test split by name; empty for a trial.
         versions: Versions of what computed, and the machine.
-        budget: Epochs asked for; None: steps were, or the result is an early one.
+        budget: Requested epochs; None: steps were requested, or the result is an early one.
         learning_rate: Peak learning rate; None in early results.
         weight_decay: Weight decay; None in early results.
         trainer_seconds: Seconds that the Trainer took with training and testing.

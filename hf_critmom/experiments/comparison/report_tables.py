@@ -162,8 +162,8 @@ def _time(target: TimeToTarget) -> str:
         return f"{target.steps:.0f}\n{target.seconds:.1f} s\n{reached}"
     if target.seeds == 1:
         return f"{target.steps:.0f}\n{target.seconds:.1f} s"
-    (few, many), (short, long) = target.steps_range, target.seconds_range
-    return f"{target.steps:.0f} ({few:.0f}-{many:.0f})\n{target.seconds:.1f} ({short:.1f}-{long:.1f}) s"
+    (least, most), (short, long) = target.steps_range, target.seconds_range
+    return f"{target.steps:.0f} ({least:.0f}-{most:.0f})\n{target.seconds:.1f} ({short:.1f}-{long:.1f}) s"
 
 
 def _seeds(summary: ArmSummary) -> str:

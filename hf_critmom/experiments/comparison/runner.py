@@ -1,4 +1,4 @@
-"""Runs a comparison: what is missing of the plan that a request asks for, each result complete or not there at all."""
+"""Runs a comparison: makes the missing runs of the requested plan, each result written completely or not at all."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Verdicts in sentences: the headline of a claim, and what stands behind it."""
+"""Verdicts in sentences: the headline of a claim, and what it rests on."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
 
 
 def headline_parts(verdict: Verdict, *, name: Name = str) -> tuple[str, str]:
-    """The statement of a headline, such as "critmom is slower than constant", and the numbers behind it.
+    """The statement of a headline, such as "critmom is slower than constant", and the numbers that it rests on.
 
     Args:
         verdict: The verdict.
@@ -69,7 +69,7 @@ def ending(difference: Interval) -> str:
 
 
 def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[str]:
-    """What stands behind a headline, in whole sentences.
+    """What a headline rests on, in whole sentences.
 
     Args:
         verdict: The verdict.

@@ -16,7 +16,7 @@ A fixed comparison is the plan whose only look is at N: it spends 1 - `RESERVE` 
 than the first planned look (an unfinished comparison) spends and decides nothing.
 
 The levels are exact for paired t tests of normal differences. (The usual ones, of a Brownian motion, let 5.6 % through
-between 3 and 10 seeds, since the standard deviation is estimated anew at each look.) With S the sum and Q the sum of
+between 3 and 10 seeds, since the standard deviation is re-estimated at each look.) With S the sum and Q the sum of
 squares of the first n differences, W = S / sqrt(Q) holds t = sqrt(n - 1) tan(theta) for sin(theta) = W / sqrt(n). Under
 the null hypothesis Q says nothing about W and its past (it is the length of a vector whose direction is uniform), so
 that one more difference y adds tan(psi) = y / sqrt(Q), which is independent of them and has a density in proportion to

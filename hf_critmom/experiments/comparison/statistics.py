@@ -247,14 +247,14 @@ def reach_curve(observed: Times) -> ReachCurve:
 
 
 def logrank(first: Times, second: Times) -> float:
-    """p-value of the log-rank test that two arms reach the target alike; 1 where no time tells them apart.
+    """p-value of the log-rank test that two arms reach the target equally fast; 1 where no time distinguishes them.
 
     The test does not use the pairing of the seeds, and its distribution is asymptotic: with few seeds it is a guide.
     """
     hits = np.concatenate([first.times[first.reached], second.times[second.reached]])
     at_risk = [(np.sum(first.times >= hit), np.sum(second.times >= hit), np.sum(hits == hit)) for hit in hits]
     # Without a time at which runs of both arms were left, and not all of them arrived, the statistic is 0 / 0.
-    if not any(mine and theirs and arrived < mine + theirs for mine, theirs, arrived in at_risk):
+    if not any(one and other and arrived < one + other for one, other, arrived in at_risk):
         return 1.0
     return float(stats.logrank(first.censored(), second.censored()).pvalue)
 

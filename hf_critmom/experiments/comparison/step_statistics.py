@@ -1,4 +1,4 @@
-"""How large the steps of a run are, and how much its weight decay shrinks the weights: what a comparison must tell.
+"""How large the steps of a run are, and how much its weight decay shrinks the weights: what a comparison has to report.
 
 At the same learning rate two optimizers differ in the step that a constant gradient would make them take, and in what a
 step leaves of the weights. Both are computed from the param groups at every step, without touching a tensor.
@@ -72,8 +72,8 @@ def step_factor(optimizer: str, options: Mapping[str, Any], learning_rate: float
     """The factor of the learning rate that multiplies an arm's mean step at its peak by another factor.
 
     The mean step of a heavy ball is ``lr / (1 - momentum)``. Where momentum follows the learning rate it is not in
-    proportion to it: ``sqrt(lr) / 2`` under the linear rule, whose step a factor of 3 asks 9 times the learning rate
-    for. Of every other optimizer the step is taken to be in proportion.
+    proportion to it: ``sqrt(lr) / 2`` under the linear rule, where a step 3 times as large needs 9 times the learning
+    rate. Of every other optimizer the step is taken to be in proportion.
 
         >>> step_factor("critmom", {}, 0.01, 2.0)
         4.0

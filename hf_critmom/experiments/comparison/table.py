@@ -10,7 +10,7 @@ from hf_critmom.experiments.comparison.records import RunResult
 def results_table(runs: Iterable[RunResult]) -> pd.DataFrame:
     """One row per arm, seed and evaluation.
 
-    Columns: arm, seed, status, budget (epochs asked for), split ("validation", and one last row per run for "test"),
+    Columns: arm, seed, status, budget (requested epochs), split ("validation", and one last row per run for "test"),
     step, epoch, seconds (of training until then), loss, the metric, learning rate, momentum and damping ratio as last
     logged before, and the peak learning rate and weight decay of the run.
     """

@@ -167,7 +167,7 @@ class Judged:
             seeds: Only the first so many seeds, as at an earlier look; None: all there are.
 
         Returns:
-            The pair; None if `seeds` are asked for and one of the arms lacks some of them.
+            The pair; None if `seeds` is given and one of the arms lacks some of them.
         """
         sides = (self.of[arm], self.of[baseline])
         runs = pair(*sides, paired=self.rule.paired)
@@ -211,7 +211,7 @@ def headline(judged: Judged, arm: str, baseline: str, *, highest_only: bool = Fa
         highest_only: Whether only the hardest target counts.
     """
     rule, runs = judged.rule, judged.pair(arm, baseline)
-    assert runs is not None  # no number of seeds was asked for
+    assert runs is not None  # no number of seeds was given
     planned = _planned(rule, highest_only=highest_only)
     used = runs.at(planned).informative
     left_out = [target for target in planned if target not in used]
@@ -328,7 +328,7 @@ def _obstacle(judged: Judged, headlines: Sequence[Headline], num_claims: int) ->
     """What stands in the way of a decision, in words; empty if it is the spread alone."""
     seeds = min(one.ratio.n for one in headlines)
     if seeds == 0:
-        return "no seed of theirs is finished in common"
+        return "they have no finished seed in common"
     if not any(one.targets for one in headlines):
         if any(one.at_once for one in headlines):
             return "every run was at a target when it was first evaluated"

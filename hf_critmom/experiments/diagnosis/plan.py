@@ -1,4 +1,4 @@
-"""What an attribution was asked for: its checkpoints, and the settings that its results depend on."""
+"""What an attribution was requested for: its checkpoints, and the settings that its results depend on."""
 
 import json
 from collections.abc import Sequence

@@ -208,7 +208,7 @@ def store_result(folder: Path, settings: dict[str, Any], result: Result, command
 
 
 def restore_agreement(folder: Path) -> None:
-    """Writes the stored agreement, which nothing is computed from, anew where it does not follow from the results."""
+    """Rewrites the stored agreement, which nothing is computed from, where it does not follow from the results."""
     read_results(folder)  # what holds none gets no lock
     with locked(folder, "results"):
         stored, content = read_results(folder), read_json(folder / RESULTS_FILE)

@@ -147,7 +147,7 @@ def make_study(
     classes = {}
     if class_names and wrong.ndim == 1:
         counts = np.bincount(predictions.labels[wrong], minlength=len(class_names))
-        large = batch_size or LARGEST_GRADIENT_BATCH  # nobody asks for an interval of each class
+        large = batch_size or LARGEST_GRADIENT_BATCH  # no interval of each class is needed
         most = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
         classes = {
             class_names[index]: of(wrong & (predictions.labels == index), "misclassified", batch_size=large)

@@ -15,7 +15,7 @@ RISEN = 1.5
 FELL = 0.95
 """The loss has fallen when it was at most this share of that in the first tenth."""
 FINE = 1.1
-"""Time to a target is told well when the evaluations around it are within this factor: 10 percent."""
+"""Time to a target is well resolved when the evaluations around it are within this factor: 10 percent."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ def divergence(log: TrainingLog) -> Finding:
 
 
 def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
-    """How often it was evaluated, and how well that tells when a target was reached.
+    """How often it was evaluated, and how well that resolves when a target was reached.
 
     Raises:
-        DoctorError: If the metric was asked for and is not in the log.
+        DoctorError: If the requested metric is not in the log.
     """
     topic = "evaluation"
     evaluations = [one for one in log.evaluations if int(one["step"] or 0) > 0]
@@ -99,11 +99,11 @@ def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
         return Finding(
             topic, "fine", f"{cadence}. Name --targets to see how well they tell when those are reached.", values
         )
-    told = [_arrival(points, target, rises) for target in targets]
-    values["targets"] = {f"{target:g}": arrival.values() for target, arrival in zip(targets, told, strict=True)}
-    arrivals = " ".join(f"{metric} {target:g}: {one.sentence}" for target, one in zip(targets, told, strict=True))
+    found = [_arrival(points, target, rises) for target in targets]
+    values["targets"] = {f"{target:g}": arrival.values() for target, arrival in zip(targets, found, strict=True)}
+    arrivals = " ".join(f"{metric} {target:g}: {one.sentence}" for target, one in zip(targets, found, strict=True))
     sentence = f"{cadence}. {arrivals}"
-    coarse = [one for one in told if one.within > FINE]
+    coarse = [one for one in found if one.within > FINE]
     if coarse:
         step = max(int((FINE - 1.0) * min(one.step for one in coarse if one.step is not None)), 1)
         sentence += f" To tell differences of 10 % in time to target, evaluate every {step:,} steps or more often."

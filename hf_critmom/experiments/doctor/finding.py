@@ -15,7 +15,7 @@ class Finding:
         topic: What it is about, such as "clipping".
         state: "fine", "note" (worth knowing), "warning" (worth changing), or "cannot tell" (the log lacks it).
         sentence: The answer in words; for "cannot tell" also how to have it logged.
-        values: The numbers behind it, by name.
+        values: The numbers that it rests on, by name.
     """
 
     topic: str

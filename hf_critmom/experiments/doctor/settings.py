@@ -40,8 +40,8 @@ class Settings:
         source: Where optimizer and momentum stand.
         momentum: Constant momentum, or Adam's beta1.
         damped: Options of critically damped momentum, if momentum follows the learning rate by them.
-        scheduled: Whether a schedule changes momentum, so that only the log tells it.
-        rescaled: Whether steps take another learning rate than the schedule's, so that only the log tells it.
+        scheduled: Whether a schedule changes momentum, so that only the log shows it.
+        rescaled: Whether steps take another learning rate than the schedule's, so that only the log shows it.
         weight_decay: Its coefficient.
         max_grad_norm: Norm that gradients are clipped to; 0: they are not.
         batch_size: Examples of an optimizer step.

@@ -76,7 +76,7 @@ def momentum(log: TrainingLog) -> Finding:
     if math.isclose(low, high, rel_tol=1e-9):
         sentence = f"{name} {low:.4g} at every logging step ({source})."
         if low == 0.0 and settings.kind == "sgd":
-            sentence += " torch's SGD has none unless it is told: --optim_args momentum=0.9."
+            sentence += " torch's SGD has none by default: pass --optim_args momentum=0.9."
             return Finding("momentum", "note", sentence, {"low": low, "high": high})
     else:
         sentence = f"{name} {low:.4g} to {high:.4g} ({source}).{follows}"

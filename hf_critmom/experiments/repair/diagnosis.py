@@ -1,4 +1,4 @@
-"""Localize and diagnose: gradients on a network's errors, and the groups that are therefore treated."""
+"""Localize and diagnose: gradients on a network's errors, and the groups that follow from them."""
 
 import copy
 from typing import Any
@@ -36,8 +36,8 @@ def diagnose_network(network: Network, settings: RepairSettings, diagnosis_datas
     num_top = min(settings.num_groups or TOP, len(attribution.groups))
     found = diagnose(attribution, correct=correct, num_top=num_top)
     if settings.groups != "auto":
-        asked = [settings.groups] if isinstance(settings.groups, str) else settings.groups
-        groups = in_order(network.layers.names, network.layers.check(asked))
+        requested = [settings.groups] if isinstance(settings.groups, str) else settings.groups
+        groups = in_order(network.layers.names, network.layers.check(requested))
         return Choice(groups, "The groups were named by the user.", attribution, found)
     evidence = Evidence(attribution, found, lambda: friction_of(network), settings.num_groups)
     selected = SELECTIONS[settings.select].choose(evidence)

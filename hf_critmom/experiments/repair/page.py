@@ -127,9 +127,9 @@ def _classes_section(repair: Repair, names: tuple[str, ...]) -> Section:
         name = class_name(change.label, names)
         rows.append({"class": name, "before": change.right_before / change.items, "after": after})
     order = [str(row["class"]) for row in rows]
-    told: list[Any] = ["class:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("before", "after"))]
+    tooltip: list[Any] = ["class:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("before", "after"))]
     base = alt.Chart(pd.DataFrame(rows)).encode(
-        alt.Y("class:N").title(None).sort(order).axis(labelLimit=150), tooltip=told
+        alt.Y("class:N").title(None).sort(order).axis(labelLimit=150), tooltip=tooltip
     )
     color = alt.condition("datum.after >= datum.before", alt.value(FIXED), alt.value(BROKEN))
 

@@ -33,7 +33,7 @@ _NOT_COMPARED = ("versions", "command", "checkpoint", "trained_on", "overlap", "
 
 @dataclass(frozen=True)
 class RepairSettings:
-    """What a repair is asked to do.
+    """Settings of a repair.
 
     Attributes:
         groups: "auto", or names of the groups to treat.

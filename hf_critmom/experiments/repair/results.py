@@ -219,9 +219,9 @@ def read_choice(folder: Path, plan: RepairPlan) -> Choice:
     choice = _read(file, Choice, again)
     if {*choice.attribution.groups, *choice.attribution.frozen} != set(plan.layers):
         raise RepairError(f"{file} is of other layer groups than {folder}: {again}.")
-    asked, rule = plan.settings.get("groups", "auto"), plan.settings.get("select", "gradient")
-    expected = [asked] if isinstance(asked, str) else asked
-    if asked == "auto" and rule in SELECTIONS:
+    requested, rule = plan.settings.get("groups", "auto"), plan.settings.get("select", "gradient")
+    expected = [requested] if isinstance(requested, str) else requested
+    if requested == "auto" and rule in SELECTIONS:
         number = plan.settings.get("num_groups")
         evidence = Evidence(choice.attribution, choice.diagnosis, lambda: choice.friction, number)
         expected = SELECTIONS[rule].choose(evidence).groups

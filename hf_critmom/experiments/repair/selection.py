@@ -15,7 +15,7 @@ IKFAD_STEPS = 100
 
 @dataclass(frozen=True)
 class Choice:
-    """What was diagnosed, and what is therefore treated.
+    """What the diagnosis found, and the groups that it selects.
 
     Attributes:
         groups: The groups to treat.

@@ -118,7 +118,7 @@ def verify(before: Predictions, after: Predictions) -> Verification:
     if before.labels.shape != after.labels.shape or not np.array_equal(before.labels, after.labels):
         raise RepairError(
             f"Predictions before and after are not of the same items (labels of shape {before.labels.shape} and "
-            f"{after.labels.shape}): predict one data set in one order."
+            f"{after.labels.shape}): predict one dataset in one order."
         )
     fixed, broken = before.wrong & after.right, before.right & after.wrong
     labels, counted = before.labels, before.counted
@@ -150,7 +150,7 @@ def verify(before: Predictions, after: Predictions) -> Verification:
 
 
 def changed_items(before: Predictions, after: Predictions) -> list[dict[str, Any]]:
-    """Every item whose being right or wrong changed: its place in the data set, label, and predictions.
+    """Every item whose being right or wrong changed: its index in the dataset, label, and predictions.
 
     Returns:
         Dictionaries with ``index`` (for tokens ``index`` of the text and ``token``), ``label``, ``before``, ``after``

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 POINTS = (0.0, 0.02, 0.1, 0.35, 0.65)
-"""Where in a run it is measured unless told otherwise: often at the beginning, where curvature changes most."""
+"""Points of a run at which it is measured by default: dense at the beginning, where curvature changes most."""
 MOST_EXAMPLES = 256
-"""So many examples are measured on at most, unless told otherwise: one batch, if it is smaller."""
+"""Most examples that are measured on by default; one batch, if that is smaller."""
 NOISE_BATCHES = 8
 """Into so many small batches the examples are divided at least, for the noise scale."""
 POINTS_OF_NOISE = 4
@@ -85,7 +85,7 @@ class CurvatureCallback(LoggingCallback):
         method: See `measure_curvature`.
         batch_norm: See `measure_curvature`.
         tolerance: Largest residual of the top eigenvalue, as a share of it; with ``every`` 0.05 by default.
-        on_demand: Whether to measure only where the optimizer asked for its curvature.
+        on_demand: Whether to measure only where the optimizer needs its curvature.
         around: What surrounds a measurement, such as a context in which a clock stands still; called with the trainer.
     """
 

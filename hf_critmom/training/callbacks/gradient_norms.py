@@ -77,7 +77,7 @@ class GradientNormCallback(LoggingCallback):
         squares: dict[str, float] = {}
         for name, norm in zip(names, norms.tolist(), strict=True):
             squares[name] = squares.get(name, 0.0) + norm**2
-        # The gradients were clipped by then, all by the factor that the Trainer's norm tells.
+        # The gradients were clipped by then, all by the factor that follows from the Trainer's norm.
         clipped, before = math.sqrt(sum(squares.values())), logs.get("grad_norm", math.nan)
         scale = before / clipped if args.max_grad_norm > 0.0 and 0.0 < clipped <= before < math.inf else 1.0
         record = {f"gradient_norm/{name}": scale * math.sqrt(square) for name, square in squares.items()}

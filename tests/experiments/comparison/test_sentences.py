@@ -215,7 +215,7 @@ def test_what_stands_in_the_way_is_said() -> None:
     unpaired += [run_of(rising_to(3.0 + seed / 10), arm="constant", seed=9 + seed) for seed in range(3)]
     assert "not paired" in said(SAME_RATE, results_table(unpaired))
     apart = [run_of(reaching_at(2), arm="critmom", seed=0), run_of(reaching_at(3), arm="constant", seed=1)]
-    assert said(SAME_RATE, results_table(apart)) == "No seed of theirs is finished in common."
+    assert said(SAME_RATE, results_table(apart)) == "They have no finished seed in common."
     assert said(SAME_RATE, timed(critmom=[2.0], constant=[3.0])).startswith("One seed has no spread.")
 
 

@@ -353,7 +353,7 @@ def test_arms_that_have_no_seed_in_common_yet_are_not_said_to_have_failed() -> N
     """As while two machines make them: each arm has reached the target with a seed of its own."""
     runs = [run_of(reaching_at(2), arm="critmom", seed=0), run_of(reaching_at(3), arm="constant", seed=1)]
     found = verdict_on(SAME_RATE, results_table(runs))
-    assert (found.word, found.reason) == (NOT_DECIDED, "no seed of theirs is finished in common")
+    assert (found.word, found.reason) == (NOT_DECIDED, "they have no finished seed in common")
 
 
 def test_arms_with_other_seeds_are_compared_unpaired() -> None:
