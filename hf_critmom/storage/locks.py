@@ -81,13 +81,19 @@ def try_lock(folder: Path, name: str) -> Iterator[bool]:
             lock.release()
 
 
-def is_locked(folder: Path) -> bool:
+def is_locked(folder: Path, *, besides: str = "") -> bool:
     """Whether a process holds any lock of a folder, as a launch does that works in it.
+
+    Args:
+        folder: The folder.
+        besides: Name of a lock that does not count, for instance the caller's own.
 
     Raises:
         NoFileLocks: If the folder's file system has none.
     """
     for file in (folder / LOCKS_FOLDER).glob("*.lock"):
+        if file.stem == besides:
+            continue
         lock = _file_lock(file)
         try:
             if not _acquire(folder, lock):

@@ -23,6 +23,8 @@ from hf_critmom.tasks.stored_arguments import restore_arguments, store_arguments
 
 STAGING_FOLDER = ".merging"
 """Where what is copied lies until all of it is there."""
+LOCK = "merge"
+"""Lock of a folder that comparisons are being joined in."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,29 @@ def merge_comparisons(sources: Sequence[Source], output: Path) -> list[str]:
             raise ComparisonError(f"{source.name} is the --output_dir itself: name only what is to be added to it.")
     if len({source.folder.resolve() for source in sources}) < len(sources):
         raise ComparisonError("A folder is named twice: name each once.")
-    if PLAN_FILE_FORMAT.exists(output):
-        sources = [Source(str(output), output), *sources]
+    if not PLAN_FILE_FORMAT.exists(output):
+        _unite(sources, output)  # what cannot be joined leaves no folder behind
+    create_or_open_folder(output, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, ComparisonError, write=True)
+    with writing(output), locked(output, LOCK):  # of two merges at once the second adds to what the first has joined
+        present = [Source(str(output), output)] if PLAN_FILE_FORMAT.exists(output) else []
+        parts, plan, chosen = _unite([*present, *sources], output)
+        _write(plan, parts, chosen, output)
+    return _notes(parts, plan, output)
+
+
+def _unite(sources: Sequence[Source], output: Path) -> tuple[list[_Part], Plan, dict[Run, _Part]]:
+    """Reads and checks the sources: what they hold, the plan of all, and which of them each run is taken from."""
     parts = [_read(source) for source in sources]
     plan = _with_paths(unite(parts), parts, output)
     chosen = _choose(parts)
     _check_drift(parts)
-    create_or_open_folder(output, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, ComparisonError, write=True)
-    with writing(output), locked(output, "merge"):
-        _write(plan, parts, chosen, output)
-    return _notes(parts, plan, output)
+    return parts, plan, chosen
 
 
 def _read(source: Source) -> _Part:
     """Reads and checks a source."""
     plan = Plan.parse(Path(source.name), PLAN_FILE_FORMAT.read(source.folder))
-    if is_locked(source.folder):
+    if is_locked(source.folder, besides=LOCK):
         raise ComparisonError(
             f"A launch is making runs of the comparison in {source.name}: merge it when that has ended, or stop it."
         )

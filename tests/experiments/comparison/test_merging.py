@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,6 +220,13 @@ def test_a_comparison_in_which_a_launch_works_is_a_sentence(
         said = refused(shares / "second", shares / "first", "--output_dir", tmp_path / "out")
         assert f"A launch is making runs of the comparison in {shares / 'first'}" in said
         assert "A launch is making runs" in refused(shares / "second", "--output_dir", shares / "first")
+
+
+def test_two_merges_at_once_join_what_both_bring(shares: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: merge(shares / name, to=out), ("first", "second")))
+    assert outcome(out) == outcome(shares / "whole")
 
 
 def test_drift_of_all_parts_is_kept_and_has_to_agree(shares: Path, refused: Callable[..., str], tmp_path: Path) -> None:
