@@ -84,8 +84,8 @@ def test_unknown_groups_selections_and_sizes(model, loader):
     assert "batch_size must be at least 1, got 0" in refused(model, loader, batch_size=0)
     assert "num_top_rows must be at least 1" in refused(model, loader, select="top_loss", num_top_rows=-1)
     assert "confidence" in refused(model, loader, confidence=95.0)
-    assert "does not fit the data set" in refused(model, loader, select=np.ones(3, dtype=bool))
-    assert "does not fit the data set" in refused(model, loader, select=np.ones((160, 2), dtype=bool))
+    assert "does not fit the dataset" in refused(model, loader, select=np.ones(3, dtype=bool))
+    assert "does not fit the dataset" in refused(model, loader, select=np.ones((160, 2), dtype=bool))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

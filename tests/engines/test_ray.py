@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -11,8 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ray_cluster
 from helpers.launches import launch, outcome, status_of, wait_until
-from helpers.ray_cluster import Descent, Descents, Told, pull_the_plug, two_machines
+from helpers.ray_cluster import (
+    FIRST_THAT_WAITS,
+    Descent,
+    Descents,
+    Told,
+    make_descents,
+    pull_the_plug,
+    second_machine,
+    two_machines,
+)
 from helpers.script_comparisons import compare, write_script
 from helpers.warm_python import serving
 
@@ -45,11 +57,42 @@ def cluster(place: Path) -> Iterator[Any]:
 
 def made_at(folder: Path) -> dict[Path, int]:
     """When each result of an experiment was written."""
-    return {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/*/result.json")}
+    return {file: file.stat().st_mtime_ns for file in folder.glob("runs/**/result.json")}
 
 
 def loads(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text())["load"] for file in sorted(folder.glob("runs/**/result.json"))]
+
+
+def test_what_had_been_returned_outlives_a_killed_command_and_the_rest_a_killed_machine_and_process(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """The slow tests show the same of a whole comparison."""
+    data, folder = tmp_path / "data", tmp_path / "ray"
+    data.mkdir()
+    folder.mkdir()
+    (data / "plug").touch()
+    numbers = [*range(5), *range(FIRST_THAT_WAITS, FIRST_THAT_WAITS + 3)]
+    command = [sys.executable, ray_cluster.__file__, cluster.address, folder, data, *numbers]
+    killed = subprocess.Popen([str(word) for word in command])
+    wait_until(lambda: len(made_at(folder)) == 5 and len(list(data.glob("running-*"))) == 2)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    before = made_at(folder)
+    for file in data.glob("running-*"):
+        file.unlink()
+    (data / f"kill-once-{numbers[-1]}").touch()
+    plug = threading.Thread(target=pull_the_plug, args=(second_machine(cluster), data), daemon=True)
+    plug.start()
+    make_descents(None, folder, data, numbers)
+    plug.join(1.0)
+    assert not plug.is_alive() and not (data / f"kill-once-{numbers[-1]}").exists()
+    after = made_at(folder)
+    assert len(after) == 8 and {file: after[file] for file in before} == before
+    there, here = Descents(folder, data), Descents(tmp_path, data)
+    for job in map(Descent, numbers):
+        assert there.weight(job) == here.execute(job, 0.1, tmp_path / "here" / str(job.number), lambda *event: None)
+    assert sum(load["retries"] for load in loads(folder)) >= 2
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +115,7 @@ def compared(cluster: Any, place: Path, tmp_path_factory: pytest.TempPathFactory
     for file in place.glob("running-*"):
         file.unlink()
     (place / "deadly").touch()
-    machine = next(iter(cluster.worker_nodes))
-    plug = threading.Thread(target=pull_the_plug, args=(machine, place), daemon=True)
+    plug = threading.Thread(target=pull_the_plug, args=(second_machine(cluster), place), daemon=True)
     plug.start()
     assert main((*words, str(folder / "ray"), *ON_RAY)) == 0
     plug.join(1.0)
@@ -84,6 +126,7 @@ def compared(cluster: Any, place: Path, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+@pytest.mark.slow
 def test_neither_a_killed_command_nor_a_killed_machine_or_process_changes_a_result(compared: Path) -> None:
     assert outcome(compared / "ray") == outcome(compared / "local") != {}
     assert (compared / "ray/results.parquet").exists() and len(made_at(compared / "ray")) == 6
@@ -95,6 +138,7 @@ def test_neither_a_killed_command_nor_a_killed_machine_or_process_changes_a_resu
     assert {(load["device"], load["share"]) for load in made} == {("cpu", 1.0)}
 
 
+@pytest.mark.slow
 def test_an_arm_that_fails_is_a_sentence_and_one_that_diverges_a_result(
     cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +160,7 @@ def test_trials_are_made_as_by_workers_of_this_machine(cluster: Any, tmp_path: P
     assert {load["workers"] for load in loads(tmp_path / "ray")} == {1}
 
 
+@pytest.mark.slow
 def test_checkpoints_are_studied_as_by_workers_of_this_machine(
     cluster: Any, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +175,7 @@ def test_checkpoints_are_studied_as_by_workers_of_this_machine(
     assert found[0] == found[1] and len(found[0]["checkpoints"]) == 2
 
 
+@pytest.mark.slow
 def test_treatments_are_made_as_by_workers_of_this_machine(
     cluster: Any, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,11 +198,11 @@ def without_speed(content: Any) -> Any:
 
 @pytest.fixture
 def engine(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two workers that share a core."""
+    """One worker."""
     from hf_critmom.engines import ray as engines
 
     monkeypatch.setattr(engines, "MOST_RETRIES", 0)
-    engine = engines.RayEngine(None, Share(0.5, 0.0), 2, 1)
+    engine = engines.RayEngine(None, Share(1.0, 0.0), 1, 1)
     yield engine
     engine.close()
 
@@ -169,8 +215,8 @@ def test_two_hundred_runs_wait_without_filling_the_command_s_memory(engine: Any,
     engine.make(Work([Descent(number) for number in range(200)], 0.1, descents, descents), told)
     made = [number for number in range(200) if number != 13]
     for number in made:
-        there = json.loads((tmp_path / Descent(number).folder / "result.json").read_text())["weight"]
-        assert there == descents.execute(Descent(number), 0.1, tmp_path / "here" / str(number), lambda *event: None)
+        here = descents.execute(Descent(number), 0.1, tmp_path / "here" / str(number), lambda *event: None)
+        assert descents.weight(Descent(number)) == here
     failed = [event[1] for event in told.events if event[0] == "failed"]
     assert len(failed) == 1 and failed[0].startswith("The run descent 13 failed (it was lost 1 times")
     assert told.memory[-1] - told.memory[len(told.memory) // 4] < 10e6

@@ -1,10 +1,12 @@
 """A Ray cluster of two machines in processes of this one, and what a user and an experiment bring to it."""
 
+import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from hf_critmom.engines.interface import Load
+from hf_critmom.engines.interface import Load, Work
 from hf_critmom.errors import InputError
 from hf_critmom.storage.run_folder import RunFolder
 
@@ -100,6 +102,14 @@ def patiently(start: Callable[[], Any]) -> Any:
     raise late
 
 
+def second_machine(cluster: Any) -> Any:
+    """The machine beside the head of the cluster; a new one, if somebody has pulled its plug."""
+    for machine in cluster.worker_nodes:
+        if machine.all_processes["raylet"][0].process.poll() is None:
+            return machine
+    return patiently(lambda: cluster.add_node(num_cpus=1))
+
+
 def pull_the_plug(machine: Any, place: Path) -> None:
     """Kills every process of a machine as soon as it is in the middle of a run."""
     raylet = psutil.Process(machine.all_processes["raylet"][0].process.pid)
@@ -111,6 +121,10 @@ def pull_the_plug(machine: Any, place: Path) -> None:
     for process in processes:
         process.kill()
     (place / "plug").unlink()
+
+
+FIRST_THAT_WAITS = 1000
+"""Runs from this number on wait until somebody has pulled the plug of a machine, if somebody is about to."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +160,13 @@ class Descents:
     def execute(self, job: Descent, plan: float, folder: Path, send: Callable[..., None]) -> list[float]:
         if (self.data / f"kill-{job.number}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        if (once := self.data / f"kill-once-{job.number}").exists():
+            once.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.number >= FIRST_THAT_WAITS:
+            (self.data / f"running-{os.getpid()}").touch()
+            while (self.data / "plug").exists():
+                time.sleep(0.05)
         folder.mkdir(parents=True)
         (folder / "model.bin").write_bytes(bytes(200_000))
         weight = torch.full((3,), float(job.number), requires_grad=True)
@@ -156,6 +177,11 @@ class Descents:
             optimizer.step()
             send("step", job.number)
         return weight.tolist()
+
+    def weight(self, job: Descent) -> list[float]:
+        """What a run was kept with."""
+        weight: list[float] = json.loads((self.folder / job.folder / "result.json").read_text())["weight"]
+        return weight
 
     def finished(self, job: Descent) -> bool:
         return RunFolder(self.folder / job.folder).finished()
@@ -183,3 +209,24 @@ class Told:
 
     def died(self, worker: int, sentence: str) -> None:
         self.events.append(("died", sentence))
+
+
+def make_descents(address: str | None, folder: Path, data: Path, numbers: Sequence[int]) -> None:
+    """A command that has runs made on a cluster, each with a machine's only core.
+
+    Args:
+        address: The cluster's; None: this process is connected to it.
+        folder: The folder of the runs.
+        data: Where every machine finds the data.
+        numbers: Which runs.
+    """
+    from hf_critmom.engines.ray import RayEngine
+    from hf_critmom.engines.ray_cluster import Share
+
+    engine, descents = RayEngine(address, Share(1.0, 0.0), None, 1), Descents(folder, data)
+    with closing(engine):
+        engine.make(Work([Descent(number) for number in numbers], 0.1, descents, descents), Told())
+
+
+if __name__ == "__main__":
+    make_descents(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), [int(number) for number in sys.argv[4:]])

@@ -121,6 +121,7 @@ def test_two_processes_share_the_data(tmp_path, corpus, run_python):
     assert results["eval_loss"] > 0.0
 
 
+@pytest.mark.slow
 def test_images_are_learnt_and_the_model_saved_is_the_model_evaluated(tmp_path, pictures, run_python):
     accelerate = ["-m", "accelerate.commands.launch", "--num_processes", "1"]
     flags = {"do_eval": True, "use_cpu": True, "disable_tqdm": True}

@@ -112,7 +112,7 @@ def test_evaluations_take_at_most_a_seventh_of_the_time_where_nobody_says_how_of
         (("--num_train_epochs", "1e300"), "--num_train_epochs"),
         (("--max_steps", "99999999999999999"), "--max_steps"),
         (("--metric_for_best_model", "nope", "--load_best_model_at_end", "true", "--save_strategy", "epoch"), "nope"),
-        (("--workers", "99999"), "--workers must be at most"),
+        (("--workers", "99999"), "--workers must be at least 1 and at most 1,000"),
         (("--arms", "critmon"), "did you mean critmom"),
         (("--arms", "timm:lyon"), "did you mean lion"),
         (("--arms", "constant[momentum=-7]"), "Invalid momentum value"),
