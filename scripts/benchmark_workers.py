@@ -5,8 +5,9 @@
 
 Prints
 
-* the seconds of the README's first command, ``hf-critmom compare``, in this version and in the one before workers, in
-  turns (the aim is a ratio of 0.75 at most on two idle cores);
+* the seconds of the README's first command, ``hf-critmom compare``, in this version, by default and with the three
+  seeds and one evaluation an epoch that were the default before workers, and in the version before workers, in turns
+  (the aim is a ratio of 0.75 at most on two idle cores, for the same runs and evaluations);
 * the same command beside one busy process, pinned to a core and not, and under a CPU quota of one core, as ratios to
   its own idle time (the aim is 1.5 at most);
 * runs per hour of a small comparison with 1, 2 and as many workers as there are cores, under each of these conditions.
@@ -31,6 +32,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SAME = ("--num_seeds", "3", "--evaluations_per_epoch", "1")
+"""The default before workers."""
 BEFORE = "a531480~1"
 """The commit before workers: one run at a time, with as many OpenMP threads as there are cores."""
 SMALL = (
@@ -64,10 +67,11 @@ def main() -> None:
     print(f"{len(cores)} cores ({_processor()}), load before {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory(prefix="benchmark-workers-") as scratch:
         timer = Timer(Path(scratch), args.time_limit)
-        trees = {"now": ROOT}
+        variants: dict[str, Variant] = {"now": (ROOT, ())}
         if args.before:
-            trees[args.before] = check_out(args.before, Path(scratch, "before"))
-        idle = first_command(timer, trees, flags, rounds)
+            variants["now, the same work"] = (ROOT, SAME)
+            variants[args.before] = (check_out(args.before, Path(scratch, "before")), ())
+        idle = first_command(timer, variants, flags, rounds)
         conditions = {
             "beside a busy process": lambda: busy(None),
             f"beside a busy process on core {cores[0]}": lambda: busy(cores[0]),
@@ -90,18 +94,24 @@ def main() -> None:
             print(f"  {name}: {', '.join(rates)}", flush=True)
 
 
-def first_command(timer: "Timer", trees: dict[str, Path], flags: tuple[str, ...], rounds: int) -> float | None:
-    """Times the README's first command in each version, in turns; the present one's median seconds."""
-    seconds: dict[str, list[float | None]] = {name: [] for name in trees}
+Variant = tuple[Path, tuple[str, ...]]
+"""A version of the package, and flags of ``compare``."""
+
+
+def first_command(timer: "Timer", variants: dict[str, Variant], flags: tuple[str, ...], rounds: int) -> float | None:
+    """Times the README's first command in each variant, in turns; the first one's median seconds."""
+    seconds: dict[str, list[float | None]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, tree in reversed(trees.items()):
-            seconds[name].append(timer.compare(tree, *flags)[0])
+        for name, (tree, own) in reversed(variants.items()):
+            seconds[name].append(timer.compare(tree, *flags, *own)[0])
     medians = {name: None if None in found else statistics.median(found) for name, found in seconds.items()}
     print(f"hf-critmom compare {' '.join(flags)}".rstrip() + ", idle:", flush=True)
+    *ours, last = variants
     for name, found in seconds.items():
-        print(f"  {name}: {_shown(medians[name])} ({', '.join(map(_shown, found))})", flush=True)
-    for name in trees.keys() - {"now"}:
-        print(f"  ratio to {name}: {_ratio(medians['now'], medians[name])}", flush=True)
+        own = " ".join(variants[name][1])
+        print(f"  {name}{own and f' ({own})'}: {_shown(medians[name])} ({', '.join(map(_shown, found))})", flush=True)
+    for name in ours:
+        print(f"  ratio of {name} to {last}: {_ratio(medians[name], medians[last])}", flush=True)
     return medians["now"]
 
 
