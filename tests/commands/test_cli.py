@@ -337,6 +337,7 @@ def test_a_missing_script_is_named(refused: Refused, words: tuple[str, ...]) -> 
     assert "missing.py" in refused("run", *words)
 
 
+@pytest.mark.slow
 def test_the_process_answers_as_the_function_does(run_python: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")

@@ -36,7 +36,9 @@ def test_importing_the_package_imports_neither_torch_nor_transformers(run_python
     assert run_python("-c", code).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("order", ["before", "after", "between"])
+@pytest.mark.parametrize(
+    "order", [*(pytest.param(order, marks=pytest.mark.slow) for order in ("before", "after")), "between"]
+)
 def test_names_are_registered_whichever_is_imported_first(run_python, order: str) -> None:
     ours, theirs = "import hf_critmom", "from transformers import AutoConfig, Trainer, TrainingArguments"
     imports = {
@@ -56,6 +58,7 @@ def test_names_are_registered_whichever_is_imported_first(run_python, order: str
     assert finished.stdout.split() == ["CritMomAdamW", "4"], finished.stderr
 
 
+@pytest.mark.slow
 def test_importing_twice_is_harmless(run_python) -> None:
     code = """
 import importlib, sys

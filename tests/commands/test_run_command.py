@@ -227,7 +227,8 @@ def test_the_damping_log_can_be_switched_off(tmp_path, monkeypatch):
     assert "- optimizer: CritMomSGD(rule=linear" in card
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_the_damping_state_is_logged_under_launchers_too(launcher, tmp_path, run_python):
     (tmp_path / "train.py").write_text(TRAINERS)
     words = [

@@ -64,6 +64,7 @@ def loads(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text())["load"] for file in sorted(folder.glob("runs/**/result.json"))]
 
 
+@pytest.mark.slow
 def test_what_had_been_returned_outlives_a_killed_command_and_the_rest_a_killed_machine_and_process(
     cluster: Any, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_an_arm_that_fails_is_a_sentence_and_one_that_diverges_a_result(
     assert results == {"explodes": "diverged"}
 
 
+@pytest.mark.slow
 def test_trials_are_made_as_by_workers_of_this_machine(cluster: Any, tmp_path: Path) -> None:
     tuned = (*TINY, "--arms", "constant", "--num_seeds", "1", "--learning_rate_grid", "0.1", "1", "--workers", "1")
     for name, engine in (("ray", ON_RAY), ("local", ())):
@@ -223,6 +225,7 @@ def test_two_hundred_runs_wait_without_filling_the_command_s_memory(engine: Any,
     assert all((tmp_path / Descent(n).folder / "model.bin").stat().st_size == 200_000 for n in (0, 199))
 
 
+@pytest.mark.slow
 def test_a_machine_without_the_data_is_a_sentence(engine: Any, tmp_path: Path) -> None:
     descents = Descents(tmp_path, tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"^\S+: There are no data at .*: give every machine the same\.$"):

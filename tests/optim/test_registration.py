@@ -432,6 +432,7 @@ print(again.CritMomTrainer.__name__)
 """
 
 
+@pytest.mark.slow
 def test_a_second_import_from_scratch_is_harmless(run_python):
     finished = run_python("-c", IMPORTED_TWICE)
     assert finished.returncode == 0, finished.stderr

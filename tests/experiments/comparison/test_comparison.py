@@ -464,6 +464,7 @@ def test_a_run_does_not_depend_on_what_ran_before_it(finished: Finished, again: 
     assert without_seconds(read_result(tmp_path, "hybrid", 43)) == without_seconds(finished.result("hybrid", 43))
 
 
+@pytest.mark.slow
 def test_loader_workers_change_nothing(
     finished: Finished, again: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], P
     return command, folder
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_ends_as_if_it_had_not_been(
     killed: tuple[tuple[str, ...], Path], again: Any, tmp_path: Path
 ) -> None:

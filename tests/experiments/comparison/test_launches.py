@@ -72,6 +72,7 @@ def leftovers(folder: Path) -> list[Path]:
 # ---------------------------------------------------------------------------------------------------- several launches
 
 
+@pytest.mark.slow
 def test_two_launches_at_once_divide_the_runs_and_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
     folder, files = tmp_path / "out", [tmp_path / name for name in ("first", "second")]
     launches = [launch(*FEW, *SAVING, "--output_dir", str(folder), said=file) for file in files]
@@ -127,7 +128,8 @@ def datasets_cache_of_this_module(tmp_path_factory: pytest.TempPathFactory) -> I
         yield
 
 
-@pytest.mark.parametrize("model", ["resnet18", pytest.param("vit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet18", "vit"])
 def test_a_launch_that_is_killed_leaves_its_run_to_one_that_waits(model: str, tmp_path: Path) -> None:
     sizes = ("--per_device_train_batch_size", "64", "--max_train_samples", "128", "--max_eval_samples", "64")
     command = ("compare", *flags_of(model, tmp_path), *sizes, "--use_cpu", "--num_train_epochs", "8")
@@ -336,6 +338,7 @@ def test_a_folder_that_may_no_longer_be_written_is_named(
 # ---------------------------------------------------------------------------------------------------- several processes
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_table_that_one_makes(tmp_path: Path) -> None:
     """A network without batch statistics, which several processes do not share."""
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -353,6 +353,7 @@ def test_groups_are_chosen_as_asked(checkpoint: Path, tmp_path: Path, select: st
     assert found["groups"] == [name for name in GROUPS if name in best]
 
 
+@pytest.mark.slow
 def test_a_repair_that_was_killed_ends_as_if_it_had_not_been(checkpoint: Path, tmp_path: Path) -> None:
     command = ("repair", str(checkpoint), "--use_cpu", "--groups", "layer4", "fc", "--num_train_epochs", "30")
     saving = ("--save_strategy", "epoch", "--output_dir", str(tmp_path / "killed"))
