@@ -83,12 +83,12 @@ def merge_comparisons(sources: Sequence[Source], output: Path) -> list[str]:
             raise ComparisonError(f"{source.name} is the --output_dir itself: name only what is to be added to it.")
     if len({source.folder.resolve() for source in sources}) < len(sources):
         raise ComparisonError("A folder is named twice: name each once.")
-    if not PLAN_FILE_FORMAT.exists(output):
-        _unite(sources, output)  # what cannot be joined leaves no folder behind
+    united = None if PLAN_FILE_FORMAT.exists(output) else _unite(sources, output)  # what fails leaves no folder behind
     create_or_open_folder(output, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, ComparisonError, write=True)
     with writing(output), locked(output, LOCK):  # of two merges at once the second adds to what the first has joined
-        present = [Source(str(output), output)] if PLAN_FILE_FORMAT.exists(output) else []
-        parts, plan, chosen = _unite([*present, *sources], output)
+        if united is None or PLAN_FILE_FORMAT.exists(output):
+            united = _unite([Source(str(output), output), *sources], output)
+        parts, plan, chosen = united
         _write(plan, parts, chosen, output)
     return _notes(parts, plan, output)
 

@@ -89,7 +89,7 @@ def drawn_evaluations(rows: pd.DataFrame, most: int = MOST_EVALUATIONS) -> tuple
     kept = seeds[: max(most // (max(arms, 1) * LEAST_POINTS), 1)]
     points = min(max(most // max(arms * len(kept), 1), 2), MOST_POINTS)
     drawn = rows[rows["seed"].isin(kept)]
-    steps = {arm: evenly(sorted(of_arm["step"].unique()), points) for arm, of_arm in drawn.groupby("arm")}
+    steps = {arm: set(evenly(sorted(of_arm["step"].unique()), points)) for arm, of_arm in drawn.groupby("arm")}
     chosen = [step in steps[arm] for arm, step in zip(drawn["arm"], drawn["step"], strict=True)]
     said = []
     if len(kept) < len(seeds):

@@ -93,8 +93,7 @@ def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[
             found.append(
                 f"It is {faster} at every target{' that tells the two apart' if one.unreached or one.at_once else ''}."
             )
-        low, high = 1.0 / (1.0 + verdict.margin), 1.0 + verdict.margin
-        if verdict.word in (FASTER, SLOWER) and low < one.ratio.low and one.ratio.high < high:
+        if verdict.word in (FASTER, SLOWER) and verdict.allows(one.ratio):
             found.append(f"The difference is smaller than {100.0 * verdict.margin:g} %.")
         if one.area.n:
             found.append(
@@ -217,9 +216,8 @@ def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
     known = [one for one in others if not math.isnan(one.ratio.estimate)]
     to = f" to reach {known[0].targets[-1]:.4g}" if verdict.claim.highest_only and known else ""
     if verdict.word == NO_DIFFERENCE:
-        low, high = 1.0 / (1.0 + verdict.margin), 1.0 + verdict.margin
         closest = min(known, key=lambda one: max(one.ratio.high, 1.0 / one.ratio.low if one.ratio.low else math.inf))
-        within = [one for one in known if one is closest or (low < one.ratio.low and one.ratio.high < high)]
+        within = [one for one in known if one is closest or verdict.allows(one.ratio)]
         beyond = f"±{100.0 * verdict.margin:g} % from {listed([name(one.baseline) for one in within])}"
         numbers = _ratio(closest, of=name(closest.baseline) if len(within) > 1 else "")
         return f"{arm} is not the first{to}, it shows no difference beyond {beyond}", numbers

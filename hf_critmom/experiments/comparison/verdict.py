@@ -103,6 +103,10 @@ class Verdict:
         """Whether growing the comparison can add nothing to the word."""
         return self.word not in (NOT_DECIDED,)
 
+    def allows(self, ratio: Interval) -> bool:
+        """Whether a ratio's interval lies within the margin."""
+        return 1.0 / (1.0 + self.margin) < ratio.low and ratio.high < 1.0 + self.margin
+
 
 @dataclass(frozen=True)
 class Rule:
