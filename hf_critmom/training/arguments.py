@@ -89,6 +89,17 @@ def differing_arguments(recorded: Mapping[str, Any], *, use_cpu: bool) -> dict[s
     }
 
 
+def settle_device(args: TrainingArguments, *, on_cpu: bool) -> None:
+    """Settles the device of a process that portable arguments were sent to; before any data is loaded there.
+
+    Args:
+        args: The arguments, see `portable_arguments`.
+        on_cpu: Whether an accelerator may not be used.
+    """
+    args.use_cpu = on_cpu or not torch.accelerator.is_available()
+    args.device  # noqa: B018  # the property settles it
+
+
 def portable_arguments(args: Arguments) -> Arguments:
     """Training arguments that settle their device where they are used, not where they were made."""
     portable: Any = copy.copy(args)

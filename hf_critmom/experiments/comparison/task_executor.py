@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
@@ -18,7 +17,7 @@ from hf_critmom.storage.workers import Send
 from hf_critmom.tasks import Task, load_task
 from hf_critmom.tasks.provenance import check_same_data
 from hf_critmom.tasks.stored_arguments import absolute_arguments
-from hf_critmom.training.arguments import portable_arguments
+from hf_critmom.training.arguments import portable_arguments, settle_device
 from hf_critmom.training.trackers import tracked_run
 
 
@@ -55,8 +54,7 @@ class TaskExecutor:
 
     def prepare(self, plan: Plan) -> None:
         """Loads the data, and checks that they are the plan's."""
-        self.training.use_cpu = self.only_cpu or not torch.accelerator.is_available()
-        self.training.device  # noqa: B018  # the process's device is settled before any data is loaded
+        settle_device(self.training, on_cpu=self.only_cpu)
         self._task = load_task(self.data, self.model)
         check_same_data(self._task, {name: split.sha256 for name, split in plan.task.splits.items()})
 

@@ -20,7 +20,7 @@ from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.workers import Send
 from hf_critmom.tasks.splits import Split
-from hf_critmom.training.arguments import portable_arguments
+from hf_critmom.training.arguments import portable_arguments, settle_device
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,7 @@ class TreatmentExecutor:
     def prepare(self, plan: Shared) -> None:
         """Loads network and data, and checks that they are the plan's."""
         assert self.reload is not None
-        self.args.use_cpu = self.on_cpu or not torch.accelerator.is_available()
-        self.args.device  # noqa: B018  # the process's device is settled before any data is loaded
+        settle_device(self.args, on_cpu=self.on_cpu)
         self._material = self.reload()
         if weights_digest(self._material.model) != plan.plan.weights:
             raise RepairError("the checkpoint has other weights there than where the command was given.")
