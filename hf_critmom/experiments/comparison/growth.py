@@ -1,4 +1,4 @@
-"""How a comparison grows: a command whose conditions are the stored ones adds arms, seeds and targets to the plan."""
+"""How a comparison grows: a command under the stored conditions adds arms, seeds, targets or tuning to the plan."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -55,11 +55,14 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     Raises:
         ComparisonError: If the conditions differ, or an arm of the same name does.
     """
-    if different := stored.differences(requested):
+    tunes = stored.tuning is None and requested.tuning is not None
+    if different := dataclasses.replace(stored, tuning=requested.tuning if tunes else stored.tuning).differences(
+        requested
+    ):
         raise ComparisonError(
             f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): more arms, "
-            "seeds and targets can be added to it, but its conditions stay; give those of its command, or choose "
-            "another --output_dir."
+            "seeds and targets, and tuning where it has none, can be added to it, but its conditions stay; give those "
+            "of its command, or choose another --output_dir."
         )
     arms = {name: arm for name, arm in requested.arms.items() if name not in stored.arms}
     seeds = tuple(seed for seed in requested.seeds if seed not in stored.seeds)
@@ -68,7 +71,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     claims = tuple(claim for claim in requested.claims if claim not in stored.claims)
     looks = _looks(stored, requested, seeds, folder)
     same_arguments = requested.arguments == stored.arguments or not requested.arguments
-    if not (arms or seeds or targets or claims) and looks == stored.looks and same_arguments:
+    if not (arms or seeds or targets or claims or tunes) and looks == stored.looks and same_arguments:
         return stored
     results = read_results(folder, stored).runs
     exploratory = bool(results)
@@ -81,12 +84,14 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         claims=(*stored.claims, *claims),
         looks=looks,
         arguments=requested.arguments or stored.arguments,
+        tuning=requested.tuning if tunes else stored.tuning,
     )
-    if arms or seeds or targets or claims:
+    if arms or seeds or targets or claims or tunes:
         history = stored.history or (first_extension(stored, date=""),)
-        added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished=len(results))
+        added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished=len(results), tuning=tunes)
         last = history[-1]
-        if len(history) > 1 and last.command == added.command and not (arms or targets or last.arms or last.targets):
+        others = arms or targets or tunes or last.arms or last.targets or last.tuning
+        if len(history) > 1 and last.command == added.command and not others:
             history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))  # one seed more
         grown = dataclasses.replace(grown, history=(*history, added))
     covered = {*requested.arms} >= {*grown.arms} and {*requested.seeds} >= {*grown.seeds}

@@ -26,7 +26,9 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
         what.append(f"seed{_s(added.seeds)} {_seeds(added.seeds)}")
     if added.targets:
         what.append(f"the target{_s(added.targets)} {listed([f'{target:g}' for target in added.targets])}")
-    one = len(what) == 1 and len(added.arms or added.seeds or added.targets) == 1
+    if added.tuning:
+        what.append("tuning")
+    one = len(what) == 1 and (added.tuning or len(added.arms or added.seeds or added.targets) == 1)
     by_rule = bool(added.seeds) and not added.arms and looks.first < looks.last and added.command == before.command
     how = " one at a time, by the rule of --until_decided," if by_rule and len(added.seeds) > 1 else ""
     on = f"On {added.date[:10]} " if added.date else ""

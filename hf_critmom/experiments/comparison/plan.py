@@ -162,6 +162,7 @@ class Extension:
         seeds: The seeds that it added.
         targets: The targets that it added.
         finished: Runs that were finished before.
+        tuning: Whether it added the tuning grid.
     """
 
     date: str
@@ -170,14 +171,15 @@ class Extension:
     seeds: tuple[int, ...] = ()
     targets: tuple[float, ...] = ()
     finished: int = 0
+    tuning: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that the results of a comparison depend on.
 
-    Task, model, training, tuning, threads and margin are its conditions, which stay. Arms, seeds, targets and claims
-    are its extent, which grows.
+    Task, model, training, threads and margin are its conditions, which stay; so is a tuning grid, once there is one.
+    Arms, seeds, targets and claims are its extent, which grows.
 
     Attributes:
         task: The task, with fingerprints of its splits.

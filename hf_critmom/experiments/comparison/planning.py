@@ -291,9 +291,10 @@ def plan_tuning(comparison: ComparisonArguments, seeds: tuple[int, ...], stored:
     unit = "step" if comparison.step_grid else "learning_rate"
     if stored is not None and stored.tuning is not None:
         return Tuning(learning_rate, weight_decay, stored.tuning.seed, unit, stored.tuning.chosen_by)
+    taken = {*seeds, *(() if stored is None else stored.seeds)}
     seed = _TRIAL_SEED
-    if seed in seeds:
-        seed = max(seeds) + 1000 if max(seeds) + 1000 <= LARGEST_SEED else min(seeds) - 1000
+    if seed in taken:
+        seed = max(taken) + 1000 if max(taken) + 1000 <= LARGEST_SEED else min(taken) - 1000
     return Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time")
 
 

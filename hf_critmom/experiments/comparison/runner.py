@@ -359,7 +359,7 @@ def _settle_workers(request: ComparisonRequest, threads: int) -> int:
 
 def _unfinished(folder: Path, stored: Plan, requested: Plan) -> bool:
     """Whether a request that continues a comparison leaves anything to run."""
-    plan = dataclasses.replace(stored, arms={**requested.arms, **stored.arms})
+    plan = dataclasses.replace(stored, arms={**requested.arms, **stored.arms}, tuning=requested.tuning)
     wanted = [Run(arm, seed, epochs) for arm in requested.arms for seed in requested.seeds for epochs in plan.budgets]
     trials = [run for run in plan.trials() if run.arm in requested.arms]
     if any(not (folder / run.folder / "result.json").exists() for run in (*wanted, *trials)):

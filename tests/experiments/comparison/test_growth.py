@@ -1,4 +1,4 @@
-"""Claims about growing: arms, seeds and targets are added to a comparison, its conditions stay, none is run twice."""
+"""Claims about growing: arms, seeds, targets and tuning are added, conditions stay, and no run is made twice."""
 
 import dataclasses
 import json
@@ -13,11 +13,14 @@ from helpers.launches import launch, outcome, status_of, wait_until
 from helpers.plans_by_hand import plan_of
 
 from hf_critmom.commands import main
+from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison import ComparisonError
 from hf_critmom.experiments.comparison.arm_selection import get_arms
 from hf_critmom.experiments.comparison.arms import EARLY_ARMS, Arm
 from hf_critmom.experiments.comparison.growth import begun, extend, load_or_create_plan
+from hf_critmom.experiments.comparison.history import history_in_words
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
+from hf_critmom.experiments.comparison.planning import plan_tuning
 
 COMMITTED = Path(__file__).parents[3] / "model_cards"
 TINY = (
@@ -155,6 +158,40 @@ def test_targets_that_were_added_after_a_result_are_exploratory_and_need_no_trai
     assert Plan.read(folder) == plan
 
 
+# --------------------------------------------------------------------------------------------------------------- tuning
+
+
+def test_tuning_is_added_as_if_it_had_been_planned_and_repeats_no_run(folder: Path, tmp_path: Path) -> None:
+    before = results_in(folder)
+    tuned = (*SMALL, "--learning_rate_grid", "0.1", "1")
+    assert compare(*tuned, folder=folder) == 0
+    after = results_in(folder)
+    assert before.items() <= after.items()
+    assert {"constant/tuning/lr-0.1-wd-1", "constant/tuning/lr-1-wd-1"} <= after.keys()
+    assert compare(*tuned, folder=tmp_path / "at-once") == 0
+    assert outcome(folder) == outcome(tmp_path / "at-once")
+    plan = Plan.read(folder)
+    assert [one.tuning for one in plan.history] == [False, True] and plan.command == plan.history[1].command
+    assert any(
+        line.endswith("tuning was added after the first look (1 run was finished).") for line in history_in_words(plan)
+    )
+
+
+def test_a_grid_once_there_stays_and_need_not_be_given_again(folder: Path, refusal: Callable[..., str]) -> None:
+    assert compare(*SMALL, "--learning_rate_grid", "0.1", "1", folder=folder) == 0
+    before = results_in(folder)
+    assert compare(*SMALL, folder=folder) == 0
+    assert results_in(folder) == before
+    assert "tuning.learning_rate: [0.1, 1.0] and [0.5, 1.0]" in refusal(*SMALL, "--learning_rate_grid", "0.5", "1")
+
+
+def test_the_trials_of_tuning_that_is_added_have_a_seed_that_no_run_had(folder: Path) -> None:
+    stored = dataclasses.replace(Plan.read(folder), seeds=(42, 1042, 1043))
+    request = parse_comparison([*SMALL[1:], "--learning_rate_grid", "0.1", "1"])
+    tuning = plan_tuning(request.comparison, (42,), stored)
+    assert tuning is not None and tuning.seed == 2043
+
+
 # ----------------------------------------------------------------------------------------------------------- conditions
 
 
@@ -172,7 +209,6 @@ def test_targets_that_were_added_after_a_result_are_exploratory_and_need_no_trai
         (("--evaluations_per_epoch", "2"), "training.evaluations_per_epoch: - and 2"),
         (("--bf16", "true"), "training.bf16"),
         (("--margin", "0.2"), "margin: 0.1 and 0.2"),
-        (("--learning_rate_grid", "0.5", "1"), "tuning"),
         (("--threads_per_worker", "3"), "computes with 1 thread, and another number gives other results"),
         (("--arms", "constant", "adamw", "--baseline", "adamw"), "against the baseline constant"),
         (
