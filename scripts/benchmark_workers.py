@@ -34,7 +34,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SAME = ("--num_seeds", "3", "--evaluations_per_epoch", "1")
 """The default before workers."""
-BEFORE = "a531480~1"
+BEFORE = "885c645~1"
 """The commit before workers: one run at a time, with as many OpenMP threads as there are cores."""
 SMALL = (
     *("--arms", "constant", "critmom", "--num_seeds", "4", "--num_train_epochs", "4", "--evaluations_per_epoch", "1"),
