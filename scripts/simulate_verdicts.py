@@ -41,11 +41,11 @@ from scipy import stats
 from scipy.optimize import isotonic_regression
 from transformers import HfArgumentParser
 
-from hf_critmom.experiments.comparison.arrivals import Arrivals, arrivals
-from hf_critmom.experiments.comparison.claims import Claim
-from hf_critmom.experiments.comparison.sequential import ALPHA, Looks, decide, interval_level
-from hf_critmom.experiments.comparison.statistics import Metric
-from hf_critmom.experiments.comparison.verdict import (
+from hf_critmom.experiments.comparison.statistics.arrivals import Arrivals, arrivals
+from hf_critmom.experiments.comparison.statistics.claims import Claim
+from hf_critmom.experiments.comparison.statistics.sequential import ALPHA, Looks, decide, interval_level
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
+from hf_critmom.experiments.comparison.statistics.verdict import (
     FASTER,
     MARGIN,
     NO_DIFFERENCE,

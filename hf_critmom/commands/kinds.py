@@ -8,14 +8,23 @@ from hf_critmom.storage.files import explain_write_errors, remove_partial_files
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+FILE_OF = {"attribution": "attribution.json", "repair": "repair.json", "comparison": "comparison.json"}
+"""The file by which a folder is known to hold an experiment."""
+
+
+def kind_in(folder: Path) -> str | None:
+    """Which kind of experiment a folder holds; None if it holds none."""
+    return next((kind for kind, name in FILE_OF.items() if (folder / name).exists()), None)
+
 
 def found_as_json(folder: Path) -> dict[str, Any]:
     """What an experiment found, for programs; nothing in its folder changes."""
-    if (folder / "attribution.json").exists():
+    kind = kind_in(folder)
+    if kind == "attribution":
         from hf_critmom.experiments.diagnosis.summary import attribution_as_json
 
         return attribution_as_json(folder)
-    if (folder / "repair.json").exists():
+    if kind == "repair":
         from hf_critmom.experiments.repair.results import read_repair
         from hf_critmom.experiments.repair.summary import repair_as_json
 
@@ -28,13 +37,14 @@ def found_as_json(folder: Path) -> dict[str, Any]:
 def write_report(folder: Path) -> "list[RenderableType]":
     """Builds the report of an experiment; returns its tables for the terminal."""
     remove_partial_files(folder)
-    if (folder / "attribution.json").exists():
+    kind = kind_in(folder)
+    if kind == "attribution":
         from hf_critmom.experiments.diagnosis.errors import DiagnosisError
         from hf_critmom.experiments.diagnosis.report import write_attribution_report
 
         with explain_write_errors(folder, DiagnosisError, "what was found stays"):
             return write_attribution_report(folder)
-    if (folder / "repair.json").exists():
+    if kind == "repair":
         from hf_critmom.experiments.repair.errors import RepairError
         from hf_critmom.experiments.repair.report import write_repair_report
         from hf_critmom.experiments.repair.results import read_repair

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_critmom.commands.kinds import found_as_json, write_report
+from hf_critmom.commands.kinds import found_as_json, kind_in, write_report
 from hf_critmom.commands.parser import Parser
 from hf_critmom.errors import InputError
 
@@ -37,13 +37,15 @@ def main(argv: list[str]) -> int:
 
 
 def _overview(folders: list[Path], output: Path, *, as_json: bool) -> int:
-    from hf_critmom.experiments.comparison.overview import overview_as_json, read_overview
+    from hf_critmom.experiments.comparison.rendering.overview import overview_as_json, read_overview
 
     overview = read_overview(folders)
     if as_json:
         print(json.dumps(overview_as_json(overview), indent=2))
         return 0
-    from hf_critmom.experiments.comparison.overview_page import write_overview
+    if kind := kind_in(output):
+        raise InputError(f"{output} holds a {kind}, whose page this would replace: choose another --output_dir.")
+    from hf_critmom.experiments.comparison.rendering.overview_page import write_overview
 
     _print(write_overview(overview, output), output / "report.html")
     return 0

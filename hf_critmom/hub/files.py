@@ -6,8 +6,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from hf_critmom.experiments.comparison.drift_statistics import DRIFT_FILE
 from hf_critmom.experiments.comparison.plan import PLAN_FILE, Plan
+from hf_critmom.experiments.comparison.records import DRIFT_FILE
 from hf_critmom.experiments.comparison.results import RESULT_FILE, RESULTS_FILE, read_results, tuned_runs
 from hf_critmom.hub.errors import HubError
 from hf_critmom.reporting.page import PAGE_FILE

@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars
 
-from hf_critmom.experiments.comparison.drift_statistics import DRIFT_FILE
 from hf_critmom.experiments.comparison.plan import PLAN_FILE
+from hf_critmom.experiments.comparison.records import DRIFT_FILE
 from hf_critmom.experiments.comparison.results import RESULT_FILE
 from hf_critmom.hub.error_messages import hub_message
 from hf_critmom.hub.errors import HubError

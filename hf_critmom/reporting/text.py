@@ -1,6 +1,5 @@
 """Foreign text (names of classes, groups, arms, paths) in each medium, where its characters must not act as markup."""
 
-import html
 import re
 
 from rich.markup import escape
@@ -24,11 +23,6 @@ def figure_text(text: object) -> str:
     line = _one_line(text)
     shortened = line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
     return shortened.replace("$", r"\$")
-
-
-def html_text(text: object) -> str:
-    """Text for HTML, in element content and in quoted attributes."""
-    return html.escape(printable(str(text)), quote=True)
 
 
 def markdown_text(text: object) -> str:

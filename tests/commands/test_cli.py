@@ -16,8 +16,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_critmom.commands import COMMANDS, main
 from hf_critmom.commands.compare import parse_comparison
-from hf_critmom.experiments.comparison import execution
-from hf_critmom.experiments.comparison.arms import ARM_SETS, ARMS
+from hf_critmom.experiments.comparison.arms.arm import ARM_SETS, ARMS
+from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.tasks import MODELS, CifarResNetConfig, ImageTask, TextTask
 from hf_critmom.tasks.models import ModelSpec
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.findings import Findings, findings_of
+from hf_critmom.experiments.comparison.arms.arm import Arm
+from hf_critmom.experiments.comparison.findings.findings import Findings, findings_of
 from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.records import Evaluation, RunResult, TaskRecord
 from hf_critmom.experiments.comparison.results import Results

@@ -7,7 +7,7 @@ import pandas as pd
 
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import results_table as table_of_results
-from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.storage.files import finite
 from hf_critmom.storage.typed import from_json
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import Arm, execution, runner
+from hf_critmom.experiments.comparison import Arm, runner
 from hf_critmom.experiments.comparison.plan import Run
+from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.tasks import Task
 from hf_critmom.tasks.images import ImageDataset
 

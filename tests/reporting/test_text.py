@@ -15,7 +15,6 @@ from hf_critmom.reporting.text import (
     LONGEST_LABEL,
     console_text,
     figure_text,
-    html_text,
     markdown_block,
     markdown_cell,
     markdown_code,
@@ -60,7 +59,7 @@ def test_characters_that_cannot_be_seen_are_replaced_in_every_medium(char: str) 
     shown = io.StringIO()
     Console(file=shown, width=60).print(table.rich())
     page = environment().from_string("{{ name }}").render(name=f"cat{char}")
-    drawn = [function(f"cat{char}") for function in (figure_text, html_text, markdown_text, markdown_code)]
+    drawn = [function(f"cat{char}") for function in (figure_text, markdown_text, markdown_code)]
     for text in (shown.getvalue(), page, table.markdown(), *drawn):
         assert char not in text and "cat" in text
 
@@ -72,7 +71,7 @@ def test_a_formula_is_none_in_markdown_and_a_long_name_leaves_room_for_a_figure(
 
 @given(st.text())
 def test_html_and_markdown_begin_no_tag(text: str) -> None:
-    for escape in (html_text, markdown_text, markdown_cell):
+    for escape in (markdown_text, markdown_cell):
         parser = _Tags()
         parser.feed(escape(text))
         assert parser.tags == []

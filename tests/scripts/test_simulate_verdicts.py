@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from helpers.script_modules import load_script
 
-from hf_critmom.experiments.comparison.arrivals import arrivals
-from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.experiments.comparison.statistics.arrivals import arrivals
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
 
 simulation: Any = load_script("simulate_verdicts")
 TARGETS = (0.6, 0.75, 0.85)

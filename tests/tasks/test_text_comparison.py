@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import execution, runner
+from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.tasks.blocks import BlockDataset
 
 # -------------------------------------------------------------------------------------------------------- comparisons

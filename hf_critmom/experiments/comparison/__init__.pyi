@@ -1,8 +1,8 @@
 from .arguments import ComparisonArguments as ComparisonArguments
 from .arguments import ComparisonRequest as ComparisonRequest
 from .arguments import ComparisonTrainingArguments as ComparisonTrainingArguments
-from .arms import ARMS as ARMS
-from .arms import Arm as Arm
+from .arms.arm import ARMS as ARMS
+from .arms.arm import Arm as Arm
 from .errors import ComparisonError as ComparisonError
 from .report import write_report as write_report
 from .results import find_run as find_run

@@ -12,10 +12,9 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader
 
 from hf_critmom.attribution import predict
-from hf_critmom.experiments.comparison.drift_statistics import DRIFT_FILE
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import Plan, Run
-from hf_critmom.experiments.comparison.records import CLEAN, DriftRecord, read_drift_record, severities
+from hf_critmom.experiments.comparison.records import CLEAN, DRIFT_FILE, DriftRecord, read_drift_record, severities
 from hf_critmom.experiments.comparison.results import read_results, writing
 from hf_critmom.storage.files import write_json
 from hf_critmom.storage.locks import locked, try_lock

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFormatter
 
-from hf_critmom.experiments.comparison.analysis import Analysis
-from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.drift_statistics import CLEAN, CORRUPTED, DriftSummary
-from hf_critmom.experiments.comparison.ratios import PairedRatio
+from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.experiments.comparison.statistics.analysis import Analysis
+from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED, DriftSummary
+from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_critmom.experiments.comparison.drift_statistics import DRIFT_FILE
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
-from hf_critmom.experiments.comparison.records import DriftRecord, RunResult, read_drift_record
+from hf_critmom.experiments.comparison.records import DRIFT_FILE, DriftRecord, RunResult, read_drift_record
 from hf_critmom.experiments.comparison.results import read_results, write_results, writing
 from hf_critmom.experiments.comparison.union import Part, unite
 from hf_critmom.storage.files import create_or_open_folder, remove_partial_files, write_json

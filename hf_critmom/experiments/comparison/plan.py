@@ -11,10 +11,10 @@ from transformers import TrainingArguments
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MARGIN
-from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX, Arm
+from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
-from hf_critmom.experiments.comparison.step_statistics import step_factor
+from hf_critmom.experiments.comparison.statistics.steps import step_factor
 from hf_critmom.storage.plan import PlanFile, differences
 from hf_critmom.storage.typed import RecordError, from_json
 from hf_critmom.tasks import DataArguments, ModelArguments, completed_record

@@ -22,12 +22,12 @@ from hf_critmom.experiments.comparison.arguments import (
     ComparisonRequest,
     ComparisonTrainingArguments,
 )
-from hf_critmom.experiments.comparison.arm_selection import check_arm, get_arms, read_arms
-from hf_critmom.experiments.comparison.arms import ARMS, Arm
-from hf_critmom.experiments.comparison.claims import parse_claim
+from hf_critmom.experiments.comparison.arms.arm import ARMS, Arm
+from hf_critmom.experiments.comparison.arms.selection import check_arm, get_arms, read_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
+from hf_critmom.experiments.comparison.statistics.claims import parse_claim
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.plan import plain
 from hf_critmom.storage.typed import from_json

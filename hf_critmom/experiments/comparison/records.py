@@ -18,6 +18,7 @@ from hf_critmom.tasks.metrics import METRICS, MetricSpec
 
 FINISHED, DIVERGED = "finished", "diverged"
 CLEAN = "clean"
+DRIFT_FILE = "drift.json"
 LARGEST_SEED = 2**32 - 1
 """What `transformers.set_seed` takes, which seeds NumPy too."""
 RESERVED_NAMES = (

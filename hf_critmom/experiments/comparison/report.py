@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 
-from hf_critmom.experiments.comparison.card import comparison_card
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.figures import (
     curvature_figure,
@@ -18,10 +17,11 @@ from hf_critmom.experiments.comparison.figures import (
     reach_figure,
     speed_figure,
 )
-from hf_critmom.experiments.comparison.findings import BudgetFindings, Findings, read_findings
+from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, Findings, read_findings
+from hf_critmom.experiments.comparison.findings.sentences import headline_sentence
+from hf_critmom.experiments.comparison.rendering.card import comparison_card
+from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
 from hf_critmom.experiments.comparison.results import write_table, writing
-from hf_critmom.experiments.comparison.sentences import headline_sentence
-from hf_critmom.experiments.comparison.terminal import terminal_report
 from hf_critmom.reporting.figures import write_figures
 from hf_critmom.storage.files import atomic_write, finite
 
@@ -46,7 +46,9 @@ def write_report(folder: Path) -> RenderableType:
             write_figures(folder, of_budget)
         with atomic_write(folder / "README.md") as partial:
             partial.write_text(comparison_card(found, figures), encoding="utf-8")
-        from hf_critmom.experiments.comparison.page import write_comparison_page  # Altair takes a second to import
+        from hf_critmom.experiments.comparison.rendering.page import (
+            write_comparison_page,  # Altair takes a second to import
+        )
 
         write_comparison_page(folder, found)
     return Group(*terminal_report(found))

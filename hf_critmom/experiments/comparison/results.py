@@ -8,10 +8,17 @@ from pathlib import Path
 import pandas as pd
 from safetensors import SafetensorError
 
-from hf_critmom.experiments.comparison.arms import TUNED_SUFFIX
+from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE, Plan, Run, Trial
-from hf_critmom.experiments.comparison.records import ExpectedRun, RunResult, read_result
+from hf_critmom.experiments.comparison.records import (
+    DRIFT_FILE,
+    ExpectedRun,
+    RunResult,
+    read_drift_record,
+    read_result,
+    severities,
+)
 from hf_critmom.experiments.comparison.table import results_table
 from hf_critmom.experiments.comparison.tuning import Choice, choose
 from hf_critmom.storage.files import atomic_write, why_unwritable
@@ -145,3 +152,25 @@ def writing(folder: Path) -> Iterator[None]:
             f"{folder} cannot be written any more ({why}): make room there, or let it be written, then repeat the "
             "command; the runs that are finished stay, and are not repeated."
         ) from error
+
+
+def read_drift(folder: Path, results: Results) -> pd.DataFrame:
+    """Accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean).
+
+    Args:
+        folder: A comparison's folder.
+        results: What is finished of it.
+
+    Raises:
+        ComparisonError: If what was measured is damaged.
+    """
+    rows = []
+    for run, result in results.runs.items():
+        file = folder / run.folder / DRIFT_FILE
+        if not file.exists():
+            continue
+        stored = read_drift_record(file)
+        for corruption, accuracies in stored.accuracy.items():
+            for severity, accuracy in zip(severities(corruption), accuracies, strict=True):
+                rows.append((result.arm, result.seed, run.epochs, corruption, severity, accuracy, stored.examples))
+    return pd.DataFrame(rows, columns=["arm", "seed", "budget", "corruption", "severity", "accuracy", "examples"])

@@ -12,12 +12,10 @@ from accelerate.utils import broadcast_object_list
 
 from hf_critmom.engines.interface import Engine, Executor, Work
 from hf_critmom.engines.selection import select_engine
-from hf_critmom.experiments.comparison.analyses import undecided_claims
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, ComparisonArguments, ComparisonRequest
-from hf_critmom.experiments.comparison.arms import Arm
-from hf_critmom.experiments.comparison.checks import check_request, step_seconds_of, try_arms
+from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.execution import ArmRun, RunStore
+from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
@@ -31,7 +29,6 @@ from hf_critmom.experiments.comparison.planning import (
     with_measured_cadence,
     with_stored_cadence,
 )
-from hf_critmom.experiments.comparison.progress import Progress, Watcher
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import (
     read_results,
@@ -41,7 +38,10 @@ from hf_critmom.experiments.comparison.results import (
     write_results,
     writing,
 )
-from hf_critmom.experiments.comparison.task_executor import TaskExecutor
+from hf_critmom.experiments.comparison.running.checks import check_request, step_seconds_of, try_arms
+from hf_critmom.experiments.comparison.running.execution import ArmRun, RunStore
+from hf_critmom.experiments.comparison.running.progress import Progress, Watcher
+from hf_critmom.experiments.comparison.running.task_executor import TaskExecutor
 from hf_critmom.experiments.comparison.tuning import Choice
 from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.files import create_or_open_folder

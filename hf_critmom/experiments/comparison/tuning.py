@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_critmom.experiments.comparison.arrivals import arrivals, smooths
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial
 from hf_critmom.experiments.comparison.records import RunResult
-from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.experiments.comparison.statistics.arrivals import arrivals, smooths
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.experiments.comparison.table import results_table
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_critmom.experiments.comparison.card import comparison_card
-from hf_critmom.experiments.comparison.findings import read_findings
+from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.rendering.card import comparison_card
 from hf_critmom.experiments.comparison.report import figures_of
 from hf_critmom.experiments.comparison.results import read_results
 

@@ -13,7 +13,8 @@ from helpers.launches import outcome
 
 from hf_critmom.commands import main
 from hf_critmom.commands.compare import parse_comparison
-from hf_critmom.experiments.comparison import execution, runner
+from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.storage import threads, workers
 from hf_critmom.tasks import image_task
 

@@ -15,9 +15,9 @@ from PIL import Image
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison import ComparisonError
 from hf_critmom.experiments.comparison.drift import _add
-from hf_critmom.experiments.comparison.drift_statistics import drift_differences
 from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.records import DriftRecord
+from hf_critmom.experiments.comparison.statistics.drift import drift_differences
 from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, corrupt, load_task
 
 COMPARE = (

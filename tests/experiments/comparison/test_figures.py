@@ -15,14 +15,14 @@ from PIL import Image
 
 from hf_critmom import damping_ratio
 from hf_critmom.experiments.comparison import ARMS, Arm
-from hf_critmom.experiments.comparison.analysis import Analysis, analyse
 from hf_critmom.experiments.comparison.figures import (
     damping_figure,
     metric_figure,
     reach_figure,
     speed_figure,
 )
-from hf_critmom.experiments.comparison.statistics import Metric
+from hf_critmom.experiments.comparison.statistics.analysis import Analysis, analyse
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.reporting.figures import write_figures
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -15,10 +15,10 @@ from helpers.plans_by_hand import plan_of
 from hf_critmom.commands import main
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison import ComparisonError
-from hf_critmom.experiments.comparison.arm_selection import get_arms
-from hf_critmom.experiments.comparison.arms import EARLY_ARMS, Arm
+from hf_critmom.experiments.comparison.arms.arm import EARLY_ARMS, Arm
+from hf_critmom.experiments.comparison.arms.selection import get_arms
+from hf_critmom.experiments.comparison.findings.history import history_in_words
 from hf_critmom.experiments.comparison.growth import begun, extend, load_or_create_plan
-from hf_critmom.experiments.comparison.history import history_in_words
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.planning import plan_tuning
 

@@ -25,7 +25,8 @@ from helpers.watched_comparisons import (
 from huggingface_hub import ModelCard
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison import ARMS, Arm, execution
+from hf_critmom.experiments.comparison import ARMS, Arm
+from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.storage.checkpoints import last_complete_checkpoint
 from hf_critmom.tasks.images import ImageDataset
 

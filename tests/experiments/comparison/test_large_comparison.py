@@ -8,11 +8,11 @@ from helpers.plans_by_hand import findings_of_size
 from rich.cells import cell_len
 from rich.console import Console, Group
 
-from hf_critmom.experiments.comparison.findings import Findings
-from hf_critmom.experiments.comparison.page import write_comparison_page
-from hf_critmom.experiments.comparison.page_curves import LEAST_POINTS, MOST_EVALUATIONS, drawn_evaluations
-from hf_critmom.experiments.comparison.sentences import interval_of_ratio
-from hf_critmom.experiments.comparison.terminal import terminal_report
+from hf_critmom.experiments.comparison.findings.findings import Findings
+from hf_critmom.experiments.comparison.findings.sentences import interval_of_ratio
+from hf_critmom.experiments.comparison.rendering.page import write_comparison_page
+from hf_critmom.experiments.comparison.rendering.page_curves import LEAST_POINTS, MOST_EVALUATIONS, drawn_evaluations
+from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
 from hf_critmom.reporting.page import LARGEST_PAGE
 
 

@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 
 from hf_critmom.commands import main
 from hf_critmom.damping import critical_momentum
-from hf_critmom.experiments.comparison import execution, runner
-from hf_critmom.experiments.comparison.arms import ARMS as ALL_ARMS
+from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison.arms.arm import ARMS as ALL_ARMS
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
 from hf_critmom.experiments.comparison.records import Evaluation, RunResult
 from hf_critmom.experiments.comparison.results import read_results
-from hf_critmom.experiments.comparison.step_statistics import step_factor
+from hf_critmom.experiments.comparison.running import execution
+from hf_critmom.experiments.comparison.statistics.steps import step_factor
 from hf_critmom.experiments.comparison.tuning import Choice, choose
 from hf_critmom.tasks import Task
 from hf_critmom.tasks.images import ImageDataset

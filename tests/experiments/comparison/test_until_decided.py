@@ -8,10 +8,10 @@ from helpers.plans_by_hand import plan_of
 from helpers.tables_by_hand import reaching_at, result_of, run_of
 
 from hf_critmom.commands import main
-from hf_critmom.experiments.comparison.analyses import looks_now
+from hf_critmom.experiments.comparison.findings.analyses import looks_now
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Run
 from hf_critmom.experiments.comparison.results import Results
-from hf_critmom.experiments.comparison.sequential import Looks
+from hf_critmom.experiments.comparison.statistics.sequential import Looks
 
 TINY = (
     *("compare", "--width", "2", "--per_device_train_batch_size", "64", "--max_train_samples", "128", "--use_cpu"),

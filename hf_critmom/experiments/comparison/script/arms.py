@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_critmom.experiments.comparison.arms import ARMS, Arm
-from hf_critmom.experiments.comparison.foreign import is_foreign
-from hf_critmom.experiments.comparison.muon import MuonWithAdamW
-from hf_critmom.experiments.comparison.schedules import SCHEDULES
+from hf_critmom.experiments.comparison.arms.arm import ARMS, Arm
+from hf_critmom.experiments.comparison.arms.foreign import is_foreign
+from hf_critmom.experiments.comparison.arms.muon import MuonWithAdamW
+from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
 from hf_critmom.optim.factory import OPTIMIZERS
 from hf_critmom.optim.registration import register_optimizer
 from hf_critmom.upstream import optimizer_handlers, optimizer_names

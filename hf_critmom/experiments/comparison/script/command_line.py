@@ -87,7 +87,7 @@ class Script:
                     f"{self.path} is not Python ({root_message(error)}{line}): expected a Python training script."
                 ) from None
         for flag, reason in REFUSED.items():
-            if str(self.value(flag) or "false").lower() not in ("false", "0", "no", "none"):
+            if self.switched_on(flag):
                 raise ComparisonError(f"Leave --{flag} out of the script's arguments: {reason}.")
 
     def value(self, flag: str) -> Any:
@@ -102,6 +102,10 @@ class Script:
                 bare = not following or following[0].startswith("--")
                 found = value if equals else (True if bare else following[0])
         return found
+
+    def switched_on(self, flag: str) -> bool:
+        """Whether the user gave a flag, and not a value that switches it off, as ``--use_cpu false`` does."""
+        return str(self.value(flag) or "false").lower() not in ("false", "f", "0", "n", "no", "none")
 
     def secrets(self) -> set[str]:
         """Values of flags that carry secrets, on the command line and in files of arguments."""

@@ -7,14 +7,14 @@ from typing import Any
 
 from hf_critmom.errors import InputError
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.execution import ArmRun
+from hf_critmom.experiments.comparison.failures import FAILURE_FILE, keep_lines
 from hf_critmom.experiments.comparison.plan import Plan, Run
-from hf_critmom.experiments.comparison.progress import metric_note
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
+from hf_critmom.experiments.comparison.running.execution import ArmRun
+from hf_critmom.experiments.comparison.running.progress import metric_note
 from hf_critmom.experiments.comparison.script.arms import arm_flags
 from hf_critmom.experiments.comparison.script.command_line import Script
 from hf_critmom.experiments.comparison.script.devices import Devices
-from hf_critmom.experiments.comparison.script.failures import FAILURE_FILE, keep_lines
 from hf_critmom.experiments.comparison.script.instructions import LOG_FILE, Recording
 from hf_critmom.experiments.comparison.script.processes import RunFailed, ScriptRun, clear
 from hf_critmom.experiments.comparison.script.recording import TRAINER_STATE_FILE

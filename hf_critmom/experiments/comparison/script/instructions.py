@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from hf_critmom.errors import root_message
-from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.storage.files import write_json
 from hf_critmom.storage.typed import RecordError, from_json, read_json

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MARGIN
-from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.planning import (

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.script.arms import described
 from hf_critmom.experiments.comparison.script.command_line import Script
 from hf_critmom.experiments.comparison.script.instructions import (

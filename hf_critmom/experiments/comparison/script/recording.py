@@ -17,8 +17,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.recorder import RunRecorder
 from hf_critmom.experiments.comparison.records import RESERVED_NAMES
+from hf_critmom.experiments.comparison.running.recorder import RunRecorder
 from hf_critmom.experiments.comparison.script.arms import give_arm, register_arm
 from hf_critmom.experiments.comparison.script.fingerprints import batch_fingerprint, weights_fingerprint
 from hf_critmom.experiments.comparison.script.instructions import RECORDING_FILE, Instructions, append_event

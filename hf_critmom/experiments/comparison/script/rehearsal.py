@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
 from hf_critmom.experiments.comparison.script.arms import arm_flags

@@ -10,16 +10,16 @@ import torch
 from accelerate import PartialState
 
 from hf_critmom.engines.selection import select_engine
-from hf_critmom.experiments.comparison.arms import Arm
+from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.execution import ArmRun
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.planning import select_arms, settle_threads
-from hf_critmom.experiments.comparison.progress import Progress, Watcher
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, RunResult
 from hf_critmom.experiments.comparison.results import writing
 from hf_critmom.experiments.comparison.runner import make_runs, with_settings
+from hf_critmom.experiments.comparison.running.execution import ArmRun
+from hf_critmom.experiments.comparison.running.progress import Progress, Watcher
 from hf_critmom.experiments.comparison.script.arguments import DEFAULT_SCRIPT_ARMS, ScriptRequest
 from hf_critmom.experiments.comparison.script.arms import arms_for
 from hf_critmom.experiments.comparison.script.devices import Devices, visible_devices
@@ -83,7 +83,7 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
     arms = dict(requested.arms)
     content = requested.task.content
     runs = ScriptRuns(request.script, request.metric, content["flags"], threads, int(content["steps"]), devices)
-    on_cpu = bool(request.script.value("use_cpu"))
+    on_cpu = request.script.switched_on("use_cpu")
     engine = select_engine(request.engine, workers=workers, threads=threads, on_cpu=on_cpu)
     make_runs(requested, runs, request.comparison, folder, arms, engine, stored is not None)
     return folder

@@ -8,11 +8,11 @@ import torch
 import yaml
 
 from hf_critmom.experiments.comparison import ARMS, ComparisonError
-from hf_critmom.experiments.comparison.pairing import pairing_sentences, unpaired_seeds
 from hf_critmom.experiments.comparison.records import Evaluation, RunResult
 from hf_critmom.experiments.comparison.script.arms import arm_flags, arms_for
 from hf_critmom.experiments.comparison.script.command_line import Script, split_script
 from hf_critmom.experiments.comparison.script.fingerprints import batch_fingerprint, weights_fingerprint
+from hf_critmom.experiments.comparison.statistics.pairing import pairing_sentences, unpaired_seeds
 
 FLAGS = {"seed": 43, "output_dir": "run", "optim": "critmom", "optim_args": None, "learning_rate": 0.1}
 
@@ -30,6 +30,22 @@ def test_flags_of_the_run_replace_those_of_the_user_in_every_spelling(tmp_path: 
         *("text.txt", "--fp16", "--seed", "43", "--output_dir", "run"),
         *("--optim", "critmom", "--learning_rate", "0.1"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "on"),
+    [
+        (("--use_cpu",), True),
+        (("--use_cpu", "true"), True),
+        (("--use-cpu=1", "--bf16"), True),
+        (("--use_cpu", "false"), False),
+        (("--use_cpu=no",), False),
+        (("--use_cpu", "--use_cpu", "0"), False),
+        ((), False),
+    ],
+)
+def test_a_flag_is_on_unless_its_value_switches_it_off(arguments: tuple[str, ...], on: bool) -> None:
+    assert Script("train.py", arguments=arguments).switched_on("use_cpu") is on
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from helpers.script_comparisons import ARGUMENTS, compare, write_script
 
-from hf_critmom.experiments.comparison.arms import ARMS
+from hf_critmom.experiments.comparison.arms.arm import ARMS
+from hf_critmom.experiments.comparison.failures import FAILURE_FILE, keep_lines
 from hf_critmom.experiments.comparison.script.command_line import Script
-from hf_critmom.experiments.comparison.script.failures import FAILURE_FILE, keep_lines
 from hf_critmom.experiments.comparison.script.instructions import LOG_FILE
 from hf_critmom.experiments.comparison.script.processes import RunFailed, ScriptRun
 from hf_critmom.storage.redaction import declared_secrets, redact

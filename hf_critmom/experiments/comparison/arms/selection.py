@@ -1,0 +1,257 @@
+"""Arms by what ``--arms`` and ``--arms_file`` say: names, sets, descriptions, and tables in a file."""
+
+import dataclasses
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_critmom.errors import InputError, root_message
+from hf_critmom.experiments.comparison.arms.arm import (
+    ARM_SETS,
+    ARMS,
+    BASELINES,
+    COLOR,
+    EARLY_ARMS,
+    LARGEST_RATE,
+    LEAST_LEARNING_RATE,
+    TUNED_SUFFIX,
+    Arm,
+)
+from hf_critmom.experiments.comparison.arms.foreign import (
+    ARM_NAME,
+    DescribedArm,
+    foreign_optimizer,
+    is_described,
+    is_foreign,
+    own_settings,
+    parse_arm,
+)
+from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.optim.damped import CriticallyDamped
+from hf_critmom.optim.factory import OPTIMIZERS
+from hf_critmom.storage.files import read_text
+
+SPARE_COLORS = ("#000000", "#F0E442", "#88CCEE", "#AA7733", "#DDCC77", "#777777", "#5B8C5A", "#FF7F50", "#6A5ACD")
+"""Colours of arms that are not in the table, one after another."""
+
+
+def get_arms(
+    names: Sequence[str], known: Mapping[str, Arm] = ARMS, stored: Mapping[str, Arm] | None = None
+) -> dict[str, Arm]:
+    """The arms that ``--arms`` names, by name.
+
+    Args:
+        names: Names of arms and of sets of arms in `ARM_SETS`, and descriptions, see
+            `hf_critmom.experiments.comparison.arms.foreign`.
+        known: The arms to choose among.
+        stored: The arms of the comparison that is continued; those of an early version stay as they are.
+
+    Raises:
+        ComparisonError: If one is not known or named twice, cannot be built, or needs a package that is not installed.
+    """
+    stored = stored or {}
+    spelled = [arm for name in names for arm in (ARM_SETS[name] if name in ARM_SETS and name not in known else (name,))]
+    found: dict[str, Arm] = {}
+    for text in spelled:
+        arm = _arm(text, known, stored, SPARE_COLORS[len(found) % len(SPARE_COLORS)])
+        if arm.name in found:
+            raise ComparisonError(
+                f"An arm is named twice in --arms {' '.join(names)}: name each once, with [name=...] for another name."
+            )
+        early = EARLY_ARMS.get(arm.name)
+        found[arm.name] = early if early is not None and stored.get(arm.name) == early else arm
+    for arm in found.values():
+        check_arm(arm)
+    return found
+
+
+def _arm(text: str, known: Mapping[str, Arm], stored: Mapping[str, Arm], color: str) -> Arm:
+    if text in known:
+        return known[text]
+    if not is_described(text):
+        near = difflib.get_close_matches(text, [*known, *ARM_SETS], n=3)
+        hint = f"did you mean {' or '.join(near)}? The arms are" if near else "choose among"
+        raise ComparisonError(
+            f"Unknown arm {text!r}: {hint} {', '.join(known)}, or {', '.join(ARM_SETS)} for several at once; other "
+            "optimizers are named like timm:lion, optim:adafactor or torch.optim.RAdam."
+        )
+    described = parse_arm(text)
+    if not is_foreign(described.source):
+        return _variant(text, described, known, color)
+    check_name(described.name)
+    options = json.loads(json.dumps(dict(described.options), default=str))
+    learning_rate, weight_decay, schedule = own_settings(described.source, options)
+    color = stored[described.name].color if described.name in stored else color
+    return _made(
+        text,
+        Arm("other", described.source),
+        name=described.name,
+        options=options,
+        schedule=described.schedule or schedule,
+        learning_rate=learning_rate if described.learning_rate is None else described.learning_rate,
+        weight_decay=weight_decay if described.weight_decay is None else described.weight_decay,
+        help=_help(described.source, options),
+        color=color,
+    )
+
+
+def _variant(text: str, described: DescribedArm, known: Mapping[str, Arm], color: str) -> Arm:
+    """An arm of the table with other options."""
+    if described.source not in known:
+        raise ComparisonError(f"Unknown arm {described.source!r} in {text!r}: choose among {', '.join(known)}.")
+    base = known[described.source]
+    name = base.name if text == base.name else described.name
+    if name in ARMS:
+        raise ComparisonError(f"The arm {text!r} needs a name of its own: give one with [name=...].")
+    check_name(name)
+    options = {**base.options, **json.loads(json.dumps(dict(described.options), default=str))}
+    return _made(
+        text,
+        base,
+        name=name,
+        options=options,
+        schedule=described.schedule or base.schedule,
+        learning_rate=base.learning_rate if described.learning_rate is None else described.learning_rate,
+        weight_decay=base.weight_decay if described.weight_decay is None else described.weight_decay,
+        help=f"{base.help}; {_in_words(described.options)}" if described.options else base.help,
+        color=color,
+    )
+
+
+def _made(text: str, arm: Arm, **parts: Any) -> Arm:
+    try:
+        return dataclasses.replace(arm, **parts)
+    except ValueError as error:
+        raise ComparisonError(f"The arm {text!r} cannot be made: {error}.") from None
+
+
+def check_arm(arm: Arm) -> None:
+    """Builds an arm's optimizer, so that what it refuses is known before anything is written.
+
+    Raises:
+        ComparisonError: If it cannot be built, or its schedule does not fit it.
+    """
+    if is_foreign(arm.optimizer):
+        foreign_optimizer(arm.optimizer, arm.options, 0.1 if arm.learning_rate is None else arm.learning_rate)
+    try:
+        cls, kwargs = arm.optimizer_cls_and_kwargs(0.1)
+        optimizer = cls([torch.zeros(1, 1, requires_grad=True)], **kwargs)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ComparisonError(f"{arm.optimizer} refuses its options ({root_message(error)}).") from None
+    group, follows = optimizer.param_groups[0], isinstance(optimizer, CriticallyDamped)
+    if arm.schedule in ("demon", "matched") and ("momentum" not in group or follows):
+        raise ComparisonError(
+            f"the schedule {arm.schedule} is one for a momentum that does not follow the learning rate by itself, "
+            f"which {arm.optimizer} does not have."
+        )
+    if arm.schedule == "onecycle" and not {"momentum", "betas"} & group.keys():
+        raise ComparisonError(f"the schedule onecycle cycles a momentum, which {arm.optimizer} does not have.")
+
+
+def check_name(name: str) -> None:
+    """Refuses names that cannot be folders, or have another meaning.
+
+    Raises:
+        ComparisonError: If the name cannot be used.
+    """
+    if not re.fullmatch(ARM_NAME, name) or name in ARM_SETS or name.endswith(TUNED_SUFFIX):
+        raise ComparisonError(
+            f"a name is of letters, digits, '_', '-' and '.', other than {', '.join(ARM_SETS)}, and does not end in "
+            f"{TUNED_SUFFIX}: {name!r}."
+        )
+
+
+def read_arms(file: Path, known: Mapping[str, Arm] = ARMS) -> dict[str, Arm]:
+    """Reads arms from a TOML or JSON file: a table per arm, with the attributes of `Arm` but the name.
+
+    Args:
+        file: The file.
+        known: The table of arms.
+
+    Returns:
+        The table with the file's arms added or in the place of those of the same name.
+
+    Raises:
+        ComparisonError: If the file cannot be read, or an arm in it cannot be made.
+    """
+    try:
+        text = read_text(file)
+        content = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ComparisonError(
+            f"--arms_file {file} cannot be read ({root_message(error)}): expected a TOML or JSON file "
+            "with a table per arm."
+        ) from None
+    if not isinstance(content, dict) or not content:
+        raise ComparisonError(f"--arms_file {file} holds no arms: expected a table per arm, such as [slow] in TOML.")
+    arms = dict(known)
+    for number, (name, values) in enumerate(content.items()):
+        try:
+            arms[name] = _arm_from_file(name, values, SPARE_COLORS[number % len(SPARE_COLORS)])
+        except ValueError as error:
+            raise ComparisonError(f"The arm {name!r} in {file} cannot be made: {str(error).rstrip('.')}.") from None
+    return arms
+
+
+def _arm_from_file(name: str, values: Any, color: str) -> Arm:
+    check_name(name)
+    settable = [part.name for part in dataclasses.fields(Arm) if part.name not in ("name", "base")]
+    if not isinstance(values, dict) or "optimizer" not in values:
+        raise ComparisonError("expected a table with at least its optimizer.")
+    if unknown := [key for key in values if key not in settable]:
+        raise ComparisonError(f"unknown {', '.join(unknown)}: an arm has {', '.join(settable)}.")
+    if json_error := _json_error(values):
+        raise ComparisonError(f"its values must be texts, finite numbers, booleans, lists and tables ({json_error}).")
+    optimizer, options = values["optimizer"], values.get("options", {})
+    foreign = isinstance(optimizer, str) and is_foreign(optimizer)
+    if not foreign and optimizer not in (*BASELINES, *OPTIMIZERS):
+        raise ComparisonError(
+            f"unknown optimizer {optimizer!r}: choose among {', '.join((*BASELINES, *OPTIMIZERS))}, or name one like "
+            "timm:lion, optim:adafactor or torch.optim.RAdam."
+        )
+    if values.get("schedule", "trainer") not in list(SCHEDULES):
+        raise ComparisonError(f"unknown schedule {values['schedule']!r}: choose among {', '.join(SCHEDULES)}.")
+    for key, least in (("learning_rate", LEAST_LEARNING_RATE), ("weight_decay", 0.0)):
+        value = values.get(key, 1.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= LARGEST_RATE:
+            raise ComparisonError(
+                f"{key} must be a number {'above' if least else 'from'} 0 to {LARGEST_RATE:,.0f}: {value!r}."
+            )
+    if not isinstance(options, dict) or {"lr", "weight_decay"} & options.keys():
+        raise ComparisonError("options must be a table without lr and weight_decay, which stand beside it.")
+    shown = {"color": color, "help": f"{optimizer}, from a file of arms"}
+    shown |= {key: value for key, value in values.items() if key in shown}
+    if not (re.fullmatch(COLOR, str(shown["color"])) and isinstance(shown["help"], str)):
+        raise ComparisonError(f"color must be like #0072B2, help a text: {shown['color']!r}, {shown['help']!r}.")
+    own: dict[str, Any] = {}
+    if foreign:
+        own = dict(zip(("learning_rate", "weight_decay", "schedule"), own_settings(optimizer, options), strict=True))
+    arm = Arm(name, **{**own, **values, **shown})
+    check_arm(arm)
+    return arm
+
+
+def _json_error(values: Any) -> str:
+    """Why values cannot be kept in a plan; empty if they can."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return root_message(error)
+    return ""
+
+
+def _help(source: str, options: Mapping[str, Any]) -> str:
+    return f"{source}, {_in_words(options)}" if options else source
+
+
+def _in_words(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())

@@ -1,0 +1,140 @@
+"""What a comparison on disk found: plan, results and the analysis of each budget, for every form of its report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX, Arm
+from hf_critmom.experiments.comparison.failures import failures_in
+from hf_critmom.experiments.comparison.findings.analyses import analyse_budget
+from hf_critmom.experiments.comparison.findings.fairness import StepComparison, compare_steps
+from hf_critmom.experiments.comparison.findings.momentum import CurvatureSummary, summarise_curvature
+from hf_critmom.experiments.comparison.findings.outlook import Outlook, outlook
+from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.experiments.comparison.results import Results, read_drift, read_results
+from hf_critmom.experiments.comparison.statistics.analysis import Analysis
+from hf_critmom.experiments.comparison.statistics.pairing import pairing_sentences
+from hf_critmom.experiments.comparison.table import results_table
+
+
+@dataclass(frozen=True)
+class BudgetFindings:
+    """What was found at one budget.
+
+    Attributes:
+        analysis: The analysis.
+        curvature: What was measured of curvature and gradient noise, if anything was.
+        steps: What the steps of the arms are like beside one another.
+        runs: Results of the runs of this budget.
+        arms: The arms that have results at this budget, in order.
+    """
+
+    analysis: Analysis
+    curvature: CurvatureSummary | None
+    steps: StepComparison
+    runs: tuple[RunResult, ...]
+    arms: dict[str, Arm]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a comparison found.
+
+    Attributes:
+        plan: Its plan.
+        results: What is finished.
+        table: The results table, of all budgets.
+        arms: The arms that have results, in the plan's order, each followed by its tuned variant.
+        budgets: What was found at each budget with results.
+        failures: What a reader must know of runs of a script that failed, as sentences.
+    """
+
+    plan: Plan
+    results: Results
+    table: pd.DataFrame
+    arms: dict[str, Arm]
+    budgets: tuple[BudgetFindings, ...]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a reader must know before any number: where pairing failed, what has no test split, what failed."""
+        said = [sentence for budget in self.budgets for sentence in pairing_sentences(budget.runs)]
+        return list(dict.fromkeys([*said, *self.failures]))
+
+    @property
+    def finished(self) -> int:
+        """How many of the planned runs are finished."""
+        return sum(run in self.results.runs for run in self.plan.runs())
+
+    @property
+    def outlook(self) -> Outlook | None:
+        """What would probably decide the claims that are open."""
+        return outlook(self.plan, [verdict for one in self.budgets for verdict in one.analysis.verdicts])
+
+
+def read_findings(folder: Path) -> Findings:
+    """What a comparison found until now; nothing in its folder changes.
+
+    Args:
+        folder: A comparison's folder, finished or not.
+
+    Raises:
+        ComparisonError: If the folder holds no comparison, or a damaged one.
+    """
+    plan = Plan.read(folder)
+    results = read_results(folder, plan)
+    failures = failures_in(folder, plan) if plan.task.is_script else ()
+    return findings_of(plan, results, read_drift(folder, results), failures)
+
+
+def findings_of(
+    plan: Plan, results: Results, drift: pd.DataFrame | None = None, failures: Sequence[str] = ()
+) -> Findings:
+    """What these results say.
+
+    Args:
+        plan: The plan.
+        results: What is finished.
+        drift: Accuracies on corrupted images, see `read_drift`, if they were measured.
+        failures: What a reader must know of runs of a script that failed, as sentences.
+    """
+    arms, table = _arms(plan, results), results_table(results.runs.values())
+    analyses = [
+        analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in plan.budgets if results.runs
+    ]
+    budgets = tuple(_at_budget(plan, results, arms, analysis) for analysis in analyses if analysis.arms)
+    return Findings(plan, results, table, arms, budgets, tuple(failures))
+
+
+def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
+    with_results = {run.arm for run in results.runs.values()}
+    arms: dict[str, Arm] = {}
+    for name, arm in plan.arms.items():
+        tuned = f"{name}{TUNED_SUFFIX}"
+        arms[name] = arm
+        what = f"{arm.help}, tuned: {_chosen(results, tuned)}"
+        arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": what})
+    return {name: arm for name, arm in arms.items() if name in with_results}
+
+
+def _chosen(results: Results, tuned: str) -> str:
+    """What the trials of an arm chose, at each budget."""
+    chosen = {run.epochs: found for run, found in results.runs.items() if run.arm == tuned}
+    return ", ".join(
+        f"learning rate {found.learning_rate:g}, weight decay {found.weight_decay:g}"
+        + ("" if epochs is None else f" at {epochs:g} epochs")
+        for epochs, found in chosen.items()
+    )
+
+
+def _at_budget(plan: Plan, results: Results, arms: dict[str, Arm], analysis: Analysis) -> BudgetFindings:
+    runs = tuple(result for run, result in results.runs.items() if run.epochs == analysis.budget)
+    batch_size = plan.training.get("total_train_batch_size")
+    curvature = summarise_curvature(runs, analysis.arms, analysis.baseline, batch_size)
+    present = {name: arms[name] for name in analysis.arms}
+    steps = compare_steps(runs, present, analysis.baseline, float(plan.training_argument("max_grad_norm")))
+    return BudgetFindings(analysis, curvature, steps, runs, present)

@@ -1,0 +1,60 @@
+"""How a comparison grew, in sentences: what was added to its plan after the first command, and when."""
+
+from collections.abc import Sequence
+
+from hf_critmom.experiments.comparison.findings.sentences import listed
+from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan
+
+
+def history_in_words(plan: Plan) -> list[str]:
+    """What was added to a comparison, a sentence each; empty where it is as it was begun.
+
+    For instance "On 2026-11-29 seeds 45 to 46 were added after the first look (12 runs were finished)."
+
+    Args:
+        plan: The plan.
+    """
+    return [_sentence(plan, before, added) for before, added in zip(plan.history, plan.history[1:], strict=False)]
+
+
+def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
+    looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
+    what = []
+    if added.arms:
+        what.append(f"the arm{_s(added.arms)} {listed(added.arms)}")
+    if added.seeds:
+        what.append(f"seed{_s(added.seeds)} {_seeds(added.seeds)}")
+    if added.targets:
+        what.append(f"the target{_s(added.targets)} {listed([f'{target:g}' for target in added.targets])}")
+    if added.tuning:
+        what.append("tuning")
+    one = len(what) == 1 and (added.tuning or len(added.arms or added.seeds or added.targets) == 1)
+    by_rule = bool(added.seeds) and not added.arms and looks.first < looks.last and added.command == before.command
+    how = " one at a time, by the rule of --until_decided," if by_rule and len(added.seeds) > 1 else ""
+    on = f"On {added.date[:10]} " if added.date else ""
+    subject = " and ".join(what) or "claims"
+    text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, before, added, looks)}"
+    if added.targets and added.finished:
+        text += "; what was added as a target is exploratory and enters no headline"
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _when(plan: Plan, before: Extension, added: Extension, looks: LookPlan) -> str:
+    if not added.finished:
+        return "before the first run had finished"
+    place = plan.history.index(added)
+    arms = {arm for one in plan.history[:place] for arm in one.arms}
+    first = looks.first * len(arms) * len(plan.budgets)
+    runs = f"{added.finished} run{'s were' if added.finished != 1 else ' was'} finished"
+    return f"after the first look ({runs})" if added.finished >= first else f"before the first look ({runs})"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Seeds that follow one another by their ends."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return listed([str(seed) for seed in seeds])
+
+
+def _s(things: Sequence[object]) -> str:
+    return "s" if len(things) > 1 else ""

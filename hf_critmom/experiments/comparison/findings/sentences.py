@@ -1,0 +1,284 @@
+"""Verdicts in sentences: the headline of a claim, and what it rests on."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
+from hf_critmom.experiments.comparison.statistics.verdict import (
+    FASTER,
+    NO_DIFFERENCE,
+    NOT_DECIDED,
+    NOT_TESTED,
+    SLOWER,
+    Headline,
+    Verdict,
+)
+from hf_critmom.reporting.intervals import Interval
+
+Name = Callable[[str], str]
+_MOST_DIGITS = 6  # what would need more is rounding
+
+
+def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
+    """The word for a claim with its ratio, and how the arm ended; without a full stop.
+
+    For instance "critmom is slower than constant: 1.16 times the steps (1.07 to 1.26, 3 seeds), and ends 0.035 lower
+    (0.032 to 0.037)".
+
+    Args:
+        verdict: The verdict.
+        name: How an arm's name is written, for instance in backquotes.
+    """
+    if verdict.word == NOT_TESTED:
+        return f"{verdict.claim.text}: not tested ({verdict.reason})"
+    return ": ".join(filter(None, headline_parts(verdict, name=name)))
+
+
+def headline_parts(verdict: Verdict, *, name: Name = str) -> tuple[str, str]:
+    """The statement of a headline, such as "critmom is slower than constant", and the numbers that it rests on.
+
+    Args:
+        verdict: The verdict.
+        name: How an arm's name is written.
+    """
+    if verdict.word == NOT_TESTED:
+        return f"{verdict.claim.text}: not tested", verdict.reason
+    if verdict.claim.first and len(verdict.headlines) > 1:
+        return _first(verdict, name)
+    (one,) = verdict.headlines
+    arm, baseline = name(verdict.claim.arm), name(one.baseline)
+    statement = {
+        FASTER: f"{arm} is faster than {baseline}",
+        SLOWER: f"{arm} is slower than {baseline}",
+        NO_DIFFERENCE: f"{arm} and {baseline} show no difference beyond ±{100.0 * verdict.margin:g} %",
+        NOT_DECIDED: f"{arm} against {baseline} is not decided yet",
+    }[verdict.word]
+    to = f" to {one.targets[-1]:.4g}" if verdict.claim.highest_only and one.targets else ""
+    ends = ending(one.ending)
+    if ends and verdict.word in (NO_DIFFERENCE, NOT_DECIDED):  # whose grammatical subject is both
+        ends = f"{arm} {ends}"
+    return statement, f"{_ratio(one, to)}{f', and {ends}' if ends else ''}{_outlook(verdict)}"
+
+
+def ending(difference: Interval) -> str:
+    """How the arm ended, "ends 0.035 lower (0.032 to 0.037)"; empty if no seed of both finished."""
+    if not difference.n or math.isnan(difference.estimate):
+        return ""
+    return f"ends {_signed(difference, 'higher', 'lower')}"
+
+
+def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[str]:
+    """What a headline rests on, in whole sentences.
+
+    Args:
+        verdict: The verdict.
+        metric: The metric.
+        name: How an arm's name is written.
+    """
+    found = []
+    if verdict.decided_at is not None and verdict.decided_at != verdict.seeds:
+        found.append(f"Decided at the look with {_count(verdict.decided_at, 'seed')}.")
+    if verdict.reason and verdict.word != NOT_TESTED:
+        found.append(f"{verdict.reason[0].upper()}{verdict.reason[1:]}.")
+    for one in verdict.headlines:
+        if len(verdict.headlines) > 1:
+            found.append(f"Against {name(one.baseline)}: {_ratio(one)}.")
+        found += restrictions(one, name=name)
+    if len(verdict.headlines) == 1 and verdict.headlines[0].ratio.n:
+        (one,) = verdict.headlines
+        found.append(targets_sentence(one))
+        if one.everywhere and len(one.targets) > 1:
+            faster = "faster" if one.everywhere < 0 else "slower"
+            found.append(
+                f"It is {faster} at every target{' that tells the two apart' if one.unreached or one.at_once else ''}."
+            )
+        if verdict.word in (FASTER, SLOWER) and verdict.allows(one.ratio):
+            found.append(f"The difference is smaller than {100.0 * verdict.margin:g} %.")
+        if one.area.n:
+            found.append(
+                f"Over the whole training its validation {metric.title} is on average "
+                f"{_signed(one.area, 'higher', 'lower')}."
+            )
+    return found
+
+
+def restrictions(one: Headline, *, name: Name = str) -> list[str]:
+    """What a ratio could not count as it happened, in whole sentences.
+
+    Args:
+        one: The ratio.
+        name: How an arm's name is written.
+    """
+    found = []
+    missed = [
+        (one.arm_missed + one.both_missed, name(one.arm)),
+        (one.baseline_missed + one.both_missed, name(one.baseline)),
+    ]
+    told = [f"{who} missed {count}" for count, who in missed if count]
+    if told:
+        counted = f"{_count(len(one.targets), 'target')}, {_count(one.ratio.n, 'seed')}"
+        found.append(
+            f"Of {_count(one.arrivals, 'arrival')} ({counted}) {' and '.join(told)}, "
+            "counted with the end of the budget: that understates a difference."
+        )
+    for targets, why in (
+        (one.unreached, "no run of the two reached"),
+        (one.at_once, "every run was at when it was first evaluated"),
+    ):
+        if targets and one.ratio.n:
+            found.append(f"Left out: {listed([f'{target:.4g}' for target in targets])}, which {why}.")
+    if not one.paired and one.ratio.n:
+        found.append("The seeds of the two are not paired, so their means are compared (Welch's t interval).")
+    return found
+
+
+def targets_sentence(one: Headline) -> str:
+    """The ratio at each target, in a sentence: interval by Holm's correction, bounds, what was decided."""
+    parts = []
+    for at in one.at:
+        if at.bound == "unknown":
+            parts.append(f"{at.target:.4g}: {'reached by neither' if at.both_censored == at.ratio.n else 'open'}")
+            continue
+        bound = "" if at.bound == "exact" else f"{at.bound} "
+        estimate, ends = _rounded(at.ratio)
+        notes = [ends] if ends else []
+        if at.bound == "exact" and at.outer[0] > 0.0 and math.isfinite(at.outer[1]):
+            notes.append(f"between evaluations {at.outer[0]:.2f} to {at.outer[1]:.2f}")
+        if at.decided or at.exploratory:
+            notes.append("exploratory" if at.exploratory else "decided")
+        details = f" ({'; '.join(notes)})" if notes else ""
+        parts.append(f"{at.target:.4g}: {bound}{estimate}{details}")
+    return f"Times the steps to each target, with Holm's correction: {', '.join(parts)}."
+
+
+def ratio_in_words(found: PairedRatio, *, between: str = " ") -> str:
+    """A ratio at one target with its interval; a bound, and an open end of the interval, is said in words.
+
+    Args:
+        found: The ratio.
+        between: What stands between ratio and interval, for instance a line break.
+    """
+    if found.bound == "unknown":
+        if not found.ratio.n:
+            return "no seed in common"
+        return "reached by neither" if found.both_censored == found.ratio.n else "open"
+    bound = "" if found.bound == "exact" else f"{found.bound} "
+    return f"{bound}{interval_of_ratio(found.ratio, between=between)}"
+
+
+def interval_of_ratio(ratio: Interval, *, between: str = " ") -> str:
+    """A ratio with its interval, such as "0.83 (0.51 to 1.36)", whose open ends are said in words."""
+    if math.isnan(ratio.estimate):
+        return "-"
+    estimate, ends = _rounded(ratio)
+    return f"{estimate}{f'{between}({ends})' if ends else ''}"
+
+
+def interval_in_words(found: PairedRatio) -> str:
+    """The interval of a ratio, with its level."""
+    _, ends = _rounded(found.ratio)
+    return f"{100 * found.confidence:.3g} % interval {ends}" if ends else "no interval"
+
+
+def _rounded(ratio: Interval) -> tuple[str, str]:
+    """A ratio and the ends of its interval, empty if both are open, with as many decimals each.
+
+    They are two, or as many more as it takes that an interval which excludes 1 still does: a bound of 0.9984 above
+    which nothing is possible must not read 1.00.
+    """
+    digits = 2
+    while digits < _MOST_DIGITS and (
+        (ratio.low > 1.0 and round(ratio.low, digits) <= 1.0) or (ratio.high < 1.0 and round(ratio.high, digits) >= 1.0)
+    ):
+        digits += 1
+    estimate, low, high = (
+        f"{value:.0e}" if value >= 1000.0 else f"{value:.{digits}f}"
+        for value in (ratio.estimate, ratio.low, ratio.high)
+    )
+    bounded_below, bounded_above = ratio.low > 0.0, math.isfinite(ratio.high)
+    if bounded_below and bounded_above:
+        return estimate, f"{low} to {high}"
+    return estimate, f"from {low}" if bounded_below else f"up to {high}" if bounded_above else ""
+
+
+def difference_in_words(found: Interval, between: str = " ") -> str:
+    """A difference with its interval, if it has one."""
+    if math.isnan(found.estimate):
+        return "-"
+    text = f"{found.estimate:+.4f}"
+    return text if found.n < 2 else f"{text}{between}({found.low:+.4f} to {found.high:+.4f})"
+
+
+def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
+    """Statement and numbers of a claim to be first of several."""
+    arm, others = name(verdict.claim.arm), verdict.headlines
+    known = [one for one in others if not math.isnan(one.ratio.estimate)]
+    to = f" to reach {known[0].targets[-1]:.4g}" if verdict.claim.highest_only and known else ""
+    if verdict.word == NO_DIFFERENCE:
+        closest = min(known, key=lambda one: max(one.ratio.high, 1.0 / one.ratio.low if one.ratio.low else math.inf))
+        within = [one for one in known if one is closest or verdict.allows(one.ratio)]
+        beyond = f"±{100.0 * verdict.margin:g} % from {listed([name(one.baseline) for one in within])}"
+        numbers = _ratio(closest, of=name(closest.baseline) if len(within) > 1 else "")
+        return f"{arm} is not the first{to}, it shows no difference beyond {beyond}", numbers
+    if not known:
+        return f"{arm} against every other arm is not decided yet", ""
+    # Of those that are slower than the arm the nearest matters, of those that are faster the farthest ahead.
+    nearest = max(known, key=lambda one: one.ratio.estimate)
+    against = f"{_ratio(nearest, of=name(nearest.baseline))}"
+    if verdict.word == FASTER:
+        return f"{arm} is the first{to}", f"{against}, the next"
+    if verdict.word == SLOWER:
+        return f"{arm} is not the first{to}", against
+    undecided = f"{arm} against every other arm is not decided yet{to and f', {to.strip()}'}"
+    return undecided, f"{against}{_outlook(verdict)}"
+
+
+def _ratio(one: Headline, to: str = "", *, of: str = "") -> str:
+    n, found = one.ratio.n, one.ratio
+    if not n:
+        return "no seed in common"
+    if math.isnan(found.estimate):
+        return f"no target tells them apart with {_count(n, 'seed')}"
+    estimate, ends = _rounded(found)
+    steps = f"{estimate} times the steps{f' of {of}' if of else ''}{to}"
+    if n == 1 or math.isinf(found.high):
+        return f"{steps} ({_count(n, 'seed')})"
+    return f"{steps} ({ends}, {_count(n, 'seed')})"
+
+
+def _outlook(verdict: Verdict) -> str:
+    if verdict.word != NOT_DECIDED or verdict.needed is None:
+        return ""
+    return f"; about {_count(verdict.needed, 'seed')} would probably decide"
+
+
+def _signed(found: Interval, above: str, below: str) -> str:
+    """A difference by its size and side, "0.035 lower (0.032 to 0.037)"."""
+    side, other = (above, below) if found.estimate >= 0.0 else (below, above)
+    known = found.n > 1 and math.isfinite(found.low) and math.isfinite(found.high)
+    if found.estimate == 0.0 and (not known or found.low == found.high):
+        return "equal"
+    shown = [abs(found.estimate), *((abs(found.low), abs(found.high)) if known else ())]
+    # So that half the interval's width has one digit or two, and a difference without an interval two.
+    size = (found.high - found.low) / 2.0 if known else abs(found.estimate) / 5.0
+    digits = min(max(math.ceil(0.3 - math.log10(size)), 0), _MOST_DIGITS) if size > 0.0 else 4
+    while any(0.5 * 10.0**-_MOST_DIGITS <= value < 0.5 * 10.0**-digits for value in shown):
+        digits += 1
+    told = f"{shown[0]:.{digits}f} {side}" if round(shown[0], digits) else "equal"
+    if not known or not any(round(value, digits) for value in shown):
+        return told
+    if found.low < 0.0 < found.high:
+        ends = (found.low, found.high) if found.estimate >= 0.0 else (found.high, found.low)
+        return f"{told} ({abs(ends[0]):.{digits}f} {other} to {abs(ends[1]):.{digits}f} {side})"
+    low, high = sorted((abs(found.low), abs(found.high)))
+    return f"{told} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,154 @@
+"""The card of a comparison: a README.md that is a valid model card."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from matplotlib.figure import Figure
+
+from hf_critmom.experiments.comparison.findings.analyses import disturbed_arms
+from hf_critmom.experiments.comparison.findings.descriptions import budget_title, counted, training_in_words
+from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, Findings
+from hf_critmom.experiments.comparison.findings.history import history_in_words
+from hf_critmom.experiments.comparison.findings.momentum import HEADER
+from hf_critmom.experiments.comparison.findings.sentences import explanations, headline_sentence
+from hf_critmom.experiments.comparison.plan import Trial
+from hf_critmom.experiments.comparison.rendering.tables import (
+    choice_row,
+    claims_table,
+    drift_rows,
+    relative_rows,
+    table_rows,
+)
+from hf_critmom.experiments.comparison.results import tuned_runs
+from hf_critmom.experiments.comparison.statistics.analysis import Analysis
+from hf_critmom.experiments.comparison.statistics.claims import claim_title
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
+from hf_critmom.experiments.comparison.statistics.verdict import NOT_TESTED, Verdict
+from hf_critmom.reporting.templates import render
+
+
+def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) -> str:
+    """The card in Markdown, with its metadata.
+
+    Args:
+        found: What the comparison found.
+        figures: Figures of each budget by file name.
+    """
+    plan, results, budgets = found.plan, found.results, found.budgets
+    metric = budgets[0].analysis.metric
+    runs = list(results.runs.values())
+    evaluated = [
+        EvalResult(
+            task_type=plan.task.hub_task,
+            dataset_type=plan.task.name,
+            dataset_name=plan.task.source,
+            dataset_split=budgets[0].analysis.ended_on.removeprefix("final "),
+            metric_type=metric.name,
+            metric_name=", ".join(
+                part
+                for part in (
+                    metric.title,
+                    summary.arm,
+                    budget_title(analysis.budget),
+                    f"mean of {summary.test.n} seed{'s' if summary.test.n > 1 else ''}",
+                )
+                if part
+            ),
+            metric_value=round(summary.test.estimate, 6),
+        )
+        for analysis in (budget.analysis for budget in budgets)
+        for summary in analysis.summaries
+        if summary.test.n
+    ]
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag=plan.task.hub_task,
+        tags=["hf-critmom", "optimizer-comparison", "momentum"],
+        metrics=[metric.name],
+        model_name=f"{plan.task.name} momentum comparison",
+        eval_results=evaluated or None,
+    )
+    # A tuned variant that is the arm itself has no run of its own.
+    tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
+    planned = [*plan.runs(), *tuned]
+    loads = [run.load.mean for run in runs if run.load.mean is not None]
+    return render(
+        "comparison.md",
+        front_matter=data.to_yaml(),
+        plan=plan,
+        settings=[training_in_words(plan, budget.analysis.budget) for budget in budgets],
+        reports=[_report(budget, of_budget) for budget, of_budget in zip(budgets, figures, strict=True)],
+        arms=found.arms,
+        curvature_header=HEADER,
+        metric=metric,
+        caveats=found.caveats,
+        ended_on=budgets[0].analysis.ended_on,
+        paired=all(budget.analysis.paired for budget in budgets),
+        margin=budgets[0].analysis.margin,
+        smoothed=any(budget.analysis.smoothed for budget in budgets),
+        grid={
+            name: [f"{factor:g}" for factor in getattr(plan.tuning, name, ())]
+            for name in ("learning_rate", "weight_decay")
+        },
+        history=history_in_words(plan),
+        outlook=found.outlook,
+        choices=[choice_row(choice, results, metric.name) for choice in results.choices],
+        finished=sum(run in results.runs for run in planned),
+        planned=len(planned),
+        trials_finished=len(results.trials),
+        trials_planned=len(plan.trials()),
+        diverged=sum(not run.finished for run in runs),
+        hardware=sorted({run.versions["hardware"] for run in runs}),
+        load=max(loads, default=None),
+        retries=sum(run.load.retries or 0 for run in runs),
+        disturbed=sorted({arm for one in budgets for arm in disturbed_arms(results, one.analysis.budget)}),
+        versions={name: version for name, version in plan.versions.items() if name != "hardware"},
+        evaluations=counted([len(run.evaluations) for run in runs], "evaluation"),
+    )
+
+
+def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """What the card says of one budget."""
+    analysis = found.analysis
+    return {
+        "title": budget_title(analysis.budget),
+        "verdicts": [f"**{headline_sentence(one, name='`{}`'.format)}.**" for one in analysis.verdicts],
+        "claims": claims_table(analysis),
+        "reasons": [_reasons(one, analysis.metric) for one in analysis.verdicts if one.word != NOT_TESTED],
+        "results": _cells(table_rows(analysis.summaries, analysis.metric.title, analysis.ended_on)),
+        "relative": _cells(relative_rows(analysis)),
+        "drift": drift_rows(analysis.drift, analysis.baseline),
+        "drift_examples": f"{0 if analysis.drift is None else analysis.drift.examples:,}",
+        "baseline": analysis.baseline,
+        "steps": found.steps.table(),
+        "caveat": found.steps.caveat(name="`{}`".format),
+        "curvature": found.curvature,
+        "figures": _captions(figures, analysis),
+    }
+
+
+def _reasons(verdict: Verdict, metric: Metric) -> str:
+    """What a verdict rests on, in Markdown."""
+    return f"{claim_title(verdict.claim)}: {' '.join(explanations(verdict, metric, name='`{}`'.format))}"
+
+
+def _cells(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[list[str]]]:
+    header, rows = table
+    return header, [[cell.replace("\n", "<br>") for cell in row] for row in rows]
+
+
+def _captions(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[str, str]]:
+    """File name and description of each figure."""
+    metric = analysis.metric
+    captions = {
+        metric.slug: f"Validation {metric.title} over epochs, by arm: median and every seed",
+        "damping": "Momentum and damping ratio (at k = 1) over steps, by arm",
+        "curvature": "Measured top curvature and gradient noise scale over steps, by arm",
+        "drift": f"Test accuracy on corrupted images less that of {analysis.baseline}, by arm, with intervals",
+        "speed": f"Steps to each target relative to {analysis.baseline}, with intervals by Holm's correction",
+        "reach": "Share of seeds that have reached each target, over steps",
+    }
+    found = ((name, key) for name in figures for key in captions if name.startswith((f"{key}.", f"{key}-")))
+    return [(name, captions[key]) for name, key in found]

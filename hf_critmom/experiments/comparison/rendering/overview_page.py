@@ -1,0 +1,150 @@
+"""Several comparisons on one page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.findings.descriptions import counted, training_in_words
+from hf_critmom.experiments.comparison.findings.sentences import difference_in_words, interval_of_ratio
+from hf_critmom.experiments.comparison.rendering.overview import LARGEST_FACTOR, Overview
+from hf_critmom.experiments.comparison.rendering.page_charts import (
+    colors_of,
+    dashes_of,
+    made,
+    ratios_chart,
+    steps_chart,
+)
+from hf_critmom.experiments.comparison.rendering.page_sections import headlines
+from hf_critmom.experiments.comparison.results import writing
+from hf_critmom.experiments.comparison.statistics.claims import claim_title
+from hf_critmom.experiments.comparison.statistics.verdict import NOT_TESTED
+from hf_critmom.reporting.page import Control, Headline, Section, write_page
+from hf_critmom.reporting.tables import Table
+from hf_critmom.reporting.text import printable
+from hf_critmom.storage.files import create_or_open_folder
+
+
+def write_overview(overview: Overview, folder: Path) -> list[RenderableType]:
+    """Writes ``report.html`` of several comparisons.
+
+    Args:
+        overview: The comparisons.
+        folder: Where to; it is created if need be.
+
+    Returns:
+        Tables for the terminal.
+
+    Raises:
+        ComparisonError: If the folder cannot be written.
+    """
+    create_or_open_folder(folder, "overview", None, ComparisonError, write=True)
+    said: list[Headline] = []
+    for one in overview.workloads:
+        tested = [line for line in headlines(one.analysis, one.name) if line.word != NOT_TESTED]
+        said += tested[:1]
+    tasks = counted([len(overview.workloads)], "task")
+    sections = [_speed_ups_section(overview), _profile_section(overview), _claims_section(overview), _what(overview)]
+    with writing(folder):
+        write_page(
+            folder,
+            title=f"{tasks}: {', '.join(overview.arms)}",
+            subtitle="The headline of every task is that of its first claim; all of them stand below.",
+            headlines=said,
+            sections=sections,
+        )
+    lines = [Text(printable(f"{one.label}: {' '.join(filter(None, (one.sentence, one.numbers)))}")) for one in said]
+    return [_speed_up_table(overview).rich(), *lines]
+
+
+def _speed_up_table(overview: Overview) -> Table:
+    rows = [[one.arm, interval_of_ratio(one.ratio), str(one.ratio.n)] for one in overview.speed_ups]
+    return Table(
+        ["arm", f"times as fast as {overview.baseline}", "tasks"],
+        rows,
+        title="Geometric mean of speed-ups",
+        caption=f"{overview.baseline}'s steps to target by the arm's, over the tasks; above 1 is faster. Intervals are "
+        "Student's t over the tasks: with few tasks they are wide, and none is given for one.",
+    )
+
+
+def _speed_ups_section(overview: Overview) -> Section:
+    rows = [
+        {"label": one.arm, "color": one.arm, "ratio": one.ratio.estimate, "low": one.ratio.low, "high": one.ratio.high,
+         "text": interval_of_ratio(one.ratio)}
+        if one.ratio.n > 1
+        else {"label": one.arm, "color": one.arm, "ratio": one.ratio.estimate, "low": one.ratio.estimate,
+              "high": one.ratio.estimate, "text": interval_of_ratio(one.ratio)}
+        for one in overview.speed_ups
+    ]  # fmt: skip
+    charts = []
+    if rows:
+        chart = ratios_chart(rows, f"times as fast as {overview.baseline} (logarithmic)", colors_of(overview.arms))
+        charts.append(made("speed-ups", "Geometric mean of speed-ups over the tasks, by arm, with intervals", chart))
+    return Section("How much faster, over all tasks", charts=charts, tables=[_speed_up_table(overview)])
+
+
+def _profile_section(overview: Overview) -> Section:
+    arms = {name: overview.arms[name] for name in overview.compared}
+    rows = [
+        {"arm": arm, "step": factor, "value": share}
+        for arm, points in overview.profile().items()
+        for factor, share in points
+    ]
+    targets = [
+        [one.name, "-" if one.target is None else f"{one.target:.4g}", *(_steps(one.times.get(arm)) for arm in arms)]
+        for one in overview.workloads
+    ]
+    table = Table(["task", "target", *arms], targets, title="Median steps to the target")
+    left_out = [name for name in overview.arms if name not in arms]
+    what = [
+        "The share of tasks whose target an arm reached within a factor of the fastest arm's steps (as AlgoPerf draws "
+        "it). The target is the hardest planned one that one of these arms reached with more than half of its seeds."
+    ]
+    what += [f"Left out, since not every task has them: {', '.join(left_out)}."] if left_out else []
+    if not rows:
+        return Section("Performance profile", ["No arm is in every task, or no task has a target that was reached."])
+    dashes = {name: " ".join(map(str, dash)) for name, dash in dashes_of(arms).items() if dash[1]}
+    control = Control(
+        "arms", "arms", {name: name for name in arms}, several=True, colors=colors_of(arms), dashes=dashes
+    )
+    title = "factor of the fastest arm's steps"
+    chart = steps_chart(rows, arms, share=True, x_title=title, domain=(1.0, LARGEST_FACTOR), x_format=".3g", height=260)
+    description = "Performance profile: share of the tasks reached within a factor of the fastest arm's steps, by arm"
+    charts = [made("profile", description, chart)]
+    return Section("Performance profile", what, controls=[control], charts=charts, tables=[table])
+
+
+def _claims_table(overview: Overview) -> Table:
+    rows = [
+        [one.name, claim_title(verdict.claim), verdict.word, interval_of_ratio(headline.ratio),
+         difference_in_words(headline.ending)]
+        for one in overview.workloads
+        for verdict in one.analysis.verdicts if verdict.word != NOT_TESTED and len(verdict.headlines) == 1
+        for headline in verdict.headlines
+    ]  # fmt: skip
+    header = ["task", "claim", "verdict", "times the steps", "test metric, difference"]
+    return Table(header, rows, title="Claims by task", left=("claim", "verdict"))
+
+
+def _claims_section(overview: Overview) -> Section:
+    return Section("Claims by task", tables=[_claims_table(overview)])
+
+
+def _what(overview: Overview) -> Section:
+    rows: list[Sequence[str]] = []
+    for one in overview.workloads:
+        plan = one.found.plan
+        finished = f"{one.found.finished} of {len(plan.runs())}"
+        training = training_in_words(plan, one.analysis.budget)
+        rows.append([one.name, training, str(len(plan.seeds)), finished, plan.command])
+    left = ("training", "command")
+    return Section(
+        "What was compared", tables=[Table(["task", "training", "seeds", "runs", "command"], rows, left=left)]
+    )
+
+
+def _steps(median: float | None) -> str:
+    return "-" if median is None else "not reached" if median == float("inf") else f"{median:.0f}"

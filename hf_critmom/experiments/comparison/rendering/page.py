@@ -1,0 +1,100 @@
+"""The page of a comparison, ``report.html``: headlines, sections of every budget, what was compared and how."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hf_critmom.experiments.comparison.findings.descriptions import counted, training_in_words
+from hf_critmom.experiments.comparison.findings.findings import Findings
+from hf_critmom.experiments.comparison.findings.history import history_in_words
+from hf_critmom.experiments.comparison.rendering.page_sections import headlines, sections_of
+from hf_critmom.reporting.page import Headline, Section, write_page
+from hf_critmom.reporting.tables import Table
+
+MOST_NAMES = 8
+"""Arms whose names stand in the title of a page; of more it says how many they are."""
+
+
+def write_comparison_page(folder: Path, found: Findings) -> Path:
+    """Writes ``report.html``, the report to look at.
+
+    Args:
+        folder: The comparison's folder.
+        found: What the comparison found.
+
+    Returns:
+        The file.
+    """
+    plan, sections = found.plan, list[Section]()
+    said: list[Headline] = []
+    for place, of_budget in enumerate(found.budgets):
+        said += headlines(of_budget.analysis)
+        shown = sections_of(of_budget, found.table, share=1.0 / len(found.budgets))
+        # The controls of the first budget set the charts of all.
+        sections += shown if place == 0 else [replace(section, controls=()) for section in shown]
+    rows = [[name, f"{arm.help}."] for name, arm in found.arms.items()]
+    what = Table(["arm", "what it is"], rows, left=("what it is",))
+    how = Section("What was compared, and how", history_in_words(plan), tables=[what, _setup(found)], code=plan.command)
+    budget = found.budgets[0].analysis.budget
+    arms = ", ".join(found.arms) if len(found.arms) <= MOST_NAMES else f"{len(found.arms)} arms"
+    return write_page(
+        folder,
+        title=f"{plan.task.name}: {arms}",
+        subtitle=f"{training_in_words(plan, budget)}, {counted([len(plan.seeds)], 'seed')}",
+        notice=" ".join(filter(None, [missing_in_words(found), *found.caveats])),
+        headlines=said,
+        sections=[*sections, *_more(found), how],
+    )
+
+
+def _more(found: Findings) -> list[Section]:
+    """What would probably decide the open claims, if that can be told."""
+    more = found.outlook
+    return [] if more is None else [Section("What would decide it", paragraphs=[more.sentence], code=more.command)]
+
+
+def missing_in_words(found: Findings) -> str:
+    """What is missing of an unfinished comparison, by arm; empty of a finished one."""
+    plan = found.plan
+    missing: dict[str, list[int]] = {}
+    for run in plan.runs():
+        if run not in found.results.runs:
+            name = run.arm if run.epochs is None else f"{run.arm} ({run.epochs:g} epochs)"
+            missing.setdefault(name, []).append(run.seed)
+    trials = len(plan.trials()) - len(found.results.trials)
+    parts = [f"{name} with {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+             for name, seeds in missing.items()]  # fmt: skip
+    parts += [counted([trials], "tuning trial")] if trials else []
+    if not parts:
+        return ""
+    return (
+        f"Unfinished: {found.finished} of {counted([len(plan.runs())], 'run')} are finished. Missing: "
+        f"{'; '.join(parts)}. The command at the end of this page continues it."
+    )
+
+
+def _setup(found: Findings) -> Table:
+    """Data, targets, training and machine."""
+    plan, task = found.plan, found.plan.task
+    runs = found.results.runs.values()
+    analyses = [one.analysis for one in found.budgets]
+    ends = "The test split was read once per run, at its end."
+    if analyses[0].ended_on != "test":
+        ends = "The values at the end are of the same split, since there is no other."
+    paired = "with one seed every arm starts from the same weights and sees the same data in the same order"
+    if not all(analysis.paired for analysis in analyses):
+        paired = "not paired: with one seed not every arm starts from the same weights and sees the same data"
+    splits = ", ".join(f"{split.examples:,} {name}" for name, split in task.splits.items())
+    versions = [f"{name} {version}" for name, version in plan.versions.items() if name != "hardware"]
+    rows = [
+        ["data", " ".join([f"{task.source}; {splits} examples.", *task.notes])],
+        ["targets", f"{', '.join(f'{target:.4g}' for target in plan.targets)} of the validation {task.metric}, fixed "
+                    f"before the first run; {counted([len(run.evaluations) for run in runs], 'evaluation')} per run. "
+                    f"{ends}"],
+        ["seeds", f"{', '.join(map(str, plan.seeds))}; {paired}."],
+        ["model", ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
+                            for name, value in plan.model.items() if value is not None)],
+        ["training", ", ".join(f"{name}={value}" for name, value in plan.training.items())],
+        ["hardware", "; ".join(sorted({run.versions["hardware"] for run in runs}))],
+        ["versions", ", ".join(versions)],
+    ]  # fmt: skip
+    return Table(["what", "how it was measured"], rows, left=("how it was measured",))

@@ -1,0 +1,184 @@
+"""The tables of a comparison's report: results by arm, arms relative to the baseline, corrupted images, tuning."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
+from hf_critmom.experiments.comparison.findings.sentences import (
+    difference_in_words,
+    interval_in_words,
+    interval_of_ratio,
+    ratio_in_words,
+)
+from hf_critmom.experiments.comparison.results import Results
+from hf_critmom.experiments.comparison.statistics.analysis import Analysis
+from hf_critmom.experiments.comparison.statistics.claims import claim_title
+from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED, DriftSummary
+from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
+from hf_critmom.experiments.comparison.statistics.summaries import ArmSummary, TimeToTarget
+from hf_critmom.experiments.comparison.statistics.verdict import NOT_TESTED
+from hf_critmom.experiments.comparison.tuning import Choice
+from hf_critmom.reporting.tables import Table
+
+
+def table_rows(
+    summaries: Sequence[ArmSummary], metric: str, ended_on: str = "test"
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of results; a cell of two lines holds steps above seconds.
+
+    Args:
+        summaries: What each arm achieved.
+        metric: The metric as it is called in text.
+        ended_on: What the last values are of, see `Analysis`.
+    """
+    targets = summaries[0].targets
+    header = ["arm", *(f"steps, seconds to {target.target:.4g}" for target in targets), f"{ended_on} {metric}", "seeds"]
+    rows = []
+    for summary in summaries:
+        times = [_time(target) for target in summary.targets]
+        rows.append([summary.arm, *times, _mean_and_spread(summary), _seeds(summary)])
+    return header, rows
+
+
+def long_rows(summaries: Sequence[ArmSummary]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the same table with a row for each arm and target, for narrow terminals."""
+    rows = []
+    for summary in summaries:
+        for place, target in enumerate(summary.targets):
+            times = _time(target).split("\n")[:2] if math.isfinite(target.steps) else ["-", "-"]
+            times[1] = times[1].removesuffix(" s")  # the column says so
+            reached = "all" if target.reached == target.seeds else f"{target.reached} of {target.seeds}"
+            rows.append([summary.arm if place == 0 else "", f"{target.target:.4g}", *times, reached])
+    return ["arm", "target", "steps", "seconds", "reached by"], rows
+
+
+def summary_rows(
+    summaries: Sequence[ArmSummary], metric: str, ended_on: str = "test"
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what each arm ended with."""
+    return ["arm", f"{ended_on} {metric}", "seeds"], [
+        [one.arm, _mean_and_spread(one), _seeds(one)] for one in summaries
+    ]
+
+
+def claims_table(analysis: Analysis) -> Table:
+    """Claims by targets: the word for each, and the ratio of steps over all targets and at each.
+
+    A claim to be first has a row of its own and one for each rival.
+    """
+    targets = [f"{target:.4g}" for target in analysis.targets]
+    named = [f"at {name}{' (exploratory)' if at in analysis.exploratory else ''}"
+             for name, at in zip(targets, analysis.targets, strict=True)]  # fmt: skip
+    rows = []
+    for verdict in analysis.verdicts:
+        claim = verdict.claim
+        if verdict.word == NOT_TESTED or claim.first:
+            rows.append([claim_title(claim), verdict.word, *[""] * (len(targets) + 2)])
+        for one in verdict.headlines if verdict.word != NOT_TESTED else ():
+            at = {f"{found.target:.4g}": ratio_in_words(found, between="\n") for found in one.at}
+            cells = [interval_of_ratio(one.ratio, between="\n"), *(at.get(name, "-") for name in targets)]
+            title = claim_title(replace(claim, baselines=(one.baseline,)))
+            word = "" if claim.first else verdict.word
+            rows.append([title, word, *cells, difference_in_words(one.ending, "\n")])
+    return Table(
+        ["claim", "verdict", "all targets", *named, f"{analysis.ended_on} {analysis.metric.title}, difference"],
+        rows,
+        caption="Times the steps, with intervals: below 1 is fewer steps. Over all targets the interval is that of the "
+        "claim alone; at each target it has Holm's correction over the targets.",
+        left=("verdict",),
+    )
+
+
+def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table that relates arms to the baseline, seed by seed.
+
+    A cell holds the ratio of steps with its interval, the ratio of seconds, where these were not disturbed, and the
+    p-value of the log-rank test.
+    """
+    header = [
+        "arm",
+        *(f"steps to {target:.4g}" for target in analysis.targets),
+        f"{analysis.ended_on} {analysis.metric.title}, difference",
+    ]
+    rows = []
+    for found in analysis.relative:
+        cells = []
+        every_seconds = found.seconds or [None] * len(found.steps)
+        for steps, seconds, p in zip(found.steps, every_seconds, found.logrank, strict=True):
+            if steps.both_censored == steps.ratio.n:
+                cells.append(ratio_in_words(steps))
+                continue
+            in_seconds = "" if seconds is None else f"\nseconds {_ratio(seconds, interval=False)}"
+            cells.append(f"{_ratio(steps)}{in_seconds}\nlog-rank p {p:.2g}")
+        rows.append([found.arm, *cells, difference_in_words(found.ending)])
+    return header, rows
+
+
+def drift_rows(drift: DriftSummary | None, baseline: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of accuracies on clean and corrupted images, means over seeds and severities."""
+    if drift is None:
+        return [], []
+    names = drift.corruptions
+    header = ["arm", CLEAN, *(name.replace("_", " ") for name in names), f"corrupted, less {baseline}'s"]
+    rows = []
+    for found in drift.arms:
+        less = difference_in_words(found.differences[CORRUPTED]) if CORRUPTED in found.differences else "-"
+        rows.append([found.arm, *(f"{found.accuracy[name]:.4f}" for name in (CLEAN, *names)), less])
+    return header, rows
+
+
+def choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
+    """What the trials of an arm chose, as a row of cells."""
+    tuned = next(
+        (
+            result
+            for run, result in results.runs.items()
+            if (run.arm, run.epochs) == (f"{choice.arm}{TUNED_SUFFIX}", choice.epochs)
+        ),
+        None,
+    )
+    values = "-" if tuned is None else f"{tuned.learning_rate:g}, {tuned.weight_decay:g}"
+    notes = [f"{choice.diverged} diverged"] if choice.diverged else []
+    notes += [f"**{name} on the edge of the grid**" for name in choice.edges]
+    return [
+        choice.arm,
+        "-" if choice.epochs is None else f"{choice.epochs:g}",
+        f"{choice.trial.learning_rate:g}, {choice.trial.weight_decay:g}",
+        values,
+        f"{choice.value:.4f}",
+        f"{choice.trials}" + (f" ({', '.join(notes)})" if notes else ""),
+    ]
+
+
+def _time(target: TimeToTarget) -> str:
+    """Median steps and seconds with their ranges, or how many seeds reached the target where not all did."""
+    if target.reached == 0:
+        return "not reached"
+    if target.reached < target.seeds:
+        reached = f"reached by {target.reached} of {target.seeds}"
+        if math.isinf(target.steps):
+            return reached
+        return f"{target.steps:.0f}\n{target.seconds:.1f} s\n{reached}"
+    if target.seeds == 1:
+        return f"{target.steps:.0f}\n{target.seconds:.1f} s"
+    (least, most), (short, long) = target.steps_range, target.seconds_range
+    return f"{target.steps:.0f} ({least:.0f}-{most:.0f})\n{target.seconds:.1f} ({short:.1f}-{long:.1f}) s"
+
+
+def _seeds(summary: ArmSummary) -> str:
+    return f"{summary.seeds}{f', {summary.diverged} diverged' if summary.diverged else ''}"
+
+
+def _mean_and_spread(summary: ArmSummary) -> str:
+    if summary.diverged == summary.seeds:
+        return "diverged"
+    mean = f"{summary.test.estimate:.4f}"
+    return mean if math.isnan(summary.test_std) else f"{mean} ± {summary.test_std:.4f}"
+
+
+def _ratio(found: PairedRatio, *, interval: bool = True) -> str:
+    if found.bound == "unknown":
+        return "open"
+    text = f"{'' if found.bound == 'exact' else f'{found.bound} '}{found.ratio.estimate:.2f}"
+    return f"{text} ({interval_in_words(found)})" if interval else text

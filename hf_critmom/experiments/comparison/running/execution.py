@@ -1,0 +1,317 @@
+"""One run of a comparison: the Trainer of its arm, from where it stopped to its result."""
+
+import copy
+import gc
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.utils.data import Subset
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from hf_critmom.engines.interface import Load
+from hf_critmom.experiments.comparison.arguments import ComparisonTrainingArguments
+from hf_critmom.experiments.comparison.arms.arm import Arm
+from hf_critmom.experiments.comparison.arms.muon import MuonWithAdamW
+from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
+from hf_critmom.experiments.comparison.plan import Run
+from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
+from hf_critmom.experiments.comparison.running.recorder import EvaluateWithinEpochs, RunRecorder, SaveAfterEvaluation
+from hf_critmom.storage.environment import versions
+from hf_critmom.storage.files import finite
+from hf_critmom.storage.run_folder import RunFolder
+from hf_critmom.storage.typed import from_json
+from hf_critmom.tasks import ModelArguments, Task, build_model
+from hf_critmom.training.batch_statistics import averages_weights, recalibrate
+from hf_critmom.training.callbacks.divergence import StopWhenDiverged, has_diverged
+from hf_critmom.training.trackers import name_space, project_name
+from hf_critmom.training.trainer import CritMomTrainer
+
+WARM_UP_STEPS = 3
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """A run with what it trains: a `Job` of an engine.
+
+    Attributes:
+        run: The run.
+        arm: Its arm, at the learning rate and weight decay that this run has.
+    """
+
+    run: Run
+    arm: Arm
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, within the comparison's."""
+        return self.run.folder
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return self.run.title
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """Keeps results in the folders of runs: a `Store` of an engine.
+
+    Attributes:
+        folder: The comparison's folder.
+    """
+
+    folder: Path
+
+    def finished(self, job: ArmRun) -> bool:
+        """Whether a run is finished."""
+        return RunFolder(self.folder / job.folder).finished()
+
+    def keep(self, job: ArmRun, result: RunResult, load: Load) -> None:
+        """Writes a result with where it was made."""
+        made = replace(result, load=replace(result.load, **vars(load)))
+        RunFolder(self.folder / job.folder).finish(made.as_json())
+
+
+class ArmTrainer(CritMomTrainer):
+    """The Trainer of one arm: its optimizer, and its schedule in the place of the Trainer's own.
+
+    Where the optimizer evaluates other weights than it trains, as Schedule-Free does, the statistics of batch
+    normalisation are those of the trained weights: they are recomputed before each evaluation.
+    """
+
+    optimizer: Any
+
+    def __init__(self, arm: Arm, args: TrainingArguments, **kwargs: Any) -> None:
+        optimizer_cls_and_kwargs = arm.optimizer_cls_and_kwargs(args.learning_rate)
+        super().__init__(args=args, optimizer_cls_and_kwargs=optimizer_cls_and_kwargs, **kwargs)
+        self.arm = arm
+
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """Builds the arm's optimizer; one that the Trainer would not build is given the same param groups."""
+        assert self.optimizer_cls_and_kwargs is not None
+        build, kwargs = self.optimizer_cls_and_kwargs
+        if self.optimizer is None and (build is MuonWithAdamW or not isinstance(build, type)):
+            self.optimizer = build(self._param_groups(self.model if model is None else model), **kwargs)
+        return super().create_optimizer(model)
+
+    def _param_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        """The Trainer's groups, with and without weight decay; the embeddings, which are no matrices to Muon, apart."""
+        decayed = set(self.get_decay_parameter_names(model))
+        embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault((name in decayed, id(parameter) not in embeddings), []).append(parameter)
+        matrix = self.optimizer_cls_and_kwargs is not None and self.optimizer_cls_and_kwargs[0] is MuonWithAdamW
+        return [
+            {
+                "params": parameters,
+                "weight_decay": self.args.weight_decay if has_decay else 0.0,
+                **({"matrix": may_be_matrix} if matrix else {}),
+            }
+            for (has_decay, may_be_matrix), parameters in groups.items()
+        ]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """Builds the arm's schedule."""
+        if self.lr_scheduler is None:
+            build = SCHEDULES[self.arm.schedule]
+            self.lr_scheduler: Any = build(optimizer or self.optimizer, self.args, num_training_steps)
+        return self.lr_scheduler
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates, with batch normalisation as the evaluated weights need it."""
+        if self.optimizer is not None and averages_weights(self.optimizer):
+            self.optimizer.eval()
+            recalibrate(self.model, self.train_dataset, self.args.train_batch_size, self.data_collator)
+        return super().evaluation_loop(*args, **kwargs)
+
+
+def build_trainer(
+    model_arguments: ModelArguments, arm: Arm, task: Task, args: TrainingArguments, callbacks: Iterable[TrainerCallback]
+) -> ArmTrainer:
+    """The Trainer of an arm on a task, with a model whose weights follow from the run's seed.
+
+    Args:
+        model_arguments: Flags of the model.
+        arm: The arm, at the learning rate and weight decay of the run.
+        task: The task.
+        args: Training arguments of the run.
+        callbacks: Callbacks beside those of the task.
+    """
+    model = build_model(task, model_arguments, args.seed).to(memory_format=task.memory_format)
+    if task.train.on_device:
+        args.dataloader_pin_memory = False  # what is there already needs no way there
+    trainer = ArmTrainer(
+        arm,
+        args,
+        model=model,
+        train_dataset=task.train,
+        eval_dataset=task.validation,
+        data_collator=task.collator,
+        processing_class=task.processor,
+        compute_metrics=task.compute_metrics,
+        preprocess_logits_for_metrics=task.preprocess_logits,
+        callbacks=[*callbacks, *task.callbacks()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def run_arguments(training: ComparisonTrainingArguments, arm: Arm, run: Run, folder: Path) -> TrainingArguments:
+    """Training arguments of one run.
+
+    Args:
+        training: Those of the comparison.
+        arm: The arm, at the learning rate and weight decay of the run.
+        run: The run.
+        folder: Its folder.
+    """
+    args: Any = copy.deepcopy(training)
+    args.output_dir = str(folder)
+    args.run_name = run.name
+    args.project = project_name(args, Path(str(training.output_dir)))
+    args.trackio_static_space_id = args.trackio_static_space_id or False  # else each run would leave a Space of its own
+    args.seed = run.seed
+    args.data_seed = run.seed
+    if arm.learning_rate is not None:
+        args.learning_rate = arm.learning_rate
+    if arm.weight_decay is not None:
+        args.weight_decay = arm.weight_decay
+    if run.epochs is not None:
+        args.num_train_epochs = run.epochs
+    return args
+
+
+def warm_up(
+    training: ComparisonTrainingArguments, model_arguments: ModelArguments, arm: Arm, task: Task, num_steps: int
+) -> tuple[float, float]:
+    """A few steps, an evaluation and a prediction that are thrown away, with the arguments of a run.
+
+    The first run need not pay for caches and lazy imports then, and what Trainer, model or metrics refuse is known.
+
+    Args:
+        training: Training arguments of the comparison.
+        model_arguments: Flags of the model.
+        arm: The arm, at the learning rate and weight decay of its runs.
+        task: The task.
+        num_steps: Optimizer steps to take.
+
+    Returns:
+        Seconds of the fastest step, and seconds of an evaluation of the whole validation split, as its last batch and
+        the sizes of batch and split let expect.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        args = run_arguments(training, arm, Run(arm.name, training.seed), Path(folder))
+        build_trainer(model_arguments, arm, task, args, [])  # as it is, also where it saves and logs
+        best = args.metric_for_best_model
+        args.max_steps, args.report_to, args.push_to_hub = num_steps, [], False
+        args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
+        args.eval_strategy = IntervalStrategy.NO
+        clock = _StepClock()
+        trainer = build_trainer(model_arguments, arm, task, args, [clock])
+        trainer.train()
+        size = min(len(task.validation), args.eval_batch_size)
+        batch: Any = Subset(task.validation, range(size))
+        trainer.evaluate(batch)
+        began = time.perf_counter()
+        evaluated = trainer.evaluate(batch)
+        seconds = (time.perf_counter() - began) * len(task.validation) / size
+        trainer.compute_metrics = task.compute_test_metrics
+        trainer.predict(batch, metric_key_prefix="test")  # the test split itself is read once, at the end of a run
+        _check_metrics(evaluated, (*task.metrics, *([best.removeprefix("eval_")] if best else ())))
+    del trainer
+    gc.collect()
+    return clock.fastest, seconds
+
+
+def _check_metrics(metrics: Mapping[str, float], names: Iterable[str]) -> None:
+    if missing := [name for name in ("loss", *names) if f"eval_{name}" not in metrics]:
+        found = [name.removeprefix("eval_") for name in metrics if not name.endswith(("_runtime", "_second"))]
+        raise ValueError(f"evaluations have no {missing[0]}, but {', '.join(found)}")
+
+
+class _StepClock(TrainerCallback):
+    """Measures the fastest step."""
+
+    def __init__(self) -> None:
+        self.fastest = float("inf")
+        self._began = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.fastest = min(self.fastest, time.perf_counter() - self._began)
+
+
+def execute_run(
+    training: ComparisonTrainingArguments,
+    model_arguments: ModelArguments,
+    arm: Arm,
+    run: Run,
+    task: Task,
+    folder: Path,
+    callbacks: Iterable[TrainerCallback] = (),
+) -> RunResult:
+    """Trains an arm with a seed from where it stopped, tests it once, and saves the model.
+
+    Args:
+        training: Training arguments of the comparison.
+        model_arguments: Flags of the model.
+        arm: The arm, at the learning rate and weight decay of the run.
+        run: The run.
+        task: The task.
+        folder: The run's folder.
+        callbacks: Further callbacks.
+
+    """
+    began = time.perf_counter()
+    args = run_arguments(training, arm, run, folder)
+    recording = [EvaluateWithinEpochs(training.evaluations_per_epoch), SaveAfterEvaluation(), RunRecorder()]
+    trainer = build_trainer(model_arguments, arm, task, args, [*recording, StopWhenDiverged(), *callbacks])
+    trained = trainer.train(resume_from_checkpoint=trainer.last_complete_checkpoint())
+    history = trainer.state.log_history
+    diverged = has_diverged(history)
+    # With persistent loader workers, Trainer.evaluate would take the cached loader of the validation split again.
+    tested: dict[str, float] = {}
+    if run.trial is None:  # a trial chooses, and must not know the test split
+        trainer.compute_metrics = task.compute_test_metrics
+        tested = dict(trainer.predict(task.test, metric_key_prefix="test").metrics)
+        trainer.log(tested)
+        name_space(trainer.model, args.report_to or ())
+        trainer.save_model()
+        trainer.create_model_card(model_name=f"{task.name}, {run.title}")
+    # A resumed run's callbacks are others than were passed.
+    recorder = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, RunRecorder))
+    result: dict[str, Any] = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "status": DIVERGED if diverged else FINISHED,
+        "steps": trainer.state.global_step,
+        "train_seconds": recorder.seconds,
+        "evaluations": recorder.evaluations,
+        "test": {name: tested[f"test_{name}"] for name in ("loss", *task.metrics) if tested},
+        "versions": versions(),
+        "budget": args.num_train_epochs if args.max_steps <= 0 else None,
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        # What launches did that were interrupted, as of their last checkpoint, counts too.
+        "trainer_seconds": recorder.wall_seconds + trained.metrics["train_runtime"] + tested.get("test_runtime", 0.0),
+        "training_log": [record for record in history if "loss" in record],
+        "curvature": [record for record in history if "curvature/top" in record],
+        "threads": torch.get_num_threads(),
+        **recorder.summary(),
+    }
+    result["load"]["data"] = "device" if task.train.on_device else "loader"
+    del trainer
+    gc.collect()
+    result["wall_seconds"] = recorder.wall_seconds + time.perf_counter() - began
+    return from_json(RunResult, finite(result))

@@ -1,0 +1,273 @@
+"""The analysis of a comparison: everything that its report says, computed once and rendered several times.
+
+Terminal, card, figures and page take an `Analysis` and format it: none of them computes a statistic.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hf_critmom.experiments.comparison.statistics.arrivals import arrivals
+from hf_critmom.experiments.comparison.statistics.claims import Claim, claims_of
+from hf_critmom.experiments.comparison.statistics.drift import DriftSummary, summarise_drift
+from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio, pair, target_ratios
+from hf_critmom.experiments.comparison.statistics.sequential import ALPHA, Looks
+from hf_critmom.experiments.comparison.statistics.summaries import (
+    ArmSummary,
+    Metric,
+    ReachCurve,
+    Times,
+    logrank,
+    reach_curve,
+    summarise,
+    times,
+)
+from hf_critmom.experiments.comparison.statistics.verdict import (
+    MARGIN,
+    Headline,
+    Judged,
+    Rule,
+    Verdict,
+    headline,
+    judge,
+    verdicts,
+)
+from hf_critmom.reporting.intervals import Interval
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A validation curve: finite values of the metric, in the order of training.
+
+    Attributes:
+        epochs: Epochs trained until each evaluation.
+        values: Values of the metric.
+    """
+
+    epochs: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class ArmCurves:
+    """The validation curves of one arm.
+
+    Attributes:
+        arm: The arm's name.
+        seeds: One curve per seed.
+        median: Their median at each evaluation.
+    """
+
+    arm: str
+    seeds: Mapping[int, Curve]
+    median: Curve
+
+
+@dataclass(frozen=True)
+class Relative:
+    """One arm relative to the baseline.
+
+    Attributes:
+        arm: The arm's name.
+        headline: The arm against the baseline in one number, and at each target.
+        seconds: Ratio of the training seconds to each target; None where a machine was too busy for that.
+        logrank: p-value of the log-rank test at each target.
+    """
+
+    arm: str
+    headline: Headline
+    seconds: tuple[PairedRatio, ...] | None
+    logrank: tuple[float, ...]
+
+    @property
+    def steps(self) -> tuple[PairedRatio, ...]:
+        """Ratio of the steps to each target."""
+        return self.headline.at
+
+    @property
+    def ending(self) -> Interval:
+        """Difference of the test metric."""
+        return self.headline.ending
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a comparison found at one budget.
+
+    Attributes:
+        budget: Epochs, where the comparison has several budgets; None: the only one.
+        metric: What targets are values of.
+        targets: The planned targets and then the exploratory ones: values whose first reaching is timed.
+        exploratory: Targets added after the first results, which no headline rests on.
+        arms: Names of the arms that have results, in the plan's order.
+        baseline: The arm that the others are related to.
+        steps: Optimizer steps of the longest run.
+        summaries: What each arm achieved.
+        curves: Validation curves by arm, of those that have a finite value.
+        reach: Share of seeds that have reached each target, by arm.
+        relative: Each other arm relative to the baseline.
+        verdicts: What the comparison says about each claim.
+        looks: When the comparison was looked at.
+        margin: What counts as no difference.
+        smoothed: Whether the curves were smoothed before times were interpolated.
+        drift: How the networks do on corrupted images; None if that was not measured.
+        paired: Whether the same seed means the same initial weights and the same order of data in every arm.
+        ended_on: What the last values are of: "test", or "final validation" where there is no test split.
+    """
+
+    budget: float | None
+    metric: Metric
+    targets: tuple[float, ...]
+    exploratory: tuple[float, ...]
+    arms: tuple[str, ...]
+    baseline: str
+    steps: float
+    summaries: tuple[ArmSummary, ...]
+    curves: Mapping[str, ArmCurves]
+    reach: Mapping[str, tuple[ReachCurve, ...]]
+    relative: tuple[Relative, ...]
+    verdicts: tuple[Verdict, ...]
+    looks: Looks
+    margin: float
+    smoothed: bool
+    drift: DriftSummary | None
+    paired: bool = True
+    ended_on: str = "test"
+
+
+def analyse(
+    table: pd.DataFrame,
+    arms: Sequence[str],
+    baseline: str,
+    metric: Metric,
+    targets: Sequence[float],
+    *,
+    exploratory: Sequence[float] = (),
+    claimed: Sequence[Claim] = (),
+    looks: Looks | None = None,
+    seeds: Sequence[int] | None = None,
+    margin: float = MARGIN,
+    alpha: float = ALPHA,
+    paired: bool = True,
+    budget: float | None = None,
+    drift: pd.DataFrame | None = None,
+    disturbed: Collection[str] = (),
+    ended_on: str = "test",
+) -> Analysis:
+    """Computes everything that the report of one budget says.
+
+    Args:
+        table: The results table, of one budget.
+        arms: Names of the arms, in order; those without results are left out.
+        baseline: The arm that the others are related to.
+        metric: The metric.
+        targets: The planned targets.
+        exploratory: Targets added after the first results.
+        claimed: The user's claims, see `claims.parse_claim`.
+        looks: When the comparison is looked at; None: once, with the seeds that it has.
+        seeds: The seeds in the order in which they were planned; None: in rising order.
+        margin: What counts as no difference: a ratio of times between 1 / (1 + margin) and 1 + margin.
+        alpha: Probability of a wrong word over all claims and looks; a part of it where there are several budgets.
+        paired: Whether the same seed means the same initial weights and the same order of data in every arm.
+        budget: Epochs, where the comparison has several budgets.
+        drift: Accuracies on corrupted images, of the same budget, as
+            `hf_critmom.experiments.comparison.results.read_drift` returns them.
+        disturbed: Arms with a run whose seconds other work on the machine disturbed, which have no ratio of them.
+        ended_on: What the last values are of.
+    """
+    present = [arm for arm in arms if (table["arm"] == arm).any()]
+    every_target = (*targets, *exploratory)
+    rule = Rule(
+        metric,
+        tuple(targets),
+        tuple(exploratory),
+        looks,
+        None if seeds is None else tuple(seeds),
+        margin,
+        alpha,
+        paired,
+    )
+    rows = table[table["arm"].isin(present)]
+    judged = judge(rows, rule)
+    observed = {arm: [times(table, arm, metric, target) for target in every_target] for arm in present}
+    return Analysis(
+        budget=budget,
+        metric=metric,
+        targets=every_target,
+        exploratory=tuple(exploratory),
+        arms=tuple(present),
+        baseline=baseline,
+        steps=float(table.loc[table["split"] == "test", "step"].max()),
+        summaries=tuple(summarise(table, present, metric, every_target)),
+        curves=validation_curves(table, present, metric),
+        reach={arm: tuple(map(reach_curve, of_arm)) for arm, of_arm in observed.items()},
+        relative=tuple(relate(judged, observed, arm, baseline, disturbed) for arm in present if arm != baseline),
+        verdicts=tuple(verdicts(judged, claims_of(present, baseline, claimed))),
+        looks=judged.looks,
+        margin=margin,
+        smoothed=judged.smoothed,
+        drift=None if drift is None else summarise_drift(drift, present, baseline),
+        paired=paired,
+        ended_on=ended_on,
+    )
+
+
+def relate(
+    judged: Judged,
+    observed: Mapping[str, Sequence[Times]],
+    arm: str,
+    baseline: str,
+    disturbed: Collection[str] = (),
+) -> Relative:
+    """One arm relative to the baseline.
+
+    Args:
+        judged: The results.
+        observed: Each arm's times to every target, in steps.
+        arm: The arm's name.
+        baseline: The baseline's name.
+        disturbed: Arms whose seconds say little.
+    """
+    rule, table = judged.rule, judged.table
+    every_target = (*rule.targets, *rule.exploratory)
+    in_seconds = [
+        arrivals(table, name, rule.metric, every_target, "seconds", smooth=judged.smoothed) for name in (arm, baseline)
+    ]
+    return Relative(
+        arm,
+        headline(judged, arm, baseline),
+        None
+        if {arm, baseline} & {*disturbed}
+        else target_ratios(
+            pair(*in_seconds, paired=rule.paired),
+            rule.targets,
+            level=1.0 - judged.confidence,
+            exploratory=rule.exploratory,
+        ),
+        tuple(map(logrank, observed[arm], observed[baseline])),
+    )
+
+
+def validation_curves(table: pd.DataFrame, arms: Sequence[str], metric: Metric) -> dict[str, ArmCurves]:
+    """The validation curves of the arms that have a finite value.
+
+    Args:
+        table: The results table, of one budget.
+        arms: Names of the arms, in order.
+        metric: The metric.
+    """
+    validation = table[(table["split"] == "validation") & np.isfinite(table[metric.name].astype(float))]
+    found = {}
+    for arm in arms:
+        rows = validation[validation["arm"] == arm]
+        if not rows.empty:
+            seeds = {int(seed): _curve(run["epoch"], run[metric.name]) for seed, run in rows.groupby("seed")}
+            median = rows.groupby("epoch")[metric.name].median()
+            found[arm] = ArmCurves(arm, seeds, _curve(median.index, median))
+    return found
+
+
+def _curve(epochs: "pd.Series | pd.Index", values: pd.Series) -> Curve:
+    return Curve(np.asarray(epochs, dtype=float), np.asarray(values, dtype=float))

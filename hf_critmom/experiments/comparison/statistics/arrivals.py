@@ -1,0 +1,174 @@
+"""Arrivals: when each run of an arm arrives at each target, between two evaluations and within its budget."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import isotonic_regression
+
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
+
+SMOOTHED_FROM = 4
+"""Evaluations an epoch from which the curves are smoothed."""
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """When the runs of one arm arrive at each target; arrays of shape (seeds, targets).
+
+    A curve is known at its evaluations only. Between the last one below a target and the first one at it or above, the
+    curve is taken as a straight line: that removes the offset of half an evaluation which first hits have, and with it
+    most of what rounding adds to the spread. Two cases have no such pair:
+
+    * **Not arrived.** The time is restricted to the budget: the run counts with its end, which it outlasts, and one
+      that diverged with the end of the longest run of any arm, since more of its own budget would not have helped it.
+      Ratios of restricted times understate a difference and never turn it around.
+    * **Immediate.** The first evaluation is at the target already, so that nothing bounds the time from below. The run
+      counts with that evaluation, the most that it can have taken, which again draws ratios towards 1.
+
+    Attributes:
+        arm: The arm's name.
+        seeds: The seeds, in rising order.
+        targets: Values of the metric.
+        times: Interpolated and restricted times, positive.
+        earliest: Time of the last evaluation below the target, 0 if immediate: the run arrived later than that.
+        latest: Time of the first evaluation at the target or above, infinite if there is none.
+        arrived: Which runs have an evaluation at the target or above.
+        immediate: Of which it is the first one.
+    """
+
+    arm: str
+    seeds: tuple[int, ...]
+    targets: tuple[float, ...]
+    times: np.ndarray
+    earliest: np.ndarray
+    latest: np.ndarray
+    arrived: np.ndarray
+    immediate: np.ndarray
+
+    def of(self, seeds: Sequence[int]) -> "Arrivals":
+        """The arrivals of those of these seeds that the arm has, in the arm's order."""
+        rows = [row for row, seed in enumerate(self.seeds) if seed in set(seeds)]
+        return self._select(rows, list(range(len(self.targets))))
+
+    def at(self, targets: Sequence[float]) -> "Arrivals":
+        """The arrivals at some of the targets."""
+        return self._select(list(range(len(self.seeds))), [self.targets.index(target) for target in targets])
+
+    def _select(self, rows: list[int], columns: list[int]) -> "Arrivals":
+        arrays = (self.times, self.earliest, self.latest, self.arrived, self.immediate)
+        return Arrivals(
+            self.arm,
+            tuple(self.seeds[row] for row in rows),
+            tuple(self.targets[column] for column in columns),
+            *(array[np.ix_(rows, columns)] for array in arrays),
+        )
+
+
+def smooths(table: pd.DataFrame) -> bool:
+    """Whether the curves of a comparison are smoothed before they are interpolated.
+
+    They are where there are `SMOOTHED_FROM` or more evaluations an epoch and more than one epoch: neighbouring
+    evaluations then measure nearly the same model, and the first one above a target is an accident of its noise. Within
+    a single epoch the number of evaluations in it says nothing of how densely they lie on the curve.
+
+    Args:
+        table: The results table, of one budget.
+    """
+    validation = table[table["split"] == "validation"]
+    if validation.empty or validation["epoch"].isna().all():
+        return False
+    runs = validation.groupby(["arm", "seed"])["epoch"].agg(["size", "max"])
+    density = (runs["size"] / runs["max"]).median()
+    return bool(runs["max"].max() > 1.0 and density >= SMOOTHED_FROM - 1e-6)
+
+
+def arrivals(
+    table: pd.DataFrame,
+    arm: str,
+    metric: Metric,
+    targets: Sequence[float],
+    column: str = "step",
+    *,
+    smooth: bool = False,
+) -> Arrivals:
+    """When the runs of one arm arrive at each target.
+
+    Args:
+        table: The results table, of one budget, with every arm. Evaluations whose metric is not finite are left out.
+        arm: The arm's name.
+        metric: The metric.
+        targets: Values of it.
+        column: "step", "epoch" or "seconds".
+        smooth: Whether the curve is replaced by its isotonic regression, the closest curve that never gets worse.
+    """
+    ends = table.loc[table["split"] == "test", column].astype(float)
+    runs = table[table["arm"] == arm]
+    found = []
+    for _, run in runs.groupby("seed"):
+        end = run[run["split"] == "test"]
+        diverged = end.empty or (end["status"] == "diverged").all() or end[column].isna().all()
+        outlasted = float(ends.max()) if diverged else float(end[column].iloc[0])
+        validation = run[run["split"] == "validation"].sort_values("step")
+        values = validation[metric.name].astype(float).to_numpy()
+        at = validation[column].astype(float).to_numpy()
+        finite = np.isfinite(values) & np.isfinite(at)
+        values = values[finite] if metric.greater_is_better else -values[finite]
+        goals = targets if metric.greater_is_better else [-target for target in targets]
+        found.append([_arrival(at[finite], values, goal, outlasted, smooth=smooth) for goal in goals])
+    shape = (len(found), len(targets))
+    kinds = (float, float, float, bool, bool)
+    arrays = [
+        np.array([[one[part] for one in of] for of in found], dtype=kind).reshape(shape)
+        for part, kind in enumerate(kinds)
+    ]
+    return Arrivals(arm, tuple(int(seed) for seed in sorted(runs["seed"].unique())), tuple(targets), *arrays)
+
+
+def repeated_seeds(table: pd.DataFrame, metric: Metric) -> dict[str, tuple[int, ...]]:
+    """The seeds of each arm whose validation curve another of its seeds has too, to the last digit.
+
+    Such runs are one run: the seed does not reach the training, and their agreement is no evidence.
+
+    Args:
+        table: The results table, of one budget.
+        metric: The metric.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    validation = table[(table["split"] == "validation") & (table["status"] != "diverged")].sort_values("step")
+    for arm, rows in validation.groupby("arm"):
+        by_curve: dict[tuple[float, ...], list[int]] = {}
+        for seed, run in rows.groupby("seed"):
+            names = [name for name in dict.fromkeys((metric.name, "loss")) if name in run]
+            curve = tuple(run[names].astype(float).fillna(math.inf).to_numpy().ravel().tolist())
+            if len(run) > 1:
+                by_curve.setdefault(curve, []).append(int(seed))
+        if repeated := sorted(seed for seeds in by_curve.values() if len(seeds) > 1 for seed in seeds):
+            found[str(arm)] = tuple(repeated)
+    return found
+
+
+def _arrival(
+    at: np.ndarray, values: np.ndarray, target: float, end: float, *, smooth: bool
+) -> tuple[float, float, float, bool, bool]:
+    """Time, earliest, latest, arrived and immediate of one run whose metric should rise."""
+    hits = np.flatnonzero(values >= target)
+    last = float(at[-1]) if len(at) else 0.0
+    if not len(hits):
+        return end, last, math.inf, False, False
+    if smooth:
+        smoothed = np.flatnonzero((curve := isotonic_regression(values).x) >= target)
+        if not len(smoothed):  # a single evaluation was there, the curve on the whole was not: as late as can be
+            return end, float(at[hits[0] - 1]) if hits[0] else 0.0, end, True, False
+        hits, values = smoothed, curve
+    first = hits[0]
+    if first == 0:
+        later = at[at > 0.0]  # an evaluation before the first step takes no time, and has no logarithm
+        time = float(at[0]) if at[0] > 0.0 else float(later[0]) if len(later) else end
+        return time, 0.0, time, True, True
+    low, high = values[first - 1], values[first]
+    share = (target - low) / (high - low)
+    time = float(at[first - 1] + share * (at[first] - at[first - 1]))
+    return time, float(at[first - 1]), float(at[first]), True, False

@@ -1,0 +1,173 @@
+"""Claims about which arm is faster: the paper's, the user's, and every arm against the baseline."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
+from hf_critmom.experiments.comparison.errors import ComparisonError
+
+EVERY_OTHER = "all"
+"""Stands for every other arm in a claim of the user's."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim about time to target, fixed before the runs.
+
+    Attributes:
+        text: What is claimed.
+        arm: The arm that should be faster.
+        baselines: Arms that it should be faster than; empty: all others but tuned variants.
+        highest_only: Whether only the highest target counts.
+        same_learning_rate: Whether the claim is about arms at the same learning rate.
+        primary: Whether it is what the comparison is made for: primary claims share half of the error probability, the
+            others share the other half.
+    """
+
+    text: str
+    arm: str
+    baselines: tuple[str, ...]
+    highest_only: bool = False
+    same_learning_rate: bool = False
+    primary: bool = False
+
+    @property
+    def first(self) -> bool:
+        """Whether it claims to be faster than every other arm."""
+        return not self.baselines
+
+    def rivals(self, arms: Sequence[str]) -> tuple[str, ...]:
+        """The arms that the claim's arm should be faster than.
+
+        A tuned variant may be the very arm, and is no rival of one that is not tuned.
+
+        Args:
+            arms: Names of the arms that have results.
+        """
+        return self.baselines or tuple(name for name in arms if name != self.arm and not name.endswith(TUNED_SUFFIX))
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "critmom is faster than constant momentum at the same learning rate",
+        "critmom",
+        ("constant",),
+        same_learning_rate=True,
+        primary=True,
+    ),
+    Claim("critmom is faster than its matched control", "critmom", ("matched",)),
+    Claim("critmom, tuned, is faster than constant momentum, tuned", "critmom_tuned", ("constant_tuned",)),
+    Claim("hybrid is the first to reach the high target", "hybrid", (), highest_only=True),
+    Claim(
+        "critmom_adamw is faster than AdamW at the same learning rate",
+        "critmom_adamw",
+        ("adamw",),
+        same_learning_rate=True,
+    ),
+    Claim("critmom_adamw, tuned, is faster than AdamW, tuned", "critmom_adamw_tuned", ("adamw_tuned",)),
+)
+"""The paper's claims (the first and the fourth), and the controls that they have to survive."""
+
+
+def parse_claim(text: str, arms: Sequence[str]) -> Claim:
+    """A claim as ``--claim`` states it: "A < B", A is faster than B, or "A < all", than every other arm.
+
+    Args:
+        text: The claim.
+        arms: Names of the arms of the comparison.
+
+    Raises:
+        ComparisonError: If it has another form, or names an arm that the comparison does not have.
+    """
+    found = re.fullmatch(r"\s*([^<>]*[^<>\s])\s*([<>])\s*([^<>]*[^<>\s])\s*", text)
+    if found is None:
+        raise ComparisonError(
+            f'--claim "{text}" is no claim: write "A < B" for "A takes fewer steps than B", or "A < {EVERY_OTHER}".'
+        )
+    left, sign, right = found.groups()
+    arm, baseline = (left, right) if sign == "<" else (right, left)
+    every_other = baseline == EVERY_OTHER and baseline not in arms
+    for name in [arm] if every_other else [arm, baseline]:
+        if name not in arms:
+            near = difflib.get_close_matches(name, arms, n=1)
+            meant = f"did you mean {near[0]}?" if near else "add it to --arms, or leave the claim out."
+            raise ComparisonError(
+                f'--claim "{text}" is about the arm {name}, which is not among {", ".join(arms)}: {meant}'
+            )
+    if arm == baseline:
+        raise ComparisonError(f'--claim "{text}" compares the arm {arm} with itself: name two arms.')
+    if every_other:
+        return Claim(f"{arm} is faster than every other arm", arm, (), primary=True)
+    return Claim(f"{arm} is faster than {baseline}", arm, (baseline,), primary=True)
+
+
+def claims_of(arms: Sequence[str], baseline: str, claimed: Sequence[Claim] = ()) -> tuple[Claim, ...]:
+    """The claims that a comparison answers, each pair of arms once.
+
+    The user's come first, then the paper's that are about an arm of the comparison, then every other arm against the
+    baseline: a tuned variant against the tuned baseline where there is one.
+
+    Args:
+        arms: Names of the arms that have results, tuned variants among them.
+        baseline: The arm that the others are compared with.
+        claimed: The user's claims. Where there are any, they are the primary ones, and none of the paper's is.
+    """
+    known = [claim if not claimed else replace(claim, primary=False) for claim in CLAIMS if claim.arm in arms]
+    found = [*claimed, *known]
+    tuned_baseline = f"{baseline}{TUNED_SUFFIX}"
+    for arm in arms:
+        against = tuned_baseline if arm.endswith(TUNED_SUFFIX) and tuned_baseline in arms else baseline
+        if arm not in (baseline, tuned_baseline):
+            found.append(Claim(f"{arm} is faster than {against}", arm, (against,)))
+    once: dict[frozenset[str] | str, Claim] = {}
+    for claim in found:
+        once.setdefault(claim.text if claim.first else frozenset((claim.arm, *claim.baselines)), claim)
+    return tuple(once.values())
+
+
+def claim_title(claim: Claim) -> str:
+    """What a claim compares, without saying that it is so, such as "critmom against constant"."""
+    against = ", ".join(claim.baselines) or "every other arm"
+    return f"{claim.arm} against {against}{', highest target only' if claim.highest_only else ''}"
+
+
+def untested(claim: Claim, table: pd.DataFrame) -> str:
+    """What a comparison lacks to test a claim; empty if it lacks nothing.
+
+    Args:
+        claim: The claim.
+        table: The results table, of one budget.
+    """
+    arms = list(dict.fromkeys(table["arm"]))
+    if missing := [name for name in (claim.arm, *claim.baselines) if name not in arms]:
+        return f"it needs the arm{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
+    if not claim.rivals(arms):
+        return "there is no other arm"
+    if claim.same_learning_rate and not _same_learning_rate(table, claim.arm, claim.baselines):
+        return "the arms have different learning rates"
+    return ""
+
+
+def claim_weights(claims: Sequence[Claim]) -> list[float]:
+    """Share of the error probability that each claim starts with; they sum to 1.
+
+    Primary claims share one half and the others the other; where all are of one kind, they share it all. Fixed before
+    the runs, such weights keep the error over all claims as equal ones do (Holm, Scand. J. Statist. 6 (1979) 65).
+
+    Args:
+        claims: The claims that can be tested.
+    """
+    primary = sum(claim.primary for claim in claims)
+    if primary in (0, len(claims)):
+        return [1.0 / len(claims)] * len(claims)
+    return [0.5 / primary if claim.primary else 0.5 / (len(claims) - primary) for claim in claims]
+
+
+def _same_learning_rate(table: pd.DataFrame, arm: str, baselines: Sequence[str]) -> bool:
+    if "peak_learning_rate" not in table:  # results of 0.1: every arm had the one of the command
+        return True
+    return table[table["arm"].isin([arm, *baselines])]["peak_learning_rate"].nunique(dropna=False) == 1

@@ -1,0 +1,113 @@
+"""Statistics of drift: how arms compare on corrupted images."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hf_critmom.experiments.comparison.records import CLEAN
+from hf_critmom.reporting.intervals import Interval, mean_interval
+
+CORRUPTED = "corrupted"
+
+
+@dataclass(frozen=True)
+class DriftCurve:
+    """Accuracy against severity, over the seeds of one arm.
+
+    Attributes:
+        severity: Severities in rising order; 0 is the clean images.
+        mean: Mean accuracy over the seeds at each.
+        low: Accuracy of the worst seed at each.
+        high: Accuracy of the best seed at each.
+    """
+
+    severity: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class ArmDrift:
+    """How one arm's networks do on corrupted images.
+
+    Attributes:
+        arm: The arm's name.
+        accuracy: Mean accuracy over seeds and severities by corruption, `CLEAN` among them.
+        curves: Accuracy against severity by corruption.
+        differences: Paired differences from the baseline by `CLEAN`, `CORRUPTED` and each corruption; empty for the
+            baseline itself.
+    """
+
+    arm: str
+    accuracy: Mapping[str, float]
+    curves: Mapping[str, DriftCurve]
+    differences: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class DriftSummary:
+    """How the networks of a comparison do on corrupted images.
+
+    Attributes:
+        corruptions: Names of the corruptions, in the order in which they were measured.
+        examples: Number of images that each network was tested on.
+        arms: One entry per arm that was measured.
+    """
+
+    corruptions: tuple[str, ...]
+    examples: int
+    arms: tuple[ArmDrift, ...]
+
+
+def drift_differences(drift: pd.DataFrame, arm: str, baseline: str) -> Mapping[str, Interval]:
+    """Difference of accuracy between an arm and a baseline over paired seeds, on clean and on corrupted images.
+
+    Args:
+        drift: Accuracies, of one budget.
+        arm: The arm's name.
+        baseline: The baseline's name.
+
+    Returns:
+        Intervals by "clean", by "corrupted", the mean over all corruptions and severities, and by each corruption.
+    """
+    every = drift[drift["corruption"] != CLEAN].assign(corruption=CORRUPTED)
+    means = pd.concat([drift, every]).groupby(["corruption", "arm", "seed"])["accuracy"].mean()
+    found = {}
+    for kind in dict.fromkeys([CLEAN, CORRUPTED, *drift["corruption"]]):
+        of_kind = means.get(kind)
+        if of_kind is None or not {arm, baseline} <= set(of_kind.index.get_level_values("arm")):
+            continue
+        found[kind] = mean_interval((of_kind[arm] - of_kind[baseline]).dropna().to_numpy(dtype=float))
+    return found
+
+
+def summarise_drift(drift: pd.DataFrame, arms: Sequence[str], baseline: str) -> DriftSummary | None:
+    """What a report says of drift; None if no corrupted image was tested.
+
+    Args:
+        drift: Accuracies, of one budget, see `hf_critmom.experiments.comparison.results.read_drift`.
+        arms: Names of the arms, in order.
+        baseline: Name of the arm that the others are related to.
+    """
+    names = tuple(name for name in dict.fromkeys(drift["corruption"]) if name != CLEAN)
+    if not names:
+        return None
+    means = drift.groupby(["arm", "corruption"])["accuracy"].mean()
+    found = []
+    for arm in arms:
+        if arm not in means.index.get_level_values("arm"):
+            continue
+        accuracy = {name: float(means[arm].get(name, math.nan)) for name in (CLEAN, *names)}
+        differences = drift_differences(drift, arm, baseline) if arm != baseline else {}
+        found.append(ArmDrift(arm, accuracy, {name: _curve(drift, arm, name) for name in names}, differences))
+    return DriftSummary(names, int(drift["examples"].max()), tuple(found))
+
+
+def _curve(drift: pd.DataFrame, arm: str, corruption: str) -> DriftCurve:
+    rows = drift[(drift["arm"] == arm) & drift["corruption"].isin([corruption, CLEAN])]
+    found = rows.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
+    return DriftCurve(*(np.asarray(column) for column in (found.index, found["mean"], found["min"], found["max"])))

@@ -1,0 +1,299 @@
+"""Ratios of times to target between two arms: the headline over all planned targets, and each target for itself."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from hf_critmom.experiments.comparison.statistics.arrivals import Arrivals
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
+from hf_critmom.reporting.intervals import CONFIDENCE, Estimate, Interval, paired_estimate, welch_estimate
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The runs of two arms that are compared: their log times, with what is known of them.
+
+    Attributes:
+        arm: Arrivals of the arm.
+        baseline: Arrivals of the baseline, at the same targets.
+        paired: Whether row by row the two have the same seed. Where they do not, means are compared (Welch).
+    """
+
+    arm: Arrivals
+    baseline: Arrivals
+    paired: bool = True
+
+    @property
+    def n(self) -> int:
+        """Number of seeds, of pairs or of the smaller arm."""
+        return min(len(self.arm.seeds), len(self.baseline.seeds))
+
+    @property
+    def informative(self) -> tuple[float, ...]:
+        """The targets that distinguish the arms.
+
+        Left out are those that no run of either arm arrived at, and those that every run of both was at already when
+        it was first evaluated: each run counts the same there, whatever the arms do.
+        """
+        told = [
+            target
+            for column, target in enumerate(self.arm.targets)
+            if any(side.arrived[:, column].any() for side in (self.arm, self.baseline))
+            and not all(side.immediate[:, column].all() for side in (self.arm, self.baseline))
+        ]
+        return tuple(told) if self.n else ()
+
+    def at(self, targets: Sequence[float]) -> "Pair":
+        """The same runs at some of the targets."""
+        return replace(self, arm=self.arm.at(targets), baseline=self.baseline.at(targets))
+
+    def estimate(self) -> Estimate:
+        """Mean over the targets of the log ratio of times, its spread taken over seeds."""
+        if not self.n or not self.arm.targets:
+            return Estimate(math.nan, math.nan, 0.0, self.n, self.paired)
+        if self.paired:
+            return paired_estimate(_log_ratio(self.arm.times, self.baseline.times).mean(axis=1))
+        return welch_estimate(*(_log(side.times).mean(axis=1) for side in (self.arm, self.baseline)))
+
+    def missed(self) -> tuple[int, int, int]:
+        """Number of arrivals that were missed, over seeds and targets: by the arm alone, the baseline alone, by both.
+
+        Without pairs, both counts those that the two missed in like number.
+        """
+        if self.paired:
+            arm, baseline = ~self.arm.arrived, ~self.baseline.arrived
+            both = int((arm & baseline).sum())
+            return int(arm.sum()) - both, int(baseline.sum()) - both, both
+        arm_missed, baseline_missed = (int((~side.arrived).sum()) for side in (self.arm, self.baseline))
+        both = min(arm_missed, baseline_missed)
+        return arm_missed - both, baseline_missed - both, both
+
+
+def pair(arm: Arrivals, baseline: Arrivals, *, paired: bool = True) -> Pair:
+    """Pairs the runs of two arms by seed.
+
+    Where the arms have fewer than two seeds in common but two each, and where the same seed does not give them the same
+    start (`paired` False), the runs are compared unpaired.
+
+    Args:
+        arm: Arrivals of the arm.
+        baseline: Arrivals of the baseline, at the same targets.
+        paired: Whether the same seed means the same initial weights and the same order of data.
+    """
+    common = sorted(set(arm.seeds) & set(baseline.seeds))
+    if paired and (len(common) > 1 or min(len(arm.seeds), len(baseline.seeds)) < 2):
+        return Pair(arm.of(common), baseline.of(common))
+    return Pair(arm, baseline, paired=False)
+
+
+@dataclass(frozen=True)
+class PairedRatio:
+    """How many times as long as a baseline an arm takes to one target.
+
+    Attributes:
+        target: Value of the metric.
+        ratio: Geometric mean of the ratios with its interval; below 1 the arm is faster. Where a run did not arrive,
+            the end of the budget stands in its place, so that the estimate is a bound, see `bound`, and the interval
+            is open on the side that this could flatter.
+        arm_censored: Pairs in which only the baseline reached the target.
+        baseline_censored: Pairs in which only the arm did.
+        both_censored: Pairs in which neither did.
+        confidence: Level of the interval.
+        outer: Bounds of the ratio whatever happened between two evaluations: the geometric mean with every run of the
+            arm at its earliest and every one of the baseline at its latest, and the other way round.
+        p: Two-sided p-value that the arms take equally long; 1 where the ratio is not bounded on the side that it is
+            on.
+        paired: Whether the seeds are paired.
+        exploratory: Whether the target was added after the first results, and is left out of every correction.
+        decided: Whether the difference stands after Holm's correction over the targets.
+    """
+
+    target: float
+    ratio: Interval
+    arm_censored: int
+    baseline_censored: int
+    both_censored: int
+    confidence: float = CONFIDENCE
+    outer: tuple[float, float] = (0.0, math.inf)
+    p: float = 1.0
+    paired: bool = True
+    exploratory: bool = False
+    decided: bool = False
+
+    @property
+    def bound(self) -> str:
+        """What the estimate is: "exact", "at least", "at most" or "unknown"."""
+        if not self.ratio.n or self.both_censored or (self.arm_censored and self.baseline_censored):
+            return "unknown"
+        return "at least" if self.arm_censored else "at most" if self.baseline_censored else "exact"
+
+
+def paired_ratio(runs: Pair, target: float, *, confidence: float = CONFIDENCE) -> PairedRatio:
+    """How many times as long as the baseline an arm takes to one target.
+
+    Args:
+        runs: The runs of the two arms.
+        target: Value to reach.
+        confidence: Level of the interval.
+    """
+    at = runs.at([target])
+    arm_missed, baseline_missed, both_missed = at.missed()
+    estimate = at.estimate()
+    if at.n and both_missed == at.n:
+        estimate = replace(estimate, value=math.nan, standard_error=math.nan)
+    low, high = ((found := estimate.interval(confidence)).low, found.high)
+    p = estimate.p_value()
+    if arm_missed or both_missed:
+        high, p = math.inf, p if estimate.value > 0.0 and not both_missed else 1.0
+    if baseline_missed or both_missed:
+        low, p = -math.inf, p if estimate.value < 0.0 and not both_missed else 1.0
+    ratio = Interval(estimate.value, low, high, at.n).exp()
+    return PairedRatio(target, ratio, arm_missed, baseline_missed, both_missed, confidence, _outer(at), p, at.paired)
+
+
+def target_ratios(
+    runs: Pair, targets: Sequence[float], *, level: float = 1.0 - CONFIDENCE, exploratory: Sequence[float] = ()
+) -> tuple[PairedRatio, ...]:
+    """The ratio at each target, with Holm's correction over the planned ones.
+
+    Holm, Scand. J. Statist. 6 (1979) 65: the j-th smallest of m p-values is tested at `level` / (m - j + 1), until the
+    first one fails. Each interval has the level at which its target was tested, or at which the procedure stopped: a
+    target is decided exactly if its interval leaves 1 out.
+
+    Args:
+        runs: The runs of the two arms, at all of these targets.
+        targets: The planned targets.
+        level: Probability of deciding any of them wrongly.
+        exploratory: Targets that were added after the first results.
+    """
+    ordered = sorted(targets, key=lambda target: paired_ratio(runs, target).p)
+    found: dict[float, PairedRatio] = {}
+    stopped: float | None = None
+    for place, target in enumerate(ordered):
+        tested = level / (len(ordered) - place) if stopped is None else stopped
+        ratio = paired_ratio(runs, target, confidence=1.0 - tested)
+        if stopped is None and ratio.p > tested:
+            stopped = tested
+        found[target] = replace(ratio, decided=stopped is None)
+    for target in exploratory:
+        found[target] = replace(paired_ratio(runs, target, confidence=1.0 - level), exploratory=True)
+    return tuple(found[target] for target in (*targets, *exploratory))
+
+
+def decided_everywhere(runs: Pair, *, level: float = 1.0 - CONFIDENCE) -> int:
+    """Whether an arm is faster (-1) or slower (1) at every target that distinguishes the arms; 0 if neither.
+
+    No correction is needed: all of the intervals at the full level have to lie on the same side (Berger, Technometrics
+    24 (1982) 295, the intersection-union test).
+
+    Args:
+        runs: The runs of the two arms.
+        level: Probability of saying so wrongly.
+    """
+    ratios = [paired_ratio(runs, target, confidence=1.0 - level) for target in runs.informative]
+    if ratios and all(one.ratio.high < 1.0 for one in ratios):
+        return -1
+    return 1 if ratios and all(one.ratio.low > 1.0 for one in ratios) else 0
+
+
+def area_difference(table: pd.DataFrame, runs: Pair, metric: Metric) -> Estimate:
+    """Area between the validation curves of two arms, divided by the length of the training.
+
+    It is the mean difference of the metric over the training, arm minus baseline, by the trapezoidal rule between the
+    first and the last evaluation that both runs have. A run that diverged, or has fewer than two finite evaluations,
+    has no area, and its pair is left out.
+
+    Args:
+        table: The results table, of one budget.
+        runs: The runs of the two arms.
+        metric: The metric.
+    """
+    arm, baseline = (_curves(table, side, metric) for side in (runs.arm, runs.baseline))
+    if runs.paired:
+        both = [seed for seed in runs.arm.seeds if seed in arm and seed in baseline]
+        spans = {seed: _span([arm[seed], baseline[seed]]) for seed in both}
+        return paired_estimate(
+            _known([_mean(arm[seed], spans[seed]) - _mean(baseline[seed], spans[seed]) for seed in both])
+        )
+    span = _span([*arm.values(), *baseline.values()])
+    return welch_estimate(*(_known([_mean(curve, span) for curve in side.values()]) for side in (arm, baseline)))
+
+
+def ending_difference(table: pd.DataFrame, runs: Pair, metric: Metric) -> Estimate:
+    """Mean difference of the test metric between two arms, arm minus baseline, over runs that did not diverge.
+
+    Args:
+        table: The results table, of one budget.
+        runs: The runs of the two arms.
+        metric: The metric.
+    """
+    tested = table[(table["split"] == "test") & (table["status"] != "diverged")]
+    sides = []
+    for side in (runs.arm, runs.baseline):
+        of_arm = tested[(tested["arm"] == side.arm) & tested["seed"].isin(side.seeds)]
+        values = of_arm.set_index("seed")[metric.name].astype(float)
+        sides.append(values[np.isfinite(values)])
+    if runs.paired:
+        return paired_estimate((sides[0] - sides[1]).dropna().to_numpy(dtype=float))
+    return welch_estimate(*(side.to_numpy(dtype=float) for side in sides))
+
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def _curves(table: pd.DataFrame, side: Arrivals, metric: Metric) -> dict[int, Curve]:
+    """Steps and values of the runs that have a curve, by seed."""
+    rows = table[(table["arm"] == side.arm) & (table["split"] == "validation") & (table["status"] != "diverged")]
+    found = {}
+    for seed, run in rows[rows["seed"].isin(side.seeds)].sort_values("step").groupby("seed"):
+        steps, values = (run[name].astype(float).to_numpy() for name in ("step", metric.name))
+        finite = np.isfinite(values)
+        if finite.sum() > 1:
+            found[int(seed)] = (steps[finite], values[finite])
+    return found
+
+
+def _span(curves: Sequence[Curve]) -> tuple[float, float]:
+    return max((steps[0] for steps, _ in curves), default=0.0), min((steps[-1] for steps, _ in curves), default=0.0)
+
+
+def _mean(curve: Curve, span: tuple[float, float]) -> float:
+    """Mean of a curve over a span of steps; NaN where the span is empty."""
+    steps, values = curve
+    start, end = span
+    if start >= end:
+        return math.nan
+    inside = steps[(steps > start) & (steps < end)]
+    at = np.concatenate([[start], inside, [end]])
+    return float(np.trapezoid(np.interp(at, steps, values), at)) / (end - start)
+
+
+def _known(values: Sequence[float]) -> np.ndarray:
+    array = np.array(values, dtype=float)
+    return array[~np.isnan(array)]
+
+
+def _log_ratio(times: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Log of the ratio of times, exactly 0 where they are equal."""
+    return np.where(times == others, 0.0, _log(times) - _log(others))
+
+
+def _log(times: np.ndarray) -> np.ndarray:
+    """Logarithm of times; those of runs that all diverged before they began are 0, and have one all the same."""
+    return np.log(np.maximum(times, np.finfo(float).tiny))
+
+
+def _outer(runs: Pair) -> tuple[float, float]:
+    """Bounds of the geometric mean ratio at the one target that the runs are at."""
+    if not runs.n:
+        return 0.0, math.inf
+    with np.errstate(divide="ignore"):
+        early_arm, late_arm, early, late = (
+            float(np.log(times).mean()) for side in (runs.arm, runs.baseline) for times in (side.earliest, side.latest)
+        )
+    low = 0.0 if math.isinf(early_arm) or math.isinf(late) else math.exp(early_arm - late)
+    high = math.inf if math.isinf(late_arm) or math.isinf(early) else math.exp(late_arm - early)
+    return low, high

@@ -1,0 +1,117 @@
+"""Claims about what a report proposes: how many seeds would probably decide it, by which command, and how it grew."""
+
+import dataclasses
+import shlex
+
+import pytest
+from helpers.plans_by_hand import plan_of
+
+from hf_critmom.experiments.comparison.findings.history import history_in_words
+from hf_critmom.experiments.comparison.findings.outlook import command_for, outlook
+from hf_critmom.experiments.comparison.plan import Extension, LookPlan
+from hf_critmom.experiments.comparison.statistics.claims import Claim
+from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, SLOWER, Verdict
+
+BEGUN = Extension("2026-11-28T10:00:00+00:00", "hf-critmom compare", ("constant", "critmom"), (0, 1, 2), (0.9,))
+
+
+def planned(command="hf-critmom compare --output_dir out", **parts):
+    history = (dataclasses.replace(BEGUN, command=command), *parts.pop("history", ()))
+    return plan_of(("constant", "critmom"), (0, 1, 2), command=command, history=history, **parts)
+
+
+def verdict(needed, word=NOT_DECIDED):
+    return Verdict(Claim("critmom < constant", "critmom", ("constant",)), word, (), 3, needed=needed)
+
+
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [
+        ("compare --output_dir out", "compare --output_dir out --num_seeds 7"),
+        ("compare --num_seeds 3 --bf16", "compare --bf16 --num_seeds 7"),
+        ("compare --num_seeds=3 --bf16", "compare --bf16 --num_seeds 7"),
+        ("compare --script train.py -- --num_seeds 3", "compare --script train.py --num_seeds 7 -- --num_seeds 3"),
+        ("compare --arms 'timm:lion[lr=1e-4]' sgd", "compare --arms 'timm:lion[lr=1e-4]' sgd --num_seeds 7"),
+    ],
+)
+def test_a_comparison_of_fixed_size_is_given_more_seeds(given, then):
+    assert command_for(planned(f"hf-critmom {given}"), 7) == f"hf-critmom {then}"
+
+
+def test_a_comparison_that_grows_by_itself_goes_on_or_is_given_a_higher_end():
+    plan = planned("hf-critmom compare --until_decided", looks=LookPlan(3, 10))
+    assert command_for(plan, 8) == "hf-critmom compare --until_decided"
+    assert command_for(plan, 14) == "hf-critmom compare --until_decided --max_seeds 14"
+    plan = planned("hf-critmom compare --until_decided --max_seeds 10 --bf16", looks=LookPlan(3, 10))
+    assert command_for(plan, 14) == "hf-critmom compare --until_decided --bf16 --max_seeds 14"
+
+
+def test_one_that_was_to_grow_to_where_it_began_is_given_a_higher_end():
+    plan = planned("hf-critmom compare --until_decided --num_seeds 3 --max_seeds 3", looks=LookPlan(3, 3))
+    assert command_for(plan, 4) == "hf-critmom compare --until_decided --num_seeds 3 --max_seeds 4"
+
+
+def test_arms_that_later_commands_added_get_the_seeds_too():
+    added = Extension("2026-11-29T10:00:00+00:00", "hf-critmom compare --arms adamw", ("adamw",), finished=6)
+    plan = planned("hf-critmom compare --arms constant critmom", history=(added,))
+    grown = dataclasses.replace(plan, arms={**plan.arms, **plan_of(("adamw",)).arms})
+    assert shlex.split(command_for(grown, 5)) == [
+        *("hf-critmom", "compare", "--arms", "constant", "critmom", "adamw", "--num_seeds", "5")
+    ]
+
+
+def test_a_command_that_added_seeds_to_every_arm_goes_on_as_it_is():
+    command = "hf-critmom compare --arms constant critmom --num_seeds 3"
+    plan = planned(history=(Extension("2026-11-29T10:00:00+00:00", command, seeds=(2,), finished=4),))
+    later = dataclasses.replace(plan, command=command)
+    assert command_for(later, 5) == "hf-critmom compare --arms constant critmom --num_seeds 5"
+
+
+def test_the_least_number_that_decides_anything_is_proposed_and_what_more_would_decide_is_said():
+    found = outlook(planned(), [verdict(7), verdict(10), verdict(10), verdict(None), verdict(None, SLOWER)])
+    assert found is not None and found.seeds == {7: 1, 10: 3}
+    assert found.command.endswith("--num_seeds 7")
+    assert found.sentence.startswith("4 more seeds (7 in all) would probably decide 1 of 4 open claims")
+    assert "(3 with 10 seeds)" in found.sentence
+    one = outlook(planned(), [verdict(4)])
+    assert one is not None and one.sentence.startswith("1 more seed (4 in all) would probably decide it")
+
+
+@pytest.mark.parametrize("verdicts", [[], [verdict(None)], [verdict(7, SLOWER)]])
+def test_where_no_number_is_known_nothing_is_proposed(verdicts):
+    assert outlook(planned(), verdicts) is None
+
+
+# -------------------------------------------------------------------------------------------------------- the history
+
+
+def test_a_comparison_that_is_as_it_was_begun_has_no_history_to_tell():
+    assert history_in_words(planned()) == []
+
+
+def test_additions_say_when_they_came_and_what_could_have_been_seen_by_then():
+    date = "2026-11-29T10:00:00+00:00"
+    seeds = Extension(date, "again", seeds=(3, 4, 5), finished=6)
+    early = Extension(date, "again", arms=("adamw",), finished=5)
+    target = Extension(date, "again", targets=(0.95,), finished=6)
+    fresh = Extension("", "again", seeds=(7,))
+    plan = planned(looks=LookPlan(3, 3), history=(seeds,))
+    assert history_in_words(plan) == [
+        "On 2026-11-29 seeds 3 to 5 were added after the first look (6 runs were finished)."
+    ]
+    assert history_in_words(planned(looks=LookPlan(3, 3), history=(early,))) == [
+        "On 2026-11-29 the arm adamw was added before the first look (5 runs were finished)."
+    ]
+    (told,) = history_in_words(planned(looks=LookPlan(3, 3), history=(target,)))
+    assert told.startswith("On 2026-11-29 the target 0.95 was added after the first look") and "exploratory" in told
+    assert history_in_words(planned(history=(fresh,))) == ["Seed 7 was added before the first run had finished."]
+
+
+def test_seeds_that_the_rule_has_added_are_told_from_those_of_a_person():
+    command = "hf-critmom compare --until_decided"
+    grown = Extension("2026-11-29T10:00:00+00:00", command, seeds=(3, 4), finished=6)
+    (told,) = history_in_words(planned(command, looks=LookPlan(3, 10), history=(grown,)))
+    assert told == (
+        "On 2026-11-29 seeds 3 and 4 were added one at a time, by the rule of --until_decided, after the first look "
+        "(6 runs were finished)."
+    )

@@ -1,0 +1,78 @@
+"""Claims about the page of a comparison: it says what the report says, and obeys its controls in a browser."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.browser import needs_browser, opened, violations
+
+from hf_critmom.experiments.comparison import write_report
+from hf_critmom.experiments.comparison.findings.findings import read_findings
+from hf_critmom.experiments.comparison.rendering.page import missing_in_words
+from hf_critmom.reporting.page import LARGEST_PAGE, PAGE_FILE
+
+COMMITTED = Path(__file__).parents[4] / "model_cards" / "digits-resnet18-w16"
+HOSTILE = "digits</script><script>window.hacked = true</script>"
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed comparison with foreign text as the names of the data, the model and an arm's description."""
+    folder = tmp_path_factory.mktemp("page") / "digits"
+    shutil.copytree(COMMITTED, folder)
+    plan = json.loads((folder / "comparison.json").read_text())
+    plan["task"] |= {"name": HOSTILE, "source": HOSTILE, "notes": [HOSTILE]}
+    plan["arms"]["critmom"]["help"] = HOSTILE
+    plan["command"] = f"hf-critmom compare --task '{HOSTILE}'"
+    (folder / "comparison.json").write_text(json.dumps(plan))
+    write_report(folder)
+    return folder
+
+
+def test_it_is_one_small_file(comparison: Path) -> None:
+    assert 0 < (comparison / PAGE_FILE).stat().st_size < LARGEST_PAGE
+
+
+def test_an_unfinished_comparison_says_what_is_missing(comparison: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unfinished"
+    shutil.copytree(comparison, folder)
+    assert missing_in_words(read_findings(folder)) == ""
+    for seed in (43, 44):
+        (folder / f"runs/critmom/seed-{seed}/result.json").unlink()
+    said = missing_in_words(read_findings(folder))
+    runs = len(read_findings(folder).plan.runs())
+    assert said.startswith(f"Unfinished: {runs - 2} of {runs} runs are finished. Missing: critmom with seeds 43, 44. ")
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_opens_without_network_and_its_controls_change_the_charts(
+    browser: Any, comparison: Path, scheme: str
+) -> None:
+    with opened(browser, comparison / PAGE_FILE, scheme=scheme, width=400) as (page, said):
+        assert said == [] and not page.evaluate("window.hacked")
+        assert HOSTILE in page.inner_text("h1") and page.get_by_text(f"{HOSTILE}.").count() >= 1
+        assert len(page.query_selector_all(".headlines > li")) >= 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert violations(page) == []
+        lines = "document.querySelectorAll('#curves .mark-line path').length"
+        before = page.evaluate(lines)
+        page.get_by_role("checkbox", name="critmom", exact=True).uncheck()
+        page.wait_for_function(f"{lines} < {before}")
+        for control, value in (("axis", "seconds"), ("metric", "loss"), ("shown", "median"), ("metric", "accuracy"),
+                               ("range", "targets")):  # fmt: skip
+            drawn = page.evaluate("document.querySelector('#curves').innerHTML")
+            page.locator(f"select[data-control={control}]").select_option(value)
+            page.wait_for_function(f"document.querySelector('#curves').innerHTML != {json.dumps(drawn)}")
+        assert said == []
+
+
+@needs_browser
+def test_hovering_shows_the_values(browser: Any, comparison: Path) -> None:
+    with opened(browser, comparison / PAGE_FILE) as (page, _):
+        page.locator("#curves .mark-symbol path").last.hover(force=True)
+        page.wait_for_selector("#vg-tooltip-element.visible")
+        told = page.inner_text("#vg-tooltip-element")
+        assert all(name in told for name in ("arm", "seed", "step", "epoch", "seconds", "value"))
