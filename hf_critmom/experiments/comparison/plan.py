@@ -173,6 +173,11 @@ class Extension:
     finished: int = 0
     tuning: bool = False
 
+    def as_json(self) -> dict[str, Any]:
+        """The step as the plan holds it; plans without tuning are what they always were."""
+        content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return content if self.tuning else {name: value for name, value in content.items() if name != "tuning"}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -343,7 +348,7 @@ class Plan:
             "claims": list(self.claims),
             "exploratory_targets": list(self.exploratory_targets),
             "looks": None if self.looks is None else {**asdict(self.looks), "made": list(self.looks.made)},
-            "history": [_listed(asdict(extension)) for extension in self.history],
+            "history": [extension.as_json() for extension in self.history],
         }
 
     @classmethod
@@ -392,10 +397,6 @@ class Plan:
 def named(name: str, record: Any) -> Any:
     """An arm's record in a plan, with the name that it has there."""
     return {"name": name, **record} if isinstance(record, dict) else record
-
-
-def _listed(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
 
 
 def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
