@@ -40,11 +40,15 @@ class Executor(Protocol):
     def isolate(self) -> None:
         """Prepares a forked process, before it makes its first run."""
 
-    def prepare(self, plan: Any) -> None:
+    def prepare(self, plan: Any, threads: int) -> "Computing":
         """Prepares a process that it was sent to, before that makes its first run.
 
         Args:
             plan: See `Work`.
+            threads: Threads that each run computes with.
+
+        Returns:
+            What the process computes with.
 
         Raises:
             InputError: If data or files that the runs need are not there, or are others than the plan's.
@@ -65,6 +69,19 @@ class Executor(Protocol):
         Raises:
             InputError: If no run of the experiment can be made. Any other error is this one run's.
         """
+
+
+@dataclass(frozen=True)
+class Computing:
+    """What a process computes with.
+
+    Attributes:
+        device: What it trains on.
+        versions: Versions of what computes there.
+    """
+
+    device: str
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import numpy as np
 
 from hf_critmom.engines.interface import Executor, Job
 from hf_critmom.errors import InputError, root_message
-from hf_critmom.storage.checkpoints import remove_checkpoints
-from hf_critmom.storage.environment import device_name, versions
+from hf_critmom.storage.checkpoint_folders import remove_checkpoints
 from hf_critmom.storage.locks import LOCKS_FOLDER
 from hf_critmom.storage.run_folder import RESULT_FILE
 
@@ -91,10 +90,7 @@ class RunWorker:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if working_folder.is_dir():
             os.chdir(working_folder)
-        import torch
-
-        torch.set_num_threads(threads)
-        self.executor, self.number, self.events = executor, number, events
+        self.executor, self.threads, self.number, self.events = executor, threads, number, events
         self.folder, self.shared = folder, executor.resumable and (folder / LOCKS_FOLDER / token).exists()
         self.token, self.seconds_between_steps = token, seconds_between_steps
         self._told = 0.0
@@ -107,14 +103,14 @@ class RunWorker:
         prepared = Path(tempfile.gettempdir()) / f"hf-critmom-{self.token}"
         try:
             if prepared.exists():
-                self.executor.prepare(plan)
+                computing = self.executor.prepare(plan, self.threads)
             else:
                 with filelock.FileLock(f"{prepared}.lock"):
-                    self.executor.prepare(plan)
+                    computing = self.executor.prepare(plan, self.threads)
                     prepared.touch()
         except InputError as error:
             return Place(node, refused=str(error))
-        return Place(node, device_name(), versions(), self.shared)
+        return Place(node, computing.device, dict(computing.versions), self.shared)
 
     def make(self, job: Job, plan: Any) -> Returned:
         """Makes a run: in the experiment's folder if it sees that and runs continue there, else in one of its own."""

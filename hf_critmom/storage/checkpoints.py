@@ -5,8 +5,6 @@ file makes its reader raise becomes a `CheckpointError`.
 """
 
 import json
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,17 +25,13 @@ from transformers.utils import (
 )
 
 from hf_critmom.errors import root_message
+from hf_critmom.storage.checkpoint_folders import STEP, checkpoints
 from hf_critmom.storage.errors import CheckpointError
 from hf_critmom.storage.files import read_text
 
 logger = logging.get_logger(__name__)
 
 OPTIMIZER_FILE, SCHEDULER_FILE, SCALER_FILE = "optimizer.pt", "scheduler.pt", "scaler.pt"
-SET_ASIDE = "incomplete-"
-"""Prefix of checkpoints that a run has passed over."""
-
-_STEP = re.compile(r"checkpoint-(\d+)")
-
 
 # ------------------------------------------------------------------------------------------------- the complete ones
 
@@ -78,12 +72,6 @@ def last_complete_checkpoint(
         else:
             return str(checkpoint)
     return None
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of an output folder, complete or not, the oldest first."""
-    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _STEP.fullmatch(path.name))]
-    return [path for _, path in sorted(found) if path.is_dir()]
 
 
 def check_checkpoint(
@@ -152,7 +140,7 @@ def read_trainer_state(checkpoint: Path) -> TrainerState:
     Raises:
         CheckpointError: If it is missing or damaged, or that of another step than the folder's name says.
     """
-    file, match = checkpoint / TRAINER_STATE_NAME, _STEP.fullmatch(checkpoint.name)
+    file, match = checkpoint / TRAINER_STATE_NAME, STEP.fullmatch(checkpoint.name)
     try:
         content = json.loads(read_text(file))
         state = TrainerState(**content)
@@ -165,37 +153,6 @@ def read_trainer_state(checkpoint: Path) -> TrainerState:
     if match and state.global_step != int(match[1]):
         raise CheckpointError(f"{file} is that of step {state.global_step}, not of the checkpoint that it lies in.")
     return state
-
-
-def set_aside(skipped: list[Path]) -> None:
-    """Renames checkpoints that a run has passed over, so that the Trainer does not count them among its own.
-
-    It keeps the newest of its checkpoints, and would keep a damaged one rather than those that follow. Only the
-    process that trains in the folder may call this.
-    """
-    for checkpoint in skipped:
-        target = checkpoint.with_name(SET_ASIDE + checkpoint.name)
-        if target.exists():
-            shutil.rmtree(target)
-        checkpoint.rename(target)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Removes the checkpoints of a run that is finished, those that it passed over among them."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    remove_set_aside(folder)
-
-
-def has_set_aside(folder: Path) -> bool:
-    """Whether a folder holds checkpoints that a run has passed over: see `set_aside`."""
-    return any(folder.glob(f"{SET_ASIDE}checkpoint-*"))
-
-
-def remove_set_aside(folder: Path) -> None:
-    """Removes them."""
-    for checkpoint in folder.glob(f"{SET_ASIDE}checkpoint-*"):
-        shutil.rmtree(checkpoint)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading

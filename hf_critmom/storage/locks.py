@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from hf_critmom.errors import InputError
@@ -72,6 +70,8 @@ def try_lock(folder: Path, name: str) -> Iterator[bool]:
     Raises:
         NoFileLocks: If the folder's file system has none.
     """
+    from accelerate import PartialState  # only where it is used: it imports torch
+
     process, lock = PartialState(), _lock(folder, name)
     acquired = process.is_main_process and _acquire(folder, lock)
     try:
@@ -108,6 +108,8 @@ def is_locked(folder: Path, *, besides: str = "") -> bool:
 
 def broadcast_from_main(value: bool) -> bool:
     """The main process's value, on every process: files may look different to the others at the same moment."""
+    from accelerate.utils import broadcast_object_list  # as above
+
     return bool(broadcast_object_list([value])[0])
 
 

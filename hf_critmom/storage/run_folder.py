@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hf_critmom.storage.checkpoints import remove_checkpoints
+from hf_critmom.storage.checkpoint_folders import remove_checkpoints
 from hf_critmom.storage.files import finite, write_json
 from hf_critmom.storage.locks import broadcast_from_main, try_lock
 

@@ -19,8 +19,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import torch
-
 from hf_critmom.errors import InputError
 from hf_critmom.storage.cores import usable_cores
 
@@ -81,6 +79,8 @@ def check_workers(workers: int, threads: int) -> None:
         raise InputError(
             f"--workers {workers} under a launcher of several processes: these share each run, so use --workers 1."
         )
+    import torch  # only where it is used: workers of an engine may compute without
+
     if torch.cuda.is_initialized():
         raise InputError(
             f"--workers {workers} cannot share an accelerator that this process has begun to use: use --workers 1, and "
@@ -188,6 +188,8 @@ def _work(work: Callable[[Send], None], number: int, sender: Connection, threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the command ends its workers
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    import torch
+
     torch.set_num_threads(threads)
     lock = threading.Lock()
 

@@ -11,16 +11,15 @@ from transformers.utils import is_sagemaker_mp_enabled, logging
 
 from hf_critmom.optim import OPTIMIZERS, register
 from hf_critmom.optim.resuming import check_state, guard_resuming
+from hf_critmom.storage.checkpoint_folders import has_set_aside, set_aside
 from hf_critmom.storage.checkpoints import (
     OPTIMIZER_FILE,
     CheckpointError,
     check_checkpoint,
     check_random_states,
-    has_set_aside,
     last_complete_checkpoint,
     read_torch_file,
     read_trainer_state,
-    set_aside,
 )
 from hf_critmom.training.callbacks import DampingCallback, LoggingCallback, give_curvature_callback, is_training_record
 from hf_critmom.training.callbacks.set_aside import RemoveSetAside

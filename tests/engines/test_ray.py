@@ -7,29 +7,21 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from helpers import ray_cluster
+from helpers import descents
+from helpers.descents import Descent
 from helpers.launches import launch, outcome, status_of, wait_until
-from helpers.ray_cluster import (
-    FIRST_THAT_WAITS,
-    Descent,
-    Descents,
-    Told,
-    make_descents,
-    pull_the_plug,
-    second_machine,
-    two_machines,
-)
+from helpers.ray_cluster import plug_pulled, second_machine, two_machines
 from helpers.script_comparisons import compare, write_script
 from helpers.warm_python import serving
 
 from hf_critmom.commands import main
-from hf_critmom.engines.interface import Work
+from hf_critmom.engines.local import LocalEngine
 from hf_critmom.engines.ray_cluster import Share
 from hf_critmom.errors import InputError
 
@@ -64,36 +56,75 @@ def loads(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text())["load"] for file in sorted(folder.glob("runs/**/result.json"))]
 
 
-@pytest.mark.slow
-def test_what_had_been_returned_outlives_a_killed_command_and_the_rest_a_killed_machine_and_process(
-    cluster: Any, tmp_path: Path
+def test_a_comparison_on_two_machines_has_the_table_of_a_local_one(cluster: Any, place: Path, tmp_path: Path) -> None:
+    """To the bit, with runs on both machines at the same moment."""
+    second_machine(cluster)
+    words = (*TINY, "--arms", "users_arms.Meets[lr=0.1,name=meets]", "--num_seeds", "2", "--targets", "0.2")
+    (place / "meet").touch()
+    assert main((*words, *ON_RAY, "--output_dir", str(tmp_path / "ray"))) == 0
+    (place / "meet").unlink()
+    assert main((*words, "--workers", "1", "--output_dir", str(tmp_path / "local"))) == 0
+    assert outcome(tmp_path / "ray") == outcome(tmp_path / "local") != {}
+    tables = [pd.read_parquet(tmp_path / name / "results.parquet").drop(columns="seconds") for name in ("ray", "local")]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    made = loads(tmp_path / "ray")
+    assert len({load["node"] for load in made}) == 2
+    assert {(load["device"], load["share"], load["retries"]) for load in made} == {("cpu", 1.0, 0)}
+
+
+def test_a_machine_that_is_killed_in_the_middle_changes_no_result(cluster: Any, data: Path, tmp_path: Path) -> None:
+    """Nor does a process that is."""
+    numbers = range(6)
+    for number in numbers:
+        (data / f"wait-{number}").touch()
+    (data / "kill-once-5").touch()
+    with plug_pulled(second_machine(cluster), data, "wait-*"):
+        descents.make_on_ray(None, tmp_path / "ray", data, numbers)
+    assert not (data / "kill-once-5").exists()
+    lost = {number for number, load in descents.loads(tmp_path / "ray").items() if load["retries"]}
+    assert 5 in lost and len(lost) >= 2
+    assert {number for number, times in descents.begun(data).items() if times > 1} >= lost
+    assert as_made_here(tmp_path, data, numbers)
+
+
+def test_what_had_been_returned_outlives_a_killed_command_and_is_not_repeated(
+    cluster: Any, data: Path, tmp_path: Path
 ) -> None:
-    """The slow tests show the same of a whole comparison."""
-    data, folder = tmp_path / "data", tmp_path / "ray"
-    data.mkdir()
-    folder.mkdir()
-    (data / "plug").touch()
-    numbers = [*range(5), *range(FIRST_THAT_WAITS, FIRST_THAT_WAITS + 3)]
-    command = [sys.executable, ray_cluster.__file__, cluster.address, folder, data, *numbers]
+    second_machine(cluster)
+    numbers, returned = range(8), range(5)
+    for number in numbers[5:]:
+        (data / f"wait-{number}").touch()
+    folder = tmp_path / "ray"
+    command = [sys.executable, descents.__file__, cluster.address, folder, data, *numbers]
     killed = subprocess.Popen([str(word) for word in command])
-    wait_until(lambda: len(made_at(folder)) == 5 and len(list(data.glob("running-*"))) == 2)
+    wait_until(lambda: killed.poll() is not None or (len(made_at(folder)) == 5 and len({*data.glob("running-*")}) == 2))
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
     before = made_at(folder)
-    for file in data.glob("running-*"):
+    for file in data.glob("wait-*"):
         file.unlink()
-    (data / f"kill-once-{numbers[-1]}").touch()
-    plug = threading.Thread(target=pull_the_plug, args=(second_machine(cluster), data), daemon=True)
-    plug.start()
-    make_descents(None, folder, data, numbers)
-    plug.join(1.0)
-    assert not plug.is_alive() and not (data / f"kill-once-{numbers[-1]}").exists()
+    told = descents.make_on_ray(None, folder, data, numbers)
+    assert [event for event in told.events if event[0] == "finished" and event[2]] == [
+        ("finished", Descent(number).folder, True) for number in returned
+    ]
     after = made_at(folder)
     assert len(after) == 8 and {file: after[file] for file in before} == before
-    there, here = Descents(folder, data), Descents(tmp_path, data)
-    for job in map(Descent, numbers):
-        assert there.weight(job) == here.execute(job, 0.1, tmp_path / "here" / str(job.number), lambda *event: None)
-    assert sum(load["retries"] for load in loads(folder)) >= 2
+    assert {descents.begun(data)[number] for number in returned} == {1}
+    assert as_made_here(tmp_path, data, numbers)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data of descents, with a folder for each engine."""
+    for name in ("ray", "local", "data"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "data"
+
+
+def as_made_here(folder: Path, data: Path, numbers: Iterable[int]) -> bool:
+    """Whether results and files of descents on Ray are those of the same descents by a worker of this machine."""
+    descents.make(LocalEngine(1, 1), folder / "local", data, numbers)
+    return descents.kept(folder / "ray") == descents.kept(folder / "local") != {}
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +147,9 @@ def compared(cluster: Any, place: Path, tmp_path_factory: pytest.TempPathFactory
     for file in place.glob("running-*"):
         file.unlink()
     (place / "deadly").touch()
-    plug = threading.Thread(target=pull_the_plug, args=(second_machine(cluster), place), daemon=True)
-    plug.start()
-    assert main((*words, str(folder / "ray"), *ON_RAY)) == 0
-    plug.join(1.0)
-    assert not plug.is_alive() and not (place / "deadly").exists()
+    with plug_pulled(second_machine(cluster), place):
+        assert main((*words, str(folder / "ray"), *ON_RAY)) == 0
+    assert not (place / "deadly").exists()
     after = made_at(folder / "ray")
     assert len(before) < len(after) and {file: after[file] for file in before} == before
     assert main((*words, str(folder / "local"), "--workers", "1")) == 0
@@ -209,27 +238,22 @@ def engine(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     engine.close()
 
 
-def test_two_hundred_runs_wait_without_filling_the_command_s_memory(engine: Any, tmp_path: Path) -> None:
+def test_two_hundred_runs_wait_without_filling_the_command_s_memory(engine: Any, data: Path, tmp_path: Path) -> None:
     """Each returns 200 kB of files; one kills its process, and is not made more often than is allowed."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "kill-13").touch()
-    descents, told = Descents(tmp_path, tmp_path / "data"), Told()
-    engine.make(Work([Descent(number) for number in range(200)], 0.1, descents, descents), told)
-    made = [number for number in range(200) if number != 13]
-    for number in made:
-        here = descents.execute(Descent(number), 0.1, tmp_path / "here" / str(number), lambda *event: None)
-        assert descents.weight(Descent(number)) == here
+    (data / "kill-13").touch()
+    told = descents.make(engine, tmp_path / "ray", data, range(200))
     failed = [event[1] for event in told.events if event[0] == "failed"]
     assert len(failed) == 1 and failed[0].startswith("The run descent 13 failed (it was lost 1 times")
     assert told.memory[-1] - told.memory[len(told.memory) // 4] < 10e6
-    assert all((tmp_path / Descent(n).folder / "model.bin").stat().st_size == 200_000 for n in (0, 199))
+    assert all((tmp_path / "ray" / Descent(n).folder / "model.bin").stat().st_size == descents.SIZE for n in (0, 199))
+    (tmp_path / "ray" / Descent(13).folder / "error.txt").unlink()
+    assert as_made_here(tmp_path, data, [number for number in range(200) if number != 13])
 
 
 @pytest.mark.slow
 def test_a_machine_without_the_data_is_a_sentence(engine: Any, tmp_path: Path) -> None:
-    descents = Descents(tmp_path, tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"^\S+: There are no data at .*: give every machine the same\.$"):
-        engine.make(Work([Descent(0)], 0.1, descents, descents), Told())
+        descents.make(engine, tmp_path, tmp_path / "nowhere", [0])
     assert not (tmp_path / "runs").exists()
 
 

@@ -10,13 +10,11 @@ from helpers.tiny_models import tiny_data, tiny_model
 from transformers import TrainingArguments
 
 from hf_critmom import CritMomTrainer
+from hf_critmom.storage.checkpoint_folders import checkpoints, remove_checkpoints, set_aside
 from hf_critmom.storage.checkpoints import (
     CheckpointError,
     check_checkpoint,
-    checkpoints,
     last_complete_checkpoint,
-    remove_checkpoints,
-    set_aside,
 )
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")

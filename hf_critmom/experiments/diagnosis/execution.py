@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, set_seed
 from hf_critmom.attribution.attribution import predict
 from hf_critmom.attribution.doubtful_labels import DoubtfulLabel, find_doubtful_labels
 from hf_critmom.attribution.errors import AttributionError
-from hf_critmom.engines.interface import Load
+from hf_critmom.engines.interface import Computing, Load
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.plan import AttributionRequest, CheckpointSpec
 from hf_critmom.experiments.diagnosis.results import RESULTS_FILE, Result, read_results, store_result
 from hf_critmom.experiments.diagnosis.study import Study, make_study
 from hf_critmom.storage.digest import weights_digest
+from hf_critmom.storage.environment import device_name, versions
 from hf_critmom.storage.locks import broadcast_from_main
 from hf_critmom.storage.workers import Send
 from hf_critmom.tasks import ImageTask, Task, corrupt, load_checkpoint, load_task_of, parse_corruption
@@ -133,13 +134,15 @@ class StudyExecutor:
         for split in self.task.splits.values():
             split.isolate()
 
-    def prepare(self, plan: dict[str, Any]) -> None:
+    def prepare(self, plan: dict[str, Any], threads: int) -> Computing:
         """Loads the data, and checks that they are those of the settings."""
+        torch.set_num_threads(threads)
         self._accelerator = Accelerator(cpu=self.args.use_cpu or not torch.accelerator.is_available())
         with self.first.located() as checkpoint:
             self._task = load_task_of(checkpoint, self.data, self.loading)
         planned = TaskRecord.from_description(plan["task"]).splits
         check_same_data(self._task, {name: split.sha256 for name, split in planned.items()})
+        return Computing(device_name(), versions())
 
     def execute(self, job: StudyJob, plan: dict[str, Any], folder: Path, send: Send) -> Result:
         """Studies a checkpoint.

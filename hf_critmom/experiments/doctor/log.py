@@ -11,7 +11,7 @@ from typing import Any
 from hf_critmom.experiments.doctor.errors import DoctorError
 from hf_critmom.experiments.doctor.settings import Settings, read_settings
 from hf_critmom.optim.damped import group_momentum
-from hf_critmom.storage.checkpoints import checkpoints
+from hf_critmom.storage.checkpoint_folders import checkpoints
 from hf_critmom.storage.files import irregular_file, read_text
 
 STATE_FILE = "trainer_state.json"

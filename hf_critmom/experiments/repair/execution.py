@@ -11,12 +11,13 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from hf_critmom.attribution.groups import Groups, layer_groups
-from hf_critmom.engines.interface import Load
+from hf_critmom.engines.interface import Computing, Load
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairPlan
 from hf_critmom.experiments.repair.targets import Target
 from hf_critmom.experiments.repair.training import Network, train_and_verify
 from hf_critmom.storage.digest import weights_digest
+from hf_critmom.storage.environment import device_name, versions
 from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.workers import Send
 from hf_critmom.tasks.splits import Split
@@ -168,14 +169,16 @@ class TreatmentExecutor:
         """Gives this process files of its own for the data."""
         self.material.isolate()
 
-    def prepare(self, plan: Shared) -> None:
+    def prepare(self, plan: Shared, threads: int) -> Computing:
         """Loads network and data, and checks that they are the plan's."""
+        torch.set_num_threads(threads)
         assert self.reload is not None
         settle_device(self.args, on_cpu=self.on_cpu)
         self._material = self.reload()
         if weights_digest(self._material.model) != plan.plan.weights:
             raise RepairError("the checkpoint has other weights there than where the command was given.")
         self._network = self._material.network(self.layers, self.args)
+        return Computing(device_name(), versions())
 
     def execute(self, job: Treat, plan: Shared, folder: Path, send: Send) -> dict[str, Any]:
         """Makes a treatment from where it stopped."""

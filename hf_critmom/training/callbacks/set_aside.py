@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_critmom.storage.checkpoints import remove_set_aside
+from hf_critmom.storage.checkpoint_folders import remove_set_aside
 
 
 class RemoveSetAside(TrainerCallback):

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
+from hf_critmom.engines.interface import Computing
 from hf_critmom.experiments.comparison.arguments import ComparisonRequest
 from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.records import RunResult
@@ -13,6 +15,7 @@ from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.experiments.comparison.running.curvature import curvature_callback
 from hf_critmom.experiments.comparison.running.execution import ArmRun
 from hf_critmom.experiments.comparison.running.progress import RunReporter
+from hf_critmom.storage.environment import device_name, versions
 from hf_critmom.storage.workers import Send
 from hf_critmom.tasks import Task, load_task
 from hf_critmom.tasks.provenance import check_same_data
@@ -52,11 +55,13 @@ class TaskExecutor:
         for split in self.task.splits.values():
             split.isolate()
 
-    def prepare(self, plan: Plan) -> None:
+    def prepare(self, plan: Plan, threads: int) -> Computing:
         """Loads the data, and checks that they are the plan's."""
+        torch.set_num_threads(threads)
         settle_device(self.training, on_cpu=self.only_cpu)
         self._task = load_task(self.data, self.model)
         check_same_data(self._task, {name: split.sha256 for name, split in plan.task.splits.items()})
+        return Computing(device_name(), versions())
 
     def execute(self, job: ArmRun, plan: Plan, folder: Path, send: Send) -> RunResult:
         """Makes a run; the first seed's are measured where the request asks for it."""

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from hf_critmom.engines.interface import Computing
 from hf_critmom.errors import InputError
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.failures import FAILURE_FILE, keep_lines
@@ -20,6 +23,7 @@ from hf_critmom.experiments.comparison.script.processes import RunFailed, Script
 from hf_critmom.experiments.comparison.script.recording import TRAINER_STATE_FILE
 from hf_critmom.experiments.comparison.script.rehearsal import check_metric
 from hf_critmom.storage.checkpoints import last_complete_checkpoint
+from hf_critmom.storage.environment import device_name, versions
 from hf_critmom.storage.files import finite
 from hf_critmom.storage.plan import differences
 from hf_critmom.storage.typed import from_json
@@ -55,8 +59,9 @@ class ScriptRuns:
     def isolate(self) -> None:
         """Nothing is shared: a run has processes of its own."""
 
-    def prepare(self, plan: Plan) -> None:
+    def prepare(self, plan: Plan, threads: int) -> Computing:
         """Checks that the script is there, and that it is the plan's."""
+        torch.set_num_threads(threads)
         self.script.check()
         if (found := self.script.record()) != plan.task.content["script"]:
             different = "; ".join(differences("script", plan.task.content["script"], found))
@@ -64,6 +69,7 @@ class ScriptRuns:
                 f"{self.script.title} is another script there than in the plan ({different}): give every machine the "
                 "same one."
             )
+        return Computing(device_name(), versions())
 
     def execute(self, job: ArmRun, plan: Plan, folder: Path, send: Send) -> RunResult:
         """Makes a run from where it stopped, see `Executor`."""

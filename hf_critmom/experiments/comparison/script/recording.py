@@ -22,7 +22,7 @@ from hf_critmom.experiments.comparison.running.recorder import RunRecorder
 from hf_critmom.experiments.comparison.script.arms import give_arm, register_arm
 from hf_critmom.experiments.comparison.script.fingerprints import batch_fingerprint, weights_fingerprint
 from hf_critmom.experiments.comparison.script.instructions import RECORDING_FILE, Instructions, append_event
-from hf_critmom.storage.checkpoints import remove_checkpoints
+from hf_critmom.storage.checkpoint_folders import remove_checkpoints
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import finite, write_json
 from hf_critmom.storage.redaction import is_secret_name, is_secret_value
