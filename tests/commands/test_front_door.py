@@ -39,7 +39,7 @@ def test_importing_the_package_imports_neither_torch_nor_transformers(run_python
 @pytest.mark.parametrize(
     "order", [*(pytest.param(order, marks=pytest.mark.slow) for order in ("before", "after")), "between"]
 )
-def test_names_are_registered_whichever_is_imported_first(run_python, order: str) -> None:
+def test_names_are_registered_whichever_is_imported_first(run_bare, order: str) -> None:
     ours, theirs = "import hf_critmom", "from transformers import AutoConfig, Trainer, TrainingArguments"
     imports = {
         "before": [ours, theirs],
@@ -54,12 +54,12 @@ def test_names_are_registered_whichever_is_imported_first(run_python, order: str
             "print(AutoConfig.for_model('cifar_resnet', width=4).width)",
         ]
     )
-    finished = run_python("-c", code)
+    finished = run_bare("-c", code)
     assert finished.stdout.split() == ["CritMomAdamW", "4"], finished.stderr
 
 
 @pytest.mark.slow
-def test_importing_twice_is_harmless(run_python) -> None:
+def test_importing_twice_is_harmless(run_bare) -> None:
     code = """
 import importlib, sys
 import hf_critmom
@@ -69,7 +69,7 @@ del sys.modules["hf_critmom"]
 importlib.import_module("hf_critmom").register()
 print(before == [name.value for name in arguments.OptimizerNames])
 """
-    assert run_python("-c", code).stdout.strip() == "True"
+    assert run_bare("-c", code).stdout.strip() == "True"
 
 
 @pytest.mark.parametrize("name", hf_critmom.__all__)
@@ -132,8 +132,8 @@ def test_it_works_as_an_extension_of_the_hubs_command_line(tmp_path: Path) -> No
 
     overview = call("--help")
     assert overview.returncode == 0 and "usage: hf critmom COMMAND" in overview.stdout, overview.stderr
-    refused = call("report", str(tmp_path / "nothing"))
-    assert refused.returncode == 2 and refused.stderr.startswith("hf critmom report: error: "), refused.stderr
+    refused = call("run", str(tmp_path / "nothing.py"))
+    assert refused.returncode == 2 and refused.stderr.startswith("hf critmom run: error: "), refused.stderr
 
 
 SLEEPER = """
@@ -204,7 +204,7 @@ def test_help_shows_our_own_flags_and_help_all_those_of_the_trainer(
     assert "--adam_beta1" not in shown["--help"] and "--adam_beta1" in shown["--help_all"]
 
 
-def test_a_terminal_without_our_characters_is_shown_their_numbers(run_python) -> None:
+def test_a_terminal_without_our_characters_is_shown_their_numbers(run_bare) -> None:
     code = """
 import io, sys
 sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="ascii")
@@ -212,7 +212,7 @@ sys.stderr = io.TextIOWrapper(sys.stderr.buffer, encoding="ascii")
 from hf_critmom.commands import main
 sys.exit(main(["report", "caf\u00e9 \u00b1"]))
 """
-    finished = run_python("-c", code)
+    finished = run_bare("-c", code)
     assert finished.returncode == 2 and "caf\\xe9 \\xb1 holds no" in finished.stderr
 
 

@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from helpers.descents import Descent
 from helpers.launches import launch, outcome, status_of, wait_until
 from helpers.ray_cluster import plug_pulled, second_machine, two_machines
 from helpers.script_comparisons import compare, write_script
-from helpers.warm_python import serving
 
 from hf_critmom.commands import main
 from hf_critmom.engines.local import LocalEngine
@@ -272,18 +269,10 @@ def test_more_than_any_machine_has_is_a_sentence(cluster: Any, share: Share, sai
 
 
 @pytest.mark.slow
-def test_a_script_is_run_there_as_here(cluster: Any, tmp_path: Path, warm: str) -> None:
+def test_a_script_is_run_there_as_here(cluster: Any, tmp_path: Path, warm_python: str) -> None:
     script = write_script(tmp_path)
     flags = ("--arms", "adamw", "matched", "--num_seeds", "1", "--targets", "2.7", "--threads_per_worker", "1")
     for name, engine in (("ray", ON_RAY), ("local", ())):
-        assert compare(warm, script, tmp_path / name, *flags, *engine, "--workers", "1") == 0
+        assert compare(warm_python, script, tmp_path / name, *flags, *engine, "--workers", "1") == 0
     assert outcome(tmp_path / "ray") == outcome(tmp_path / "local") != {}
     assert all(load["node"] for load in loads(tmp_path / "ray"))
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[str]:
-    folder = Path(tempfile.mkdtemp())  # the path of a socket must be short
-    with serving(folder) as launcher:
-        yield launcher
-    shutil.rmtree(folder)

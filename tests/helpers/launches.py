@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["hf_critmom.commands"])
+FORKSERVER.set_forkserver_preload(["transformers.trainer", "hf_critmom.experiments.comparison.running.execution"])
 
 MEASURED = ("seconds", "train_seconds", "trainer_seconds", "wall_seconds", "load")
 """What a result holds that a clock has measured."""

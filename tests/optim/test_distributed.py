@@ -7,7 +7,6 @@ computed here, or by them, without sharding.
 import copy
 import os
 import subprocess
-import sys
 import warnings
 
 import pytest
@@ -23,11 +22,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def two_processes(tmp_path_factory, warm_python):
     """The results of two processes under torchrun that talk by gloo."""
     folder = tmp_path_factory.mktemp("two_processes")
     finished = subprocess.run(
-        [sys.executable, *TORCHRUN, programs.__file__, str(folder)],
+        [*warm_python.split(), *TORCHRUN, "--no-python", *warm_python.split(), programs.__file__, str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,

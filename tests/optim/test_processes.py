@@ -35,8 +35,8 @@ count_hooks()
 
 
 @pytest.mark.parametrize("order", ["torch first", "ours first"])
-def test_hooks_run_once_per_step(order, run_python):
-    finished = run_python("-c", COUNT_HOOKS, order)
+def test_hooks_run_once_per_step(order, run_bare):
+    finished = run_bare("-c", COUNT_HOOKS, order)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -54,8 +54,8 @@ for step in range(20):
 
 
 @pytest.mark.slow
-def test_the_clamp_is_warned_of_once_in_a_run_not_at_every_learning_rate(run_python):
-    finished = run_python("-c", CLAMPED_STEPS)
+def test_the_clamp_is_warned_of_once_in_a_run_not_at_every_learning_rate(run_bare):
+    finished = run_bare("-c", CLAMPED_STEPS)
     assert finished.returncode == 0, finished.stderr
     warned = [line for line in finished.stderr.splitlines() if "clamped to 0" in line]
     assert len(warned) == 1, finished.stderr

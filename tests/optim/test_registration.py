@@ -330,9 +330,9 @@ print(transformers.Trainer.get_optimizer_cls_and_kwargs(args)[0].__name__)
 """
 
 
-def test_a_saved_run_unpickles_where_the_package_is_installed_and_says_so_where_not(arguments, tmp_path, run_python):
+def test_a_saved_run_unpickles_where_the_package_is_installed_and_says_so_where_not(arguments, tmp_path, run_bare):
     torch.save(arguments(optim="critmom_hybrid"), tmp_path / "training_args.bin")
-    finished = run_python("-c", ELSEWHERE)
+    finished = run_bare("-c", ELSEWHERE)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split() == ["CritMomSGD"]
 
@@ -409,8 +409,8 @@ print("trained")
 """
 
 
-def test_where_names_cannot_be_registered_importing_warns_and_the_factory_still_trains(run_python):
-    finished = run_python("-c", CHANGED_TRANSFORMERS)
+def test_where_names_cannot_be_registered_importing_warns_and_the_factory_still_trains(run_bare):
+    finished = run_bare("-c", CHANGED_TRANSFORMERS)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.splitlines()[-1] == "trained"
 
@@ -433,7 +433,7 @@ print(again.CritMomTrainer.__name__)
 
 
 @pytest.mark.slow
-def test_a_second_import_from_scratch_is_harmless(run_python):
-    finished = run_python("-c", IMPORTED_TWICE)
+def test_a_second_import_from_scratch_is_harmless(run_bare):
+    finished = run_bare("-c", IMPORTED_TWICE)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split() == ["CritMomTrainer"]

@@ -1,19 +1,13 @@
-"""A launcher whose processes start at once, for all tests of a file."""
+"""A launcher whose processes start at once, and what they inherit."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from helpers.warm_python import serving
 
 
 @pytest.fixture(scope="module")
-def warm() -> Iterator[str]:
-    folder = Path(tempfile.mkdtemp())  # the path of a socket must be short
-    os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
-    with serving(folder) as launcher:
-        yield launcher
-    shutil.rmtree(folder)
+def warm(warm_python: str) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield warm_python
