@@ -13,9 +13,9 @@ from hf_critmom.commands import main
 from hf_critmom.hub import Repository, Upload, prepare_upload
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison whose best run by validation is critmom, seed 43, and by test constant, seed 42."""
+    """A comparison that nobody changes: its best run by validation is critmom, seed 43, by test constant, seed 42."""
     folder = tmp_path_factory.mktemp("pushed") / "out"
     assert main(("compare", *TINY, "--arms", *ARMS, "--output_dir", str(folder))) == 0
     validation = {("constant", 42): 0.3, ("constant", 43): 0.2, ("critmom", 42): 0.1, ("critmom", 43): 0.4}
