@@ -88,7 +88,7 @@ def read_text(file: Path) -> str:
     """
     size = file.stat().st_size
     if not file.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file", str(file))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(file))
     if size > LARGEST_TEXT:
         raise ValueError(f"it has {size:,} bytes, and {LARGEST_TEXT:,} at most are read")
     return file.read_text(encoding="utf-8")

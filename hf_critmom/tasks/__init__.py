@@ -1,4 +1,4 @@
-"""Tasks: data and models that comparisons run on. Names are imported when they are first used."""
+"""Tasks: the data and models of experiments. Names are imported on first use."""
 
 import lazy_loader
 

@@ -8,15 +8,15 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 @dataclass
 class DataArguments:
-    """Flags that choose and cut the data."""
+    """Flags that choose the data and its splits."""
 
     _argument_group_name: ClassVar[str] = "data"
 
     task: str = field(
         default="digits",
         metadata={
-            "help": "Task: digits, cifar10 or text by name, or a dataset of images, as a folder or name on the Hub. "
-            "text is Python's own standard library, unless --dataset_name or --train_file names other text."
+            "help": "Task: digits, cifar10 or text, or a dataset of images (a folder or a name on the Hub). text is "
+            "Python's own standard library, unless --dataset_name or --train_file names other text."
         },
     )
     dataset_name: str | None = field(
@@ -50,7 +50,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Share of the training data that is held out for each of validation and test, where the dataset "
-            "has no such split; default: the task's (0.1)."
+            "has no such split; default: 0.2 for digits, else 0.1."
         },
     )
     split_seed: int = field(
@@ -67,36 +67,38 @@ class DataArguments:
         },
     )
     image_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the images; default: the one of images."}
+        default=None, metadata={"help": "Column of the images; default: image, img, or the only column of images."}
     )
     label_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the labels; default: label, or the one of classes."}
+        default=None, metadata={"help": "Column of the labels; default: label, labels, or the only column of classes."}
     )
     image_size: int | None = field(
         default=None,
-        metadata={"help": "Width and height in pixels that all images are resized to; default: as they are."},
+        metadata={"help": "Width and height in pixels to which all images are resized; default: no resizing."},
     )
     crop_padding: int | None = field(
         default=None,
         metadata={
-            "help": "Padding of the random crop of training images, in pixels, 0 for no crop; default: the task's."
+            "help": "Zero padding in pixels for the random crop of training images, 0 for no crop; default: 1 for "
+            "digits, else an eighth of the image size."
         },
     )
     random_flip: bool | None = field(
-        default=None, metadata={"help": "Flip half of the training images from left to right; default: the task's."}
+        default=None,
+        metadata={"help": "Flip half of the training images horizontally; default: true, except for digits."},
     )
     text_column_name: str | None = field(
         default=None, metadata={"help": "Column of the texts; default: text, or the only column of strings."}
     )
     block_size: int | None = field(
         default=None,
-        metadata={"help": "Number of tokens in a block, the context of the language model; default: the task's (128)."},
+        metadata={"help": "Number of tokens in a block, the context length of the language model; default: 128."},
     )
     metric: str | None = field(
         default=None,
         metadata={
-            "help": "Metric of the targets: accuracy for images; bits_per_byte, perplexity or accuracy for text; "
-            "default: the first."
+            "help": "Metric of the targets: accuracy for images; bits_per_byte (default), perplexity or accuracy for "
+            "text."
         },
     )
 
@@ -110,8 +112,8 @@ class CheckpointArguments:
     dtype: str = field(
         default="float32",
         metadata={
-            "help": "Number type that weights are loaded and trained in: float32, bfloat16, float16, or auto for the "
-            "one that the checkpoint is stored in. Plain half precision loses most of the small updates of SGD; mixed "
+            "help": "dtype in which weights are loaded and trained: float32, bfloat16, float16, or auto for the one in "
+            "which the checkpoint is stored. Plain half precision loses most of the small updates of SGD; mixed "
             "precision (--bf16, --fp16) keeps the weights in float32.",
             "choices": DTYPES,
         },
@@ -130,28 +132,28 @@ class ModelArguments(CheckpointArguments):
 
     model: str | None = field(
         default=None,
-        metadata={"help": "Model that is trained from scratch: resnet18 or vit for images, gpt2 or llama for text."},
+        metadata={"help": "Model to train from scratch: resnet18 or vit for images, gpt2 or llama for text."},
     )
     width: int | None = field(
         default=None,
-        metadata={"help": "Number of channels in the first stage of the ResNet; default: the task's, else 64."},
+        metadata={"help": "Number of channels in the first stage of the ResNet; default: 16 for digits, else 64."},
     )
-    hidden_size: int | None = field(default=None, metadata={"help": "Width of the layers of the transformer."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "Number of layers of the transformer."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Hidden size of the transformer."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Number of layers in the transformer."})
     num_attention_heads: int | None = field(
         default=None, metadata={"help": "Number of attention heads in each layer of the transformer."}
     )
     patch_size: int | None = field(
-        default=None, metadata={"help": "Width and height in pixels of the patches of the vision transformer."}
+        default=None, metadata={"help": "Width and height in pixels of each patch of the vision transformer."}
     )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint that is fine-tuned instead, as a folder or its name on the Hub: an image classifier "
-            "with its image processor, or a causal language model with its tokenizer."
+            "help": "Checkpoint to fine-tune instead of training from scratch, a folder or a name on the Hub: an image "
+            "classifier with its image processor, or a causal language model with its tokenizer."
         },
     )
     tokenizer_name: str | None = field(
         default=None,
-        metadata={"help": "Tokenizer, as a folder or its name on the Hub; default: the checkpoint's, else bytes."},
+        metadata={"help": "Tokenizer, a folder or a name on the Hub; default: the checkpoint's, else bytes."},
     )

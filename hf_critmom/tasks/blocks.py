@@ -1,4 +1,4 @@
-"""Text in memory: tokens cut into blocks of one length, which are handed out one batch at a time."""
+"""Text in memory: tokens cut into blocks of equal length and served in batches."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,9 @@ class BlockDataset(Split):
     """Blocks of tokens, for causal language models.
 
     Args:
-        blocks: (examples, block size), token ids.
-        num_bytes: Bytes of the text, in UTF-8, that all the tokens stand for.
-        num_tokens: Number of these tokens; the last ones of a text may not fill a block.
+        blocks: Token ids, (examples, block size).
+        num_bytes: Size of the whole text in bytes of UTF-8.
+        num_tokens: Number of tokens of the whole text, including those at its end that fill no block.
     """
 
     def __init__(self, blocks: np.ndarray, *, num_bytes: int, num_tokens: int) -> None:
@@ -32,19 +32,19 @@ class BlockDataset(Split):
 
     @property
     def tokens_per_byte(self) -> float:
-        """Tokens of the text over its bytes."""
+        """Number of tokens of the text over its number of bytes."""
         return self.num_tokens / self.num_bytes
 
     def take(self, indices: np.ndarray) -> "BlockDataset":
-        """The blocks of the given indices."""
+        """A dataset of the blocks at the given indices."""
         return BlockDataset(self.blocks[indices], num_bytes=self.num_bytes, num_tokens=self.num_tokens)
 
     def content_keys(self) -> list[bytes]:
-        """A digest of each block: the same text at another place may be cut into others."""
+        """A digest of each block. The same text at another offset may be cut into other blocks."""
         return [hashlib.sha256(block.astype("<i4").tobytes()).digest() for block in self.blocks]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the blocks, as hexadecimal digits."""
+        """SHA-256 of the blocks, in hexadecimal."""
         digest = hashlib.sha256(repr(self.blocks.shape).encode())
         digest.update(self.blocks.astype("<i4").tobytes())
         return digest.hexdigest()
@@ -54,19 +54,15 @@ class BlockDataset(Split):
         return {**super().description(), "tokens": self.num_tokens, "bytes": self.num_bytes}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A batch: ``input_ids`` and ``labels``, the same int64 (batch, block size); the model shifts the labels."""
+        """A batch of equal ``input_ids`` and ``labels``, int64 (batch, block size); the model shifts the labels."""
         tokens = torch.from_numpy(self.blocks[np.asarray(indices)].astype(np.int64))
         return {"input_ids": tokens, "labels": tokens.clone()}
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np.ndarray:
-    """Tokens of texts, one after the other, each followed by the token that ends a text, if there is one.
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np.ndarray:
+    """Concatenates the tokens of texts, each followed by the tokenizer's end-of-text token, if it has one.
 
-    What looks like a special token within a text is taken as the characters that it is.
-
-    Args:
-        tokenizer: The tokenizer.
-        texts: The texts.
+    A special token that is spelled out in a text is tokenised as ordinary characters.
 
     Returns:
         Token ids, int32, (tokens,).
@@ -74,7 +70,7 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np.nd
     texts = list(texts)
     end = np.array([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=np.int32)
     parts: list[np.ndarray] = []
-    if isinstance(tokenizer, ByT5Tokenizer):  # it would take a hundred times as long to say the same
+    if isinstance(tokenizer, ByT5Tokenizer):  # calling it gives the same, a hundred times as slowly
         for text in texts:
             parts += [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + tokenizer.offset, end]
     else:
@@ -85,7 +81,7 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np.nd
     return np.concatenate([end[:0], *parts])
 
 
-def blocks_of(tokens: np.ndarray, block_size: int) -> np.ndarray:
-    """Tokens (tokens,) as (blocks, block size), without the last ones that do not fill a block."""
+def cut_into_blocks(tokens: np.ndarray, block_size: int) -> np.ndarray:
+    """Reshapes tokens (tokens,) to (blocks, block size); those at the end that fill no block are dropped."""
     num_blocks = len(tokens) // block_size
     return tokens[: num_blocks * block_size].reshape(num_blocks, block_size)

@@ -1,4 +1,4 @@
-"""Trained checkpoints, and the tasks that they were trained on."""
+"""Loads trained checkpoints together with the tasks that they were trained on."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ from hf_critmom.tasks.text_task import TextTask
 
 
 def load_task_of(checkpoint: str, data: DataArguments, loading: CheckpointArguments | None = None) -> Task:
-    """The task that the flags describe, with the tokens of a checkpoint where it is one of text.
+    """The task that the flags describe; text is tokenised as the checkpoint does it.
 
     Raises:
         TaskError: One sentence, if the data cannot be used.
@@ -30,16 +30,16 @@ def load_task_of(checkpoint: str, data: DataArguments, loading: CheckpointArgume
 def load_checkpoint(
     name_or_path: str, task: Task, loading: CheckpointArguments | None = None
 ) -> tuple[PreTrainedModel, Task]:
-    """A trained checkpoint, and the task with its images prepared as the checkpoint's own processor does.
+    """A trained model, and the task with its images prepared as the checkpoint's image processor does it.
 
     Args:
         name_or_path: A folder or a name on the Hub.
-        task: The task that it was trained on.
-        loading: The number type of its weights, float32 by default, and whether code that comes with it may run.
+        task: The task that the checkpoint was trained on.
+        loading: dtype of the weights, float32 by default, and whether code that comes with the checkpoint may run.
 
     Raises:
-        TaskError: If it cannot be loaded, or was made for another task: other classes, images or tokens, or a loss
-            other than the cross-entropy of one class.
+        TaskError: If the checkpoint cannot be loaded, or was trained for another task: with other classes, images or
+            tokens, or with a loss other than cross-entropy over exclusive classes.
     """
     loading = loading or CheckpointArguments()
     auto, what = (
@@ -50,7 +50,7 @@ def load_checkpoint(
     model, info = load_model(auto, name_or_path, what, loading, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise TaskError(
-            f"{name_or_path} is no trained {what}: it has no weights for {_some(tuple(missing))}; name a checkpoint "
+            f"{name_or_path} is not a trained {what}: it has no weights for {_some(tuple(missing))}; name a checkpoint "
             "that was trained on the task."
         )
     if isinstance(task, ImageTask):
@@ -64,12 +64,12 @@ def load_checkpoint(
 
 
 def _check_loss(model: PreTrainedModel, name: str) -> None:
-    """Refuses regression and several labels per image: their mistakes are no misclassifications."""
+    """Refuses regression and multi-label models: their errors are not misclassifications."""
     problem_type = getattr(model.config, "problem_type", None)
     if problem_type not in (None, "single_label_classification"):
         raise TaskError(
             f"{name} was trained for {problem_type.replace('_', ' ')} (problem_type in its configuration), and "
-            "mistakes are defined only for classifiers that give each image one class: name one of those."
+            "mistakes are defined only for classifiers that give each image one class: name such a checkpoint."
         )
 
 
@@ -78,8 +78,8 @@ def _check_classes(model: PreTrainedModel, task: ImageTask, name: str) -> None:
     unnamed = labels == tuple(f"LABEL_{index}" for index in range(len(labels)))
     if len(labels) != len(task.label_names) or not (unnamed or labels == task.label_names):
         raise TaskError(
-            f"{name} is a checkpoint of another task: it tells {_some(labels)} apart ({len(labels)} classes), and "
-            f"{task.name} has {_some(task.label_names)} ({len(task.label_names)}); name its task with --task."
+            f"{name} is a checkpoint of another task: it has {_classes(labels)}, and {task.name} has "
+            f"{_classes(task.label_names)}; name its task with --task."
         )
 
 
@@ -87,13 +87,13 @@ def _check_tokens(model: PreTrainedModel, task: TextTask, name: str, loading: Ch
     tokenizer = load_tokenizer(name, loading)
     if tokenizer.get_vocab() != task.tokenizer.get_vocab():
         raise TaskError(
-            f"{name} has other tokens ({type(tokenizer).__name__}, {len(tokenizer):,} of them) than the text was cut "
-            f"into ({type(task.tokenizer).__name__}, {len(task.tokenizer):,}): examine it alone."
+            f"{name} has another tokenizer ({type(tokenizer).__name__}, {len(tokenizer):,} tokens) than the text was "
+            f"tokenised with ({type(task.tokenizer).__name__}, {len(task.tokenizer):,} tokens): examine it alone."
         )
 
 
 def _prepared_for(model: PreTrainedModel, name: str, task: ImageTask, loading: CheckpointArguments) -> ImageTask:
-    """The task with its images as a checkpoint takes them: normalised, and resized where its processor does that."""
+    """The task with its images as the checkpoint takes them: normalised, and resized if its processor does that."""
     processor = load_image_processor(name, loading)
     height, width = task.image_shape[1:]
     size = dict(getattr(processor, "size", None) or {}) if getattr(processor, "do_resize", False) else {}
@@ -101,7 +101,7 @@ def _prepared_for(model: PreTrainedModel, name: str, task: ImageTask, loading: C
         splits = {split: data.replace(processor=processor) for split, data in _image_splits(task).items()}
         return dataclasses.replace(task, **splits, processor=processor)
     configured = getattr(model.config, "image_size", None)
-    if configured is not None:  # one number is the height; where the width must be the same, the model says so itself
+    if configured is not None:  # one number is the height; a model that needs the same width refuses itself
         expected = (configured, None) if isinstance(configured, int) else tuple(configured)
         if any(size not in (None, found) for size, found in zip(expected, (height, width), strict=True)):
             raise TaskError(
@@ -113,7 +113,7 @@ def _prepared_for(model: PreTrainedModel, name: str, task: ImageTask, loading: C
 
 
 def _normalised_by(processor: Any, task: ImageTask, name: str) -> ImageTask:
-    """The task with a processor's statistics in the place of its own."""
+    """The task normalised by a processor's statistics in place of its own."""
     known = getattr(processor, "data_config", {})  # what timm's processors have instead of attributes
     mean = getattr(processor, "image_mean", known.get("mean"))
     std = getattr(processor, "image_std", known.get("std"))
@@ -133,6 +133,10 @@ def _normalised_by(processor: Any, task: ImageTask, name: str) -> ImageTask:
 
 def _image_splits(task: ImageTask) -> dict[str, Any]:
     return {"train": task.train, "validation": task.validation, "test": task.test}
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'} ({_some(names)})"
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -23,9 +23,9 @@ _NO_TEXT = (
     *(".h5", ".hdf5", ".pkl", ".pickle", ".npy", ".npz", ".pt", ".bin", ".safetensors", ".db", ".sqlite", ".sqlite3"),
     *(".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
 )
-"""Endings of files that hold no plain text, even where their bytes happen to be UTF-8."""
+"""Endings of files that are not plain text, even if their bytes happen to be UTF-8."""
 _NOT_IN_CORPUS = {
-    # Not everywhere installed, written by the build, or mostly generated tables that are nearly copies of each other.
+    # Not installed everywhere, written by the build, or mostly generated tables that nearly copy one another.
     *("test", "tests", "idle_test", "idlelib", "turtledemo", "lib2to3", "ensurepip", "encodings", "site-packages"),
     *("pydoc_data", "__pycache__"),
 }
@@ -33,11 +33,11 @@ _NOT_IN_CORPUS = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts as they were found.
+    """Texts as their source provides them.
 
     Attributes:
-        splits: Texts of what there is of "train", "validation" and "test", in a fixed order.
-        unit: What a text is, in the plural, for notes.
+        splits: Texts, in a fixed order, of each of "train", "validation" and "test" that the source has.
+        unit: Plural noun for the texts in notes, such as "files".
         notes: Sentences on what was left out.
     """
 
@@ -47,10 +47,10 @@ class Corpus:
 
 
 def load_standard_library(arguments: DataArguments) -> Corpus:
-    """The source of the modules of Python's standard library, as one unsplit set, a text a file, sorted by path.
+    """The source files of Python's standard library, one text each, sorted by path, as a single training split.
 
     Raises:
-        TaskError: If a flag is given that only datasets in files can follow, or Python came without the sources.
+        TaskError: If a flag is given that applies only to other datasets, or Python came without its sources.
     """
     for flag in ("dataset_config_name", "text_column_name"):
         if getattr(arguments, flag) is not None:
@@ -65,19 +65,19 @@ def load_standard_library(arguments: DataArguments) -> Corpus:
 
 
 def standard_library() -> str:
-    """What the embedded corpus is called in cards."""
+    """Name of the embedded corpus in cards."""
     return f"the standard library of Python {platform.python_version()}"
 
 
 def load_texts(arguments: DataArguments) -> Corpus:
-    """Reads a dataset of texts, or files.
+    """Reads a dataset of texts, or text files.
 
     Args:
         arguments: ``dataset_name`` (a folder or a name on the Hub) or ``train_file``, ``validation_file``,
-            ``test_file``: a text each, or a table with a text a row.
+            ``test_file``: each one text, or a table with one text per row.
 
     Raises:
-        TaskError: If there is no such dataset or file, or it has no training split or texts.
+        TaskError: If there is no such dataset or file, or it has no training split or no texts.
     """
     files = {
         name: Path(file)
@@ -99,12 +99,12 @@ def load_texts(arguments: DataArguments) -> Corpus:
         return Corpus({name: _texts_in(file, column) for name, file in files.items()})
     name = str(arguments.dataset_name)
     with loaded_dataset(name, arguments.dataset_config_name, "texts", "--train_file") as (splits, notes):
-        texts = {split: _column(table, column, split) for split, table in splits.items()}
+        texts = {split: _column(table, column, f"Split {split}") for split, table in splits.items()}
     return Corpus(texts, notes=tuple(notes))
 
 
 def _modules(folder: Path) -> Iterator[Path]:
-    """Files of the standard library that every installation of one version of Python has, sorted."""
+    """Files of the standard library that every installation of one Python version has, sorted."""
     for name in sorted(sys.stdlib_module_names - _NOT_IN_CORPUS):
         if (folder / f"{name}.py").is_file():
             yield folder / f"{name}.py"
@@ -116,13 +116,13 @@ def _modules(folder: Path) -> Iterator[Path]:
 def _texts_in(file: Path, column: str | None) -> list[str]:
     """The texts of a file."""
     if not is_file(file):
-        raise TaskError(f"There is no file {file}: expected a file of text, or a table of texts.")
+        raise TaskError(f"There is no file {file}: expected a text file, or a table of texts.")
     if is_table(file):
         return _column(read_table(file), column, str(file))
     if file.suffix.lower() in _NO_TEXT:
-        raise TaskError(f"{file} is no plain text: convert it to text, or to a table ({', '.join(TABLE_SUFFIXES)}).")
+        raise TaskError(f"{file} is not plain text: convert it to text, or to a table ({', '.join(TABLE_SUFFIXES)}).")
     if column is not None:
-        raise TaskError(f"{file} has no columns, so --text_column_name has no meaning: leave it out.")
+        raise TaskError(f"{file} has no columns, so --text_column_name does not apply: leave it out.")
     text = _read(file)
     if not text.strip():
         raise TaskError(f"{file} is empty: expected text.")
@@ -140,28 +140,30 @@ def _read(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{file} cannot be read as UTF-8 text ({root_message(error)}): convert it first.") from error
     if "\0" in text:
-        raise TaskError(f"{file} holds the character NUL, so it is no UTF-8 text (but UTF-16, perhaps): convert it.")
+        raise TaskError(
+            f"{file} contains NUL characters, so it is not UTF-8 text (UTF-16, perhaps): convert it to UTF-8."
+        )
     return text
 
 
 def _column(split: datasets.Dataset, given: str | None, where: str) -> list[str]:
-    """The texts of a split, from the column given, the one called text, or the only one of strings."""
-    check_separated(split.column_names, f"Split {where}")
+    """The texts of a split, from the given column, the one named text, or the only column of strings."""
+    check_separated(split.column_names, where)
     strings = [name for name, feature in split.features.items() if _holds_strings(feature)]
     if given is not None and given not in strings:
         raise TaskError(
-            f"Split {where} has no column {given!r} of texts: among {', '.join(split.column_names)}, "
+            f"{where} has no column {given!r} of texts: of its columns {', '.join(split.column_names)}, "
             f"{', '.join(strings) or 'none'} would do."
         )
     column = given or ("text" if "text" in strings else strings[0] if len(strings) == 1 else None)
     if column is None:
         raise TaskError(
-            f"Split {where} has {len(strings)} columns of texts among {', '.join(split.column_names)}: name the one "
+            f"{where} has {len(strings)} columns of texts among {', '.join(split.column_names)}: name the one "
             "to learn from with --text_column_name."
         )
     texts = [text for text in split[column] if text]
     if not any(text.strip() for text in texts):
-        raise TaskError(f"Split {where} holds no text in its column {column!r}: expected at least one.")
+        raise TaskError(f"{where} holds no text in its column {column!r}: expected at least one.")
     return texts
 
 

@@ -1,4 +1,4 @@
-"""A CIFAR-10-C-style subset: seven corruptions of images, each of five severities.
+"""A CIFAR-10-C-style subset: seven corruptions of images, each in five severities.
 
 What each does and its constants are those of CIFAR-10-C (D. Hendrycks and T. Dietterich, *Benchmarking Neural Network
 Robustness to Common Corruptions and Perturbations*, arXiv 1903.12261; ImageNet-C/create_c/make_cifar_c.py of
@@ -31,8 +31,8 @@ class Corruption:
         name: Its name in CIFAR-10-C.
         constants: The constant of each severity.
         apply: Maps one image, uint8 (height, width, channels), with a constant and a generator to an image of the same
-            shape: uint8, or floats from 0 to 1, which are cut off there.
-        help: What the constant is, for help texts.
+            shape: uint8, or floats, which are then clipped to 0 to 1.
+        help: Meaning of the constant, for help texts.
     """
 
     name: str
@@ -108,17 +108,17 @@ CORRUPTIONS: dict[str, Corruption] = {
 def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int = 0) -> np.ndarray:
     """Corrupts images.
 
-    What an image draws is a function of the seed and its index alone: it does not depend on the other images, and the
-    same noise grows with the severity.
+    The noise of an image is a function of the seed and its index alone: it does not depend on the other images, and a
+    higher severity scales the same noise.
 
     Args:
-        images: uint8, (examples, channels, height, width), of 1 or 3 channels.
+        images: uint8, (examples, channels, height, width), with 1 or 3 channels.
         name: A name in `CORRUPTIONS`.
         severity: From 1 to 5.
         seed: Seed for the noise.
 
     Returns:
-        Images of the same shape and type.
+        Images of the same shape and dtype.
 
     Raises:
         TaskError: If the name or the severity is not known.
@@ -132,7 +132,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int = 0) -> n
         rng = np.random.default_rng([seed, index])
         changed = corruption.apply(image.transpose(1, 2, 0), constant, rng)
         if changed.dtype != np.uint8:
-            changed = (np.clip(changed, 0.0, 1.0) * 255.0).astype(np.uint8)  # cut off, as in CIFAR-10-C
+            changed = (np.clip(changed, 0.0, 1.0) * 255.0).astype(np.uint8)  # truncated, as in CIFAR-10-C
         corrupted[index] = changed.transpose(2, 0, 1)
     return corrupted
 

@@ -1,4 +1,4 @@
-"""Decodes the images of datasets: upright, grey or coloured, 8 bits a channel, all of one size."""
+"""Decodes the images of datasets: upright, grey or coloured, 8 bits per channel, all of one size."""
 
 import io
 import itertools
@@ -18,35 +18,36 @@ from hf_critmom.tasks.errors import TaskError
 
 _ALPHA, _DEEP, _FRAMES, _GREY = "alpha", "deep", "frames", "grey"
 _CONVERSIONS = {
-    _ALPHA: "The alpha channel of {:,} images was dropped: transparent pixels show the colour that they hide.",
-    _DEEP: "Of {:,} images of 16 bits the upper 8 are used.",
-    _FRAMES: "Of {:,} images with several frames the first is used.",
+    _ALPHA: "The alpha channel of {} was dropped: transparent pixels show the colour that they hide.",
+    _DEEP: "Only the upper 8 bits of {} with 16 bits are used.",
+    _FRAMES: "Only the first frame of {} with several frames is used.",
 }
 
 
 def decode_splits(
     splits: Mapping[str, datasets.Dataset], column: str, image_size: int | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The images of some splits, and notes on what was converted.
+    """Decodes the images of splits.
 
     Args:
         splits: The splits by name.
         column: Column of the images.
-        image_size: Height and width to resize them to; None: they must have one size.
+        image_size: Height and width in pixels to resize images to; None: all must have one size.
 
     Returns:
-        uint8, (examples, channels, height, width), for each split; one channel if all images are grey, else RGB.
+        The images of each split, uint8 (examples, channels, height, width), with one channel if all are grey, else RGB;
+        and notes on what was converted.
 
     Raises:
-        TaskError: If an image cannot be decoded, named by its split and index, or the sizes differ.
+        TaskError: If an image cannot be decoded (the message names its split and index), or the sizes differ.
     """
     kinds: Counter[str] = Counter()
     decoded = {name: _decode(split, column, image_size, name, kinds) for name, split in splits.items()}
-    notes = [_CONVERSIONS[kind].format(number) for kind, number in kinds.items() if kind in _CONVERSIONS]
+    notes = [_CONVERSIONS[kind].format(_counted(n, "image")) for kind, n in kinds.items() if kind in _CONVERSIONS]
     if any(images.shape[1] == 3 for images in decoded.values()):
         decoded = {name: coloured(images, axis=1) for name, images in decoded.items()}
         if kinds[_GREY]:
-            notes.append(f"Grey images, {kinds[_GREY]:,} of them, were given three equal channels.")
+            notes.append(f"Grey images that were given three equal channels: {kinds[_GREY]:,}.")
     shapes = {name: images.shape[1:] for name, images in decoded.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
@@ -55,14 +56,14 @@ def decode_splits(
 
 
 def coloured(images: np.ndarray, axis: int) -> np.ndarray:
-    """Images with three channels on an axis: grey ones repeat their only one."""
+    """Images with three channels along ``axis``: the single channel of grey ones is repeated."""
     return images if images.shape[axis] == 3 else np.repeat(images, 3, axis=axis)
 
 
 def _decode(
     split: datasets.Dataset, column: str, image_size: int | None, split_name: str, kinds: Counter[str]
 ) -> np.ndarray:
-    """All images of a split; ``kinds`` counts what is particular about them."""
+    """Decodes all images of a split; ``kinds`` counts the properties that notes mention."""
     if len(split) == 0:
         raise TaskError(f"Split {split_name} holds no example: expected labelled images.")
     if image_size is not None and image_size < 1:
@@ -71,7 +72,8 @@ def _decode(
         encoded = split.cast_column(column, datasets.Image(decode=False))
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise TaskError(
-            f"Column {column!r} does not hold images ({root_message(error)}): name the one that does."
+            f"Column {column!r} does not hold images ({root_message(error)}): name one that does with "
+            "--image_column_name."
         ) from error
     pictures = _pictures(encoded, column, split_name, kinds)
     first = next(pictures)
@@ -79,7 +81,7 @@ def _decode(
     shape = (len(split), height, width, len(first.getbands()))
     if math.prod(shape) > _memory():
         raise TaskError(
-            f"{len(split):,} images of {width}x{height} pixels do not fit into memory: choose a smaller --image_size, "
+            f"{len(split):,} images of {width}x{height} pixels do not fit in memory: choose a smaller --image_size, "
             "or give fewer images."
         )
     decoded = np.empty(shape, dtype=np.uint8)
@@ -99,7 +101,7 @@ def _decode(
 
 
 def _pictures(split: datasets.Dataset, column: str, split_name: str, kinds: Counter[str]) -> Iterator[Image.Image]:
-    """Decodes the images of a split one after the other: upright, and as mode L if they are grey, else RGB."""
+    """Decodes the images of a split one by one: upright, in mode L if they are grey, else RGB."""
     for index, cell in enumerate(split[column]):
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise TaskError(f"Image {index} of split {split_name} is missing: supply it or remove the example.")
@@ -115,8 +117,12 @@ def _pictures(split: datasets.Dataset, column: str, split_name: str, kinds: Coun
         yield picture
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number > 1 else ''}"
+
+
 def _memory() -> int:
-    """Bytes of memory of the machine."""
+    """Physical memory of the machine, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -126,7 +132,7 @@ def _file_name(cell: Mapping[str, Any]) -> str:
 
 
 def _kinds(image: Image.Image) -> list[str]:
-    """What is particular about an image."""
+    """The properties of an image that notes mention."""
     deep = image.mode.startswith("I;16")
     kinds = {
         _ALPHA: image.has_transparency_data,

@@ -1,4 +1,4 @@
-"""Images that live in the memory of an accelerator and are augmented there: the loader does not limit a fast card."""
+"""Images that are kept and augmented in the memory of an accelerator, so that no data loader limits a fast GPU."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ import torch
 from hf_critmom.tasks.images import Augmentation, ImageDataset
 
 LARGEST_SHARE = 0.2
-"""Of a device's free memory, which all splits together may take: the rest is for models, several runs perhaps."""
+"""Largest share of a device's free memory for all splits together; the rest is for models, perhaps of several runs."""
 
 
 class DeviceImages(ImageDataset):
-    """The images of a dataset on a device: the same batches to the bit as the dataset hands out, made there.
+    """The images of a dataset on a device; batches are made there, bit-identical to those of the dataset.
 
     Args:
-        dataset: The dataset, without an image processor.
+        dataset: A dataset without an image processor.
         device: The device.
     """
 
@@ -29,7 +29,7 @@ class DeviceImages(ImageDataset):
         self._targets = torch.from_numpy(self.labels).to(device)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A batch on the device, see `ImageDataset`."""
+        """A batch on the device; see `ImageDataset`."""
         selected = np.asarray(indices)
         rows = torch.from_numpy(selected).to(self._pixels.device, non_blocking=True)
         images = self._pixels[rows]
@@ -41,16 +41,16 @@ class DeviceImages(ImageDataset):
 
 
 def augment(images: torch.Tensor, augmentation: Augmentation, indices: np.ndarray, epoch: int) -> torch.Tensor:
-    """Augments images where they are, as `Augmentation` does: what each draws is the same.
+    """Augments images on their own device, with the random draws of `Augmentation`.
 
     Args:
         images: (batch, channels, height, width), of any dtype.
         augmentation: The augmentation.
-        indices: (batch,), which name the images.
+        indices: Indices of the images in their dataset, (batch,).
         epoch: The epoch.
 
     Returns:
-        The same shape.
+        The augmented images, of the same shape and dtype.
     """
     _, channels, height, width = images.shape
     top, left, mirrored = (
@@ -68,13 +68,9 @@ def augment(images: torch.Tensor, augmentation: Augmentation, indices: np.ndarra
 
 
 def has_room(splits: Sequence[ImageDataset], device: torch.device) -> bool:
-    """Whether splits may lie in the memory of a device: of an accelerator that tells how much is free.
+    """Whether a device has room for splits; False unless it is a CUDA device.
 
-    Those that an image processor prepares are not among them: it takes pictures.
-
-    Args:
-        splits: The splits.
-        device: The device.
+    Splits that an image processor prepares stay in host memory, because it takes PIL images.
     """
     if device.type != "cuda" or any(split.processor is not None for split in splits):
         return False

@@ -2,7 +2,7 @@
 
 A split is a folder with one subfolder per class, whose images lie directly in it; or a folder with a table
 ``metadata.csv``, ``metadata.jsonl`` or ``metadata.parquet`` whose column ``file_name`` lists images and whose other
-columns say more about them. A dataset is a folder with a folder for each split, or a single split.
+columns describe them. A dataset is a folder with a folder for each split, or a single split.
 """
 
 import dataclasses
@@ -28,19 +28,19 @@ _SPLIT_WORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Words by which `datasets`, too, knows the folder of a split."""
+"""Words in the names of split folders, the same as in `datasets`."""
 _STUBS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
-"""Formats of which Pillow only knows the name, or that are no pictures of pixels."""
+"""Formats that Pillow only identifies, or that are not raster images."""
 _UNREADABLE = (
     *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".svg", ".eps", ".wmf", ".emf", ".exr", ".hdr", ".dcm"),
     *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".webp", ".tif", ".tiff"),
 )
-"""Endings of images that cannot be read where Pillow does not name them among those that it opens."""
+"""Endings of images that cannot be read, unless this Pillow lists them among those that it opens."""
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """Files of a folder by what they are."""
+    """Files of a folder by kind."""
 
     folder: Path
     images: tuple[Path, ...]
@@ -49,7 +49,7 @@ class _Contents:
 
     @property
     def by_folder(self) -> dict[str, list[Path]]:
-        """Images by the folder directly below that they lie in; those that lie in none under an empty name."""
+        """Images by the subfolder that holds them; those directly in the folder have an empty name."""
         found: dict[str, list[Path]] = defaultdict(list)
         for image in self.images:
             parts = image.relative_to(self.folder).parts
@@ -58,7 +58,7 @@ class _Contents:
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether a folder holds image files, rather than tables or a dataset that says itself what its files are."""
+    """Whether a folder holds image files, rather than tables or a dataset whose card describes its files."""
     files = files_below(folder).files
     tables = [file for file in files if file.suffix.lower() in (".parquet", ".arrow") and file.name not in _METADATA]
     images = [file for file in files if _is_image(file) or file.suffix.lower() in _UNREADABLE]
@@ -66,10 +66,10 @@ def is_image_folder(folder: Path) -> bool:
 
 
 def read_image_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], list[str]]:
-    """The splits of a folder of images, with columns ``image`` and ``label`` or those of its metadata, and notes.
+    """The splits of an image folder, with columns ``image`` and ``label`` or those of its metadata, and notes.
 
     Raises:
-        TaskError: If it is not clear what of it is a class or a split, or images cannot be read.
+        TaskError: If it is unclear which folders are classes or splits, or images cannot be read.
     """
     contents = _unwrapped(_contents(folder))
     folder, found = contents.folder, contents.by_folder
@@ -81,7 +81,7 @@ def read_image_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], list[s
         return read_split_folders({"train": folder})
     if same := next((names for names in splits.values() if len(names) > 1), None):
         raise TaskError(
-            f"{folder} has {' and '.join(same)}, which could both be one split: leave one, or name the folders with "
+            f"{folder} has {' and '.join(same)}, which could both be one split: remove one, or name the folders with "
             "--train_dir, --validation_dir and --test_dir."
         )
     folders = {split: folder / names[0] for split, names in splits.items()}
@@ -94,7 +94,7 @@ def read_image_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], list[s
     if loose:
         raise TaskError(
             f"{folder / loose[0]} holds images directly, and the folder of a split needs one subfolder per class: add "
-            f"them; or, if the names of the folders ({', '.join(sorted(filter(None, found)))}) are classes, give "
+            f"those; or, if the folders ({', '.join(sorted(filter(None, found)))}) are classes, give "
             f"--train_dir {folder}."
         )
     if "train" not in folders:
@@ -115,10 +115,10 @@ def read_image_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], list[s
 
 
 def read_split_folders(folders: Mapping[str, Path]) -> tuple[dict[str, datasets.Dataset], list[str]]:
-    """The same for folders that are a split each.
+    """Reads image folders that are one split each, as `read_image_folder` does.
 
     Args:
-        folders: The folders by split; classes are those of all of them together.
+        folders: The folders by split; the classes are those of all splits together.
 
     Raises:
         TaskError: As `read_image_folder`.
@@ -147,7 +147,7 @@ def read_split_folders(folders: Mapping[str, Path]) -> tuple[dict[str, datasets.
 
 
 def _contents(folder: Path) -> _Contents:
-    """The files of a folder, none of them an image that cannot be read."""
+    """The files of a folder by kind; refuses images that cannot be read."""
     found = files_below(folder)
     if found.broken:
         raise TaskError(
@@ -155,7 +155,7 @@ def _contents(folder: Path) -> _Contents:
             "lead to, or remove them."
         )
     if odd := [file for file in found.files if not str(file).isprintable() or not _is_utf8(str(file))]:
-        raise TaskError(f"The name of {str(odd[0])!a} has characters that nobody can see: rename it.")
+        raise TaskError(f"The name of {str(odd[0])!a} has unprintable characters: rename it.")
     images, metadata, others, unreadable = [], [], [], []
     for file in found.files:
         if _is_image(file):
@@ -173,21 +173,22 @@ def _contents(folder: Path) -> _Contents:
             f"{unreadable[0].name}): convert them to PNG or JPEG, or remove them."
         )
     if not images:
-        held = ", ".join(sorted({file.suffix.lower() or file.name for file in others})[:5]) or "nothing"
+        held = ", ".join(sorted({file.suffix.lower() or file.name for file in others})[:5])
         raise TaskError(
-            f"{folder} holds no image, only {held}: expected images, in one subfolder per class; unpack archives first."
+            f"{folder} holds no image{held and f', only {held}'}: expected images, in one subfolder per class; unpack "
+            "archives first."
         )
     return _Contents(folder, tuple(images), tuple(metadata), tuple(others))
 
 
 def _classified_images(contents: _Contents) -> tuple[list[tuple[str, Path]], list[str]]:
-    """Classes and images of a split with a folder per class, and notes."""
+    """The images of a split with a folder per class, each with its class; and notes."""
     root = _unwrapped(contents).folder
     found = dataclasses.replace(contents, folder=root).by_folder
     loose = found.pop("", [])
     if not found:
         raise TaskError(
-            f"{contents.folder} holds {_counted(loose, 'image')} and no folder of a class, so there is no column that "
+            f"{contents.folder} holds {_counted(loose, 'image')} and no class folder, so there is no column that "
             "could hold the labels: put the images into one subfolder per class, or list them in a metadata.csv with "
             "columns file_name and label (or another one, named by --label_column_name)."
         )
@@ -199,24 +200,24 @@ def _classified_images(contents: _Contents) -> tuple[list[tuple[str, Path]], lis
                 f"--task, or one of the splits, such as {root / next(iter(found))}."
             )
         raise TaskError(
-            f"{_counted(nested, 'image')} in {contents.folder} lie in folders within the folder of a class (such as "
-            f"{nested[0].relative_to(root)}), so that it is not clear which of the folders is the class: have one "
-            "folder per class with its images directly in it."
+            f"{_counted(nested, 'image')} in {contents.folder} lie deeper than one class folder (such as "
+            f"{nested[0].relative_to(root)}), so it is not clear which of the folders is the class: keep one folder "
+            "per class, with its images directly in it."
         )
     notes = left_out(contents.others, contents.folder)
     if loose:
         notes.append(
-            f"{_counted(loose, 'image')} of folder {contents.folder.resolve().name} in no folder of a class "
+            f"{_counted(loose, 'image')} of folder {contents.folder.resolve().name} outside its class folders "
             f"{'are' if len(loose) > 1 else 'is'} not used ({loose[0].name})."
         )
     empty = [child.name for child in _folders_in(root) if child.name not in found]
     if empty:
-        notes.append(f"No class, as there is no image in it: folder {', '.join(empty)}.")
+        notes.append(f"Not a class, because it holds no image: folder {', '.join(empty)}.")
     return [(image.parent.name, image) for images in found.values() for image in images], notes
 
 
 def _unwrapped(contents: _Contents) -> _Contents:
-    """The contents without folders around them that hold nothing but one folder with further folders of images."""
+    """The contents without outer folders that hold nothing but one folder of image folders."""
     found = contents.by_folder
     if len(found) != 1 or "" in found or contents.metadata or len(_folders_in(contents.folder)) != 1:
         return contents
@@ -230,7 +231,7 @@ def _unwrapped(contents: _Contents) -> _Contents:
 def _listed_images(contents: _Contents) -> tuple[datasets.Dataset, list[str]]:
     """The images that the metadata of a split lists, with its other columns, and notes."""
     if not contents.metadata:
-        raise TaskError(f"{contents.folder} has no metadata, and another split has: list its images in the same way.")
+        raise TaskError(f"{contents.folder} has no metadata, but another split has: list its images in the same way.")
     tables, listed = [], []
     for file in contents.metadata:
         if len(same := [other for other in contents.metadata if other.parent == file.parent]) > 1:
@@ -264,7 +265,7 @@ def _listed_images(contents: _Contents) -> tuple[datasets.Dataset, list[str]]:
 
 
 def _describes_its_files(folder: Path) -> bool:
-    """Whether the card of a dataset says which files belong to which split."""
+    """Whether a dataset's card says which files belong to which split."""
     card = folder / "README.md"
     if (folder / ".huggingface.yaml").exists():
         return True
@@ -272,7 +273,7 @@ def _describes_its_files(folder: Path) -> bool:
         return False
     try:
         return bool(DatasetCard.load(card).data.to_dict().get("configs"))
-    except Exception:  # a README that is no card describes nothing
+    except Exception:  # a README that is not a card describes nothing
         return False
 
 
@@ -282,14 +283,14 @@ def _is_image(file: Path) -> bool:
 
 @functools.cache
 def _image_suffixes() -> frozenset[str]:
-    """Endings of the images that Pillow opens here."""
+    """File name endings of the images that this Pillow opens."""
     Image.init()
     formats = Image.registered_extensions()
     return frozenset(end for end, name in formats.items() if name in Image.OPEN and name not in _STUBS)
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a folder's name says, such as "train", "my-train" or "Test 2"; None if it says none or two."""
+    """The split that a folder's name ("train", "my-train", "Test 2") means; None if it means none or several."""
     words = re.split(r"[-._ 0-9]+", name.lower())
     found = [split for split, known in _SPLIT_WORDS.items() if set(known) & set(words)]
     return found[0] if len(found) == 1 else None

@@ -64,7 +64,7 @@ class ImageTask(Task):
 
     @property
     def inputs_text(self) -> str:
-        """Shape of the images that models are given."""
+        """Shape of the models' input images."""
         return f"images of shape {tuple(self.train[0]['pixel_values'].shape)}"
 
     @property
@@ -74,7 +74,7 @@ class ImageTask(Task):
 
     @property
     def probe_rows(self) -> int:
-        """Not as many as there are classes: logits and labels of another loss must not fit together by accident."""
+        """Not the number of classes, so that logits for another loss do not fit the labels by accident."""
         return 3 if len(self.label_names) == 2 else 2
 
     def logits_shape(self, rows: int) -> tuple[int | None, ...]:
@@ -87,7 +87,7 @@ class ImageTask(Task):
         return f"one for each image and each of its {len(self.label_names)} classes"
 
     def placed(self, device: torch.device) -> "ImageTask":
-        """The task with images that live and are augmented on an accelerator, where there is room for them."""
+        """The task with its images kept and augmented on an accelerator, if there is room for them."""
         splits = self.train, self.validation, self.test
         if not has_room(splits, device):
             return self
@@ -99,7 +99,7 @@ class ImageTask(Task):
         return [AugmentationCallback()]
 
     def description(self) -> dict[str, Any]:
-        """Classes, shape, augmentation, sizes and fingerprints of the splits; the processor where it is not ours."""
+        """Classes, shape, augmentation, sizes and fingerprints of the splits; a checkpoint's processor."""
         augmentation = self.train.augmentation
         processor = self.train.processor
         own = {} if processor is None else {"processor": json.loads(processor.to_json_string())}
@@ -120,9 +120,9 @@ class ImageTask(Task):
 
 
 class AugmentationCallback(TrainerCallback):
-    """Sets seed and epoch of the augmentation of the training data.
+    """Sets the seed and the epoch of the augmentation of training data.
 
-    Accelerate sets the epoch itself, but only where its loader is not sharded over several processes.
+    Accelerate itself sets the epoch only if its loader is not sharded over several processes.
     """
 
     def on_epoch_begin(
@@ -140,8 +140,8 @@ def image_task(
 ) -> ImageTask:
     """Splits and prepares labelled images.
 
-    For a model from scratch images are normalised by the training split's own statistics; for a checkpoint they are
-    resized and normalised by its image processor, and grey ones become coloured where it expects colours.
+    For a model from scratch, images are normalised by the statistics of the training split; for a checkpoint, they are
+    resized and normalised by its image processor, and grey ones are given three channels if it expects them.
 
     Raises:
         TaskError: If the images cannot be split by these flags, or the checkpoint cannot take them.
@@ -184,11 +184,11 @@ def image_task(
 
 _HELD_OUT = ("validation", "test")
 _MOST_SEEN = 0.1
-"""Share of a given split that may be copies of training images, as a few are in many datasets."""
+"""Largest share of a given split that may be copies of training images; many datasets have a few."""
 
 
 def _check_unseen(splits: dict[str, LabelledImages]) -> None:
-    """Refuses given splits of which more than a few images were also given for training."""
+    """Refuses given splits if more than a few of their images were also given for training."""
     for name in _HELD_OUT:
         seen = splits[name].num_shared(splits["train"]) if name in splits else 0
         if name in splits and seen > _MOST_SEEN * len(splits[name]):
@@ -199,7 +199,7 @@ def _check_unseen(splits: dict[str, LabelledImages]) -> None:
 
 
 def _notes_on_copies(splits: dict[str, LabelledImages]) -> list[str]:
-    """Notes on images that are in two of the splits."""
+    """Notes on images that are in two splits."""
     pairs = [("validation", "train"), ("test", "train"), ("test", "validation")]
     shared = {pair: splits[pair[0]].num_shared(splits[pair[1]]) for pair in pairs}
     usual = {"train": "training"}
@@ -215,11 +215,11 @@ def _of(seen: int, splits: dict[str, LabelledImages], name: str) -> str:
 
 
 def _check_classes(train: LabelledImages, names: tuple[str, ...]) -> None:
-    """Refuses training images of a single class, which nothing can be learnt from."""
+    """Refuses training images of a single class, from which nothing can be learnt."""
     if len(found := np.unique(train.labels)) < 2:
         raise TaskError(
             f"All {len(train):,} training images are of class {names[found[0]]}: a classifier needs at least two "
-            "classes, each with a subfolder or a label of its own; and more images, if these were cut to a few."
+            "classes, each with its own subfolder or label, and enough images (--max_train_samples) to have both."
         )
 
 
@@ -227,7 +227,9 @@ def _augmentation(arguments: DataArguments, height: int, width: int) -> Augmenta
     crop_padding = min(height, width) // 8 if arguments.crop_padding is None else arguments.crop_padding
     flip = True if arguments.random_flip is None else arguments.random_flip
     if not 0 <= crop_padding < min(height, width):
-        raise TaskError(f"--crop_padding must lie between 0 and the image's size {min(height, width)}: {crop_padding}.")
+        raise TaskError(
+            f"--crop_padding must be at least 0 and below the image size {min(height, width)}, got {crop_padding}."
+        )
     return Augmentation(crop_padding, flip) if crop_padding or flip else None
 
 
@@ -247,11 +249,11 @@ def _in_channels_of(
     repeated = {
         name: dataclasses.replace(split, images=coloured(split.images, axis=1)) for name, split in splits.items()
     }
-    return repeated, ["The images are grey: each of the model's three channels is given the same."]
+    return repeated, ["The images are grey: the model's three channels are given equal values."]
 
 
 def _split(loaded: dict[str, LabelledImages], arguments: DataArguments) -> tuple[dict[str, LabelledImages], list[str]]:
-    """Makes the splits that the source lacks from its training data, stratified by class, then cuts to size."""
+    """Holds out the splits that the source lacks, stratified by class, then cuts all to size."""
     share = held_out_share(arguments)
     rng = np.random.default_rng(arguments.split_seed)
     splits, notes = dict(loaded), []

@@ -18,13 +18,13 @@ from hf_critmom.tasks.splits import Split
 class Augmentation:
     """Random crop of a zero-padded image, then a random horizontal flip.
 
-    What an image draws is a function of ``seed``, epoch and the image's index alone. So every arm of a comparison
-    sees the same pictures, whatever the number of processes or loader workers and however often it was resumed.
+    The random draws of an image are a function of ``seed``, epoch and the image's index alone. So every arm of a
+    comparison sees the same pixels, with any number of processes or loader workers and after any resume.
 
     Attributes:
         padding: Pixels added on every side before cropping to the original size.
         flip: Whether half of the images are mirrored left to right.
-        seed: Seed of the draws; a run replaces it by its own.
+        seed: Seed of the draws; a run replaces it with its own.
     """
 
     padding: int = 4
@@ -32,7 +32,7 @@ class Augmentation:
     seed: int = 0
 
     def __call__(self, images: np.ndarray, indices: np.ndarray, epoch: int) -> np.ndarray:
-        """Augments images (batch, channels, height, width) of any dtype; ``indices`` (batch,) name them."""
+        """Augments images (batch, channels, height, width) of any dtype, with ``indices`` (batch,) in their dataset."""
         top, left, mirrored = self.draws(indices, epoch)
         if self.padding:
             batch, channels, height, width = images.shape
@@ -46,14 +46,14 @@ class Augmentation:
         return images
 
     def draws(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What images draw: first row and column of the crop, counted from the padding's, and whether it is mirrored.
+        """Draws top row and left column of each image's crop in the padded image, and whether it is flipped.
 
         Args:
-            indices: (batch,), which name the images.
+            indices: Indices of the images in their dataset, (batch,).
             epoch: The epoch.
 
         Returns:
-            int64, int64 and bool, each (batch,).
+            Top rows and left columns, int64, and flips, bool; each (batch,).
         """
         draws, positions = _hashed(self.seed, epoch, indices), np.uint64(2 * self.padding + 1)
         top = (draws & np.uint64(0xFFFFF)) % positions
@@ -62,12 +62,12 @@ class Augmentation:
         return top.astype(np.int64), left.astype(np.int64), mirrored
 
     def seeded(self, seed: int) -> "Augmentation":
-        """The same with another seed."""
+        """The same augmentation with another seed."""
         return dataclasses.replace(self, seed=seed)
 
 
 class ImageDataset(Split):
-    """Images as uint8 that are handed out in normalised batches.
+    """Images, stored as uint8 and served in normalised batches.
 
     Args:
         images: uint8, (examples, channels, height, width).
@@ -75,8 +75,7 @@ class ImageDataset(Split):
         mean: Mean of each channel on the scale 0 to 1.
         std: Standard deviation of each channel on the scale 0 to 1.
         augmentation: Applied to each batch, or None.
-        processor: A checkpoint's image processor, which then resizes and normalises in the place of ``mean`` and
-            ``std``.
+        processor: A checkpoint's image processor, which then resizes and normalises instead of ``mean`` and ``std``.
     """
 
     def __init__(
@@ -104,12 +103,12 @@ class ImageDataset(Split):
         return len(self.images)
 
     def replace(self, **changes: Any) -> "ImageDataset":
-        """The same dataset with other values of some of the class's arguments."""
+        """The same dataset with some of the constructor's arguments changed."""
         arguments = ("images", "labels", "mean", "std", "augmentation", "processor")
         return ImageDataset(**{**{name: getattr(self, name) for name in arguments}, **changes})
 
     def take(self, indices: np.ndarray) -> "ImageDataset":
-        """The examples of the given indices."""
+        """A dataset of the examples at the given indices."""
         return self.replace(images=self.images[indices], labels=self.labels[indices])
 
     def evaluated(self, images: np.ndarray | None = None) -> "ImageDataset":
@@ -121,19 +120,19 @@ class ImageDataset(Split):
         self._epoch_and_seed[0] = epoch
 
     def set_seed(self, seed: int) -> None:
-        """Replaces the seed of the augmentation's draws by a run's own."""
+        """Sets the seed of the augmentation to a run's own."""
         self._epoch_and_seed[1] = seed
 
     def isolate(self) -> None:
-        """Makes epoch and seed this process's own: forked processes share them, as loader workers have to."""
+        """Gives this process its own epoch and seed, which forked processes share, as loader workers must."""
         self._epoch_and_seed = self._epoch_and_seed.clone().share_memory_()
 
     def content_keys(self) -> list[bytes]:
-        """A digest of each image as it is before augmentation: equal ones are the same example."""
+        """A digest of each image before augmentation; equal digests mean the same image."""
         return image_keys(self.images)
 
     def fingerprint(self) -> str:
-        """SHA-256 of images and labels, as hexadecimal digits."""
+        """SHA-256 of images and labels, in hexadecimal."""
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(self.images.tobytes())
         digest.update(self.labels.tobytes())
@@ -149,24 +148,24 @@ class ImageDataset(Split):
         return {"pixel_values": self._prepared(images), "labels": torch.from_numpy(self.labels[selected])}
 
     def _prepared(self, images: np.ndarray) -> torch.Tensor:
-        """What a model takes: uint8 images, (batch, channels, height, width), as the processor or ``mean`` say."""
+        """Inputs of the model, float32, from uint8 images, both (batch, channels, height, width)."""
         if self.processor is None:
             pixels = torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32)
             return pixels.sub_(self._shift).mul_(self._scale)
-        # Pictures are what every processor takes, those of timm included.
+        # Every processor takes PIL images, timm's included.
         pictures = [Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)) for image in images]
         return self.processor(images=pictures, return_tensors="pt")["pixel_values"]
 
 
 def image_keys(images: np.ndarray) -> list[bytes]:
-    """A digest of each of some images (examples, channels, height, width)."""
+    """A digest of each image of an array (examples, channels, height, width)."""
     return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images (examples, channels, height, width), scale 0 to 1.
 
-    Computed exactly from the histogram of each channel. A constant channel gets deviation 1.
+    Computed exactly, from the histogram of each channel. A constant channel gets standard deviation 1.
     """
     levels = np.arange(256) / 255.0
     means, deviations = [], []

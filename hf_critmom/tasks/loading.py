@@ -1,4 +1,4 @@
-"""Loads datasets by `datasets`: of the Hub, or exactly the folder that was named."""
+"""Loads datasets with `datasets`: from the Hub, or from exactly the folder that was named."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,23 +15,23 @@ from hf_critmom.tasks.paths import files_below, is_file, is_folder, is_pattern, 
 
 _OTHER_NAMES = {"valid": "validation", "val": "validation"}
 _UNLISTED = ("readme", "license", "licence", "dataset_info", "dataset_dict", "thumbs.db", "desktop.ini")
-"""Beginnings of the names of files that are no data."""
+"""Beginnings of the names of files that are not data."""
 
 
 @contextmanager
 def loaded_dataset(name: str, config: str | None, what: str, flag: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """The splits of a dataset, and notes on what of it is not used.
+    """Loads the splits of a dataset, and notes on its parts that are not used.
 
-    The files that the splits may refer to exist as long as the context does.
+    Files that the splits refer to exist only within the context.
 
     Args:
         name: A folder, or a name on the Hub.
-        config: Its configuration, if it has several.
+        config: Configuration of the dataset, if it has several.
         what: What is loaded, for messages.
-        flag: The flag that names training data otherwise, for messages.
+        flag: The other flag that names training data, for messages.
 
     Raises:
-        TaskError: If it cannot be loaded, or has no training split.
+        TaskError: If the dataset cannot be loaded, or has no training split.
     """
     folder = Path(name)
     if is_file(folder):
@@ -42,7 +42,7 @@ def loaded_dataset(name: str, config: str | None, what: str, flag: str) -> Itera
         builder, splits = _built(name, name, config, what)
         if local := [file for file in _data_files(builder) if "://" not in file]:
             raise TaskError(
-                f"{name!r} is no dataset but a reader, which takes files of the current folder ({local[0]}): name a "
+                f"{name!r} is not a dataset but a reader, which takes files of the current folder ({local[0]}): name a "
                 "folder, or a dataset on the Hub."
             )
         used, notes = usual_splits(splits, name, flag)
@@ -58,7 +58,7 @@ def loaded_dataset(name: str, config: str | None, what: str, flag: str) -> Itera
 
 
 def left_out(files: Iterable[Path], folder: Path) -> list[str]:
-    """A note on files of a folder that are no data, if there are any, with their number by ending."""
+    """A note on the files of a folder that are not read, counted by ending; none if all are."""
     endings = Counter(
         file.suffix.lower() or "no ending" for file in files if not file.name.lower().startswith(_UNLISTED)
     )
@@ -66,24 +66,23 @@ def left_out(files: Iterable[Path], folder: Path) -> list[str]:
         return []
     count = endings.total()
     listed = ", ".join(f"{ending}: {number:,}" for ending, number in endings.most_common(5))
-    return [
-        f"{count:,} other file{'s' if count > 1 else ''} of folder {folder.resolve().name} were not read ({listed})."
-    ]
+    files_were = "files" if count > 1 else "file", "were" if count > 1 else "was"
+    return [f"{count:,} other {files_were[0]} of folder {folder.resolve().name} {files_were[1]} not read ({listed})."]
 
 
 def usual_splits(splits: Mapping[str, Any], name: str, flag: str) -> tuple[dict[str, Any], list[str]]:
-    """What a dataset has of "train", "validation" and "test", also where validation goes by another name.
+    """The splits "train", "validation" and "test" of a dataset; "valid" and "val" are validation, too.
 
     Args:
-        splits: Its splits by name.
-        name: What it is called.
-        flag: The flag that names training data otherwise.
+        splits: The dataset's splits by name.
+        name: The dataset's name, for messages.
+        flag: The other flag that names training data, for messages.
 
     Returns:
-        The splits in that order, and a note on those that are not used.
+        The splits that there are, in that order, and a note on others, which are not used.
 
     Raises:
-        TaskError: If it has no training split, or two of one kind.
+        TaskError: If there is no training split, or there are two of one kind.
     """
     renamed: dict[str, Any] = {}
     for found, split in splits.items():
@@ -102,7 +101,7 @@ def usual_splits(splits: Mapping[str, Any], name: str, flag: str) -> tuple[dict[
 
 
 def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Mapping[str, Any]]:
-    """The builder of a dataset and its splits; files of plain text in it are a text each, not one for every line."""
+    """The builder (None after ``save_to_disk``) and splits of a dataset; a text file is one text, not one per line."""
     mirrored = is_folder(path) and Path(path) != Path(name).resolve()
     options = {"cache_dir": str(Path(path).parent / "cache")} if mirrored else {}
     try:
@@ -115,7 +114,7 @@ def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Ma
             _refuse_null_rows(_data_files(builder))
         builder.download_and_prepare()
         return builder, builder.as_dataset(in_memory=mirrored)
-    except Exception as error:  # it raises whatever its readers raise; the sentence keeps what it was
+    except Exception as error:  # datasets raises whatever its readers raise; the message says what
         reason = root_message(error).replace(path, name)
         raise TaskError(
             f"No {what} could be loaded from {name!r} ({reason}): expected a known task, a folder that "
@@ -124,10 +123,10 @@ def _built(name: str, path: str, config: str | None, what: str) -> tuple[Any, Ma
 
 
 def _refuse_null_rows(files: Iterable[str]) -> None:
-    """Refuses tables of JSON with a row that is null: Arrow's reader crashes where a block holds nothing else.
+    """Refuses JSON tables with a null row: Arrow's reader crashes if a block holds nothing else.
 
     Raises:
-        TaskError: If there is one.
+        TaskError: If there is such a row.
     """
     for file in files:
         if not is_file(file):  # on the Hub
@@ -139,7 +138,7 @@ def _refuse_null_rows(files: Iterable[str]) -> None:
 
 
 def _saved_to_disk(path: str) -> Mapping[str, Any]:
-    """What ``save_to_disk`` wrote: splits, or one split, which then is the training data."""
+    """What ``save_to_disk`` wrote: several splits, or one, which is then the training split."""
     saved = datasets.load_from_disk(path, keep_in_memory=True)
     return saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
 

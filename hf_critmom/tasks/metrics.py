@@ -1,4 +1,4 @@
-"""Metrics that need nothing from the network."""
+"""Metrics that are computed without the network."""
 
 import math
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from transformers import EvalPrediction
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric that targets can be values of.
+    """A metric in which targets can be given.
 
     Attributes:
-        name: Its name, without prefix.
-        greater_is_better: Whether targets are reached from below or from above.
-        above: What every target must exceed.
-        at_most: What no target may exceed.
-        in_words: Its possible values, for messages.
+        name: Name, without the prefix of a split.
+        greater_is_better: True if targets are reached from below, False if from above.
+        above: Value that every target must exceed.
+        at_most: Value that no target may exceed.
+        in_words: Valid targets, for messages.
     """
 
     name: str
@@ -65,22 +65,22 @@ def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def predicted_class(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """``preprocess_logits_for_metrics``: the class with the largest logit, so that logits need not be gathered."""
+    """``preprocess_logits_for_metrics``: the class with the largest logit, so that logits are not gathered."""
     if isinstance(logits, tuple):
         logits = logits[0]
     return logits.argmax(dim=-1)
 
 
 def token_statistics(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """``preprocess_logits_for_metrics`` of causal language models: what each row adds up to.
+    """``preprocess_logits_for_metrics`` of causal language models: sums over the tokens of each row.
 
     Args:
         logits: (rows, tokens, vocabulary); those at a token predict the next one.
-        labels: (rows, tokens); -100: not predicted. The first token of a row never is.
+        labels: (rows, tokens); -100 marks tokens that are not predicted. The first token of a row never is.
 
     Returns:
-        (rows, 3): sum of the negative log-likelihoods of the predicted tokens in nats, number of those that have the
-        largest logit, and number of them all.
+        (rows, 3): sum of the negative log-likelihoods of the predicted tokens in nats, number of those that are
+        predicted correctly, and number of all predicted tokens.
     """
     if isinstance(logits, tuple):
         logits = logits[0]
@@ -95,11 +95,11 @@ def language_metrics(tokens_per_byte: float) -> Callable[[EvalPrediction], dict[
     """``compute_metrics`` for logits that `token_statistics` has reduced.
 
     With the mean negative log-likelihood per predicted token, ``loss``, in nats: ``bits_per_byte`` is
-    ``loss / ln 2 * tokens_per_byte``, which compares models whatever their tokens; ``perplexity`` is ``exp(loss)``, per
-    token; ``accuracy`` is the share of tokens that have the largest logit.
+    ``loss / ln 2 * tokens_per_byte``, which compares models with different tokenizers; ``perplexity`` is
+    ``exp(loss)``, per token; ``accuracy`` is the share of tokens that are predicted correctly.
 
     Args:
-        tokens_per_byte: Tokens of the evaluated text over its bytes of UTF-8.
+        tokens_per_byte: Number of tokens of the evaluated text over its number of UTF-8 bytes.
     """
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The models that a task can be trained with."""
+"""Models for the tasks: the table of those trained from scratch, and checkpoints to fine-tune."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from hf_critmom.tasks.task import Task
 from hf_critmom.tasks.text_task import TextTask
 
 SIZES = ("width", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-"""Flags of `ModelArguments` that size a model."""
+"""Flags of `ModelArguments` that set the size of a model."""
 
 _LARGEST = {name: 1_000 if name == "num_hidden_layers" else 100_000 for name in SIZES}
 
@@ -39,11 +39,11 @@ class ModelSpec:
     """An entry of the table of models.
 
     Attributes:
-        name: What ``--model`` is called with.
-        task: The kind of task that it is for.
-        build: Makes one with random weights, for a task, in the sizes given.
-        sizes: The flags in `SIZES` that it takes, and what they are where none is given.
-        training_defaults: Values of `TrainingArguments` where no flag was given, over the task's own.
+        name: Value of ``--model``.
+        task: Kind of task that the model is for.
+        build: Builds the model with random weights, from a task and sizes.
+        sizes: Flags in `SIZES` that apply to the model, with their defaults.
+        training_defaults: Defaults of `TrainingArguments` that override the task's.
     """
 
     name: str
@@ -63,7 +63,9 @@ def _vit(task: ImageTask, sizes: Mapping[str, int]) -> PreTrainedModel:
     channels, height, width = task.image_shape
     patch = sizes["patch_size"]
     if patch < 1 or height % patch or width % patch:
-        raise ValueError(f"Images of {width}x{height} pixels are not made of patches of {patch}: change --patch_size.")
+        raise ValueError(
+            f"Images of {width}x{height} pixels cannot be cut into patches of {patch}x{patch}: change --patch_size."
+        )
     config = ViTConfig(
         **_transformer(sizes),
         intermediate_size=4 * sizes["hidden_size"],
@@ -81,7 +83,7 @@ def _gpt2(task: TextTask, sizes: Mapping[str, int]) -> PreTrainedModel:
 
 
 def _llama(task: TextTask, sizes: Mapping[str, int]) -> PreTrainedModel:
-    # Three matrices instead of two: two thirds of the usual width cost as much (Shazeer, arXiv 2002.05202).
+    # A gated MLP has three matrices, not two: two thirds of the usual width cost the same (Shazeer, arXiv 2002.05202).
     intermediate_size = 8 * math.ceil(8 * sizes["hidden_size"] / 3 / 8)
     return _language_model("llama", task, sizes, intermediate_size=intermediate_size, tie_word_embeddings=True)
 
@@ -117,7 +119,7 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def build_model(task: Task, arguments: ModelArguments, seed: int) -> PreTrainedModel:
-    """A model for a task: the weights are a function of the arguments and the seed alone.
+    """Builds or loads a model for a task; its weights are a function of the arguments and the seed alone.
 
     Raises:
         TaskError: If the model is not known, cannot be loaded, or cannot be trained on the task's data.
@@ -139,9 +141,9 @@ def build_model(task: Task, arguments: ModelArguments, seed: int) -> PreTrainedM
 def model_record(task: Task, arguments: ModelArguments) -> dict[str, Any]:
     """What identifies the model, as JSON.
 
-    Of a checkpoint: its name on the Hub, or the last part of its path and a digest of its files; the number type of its
-    weights in training, and the one that they are stored in where that is known. Of a model from scratch: its name and
-    sizes, and the number type if it is not float32.
+    For a checkpoint: its name on the Hub, or the last part of its path and a digest of its files; the dtype of its
+    weights in training, and the dtype that they are stored in, if known. For a model from scratch: its name and sizes,
+    and the dtype if it is not float32.
     """
     if (name := arguments.model_name_or_path) is not None:
         stored = stored_dtype(name, arguments)
@@ -152,14 +154,14 @@ def model_record(task: Task, arguments: ModelArguments) -> dict[str, Any]:
 
 
 def completed_record(stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
-    """A record of a model as this version would have written it.
+    """Completes a stored model record to what this version would have written.
 
-    Earlier versions recorded no number type: they trained a checkpoint in the one that it is stored in. They knew a
-    checkpoint in a folder by its path alone.
+    Earlier versions recorded no dtype, because they trained a checkpoint in the dtype that it is stored in, and
+    identified a checkpoint in a folder by its path alone.
 
     Args:
-        stored: What `model_record` returned when the work began, perhaps in an earlier version.
-        current: What it returns now.
+        stored: The return value of `model_record` when the experiment began, perhaps in an earlier version.
+        current: Its return value now.
     """
     by_path = "checkpoint_sha256" in current and "checkpoint_sha256" not in stored
     if by_path and Path(str(stored.get("model_name_or_path"))).name == current["model_name_or_path"]:
@@ -171,7 +173,7 @@ def completed_record(stored: dict[str, Any], current: dict[str, Any]) -> dict[st
 
 
 def _checkpoint_record(name_or_path: str) -> dict[str, Any]:
-    """What identifies a checkpoint wherever it lies; a path would say whose machine it lay on."""
+    """Identifies a checkpoint independently of its path, which would name somebody's machine."""
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         return {"model_name_or_path": name_or_path}
@@ -193,7 +195,7 @@ def check_model(model: PreTrainedModel, task: Task) -> None:
         batch = task.collator(task.train.__getitems__([row % len(task.train) for row in range(rows)]))
         with torch.no_grad():
             outputs = model(**batch)
-    except Exception as error:  # whatever a network raises where shapes, types or devices do not fit
+    except Exception as error:  # whatever a network raises if shapes, dtypes or devices do not fit
         remedy = task.remedy if getattr(model, "dtype", None) == torch.float32 else "leave --dtype at float32"
         raise TaskError(
             f"{type(model).__name__} cannot process {task.inputs_text} ({root_message(error)}): {remedy}."
@@ -248,17 +250,17 @@ def _pretrained_language_model(task: TextTask, name_or_path: str, loading: Check
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and task.block_size > positions:
         raise TaskError(
-            f"--block_size {task.block_size} exceeds the {positions:,} positions of {name_or_path!r}: choose a block "
-            "that fits."
+            f"--block_size {task.block_size} exceeds the {positions:,} positions of {name_or_path!r}: choose a "
+            "smaller one."
         )
     return _with_counted_loss(model)
 
 
 def _with_counted_loss(model: PreTrainedModel) -> PreTrainedModel:
-    """Tells a language model whose class does not say ForCausalLM, as GPT-2's, what its loss is.
+    """Sets the loss of a language model whose class is not named ...ForCausalLM, such as GPT-2's.
 
-    Transformers falls back on that loss anyway, but the Trainer would then divide each block's sum by a token more than
-    were predicted.
+    Transformers falls back on that loss anyway, but the Trainer would then divide the sum over each block by one token
+    more than was predicted.
     """
     model.loss_type = model.loss_type or "ForCausalLM"
     return model
@@ -282,7 +284,7 @@ def _model_spec(task: Task, arguments: ModelArguments) -> ModelSpec:
 
 
 def _sizes(spec: ModelSpec, arguments: ModelArguments) -> dict[str, int]:
-    """The sizes of a model: what was given, else its own."""
+    """The sizes of a model: the flags given, else its defaults."""
     given = {name: value for name in SIZES if (value := getattr(arguments, name)) is not None}
     if others := [name for name in given if name not in spec.sizes]:
         known = ", ".join(f"--{name}" for name in spec.sizes)
@@ -294,18 +296,18 @@ def _sizes(spec: ModelSpec, arguments: ModelArguments) -> dict[str, int]:
 
 
 def _transformer(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes that all transformers have, as configurations name them."""
+    """The sizes that all transformers have, by their names in configurations."""
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if min(hidden, heads, sizes["num_hidden_layers"]) < 1 or hidden % heads:
         raise ValueError(
-            f"A transformer needs at least a layer, and as many heads as divide its width, got --hidden_size {hidden}, "
-            f"--num_attention_heads {heads} and --num_hidden_layers {sizes['num_hidden_layers']}."
+            "A transformer needs at least one layer, and a number of heads that divides its hidden size, got "
+            f"--hidden_size {hidden}, --num_attention_heads {heads}, --num_hidden_layers {sizes['num_hidden_layers']}."
         )
     return {name: sizes[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
 
 
 def _labels(task: ImageTask) -> dict[str, Any]:
-    """Classes as configurations hold them."""
+    """The classes of a task, as a configuration holds them."""
     return {
         "num_labels": len(task.label_names),
         "id2label": dict(enumerate(task.label_names)),

@@ -1,4 +1,4 @@
-"""Local paths, taken literally: a path that is named is that file or folder, whatever characters it has."""
+"""Local paths, taken literally: a path is exactly that file or folder, whatever characters it has."""
 
 import os
 import re
@@ -11,16 +11,16 @@ from tempfile import TemporaryDirectory
 from hf_critmom.tasks.errors import TaskError
 
 _PATTERN = re.compile(r"[*?\[\]{}]|::|://")
-"""What `datasets` and `fsspec` take for a pattern that matches other paths, or for an address."""
+"""Characters by which `datasets` and `fsspec` take a path for a pattern or an address."""
 
 
 @dataclass(frozen=True)
 class FilesBelow:
-    """Files below a folder, sorted by path; what is hidden (``.name``, ``__name``) is left out.
+    """Files below a folder, sorted by path; hidden ones (``.name``, ``__name``) are left out.
 
     Attributes:
-        files: Regular files, also those that links lead to.
-        broken: Links that lead nowhere.
+        files: Regular files, and links to them.
+        broken: Links without a target.
     """
 
     files: tuple[Path, ...]
@@ -28,7 +28,7 @@ class FilesBelow:
 
 
 def files_below(folder: Path) -> FilesBelow:
-    """Walks through a folder; links to folders are followed, unless they lead back to where they are.
+    """Walks through a folder; links to folders are followed, unless they lead back to a folder above.
 
     Raises:
         TaskError: If a folder cannot be read.
@@ -58,12 +58,13 @@ def files_below(folder: Path) -> FilesBelow:
 
 @contextmanager
 def literal_path(path: str | Path) -> Iterator[Path]:
-    """A path to a file or folder that no reader takes for a pattern; usually the path itself, absolute.
+    """A path to a file or folder that no reader takes for a pattern.
 
-    Where it has characters of a pattern, it is a temporary path at which links lead to the same files.
+    It is the path itself, made absolute; or, if that has characters of a pattern, a temporary folder or file whose
+    links lead to the same files.
 
     Raises:
-        TaskError: If the folder for temporary files has such characters, too.
+        TaskError: If the folder for temporary files has such characters, too, or a folder cannot be read.
     """
     resolved = Path(path).resolve()
     if not is_pattern(resolved):
@@ -85,7 +86,7 @@ def literal_path(path: str | Path) -> Iterator[Path]:
 
 
 def is_folder(name: str | Path) -> bool:
-    """Whether there is a folder of a name, which may be too odd or too long for one."""
+    """Whether a folder of this name exists; names that no path can have are allowed."""
     try:
         return Path(name).is_dir()
     except (OSError, ValueError):
@@ -93,7 +94,7 @@ def is_folder(name: str | Path) -> bool:
 
 
 def is_file(name: str | Path) -> bool:
-    """Whether there is a file of a name, which may be too odd or too long for one."""
+    """Whether a file of this name exists; names that no path can have are allowed."""
     try:
         return Path(name).is_file()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Checkpoints that take their files along to another machine."""
+"""Checkpoints that carry their files to another machine."""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_OF_TRAINING = (".pt", ".pth")
-"""Endings of files that only a training needs that continues."""
+_TRAINING_STATE = (".pt", ".pth")
+"""Endings of files that are needed only to resume training."""
 
 
 class PortableCheckpoint:
-    """A checkpoint that can be pickled: one in a folder with its files, one on the Hub by its name.
+    """A checkpoint that can be pickled: a local one with its files, one on the Hub by its name.
 
     Args:
-        name: Its folder, or its name on the Hub.
+        name: A folder, or a name on the Hub.
     """
 
     def __init__(self, name: str) -> None:
@@ -23,7 +23,7 @@ class PortableCheckpoint:
 
     @contextmanager
     def located(self) -> Iterator[str]:
-        """The folder or name by which this machine can load it, within the context."""
+        """The folder or name from which this machine can load the checkpoint within the context."""
         if self._files is None:
             yield self.name
             return
@@ -37,6 +37,6 @@ class PortableCheckpoint:
     def __getstate__(self) -> dict[str, Any]:
         folder, files = Path(self.name), self._files
         if files is None and folder.is_dir():
-            found = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix not in _OF_TRAINING]
+            found = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix not in _TRAINING_STATE]
             files = {file.name: file.read_bytes() for file in found}
         return {"name": self.name, "_files": files}

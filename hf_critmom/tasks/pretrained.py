@@ -1,4 +1,4 @@
-"""Configurations, models and processors of checkpoints, with one sentence where they cannot be loaded."""
+"""Loads configurations, models and processors of checkpoints; a failure is one sentence."""
 
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,18 @@ def load_pretrained(auto: Any, name_or_path: str, what: str, loading: Checkpoint
         **kwargs: For ``from_pretrained``.
 
     Raises:
-        TaskError: If there is none, it is damaged, or it needs code of its own that may not run.
+        TaskError: If there is no such checkpoint, it is damaged, or it needs code of its own that may not run.
     """
     if kinds := find_secrets(name_or_path, names=False):
         raise TaskError(
             f"{name_or_path!r} holds what looks like {' and '.join(kinds)}, and names are recorded: rename it."
         )
     if odd := irregular_file(Path(name_or_path)):
-        raise TaskError(f"{odd} is no regular file, and reading it may never end: remove it.")
+        raise TaskError(f"{odd} is not a regular file, and reading it may never end: remove it.")
     try:
         # Left out, Transformers would ask for permission on the terminal.
         return auto.from_pretrained(name_or_path, trust_remote_code=loading.trust_remote_code, **kwargs)
-    except Exception as error:  # readers of weights raise errors of their own; the sentence keeps what it was
+    except Exception as error:  # readers of weights raise errors of their own; the message says which
         _check_remote_code(error, name_or_path, loading)
         raise TaskError(
             f"No {what} could be loaded from {name_or_path!r} ({root_message(error)}): expected a folder that "
@@ -47,23 +47,23 @@ def load_pretrained(auto: Any, name_or_path: str, what: str, loading: Checkpoint
 
 
 def load_model(auto: Any, name_or_path: str, what: str, loading: CheckpointArguments, **kwargs: Any) -> Any:
-    """The same for a model, whose weights get the number type that ``loading`` names.
+    """`load_pretrained` for a model, with its weights in the dtype that ``loading`` names.
 
-    Without it, Transformers would keep the one that they are stored in, and training in plain half precision rounds
-    most of the updates of small steps away.
+    By default Transformers would keep the stored dtype, and in plain half precision most small updates are lost to
+    rounding.
 
     Raises:
-        TaskError: As `load_pretrained`, or if there is no such number type.
+        TaskError: As `load_pretrained`, or if there is no such dtype.
     """
     dtype = "auto" if loading.dtype == "auto" else torch_dtype(loading)
     return load_pretrained(auto, name_or_path, what, loading, dtype=dtype, **kwargs)
 
 
 def torch_dtype(loading: CheckpointArguments) -> torch.dtype:
-    """The number type of weights that are not loaded, or not in the type that they are stored in.
+    """The dtype that ``loading`` names; float32 for "auto", because a model from scratch has no stored one.
 
     Raises:
-        TaskError: If there is none of the name.
+        TaskError: If there is no such dtype.
     """
     if loading.dtype not in DTYPES:
         raise TaskError(f"Unknown --dtype {loading.dtype!r}: choose one of {', '.join(DTYPES)}.")
@@ -71,7 +71,7 @@ def torch_dtype(loading: CheckpointArguments) -> torch.dtype:
 
 
 def stored_dtype(name_or_path: str, loading: CheckpointArguments) -> str | None:
-    """Name of the number type that a checkpoint says it is stored in; None if it does not say so."""
+    """Name of the dtype in which a checkpoint's configuration says it is stored; None if it says nothing."""
     config = load_pretrained(AutoConfig, name_or_path, "configuration", loading)
     dtype = getattr(config, "dtype", None)
     return None if dtype is None else str(dtype).removeprefix("torch.")
@@ -81,8 +81,8 @@ def load_tokenizer(name_or_path: str, loading: CheckpointArguments) -> PreTraine
     """The tokenizer of a checkpoint.
 
     Raises:
-        TaskError: If there is none, or it is of a class that only code of the checkpoint defines: Transformers would
-            take another class in its place without a word.
+        TaskError: If there is none, or if only code of the checkpoint defines its class, for which Transformers would
+            silently substitute another.
     """
     if not loading.trust_remote_code and _has_own_tokenizer(name_or_path):
         raise _own_code(name_or_path)
@@ -90,14 +90,14 @@ def load_tokenizer(name_or_path: str, loading: CheckpointArguments) -> PreTraine
 
 
 def load_image_processor(name_or_path: str, loading: CheckpointArguments) -> Any:
-    """The image processor that a checkpoint came with; None if it came without.
+    """The image processor of a checkpoint; None if it has none.
 
     Raises:
-        TaskError: If it cannot be used.
+        TaskError: If the processor cannot be used.
     """
     try:
         return AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=loading.trust_remote_code)
-    except Exception as error:  # it raises whatever the values in its file raise
+    except Exception as error:  # from_pretrained raises whatever the values in the file cause
         _check_remote_code(error, name_or_path, loading)
         if not _has_image_processor(name_or_path):
             return None
@@ -108,15 +108,15 @@ def load_image_processor(name_or_path: str, loading: CheckpointArguments) -> Any
 
 
 def _check_remote_code(error: Exception, name_or_path: str, loading: CheckpointArguments) -> None:
-    """Says so where a checkpoint was refused because of code of its own."""
+    """Raises a clear error if loading failed because the checkpoint has code of its own."""
     if "trust_remote_code" in str(error) and not loading.trust_remote_code:
         raise _own_code(name_or_path) from error
 
 
 def _own_code(name_or_path: str) -> TaskError:
     return TaskError(
-        f"{name_or_path!r} comes with Python code of its own, which is not run unless you say so: read the code, then "
-        "give --trust_remote_code if you trust it."
+        f"{name_or_path!r} comes with Python code of its own, which does not run unless you allow it: read the code, "
+        "then give --trust_remote_code if you trust it."
     )
 
 
@@ -131,5 +131,5 @@ def _has_own_tokenizer(name_or_path: str) -> bool:
 def _has_image_processor(name_or_path: str) -> bool:
     try:
         return bool(get_image_processor_config(name_or_path))
-    except OSError:  # its file holds no JSON
+    except OSError:  # its file is not JSON
         return True

@@ -1,4 +1,4 @@
-"""What a checkpoint was trained on, and whether the splits that it is judged on hold some of that."""
+"""What a checkpoint was trained on, and whether the splits that it is evaluated on overlap with that."""
 
 import hashlib
 import itertools
@@ -15,11 +15,11 @@ from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.task import Task
 
 CHANCE_DUPLICATES = 0.01
-"""Blocks of text are the same by chance, or where all files begin with one licence, but not more of them than this."""
+"""Largest share of text blocks that two splits may share: by chance, or because files begin with the same licence."""
 
 _LABELS = ("label", "labels", "label_ids")
 _PROBES = 16
-"""Examples that are read twice, to see whether a dataset hands out the same each time."""
+"""Number of examples that are read twice, to see whether a dataset returns the same each time."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TrainedOn:
 
     Attributes:
         sha256: Fingerprint of the training split, see `Split.fingerprint`.
-        command: The command line that trained it, to be quoted.
+        command: The command line that trained it, for messages.
     """
 
     sha256: str
@@ -37,12 +37,12 @@ class TrainedOn:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a comparison of splits by content found.
+    """Result of a comparison of splits by content.
 
     Attributes:
         compared: Names of the splits that were compared with one another.
-        unknown: Names of those whose content cannot be read, or differs each time that it is.
-        shared: Number of examples, blocks of text, that two splits share by chance, by the names of the two.
+        unknown: Names of the splits whose content cannot be determined, or differs each time that it is read.
+        shared: Number of text blocks that two splits share by chance, by "FIRST and SECOND".
     """
 
     compared: tuple[str, ...]
@@ -54,10 +54,10 @@ def check_trained_on(checkpoint: str, trained_on: TrainedOn | None, task: Task, 
     """Checks that a checkpoint was trained on the training split of a task, so that the other splits are new to it.
 
     Args:
-        checkpoint: What the checkpoint is called in the message.
-        trained_on: What it was trained on; None: not recorded, and not checked.
+        checkpoint: Name of the checkpoint, for the message.
+        trained_on: What it was trained on; None if that was not recorded, which passes.
         task: The task as the flags describe it.
-        judged_on: Names of the splits that it is judged on, for the message.
+        judged_on: Names of the splits that it is evaluated on, for the message.
 
     Raises:
         TaskError: If it was trained on something else.
@@ -72,11 +72,11 @@ def check_trained_on(checkpoint: str, trained_on: TrainedOn | None, task: Task, 
 
 
 def check_same_data(task: Task, planned: Mapping[str, str]) -> None:
-    """Checks that the data that a machine has loaded are those of a plan that another one made.
+    """Checks that the data that this machine has loaded is that of a plan, which another machine made.
 
     Args:
-        task: What was loaded.
-        planned: The fingerprint of each split in the plan.
+        task: The task that was loaded.
+        planned: Fingerprint of each split in the plan.
 
     Raises:
         TaskError: If a split has other content.
@@ -84,22 +84,21 @@ def check_same_data(task: Task, planned: Mapping[str, str]) -> None:
     found = {name: split.fingerprint() for name, split in task.splits.items()}
     if different := [name for name, sha256 in planned.items() if found.get(name) != sha256]:
         raise TaskError(
-            f"the data of {task.name} are others there than in the plan (split {', '.join(different)}): give every "
-            "machine the same data."
+            f"the data of {task.name} differ there from those of the plan (split {', '.join(different)}): give "
+            "every machine the same data."
         )
 
 
 def check_disjoint(splits: Mapping[str, Any]) -> Overlap:
     """Checks by content that no two splits share an example, whatever its label.
 
-    A dataset gives the content of its examples by a method ``content_keys``; the examples of any other are read once
-    and digested as they are handed out.
+    A dataset may have a method ``content_keys``; the examples of any other are read once and digested.
 
     Args:
         splits: Datasets by name.
 
     Returns:
-        What was compared. Blocks of text may be the same by chance: a share of `CHANCE_DUPLICATES` is let pass.
+        What was compared. Of text blocks, a share of `CHANCE_DUPLICATES` may be the same.
 
     Raises:
         TaskError: If two of them share examples.
@@ -124,8 +123,8 @@ def check_disjoint(splits: Mapping[str, Any]) -> Overlap:
 def content_keys(dataset: Any) -> Sequence[bytes] | None:
     """A digest of each example of a dataset without its label; None where the content cannot be determined.
 
-    It cannot be determined for a dataset without length or index, of one that draws at random what it hands out (as an
-    augmentation does), and of examples that hold anything but tensors, arrays, pictures, numbers and text.
+    It cannot be determined for a dataset without length or index, for one that returns random examples (as augmentation
+    does), or for examples that hold anything but tensors, arrays, pictures, numbers and text.
     """
     if hasattr(dataset, "content_keys"):
         return dataset.content_keys()
@@ -175,11 +174,11 @@ def _add(digest: Any, value: Any) -> None:
     elif value is None or isinstance(value, str | bytes | bool | int | float | np.generic):
         digest.update(repr(value).encode(errors="surrogatepass"))
     else:
-        raise TypeError(f"the content of a {type(value).__name__} cannot be told")
+        raise TypeError(f"the content of a {type(value).__name__} cannot be determined")
 
 
 def _is_text(dataset: Any) -> bool:
-    """Whether examples are blocks of token ids."""
+    """Whether the examples are blocks of token ids."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     example = dataset[0] if len(dataset) else {}

@@ -12,7 +12,7 @@ class SplitRecord:
     """A split, as it is recorded.
 
     Attributes:
-        examples: Number of its examples.
+        examples: Number of examples.
         sha256: Fingerprint of its content.
     """
 
@@ -25,12 +25,12 @@ class TaskRecord:
     """A task, as it is recorded.
 
     Attributes:
-        name: Its name.
-        source: Where its data came from.
+        name: Name of the task.
+        source: Where the data came from.
         splits: The splits by name.
         notes: Sentences about the data.
         label_names: Names of the classes, by index; empty for tasks without.
-        hub_task: The Hub's name of the task.
+        hub_task: The Hub's name for this kind of task.
         metric: Name of the metric.
     """
 
@@ -44,11 +44,11 @@ class TaskRecord:
 
     @classmethod
     def from_description(cls, description: Any, name: str = "task") -> "TaskRecord":
-        """Reads what `Task.description` returned, as JSON.
+        """Reads a description that `Task.description` returned and JSON has stored.
 
         Args:
             description: The description.
-            name: Where it stands in a file, for messages.
+            name: Its place in the file, for messages.
 
         Raises:
             RecordError: If something is missing or of another type.

@@ -22,14 +22,14 @@ class TaskSpec:
     """An entry of the table of tasks.
 
     Attributes:
-        name: What ``--task`` is called with.
-        load: Reads what the source has.
-        kind: What kind of task it becomes.
-        source: Where the data comes from, for cards; None: what the flags name.
-        data_defaults: Values of `DataArguments` where no flag was given.
-        model_defaults: The same of `ModelArguments`, by the name of the model.
-        training_defaults: Values of `TrainingArguments` where no flag was given.
-        targets: Metric values whose first reaching is timed.
+        name: Value of ``--task``.
+        load: Reads the data from its source.
+        kind: Class of the task that the data becomes.
+        source: Where the data comes from, for cards; None: the dataset that the flags name.
+        data_defaults: Defaults of `DataArguments`.
+        model_defaults: Defaults of `ModelArguments`, by the name of the model.
+        training_defaults: Defaults of `TrainingArguments`.
+        targets: Default targets: metric values, the time to each of which is measured.
     """
 
     name: str
@@ -42,8 +42,8 @@ class TaskSpec:
     targets: tuple[float, ...] = (0.8, 0.85, 0.9)
 
 
-# Found by trials of 300 steps on Shakespeare's works, one seed: with warm-up and clipping, constant momentum and
-# critmom end within 0.02 bits per byte of their best at the learning rate of 0.1 that every comparison has.
+# From trials of 300 steps on Shakespeare's works with one seed: with warm-up and clipping, constant momentum and
+# critmom end within 0.02 bits per byte of their best at learning rate 0.1, the default of every comparison.
 _TEXTS = TaskSpec(
     "texts",
     load_texts,
@@ -73,9 +73,9 @@ TASKS: dict[str, TaskSpec] = {
             training_defaults={
                 "num_train_epochs": 15.0,
                 "per_device_train_batch_size": 64,
-                "evaluations_per_epoch": 4,  # not measured: the embedded default is the same everywhere
+                "evaluations_per_epoch": 4,  # fixed, not measured: the default run is the same on every machine
             },
-            targets=(0.9, 0.95),  # 0.98 is missed by many runs, which halves the power at a true 1.5
+            targets=(0.9, 0.95),  # many runs miss 0.98, which halves the power at a true ratio of 1.5
         ),
         TaskSpec(
             "cifar10",
@@ -114,14 +114,14 @@ _OWN_FLAGS: dict[type[Task], tuple[str, ...]] = {
 
 
 def task_spec(arguments: DataArguments) -> TaskSpec:
-    """The table's entry for the flags; folders and names on the Hub are "images", or "texts" where flags say so."""
+    """The table's entry for the flags; folders and names on the Hub are "images", or "texts" if flags say so."""
     texts = arguments.task == "text" or _given(arguments, (*_TEXT_FILES, "text_column_name"))
     unnamed = TASKS["texts" if texts else "images"]
     return unnamed if _names_data(arguments) else TASKS.get(arguments.task, unnamed)
 
 
 def task_name(arguments: DataArguments) -> str:
-    """What the task is called in titles: its name in the table, or the own name of the file, folder or dataset."""
+    """What the task is called in titles: its name in the table, or that of the file, folder or dataset."""
     if task_spec(arguments).name not in _UNNAMED:
         return arguments.task
     dataset = Path(dataset_of(arguments))
@@ -129,7 +129,7 @@ def task_name(arguments: DataArguments) -> str:
 
 
 def flag_defaults(data: DataArguments, model: ModelArguments) -> dict[str, Any]:
-    """What the flags of model and training are where none is given: the task's, and over them the model's own."""
+    """Defaults of the model and training flags: the task's, overridden by the model's own."""
     spec = task_spec(data)
     fitting = [name for name, known in MODELS.items() if known.task is spec.kind]
     name = model.model or fitting[0]
@@ -141,11 +141,11 @@ def flag_defaults(data: DataArguments, model: ModelArguments) -> dict[str, Any]:
 
 
 def load_task(request: DataArguments, model: ModelArguments | None = None) -> Task:
-    """Loads, splits and prepares the data of a task; what ``request`` leaves open comes from the table.
+    """Loads, splits and prepares the data of a task; flags that ``request`` leaves open get the task's defaults.
 
     Args:
         request: Flags of the data.
-        model: Flags of the model: a checkpoint decides how images are normalised, and what tokens are.
+        model: Flags of the model; a checkpoint decides how images are normalised or text is tokenised.
 
     Raises:
         TaskError: One sentence, if the data cannot be used.
@@ -180,12 +180,12 @@ def _names_data(arguments: DataArguments) -> bool:
 
 
 def _given(arguments: DataArguments | ModelArguments, flags: tuple[str, ...]) -> list[str]:
-    """Those of some flags that were given."""
+    """The flags among ``flags`` that were given."""
     return [flag for flag in flags if getattr(arguments, flag, None) is not None]
 
 
 def _completed(arguments: DataArguments, spec: TaskSpec) -> DataArguments:
-    """The arguments with the task's own defaults in the place of those that were left alone."""
+    """The arguments, with the task's defaults for flags that were not given."""
     changes = {name: value for name, value in spec.data_defaults.items() if getattr(arguments, name) is None}
     if spec.name in _UNNAMED and not _names_data(arguments):
         changes["dataset_name"] = arguments.task
@@ -193,7 +193,7 @@ def _completed(arguments: DataArguments, spec: TaskSpec) -> DataArguments:
 
 
 def _public_name(dataset: str) -> str:
-    """A folder's or file's own name rather than its path, which says nothing to others."""
+    """The name of a local folder or file instead of its path, which means nothing to others."""
     path = Path(dataset)
     if is_file(path) or is_folder(path):
         return f"local {'file' if is_file(path) else 'folder'} {path.resolve().name}"

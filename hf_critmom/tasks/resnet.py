@@ -16,7 +16,7 @@ class CifarResNetConfig(PreTrainedConfig):
         width: Channels of the stem and of ``layer1``; each later stage doubles them. 64 is the usual ResNet-18.
         num_blocks: Basic blocks in each of the four stages.
         num_channels: Channels of the images.
-        image_size: Height and width of the images the model was made for, in pixels.
+        image_size: Height and width in pixels of the images that the model was made for.
     """
 
     model_type = "cifar_resnet"
@@ -31,7 +31,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
     """ResNet-18 with a 3x3 stem and no max-pool, as usual for 32x32 images.
 
     Its parameters fall into seven groups: conv1, bn1, layer1, layer2, layer3, layer4, fc. With width 64, 3 channels
-    and 10 classes they are 11,173,962.
+    and 10 classes there are 11,173,962 of them.
     """
 
     config_class = CifarResNetConfig
@@ -44,7 +44,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
         super().__init__(config)
         if config.width < 2 or config.width % 2:
             raise ValueError(f"The width of a ResNet must be an even number of channels, got {config.width}.")
-        from timm.models.resnet import BasicBlock, ResNet  # only here: every script that imports an Auto class comes by
+        from timm.models.resnet import BasicBlock, ResNet  # late: this module is imported with every Auto class
 
         # timm fixes the stem's channels at 64 unless the stem is deep, where they are twice stem_width; so ask for a
         # deep one and then put the single 3x3 convolution in its place.
@@ -63,9 +63,9 @@ class CifarResNetForImageClassification(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialises one module: timm's scheme for convolutions, torch's own for the classifier.
+        """Initialises one module: timm's scheme for convolutions, torch's for the classifier.
 
-        The scheme of `PreTrainedModel`, a normal distribution of deviation 0.02 everywhere, would overwrite them.
+        The default of `PreTrainedModel`, a normal distribution of standard deviation 0.02, would overwrite both.
         """
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -30,7 +30,7 @@ class LabelledImages:
     Attributes:
         images: uint8, (examples, channels, height, width).
         labels: int64, (examples,).
-        keys: A digest of each image as it was found, (examples,).
+        keys: A digest of each image as the source provides it, (examples,).
     """
 
     images: np.ndarray
@@ -39,28 +39,28 @@ class LabelledImages:
 
     @classmethod
     def found(cls, images: np.ndarray, labels: np.ndarray) -> "LabelledImages":
-        """Images and labels as they were found."""
+        """From images and labels as the source provides them."""
         return cls(images, labels, np.array(image_keys(images), dtype=object))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "LabelledImages":
-        """The examples of the given indices."""
+        """The examples at the given indices."""
         return LabelledImages(self.images[indices], self.labels[indices], self.keys[indices])
 
     def num_shared(self, other: "LabelledImages") -> int:
-        """How many of the images another split has, too."""
+        """Number of images that are also in another split."""
         known = set(other.keys)
         return sum(key in known for key in self.keys)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images as they were found.
+    """Labelled images as their source provides them.
 
     Attributes:
-        splits: What there is of "train", "validation" and "test".
+        splits: Those of "train", "validation" and "test" that the source has.
         label_names: Names of the classes, by index.
         notes: Sentences on what was converted or left out.
     """
@@ -71,10 +71,10 @@ class Source:
 
 
 def load_digits(arguments: DataArguments) -> Source:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, as one unsplit set (the package contains them).
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, as a single training split (the package contains them).
 
     Raises:
-        TaskError: If a flag is given that only datasets in files can follow.
+        TaskError: If a flag is given that applies only to other datasets.
     """
     from sklearn.datasets import load_digits as sklearn_digits
 
@@ -93,7 +93,7 @@ def load_images(arguments: DataArguments) -> Source:
         arguments: ``dataset_name`` (a folder or a name on the Hub) or ``train_dir``, ``validation_dir``, ``test_dir``.
 
     Raises:
-        TaskError: If there is no such dataset, it has no training split, images or labels, or an image is corrupt.
+        TaskError: If there is no such dataset, it lacks a training split, images or labels, or an image is corrupt.
     """
     with _opened(arguments) as (splits, notes):
         image_column = _image_column(splits["train"], arguments.image_column_name)
@@ -102,7 +102,7 @@ def load_images(arguments: DataArguments) -> Source:
             for column in (image_column, label_column):
                 if column not in split.column_names:
                     raise TaskError(
-                        f"Split {name} has no column {column!r}, as the training split has: it has "
+                        f"Split {name} has no column {column!r}, unlike the training split: it has "
                         f"{', '.join(split.column_names)}."
                     )
         label_names, index_of = _label_names(splits["train"], label_column)
@@ -115,13 +115,13 @@ def load_images(arguments: DataArguments) -> Source:
 
 
 def dataset_of(arguments: DataArguments) -> str:
-    """What the flags call the data: a name on the Hub, a folder, a file or a task."""
+    """The data that the flags name: a name on the Hub, a folder, a file or a task."""
     return arguments.dataset_name or arguments.train_dir or arguments.train_file or arguments.task
 
 
 @contextmanager
 def _opened(arguments: DataArguments) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """The splits that the flags name, as they are stored, and notes on what is left out."""
+    """Opens the splits that the flags name, as they are stored, with notes on what is left out."""
     folders = {
         name: Path(folder)
         for name, folder in (
@@ -153,7 +153,7 @@ def _opened(arguments: DataArguments) -> Iterator[tuple[dict[str, Any], list[str
 
 
 def _image_column(split: datasets.Dataset, given: str | None) -> str:
-    """The column of the images: the one given, one of the usual names, or the only one of its type."""
+    """The column of the images: the one given, image, img, or the only one of its type."""
     if given is not None:
         return _known(split, given)
     fitting = [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]
@@ -161,7 +161,7 @@ def _image_column(split: datasets.Dataset, given: str | None) -> str:
 
 
 def _label_column(split: datasets.Dataset, given: str | None) -> str:
-    """The column of the labels: the one given, one that is called so, or the only one of classes."""
+    """The column of the labels: the one given, label, labels, or the only one of classes."""
     if given is not None:
         return _known(split, given)
     named = [name for name in _LABEL_COLUMNS if name in split.column_names and _names_classes(split.features[name])]
@@ -179,8 +179,8 @@ def _only(split: datasets.Dataset, fitting: list[str], kind: str) -> str:
     if len(fitting) != 1:
         found = f"{len(fitting)} columns" if fitting else "no column"
         raise TaskError(
-            f"The dataset has {found} that could hold the {kind}s, among {', '.join(split.column_names)}: it must "
-            f"have labelled images; name the column with --{kind}_column_name."
+            f"The dataset has {found} that could hold the {kind}s, among {', '.join(split.column_names)}: expected "
+            f"labelled images; name the column with --{kind}_column_name."
         )
     return fitting[0]
 
@@ -192,7 +192,7 @@ def _names_classes(feature: Any) -> bool:
 
 
 def _label_names(split: datasets.Dataset, column: str) -> tuple[tuple[str, ...], dict[Any, int] | None]:
-    """Names of the classes, and the index of each raw label (None where raw labels are indices already)."""
+    """Names of the classes, and the index of each raw label (None if raw labels are indices already)."""
     feature = split.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names), None

@@ -1,4 +1,4 @@
-"""Flags of data and model as they are stored with an experiment, so that its data is found again from anywhere."""
+"""Flags of data and model as they are stored with an experiment, so that any working folder finds its data again."""
 
 import os
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ _MAY_BE_PATHS = ("task", "dataset_name", "model_name_or_path", "tokenizer_name")
 
 
 def store_arguments(arguments: Any, folder: Path) -> dict[str, Any]:
-    """Those flags of a dataclass that differ from their defaults, without absolute paths.
+    """The flags of a dataclass that differ from their defaults, without absolute paths.
 
     Args:
         arguments: `DataArguments`, `ModelArguments` or another dataclass of flags.
-        folder: The experiment's folder: files and folders are stored relative to it.
+        folder: The experiment's folder, to which paths are made relative.
     """
     given = {part.name: getattr(arguments, part.name) for part in fields(arguments)}
     defaults = {part.name: part.default for part in fields(arguments)}
@@ -48,11 +48,11 @@ def absolute_arguments(arguments: Arguments) -> Arguments:
 
 
 def restore_arguments(arguments_type: type[Arguments], stored: Mapping[str, Any], folder: Path) -> Arguments:
-    """The inverse of `store_arguments`, from whatever working folder.
+    """The inverse of `store_arguments`, in any working folder.
 
     Args:
         arguments_type: The dataclass of flags.
-        stored: What was stored; flags that this version does not know are left out.
+        stored: The stored flags; those that this version does not know are left out.
         folder: The experiment's folder, which may have been moved together with the data.
     """
     known = {part.name for part in fields(arguments_type)}  # type: ignore[arg-type]
@@ -66,10 +66,10 @@ def restore_arguments(arguments_type: type[Arguments], stored: Mapping[str, Any]
 
 
 def check_output_folder(folder: Path, data: DataArguments) -> None:
-    """Refuses an output folder that cannot be one, or lies in a folder of data, of which its files would become a part.
+    """Refuses an output folder whose name is impossible, or that lies in a data folder, where its files would be data.
 
     Raises:
-        TaskError: If it is such a one.
+        TaskError: If the folder is refused.
     """
     check_folder_name(folder, TaskError)
     for part in fields(data):
@@ -78,8 +78,8 @@ def check_output_folder(folder: Path, data: DataArguments) -> None:
             continue
         if folder.expanduser().resolve().is_relative_to(Path(value).expanduser().resolve()):
             raise TaskError(
-                f"--output_dir {folder} lies in the data of --{part.name} {value}, of which its figures and tables "
-                "would become a part: choose a folder outside."
+                f"--output_dir {folder} lies in the data of --{part.name} {value}, so its figures and tables would be "
+                "read as data: choose a folder outside."
             )
 
 

@@ -1,4 +1,4 @@
-"""Tables in files: which files are tables, and what stands in one."""
+"""Tables in files: which files are tables, and how they are read."""
 
 import csv
 import itertools
@@ -17,14 +17,14 @@ from hf_critmom.tasks.errors import TaskError
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 _JSON = (".json", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*_DELIMITERS, *_JSON, ".parquet", ".pq")
-"""Endings of the names of files that are read as tables, in lower case."""
+"""Endings, in lower case, of files that are read as tables."""
 
 _ROWS_TO_SEE = 50
 _LARGEST_BLOCK = 2**31 - 1
 
 
 def is_table(file: Path) -> bool:
-    """Whether a file is read as a table, by its name."""
+    """Whether a file is read as a table, judged by its ending."""
     return file.suffix.lower() in TABLE_SUFFIXES
 
 
@@ -32,7 +32,7 @@ def read_table(file: Path) -> datasets.Dataset:
     """Reads a table: JSON, CSV (separated by commas, semicolons, tabs or bars) or Parquet.
 
     Raises:
-        TaskError: If the file is no such table.
+        TaskError: If the file is not such a table.
     """
     suffix = file.suffix.lower()
     try:
@@ -43,26 +43,26 @@ def read_table(file: Path) -> datasets.Dataset:
         return datasets.Dataset(pa_parquet.read_table(file))
     except TaskError:
         raise
-    except Exception as error:  # its readers raise errors of their own; the sentence keeps what it was
+    except Exception as error:  # readers raise errors of their own; the message says which
         raise TaskError(f"{file} cannot be read ({root_message(error)}): expected {suffix[1:]} rows.") from error
 
 
 def check_separated(column_names: list[str], where: str) -> None:
-    """Refuses a single column whose name holds a delimiter: it is a table that was not taken apart.
+    """Refuses a single column whose name holds a delimiter: the table was not split into its columns.
 
     Raises:
-        TaskError: If it is one.
+        TaskError: If there is only such a column.
     """
     found = [mark for mark in (*dict.fromkeys(_DELIMITERS.values()), ";") if mark in "".join(column_names)]
     if len(column_names) == 1 and found:
         raise TaskError(
             f"{where} has one column, called {column_names[0]!r}: it seems to be separated by {found[0]!r}, but not "
-            "all of its rows have equally many fields; quote fields that hold the delimiter."
+            "all of its rows have the same number of fields; quote fields that hold the delimiter."
         )
 
 
 def _delimiter(file: Path, usual: str) -> str:
-    """The delimiter of a file: the usual one of its ending, unless only another one gives rows of one length."""
+    """The delimiter of a file: the usual one for its ending, unless only another gives rows of equal length."""
     fitting = []
     for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -76,7 +76,7 @@ def _delimiter(file: Path, usual: str) -> str:
 
 
 def _read_csv(file: Path, delimiter: str) -> Any:
-    # One block, as a row must not be longer than a block; and no field is ever cut off or taken for an index.
+    # One block, because no row may be longer than a block. Arrow neither truncates fields nor takes one for an index.
     block_size = min(max(file.stat().st_size + 1, 2**20), _LARGEST_BLOCK)
     table = pa_csv.read_csv(
         file,
@@ -100,7 +100,7 @@ def _read_json(file: Path) -> Any:
     if not isinstance(content, list) or not content:
         raise ValueError("it holds no rows")
     if wrong := [number for number, row in enumerate(content, 1) if not isinstance(row, dict)]:
-        raise ValueError(f"row {wrong[0]} is no object of columns")
+        raise ValueError(f"row {wrong[0]} is not an object of columns")
     names = dict.fromkeys(name for row in content for name in row)
     return pa.table({name: [row.get(name) for row in content] for name in names})
 
@@ -109,4 +109,4 @@ def _json_row(line: str, number: int) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"line {number} is no JSON: {error}") from None
+        raise ValueError(f"line {number} is not JSON: {error}") from None

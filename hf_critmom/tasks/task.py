@@ -1,4 +1,4 @@
-"""What a task is: splits, metric and everything the Trainer needs beside model, arguments and optimizer."""
+"""What a task is: its splits, its metric, and all that the Trainer needs besides model, arguments and optimizer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,25 +17,25 @@ ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """A supervised task with fixed splits; every kind of data has a subclass.
+    """A supervised task with fixed splits; each kind of data has a subclass.
 
     Attributes:
-        name: For titles and cards.
+        name: Name in titles and cards.
         source: Where the data came from, for cards: a name on the Hub, "scikit-learn", or a folder's own name.
         train: Training split.
-        validation: Split on which targets are judged.
-        test: Split that is read once, at the end.
-        metric: Name of the metric that targets are values of, without prefix.
-        processor: Saved with each model, so that others can prepare their inputs in the same way.
-        notes: Sentences about the data that a reader of the results must know, such as how splits were made.
+        validation: Split on which the metric is compared with the targets.
+        test: Split that is evaluated once, at the end.
+        metric: Name of the metric of the targets, without the prefix of a split.
+        processor: Image processor or tokenizer, saved with each model so that others can prepare inputs for it.
+        notes: Sentences about the data for readers of the results, such as how splits were made.
     """
 
     metrics: ClassVar[tuple[str, ...]]
-    """Names in `METRICS` of what `compute_metrics` computes; the first is the one that targets usually are of."""
+    """Names in `METRICS` of the metrics that `compute_metrics` computes; the first is the default for targets."""
     example: ClassVar[str]
-    """What an example is called in messages."""
+    """Noun for an example in messages."""
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
-    """Layout in memory of the weights of models that are trained on the task."""
+    """Memory layout of the weights of models that are trained on the task."""
 
     name: str
     source: str
@@ -50,7 +50,7 @@ class Task(ABC):
         """A split by name.
 
         Raises:
-            TaskError: If there is none of the name.
+            TaskError: If there is no such split.
         """
         splits = self.splits
         if name not in splits:
@@ -69,42 +69,42 @@ class Task(ABC):
 
     @staticmethod
     def collator(batch: Any) -> dict[str, torch.Tensor]:
-        """Turns what the splits hand out into a batch."""
+        """Collates what the splits serve into a batch."""
         return collate_batches(batch)
 
     @property
     @abstractmethod
     def compute_metrics(self) -> ComputeMetrics:
-        """For the Trainer's evaluations on the validation split."""
+        """The Trainer's ``compute_metrics`` for the validation split."""
 
     @property
     def compute_test_metrics(self) -> ComputeMetrics:
-        """The same for the test split."""
+        """The Trainer's ``compute_metrics`` for the test split."""
         return self.compute_metrics
 
     @staticmethod
     @abstractmethod
     def preprocess_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        """For the Trainer: reduces logits before they are gathered."""
+        """The Trainer's ``preprocess_logits_for_metrics``: reduces logits before they are gathered."""
 
     @property
     @abstractmethod
     def inputs_text(self) -> str:
-        """Inputs of the models, for messages."""
+        """Description of the models' inputs, for messages."""
 
     @property
     @abstractmethod
     def remedy(self) -> str:
-        """What to do where a model cannot take these inputs, for messages."""
+        """What to do if a model cannot take these inputs, for messages."""
 
     @property
     def probe_rows(self) -> int:
-        """Number of examples that a model is tried on."""
+        """Number of examples on which a model is tried."""
         return 2
 
     @abstractmethod
     def logits_shape(self, rows: int) -> tuple[int | None, ...]:
-        """Shape of the logits of a model for this many examples; None: any size."""
+        """Shape of a model's logits for ``rows`` examples; None stands for any size."""
 
     @property
     @abstractmethod
@@ -112,9 +112,9 @@ class Task(ABC):
         """What the logits must be, for messages."""
 
     def placed(self, device: torch.device) -> "Task":
-        """The task with its data in the memory of a device, where they may lie there; else as it is.
+        """The task with its data in the memory of a device, if they fit there; otherwise unchanged.
 
-        Batches are the same to the bit.
+        Batches are bit-identical.
         """
         return self
 

@@ -10,7 +10,7 @@ import torch
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 from hf_critmom.tasks.arguments import DataArguments, ModelArguments
-from hf_critmom.tasks.blocks import BlockDataset, blocks_of, tokens_of
+from hf_critmom.tasks.blocks import BlockDataset, cut_into_blocks, tokenize
 from hf_critmom.tasks.corpora import Corpus
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.metrics import language_metrics, token_statistics
@@ -19,7 +19,7 @@ from hf_critmom.tasks.splits import cut_to_size, held_out_share
 from hf_critmom.tasks.task import ComputeMetrics, Task
 
 _FEWEST_TEXTS = 20
-"""With fewer texts, none is held out whole: the end of each is."""
+"""Smallest number of texts of which whole ones are held out; of fewer, the end of each text is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class TextTask(Task):
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block."""
+        """Number of tokens in a block."""
         return self.train.blocks.shape[1]
 
     @property
@@ -56,12 +56,12 @@ class TextTask(Task):
 
     @property
     def compute_test_metrics(self) -> ComputeMetrics:
-        """The same, for the test text's number of tokens per byte."""
+        """The same metrics, with the test text's number of tokens per byte."""
         return language_metrics(self.test.tokens_per_byte)
 
     @staticmethod
     def preprocess_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Reduces logits to losses and counts of each block."""
+        """Reduces logits to the summed loss and the token counts of each block."""
         return token_statistics(logits, labels)
 
     @property
@@ -80,8 +80,8 @@ class TextTask(Task):
 
     @property
     def logits_text(self) -> str:
-        """One for each token of the vocabulary at every place."""
-        return "one for each token of the vocabulary at every place of a block"
+        """One logit for each token of the vocabulary at each position."""
+        return "one for each token of the vocabulary at each position of a block"
 
     def description(self) -> dict[str, Any]:
         """Tokens, sizes and fingerprints of the splits."""
@@ -102,10 +102,10 @@ class TextTask(Task):
 def text_task(
     loaded: Corpus, arguments: DataArguments, model: ModelArguments, *, name: str, source: str, metric: str
 ) -> TextTask:
-    """Splits texts, and cuts their tokens into blocks.
+    """Splits texts and cuts their tokens into blocks.
 
     Raises:
-        TaskError: If the texts cannot be split by these flags, or one split does not fill a block.
+        TaskError: If the texts cannot be split by these flags, or a split does not fill a block.
     """
     tokenizer = _tokenizer(model)
     block_size = int(arguments.block_size or 0)
@@ -123,8 +123,8 @@ def _tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
     if named is None:
         return ByT5Tokenizer(extra_ids=0)
     tokenizer = load_tokenizer(named, model)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make of a folder that has none
-        raise TaskError(f"{named!r} holds no vocabulary of a tokenizer: name one with --tokenizer_name.")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # some classes load an empty one from any folder
+        raise TaskError(f"{named!r} has no vocabulary of a tokenizer: name one with --tokenizer_name.")
     return tokenizer
 
 
@@ -133,23 +133,23 @@ def _blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size
         num_bytes = sum(len(text.encode()) for text in texts)
     except UnicodeEncodeError as error:
         raise TaskError(
-            f"A text of split {split} holds half a surrogate pair at place {error.start}, which is no character: "
+            f"A text of split {split} has an unpaired surrogate at position {error.start}, which is not a character: "
             "repair the text."
         ) from None
-    tokens = tokens_of(tokenizer, texts)
+    tokens = tokenize(tokenizer, texts)
     if len(tokens) < block_size:
         raise TaskError(
             f"The {split} text has {len(tokens):,} tokens, which do not fill a block of {block_size}: give more text, "
             "or choose a smaller --block_size."
         )
-    return BlockDataset(blocks_of(tokens, block_size), num_bytes=num_bytes, num_tokens=len(tokens))
+    return BlockDataset(cut_into_blocks(tokens, block_size), num_bytes=num_bytes, num_tokens=len(tokens))
 
 
 def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str]], list[str]]:
-    """Makes the splits that the source lacks from its training texts.
+    """Holds out the splits that the source lacks from its training texts.
 
-    Whole texts are held out, chosen at random, until they have the held-out share of the bytes; where there
-    are few, the end of each text is. Copies of a text are left out first, so that none is on both sides.
+    Whole texts are held out, chosen at random, until they have the held-out share of the bytes; of few texts, the end
+    of each is held out. Copies of a text are removed first, so that none is on both sides.
     """
     share = held_out_share(arguments)
     splits, unit = dict(loaded.splits), loaded.unit
@@ -161,7 +161,7 @@ def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str
         return splits, notes
     texts = list(dict.fromkeys(splits["train"]))
     if len(texts) < len(splits["train"]):
-        notes.append(f"Copies of other {unit} were left out, {len(splits['train']) - len(texts):,} of them.")
+        notes.append(f"Left out as copies of other {unit}: {len(splits['train']) - len(texts):,}.")
     total = sum(len(text.encode(errors="replace")) for text in texts)
     rng = np.random.default_rng(arguments.split_seed)
     hold_out_texts = len(texts) >= _FEWEST_TEXTS
@@ -173,7 +173,7 @@ def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str
                 f"(seed {arguments.split_seed})."
             )
         else:
-            rest = share / (1.0 - number * share)  # of what an earlier split has left
+            rest = share / (1.0 - number * share)  # a share of what the split before has left
             ends = [math.ceil((1.0 - rest) * len(text)) for text in texts]
             splits[name] = [text[end:] for text, end in zip(texts, ends, strict=True)]
             texts = [text[:end] for text, end in zip(texts, ends, strict=True)]
@@ -198,9 +198,9 @@ def _held_out(texts: list[str], num_bytes: float, rng: np.random.Generator) -> t
 
 
 def _check_unseen(splits: dict[str, list[str]], name: str) -> list[str]:
-    """Refuses a held-out split that was also given for training; notes on a small part of it that was.
+    """Refuses a held-out split that was also given for training; returns a note if a small part of it was.
 
-    Whole texts are compared, and passages from all over the split, which find a text that is part of another.
+    Whole texts are compared, and passages from all over the split, which reveal a text that is part of another.
     """
     longer = {text for text in splits["train"] if len(text) >= _LONG_TEXT}
     texts = splits.get(name, [])
@@ -221,7 +221,7 @@ def _check_unseen(splits: dict[str, list[str]], name: str) -> list[str]:
 
 
 def _passages(texts: Sequence[str]) -> list[str]:
-    """Passages of `_LONG_TEXT` characters, evenly spaced over the longer ones of some texts."""
+    """Passages of `_LONG_TEXT` characters, evenly spaced over the texts that are at least as long."""
     longer = [text for text in texts if len(text) >= _LONG_TEXT]
     starts = [(number, start) for number, text in enumerate(longer) for start in range(0, len(text), _LONG_TEXT)]
     chosen = starts[:: max(1, len(starts) // _NUM_PASSAGES)]
@@ -229,9 +229,9 @@ def _passages(texts: Sequence[str]) -> list[str]:
 
 
 _LONG_TEXT = 200
-"""Characters of a text of which two copies are no chance, as they are of a heading or an empty line."""
+"""Length in characters from which two copies of a text are no coincidence, unlike copies of a heading."""
 
 _MOST_SEEN = 0.2
-"""Share of a held-out text, such as licences at the head of files, that may be trained on."""
+"""Largest share of a held-out text, such as licences at the head of files, that may be training text, too."""
 
 _NUM_PASSAGES = 50

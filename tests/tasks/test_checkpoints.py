@@ -411,7 +411,9 @@ def test_shapes_that_fit_by_accident_are_found_out(tmp_path: Path, digits: Image
 
 def test_a_checkpoint_with_a_pipe_in_it_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(TaskError, match=r"config\.json is no regular file, and reading it may never end: remove it\."):
+    with pytest.raises(
+        TaskError, match=r"config\.json is not a regular file, and reading it may never end: remove it\."
+    ):
         load_pretrained(AutoModelForImageClassification, str(tmp_path), "image classifier", CheckpointArguments())
 
 

@@ -64,7 +64,7 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     for index, image in enumerate(random_images(5)):
         picture(image).save(tmp_path / f"{index}.png")
     message = error_of(task=str(tmp_path))
-    assert str(tmp_path) in message and "5 images and no folder of a class" in message
+    assert str(tmp_path) in message and "5 images and no class folder" in message
     assert "one subfolder per class" in message and "metadata.csv" in message
     assert "no column that could hold the labels" in message and "--label_column_name" in message
 

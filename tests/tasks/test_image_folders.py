@@ -160,8 +160,8 @@ def test_images_outside_of_splits_and_classes_are_counted(tmp_path: Path) -> Non
     (tmp_path / "train" / "fox").mkdir()
     task = task_of(task=tmp_path)
     assert noted(task, "26 images in no split's folder", "extra")
-    assert noted(task, "5 images of folder train in no folder of a class")
-    assert noted(task, "no image in it: folder fox")
+    assert noted(task, "5 images of folder train outside its class folders")
+    assert noted(task, "it holds no image: folder fox")
     assert len(task.train) + len(task.validation) == 24
 
 
@@ -420,7 +420,7 @@ def test_images_with_several_frames_are_noted(tmp_path: Path) -> None:
     classes(tmp_path)
     frames = [Image.fromarray(np.full((6, 6, 3), value, np.uint8)) for value in (10, 200)]
     frames[0].save(tmp_path / "cat" / "film.gif", save_all=True, append_images=frames[1:])
-    assert noted(task_of(task=tmp_path), "Of 1 images with several frames the first is used")
+    assert noted(task_of(task=tmp_path), "Only the first frame of 1 image with several frames is used")
 
 
 def test_a_command_answers_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,7 @@ def test_a_grey_image_among_coloured_ones_does_not_take_their_colours(tmp_path: 
     assert task.image_shape == (3, 8, 8)
     everything = contents(task.train) | contents(task.validation) | contents(task.test)
     assert everything == {np.broadcast_to(image, (3, 8, 8)).tobytes() for image in pictures}
-    assert task.notes[0] == "Grey images, 1 of them, were given three equal channels."
+    assert task.notes[0] == "Grey images that were given three equal channels: 1."
 
 
 def test_a_grey_test_split_joins_a_coloured_training_split(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_sixteen_bit_images_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert task.image_shape == (1, 8, 8)
     everything = contents(task.train) | contents(task.validation) | contents(task.test)
     assert everything == {(image >> 8).astype(np.uint8).tobytes() for image in deep}
-    assert task.notes[0] == "Of 30 images of 16 bits the upper 8 are used."
+    assert task.notes[0] == "Only the upper 8 bits of 30 images with 16 bits are used."
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:

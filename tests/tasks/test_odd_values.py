@@ -40,7 +40,7 @@ def test_a_seed_below_zero_is_refused(task: str) -> None:
 @pytest.mark.parametrize("size", [10**6, 10**12])
 def test_images_that_do_not_fit_into_memory_are_refused(tmp_path: Path, size: int) -> None:
     folder = write_folder(tmp_path, random_images(30), labels_in_turn(30))
-    assert f"30 images of {size}x{size} pixels do not fit into memory" in error_of(task=str(folder), image_size=size)
+    assert f"30 images of {size}x{size} pixels do not fit in memory" in error_of(task=str(folder), image_size=size)
 
 
 @pytest.mark.parametrize("flag", ["width", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"])
@@ -83,9 +83,9 @@ def test_a_file_whose_name_is_no_text_is_named(tmp_path: Path, name: bytes) -> N
         ("3", "no rows"),
         ("[]", "no rows"),
         ("", "no rows"),
-        ('["a", "b"]', "row 1 is no object"),
-        ('{"text": "a"}\nnull\n', "row 2 is no object"),
-        ('{"text": "a"}\n{"te', "line 2 is no JSON"),
+        ('["a", "b"]', "row 1 is not an object"),
+        ('{"text": "a"}\nnull\n', "row 2 is not an object"),
+        ('{"text": "a"}\n{"te', "line 2 is not JSON"),
         ('{"text": "a"}\n{"text": 1}\n', "cannot be read"),
         ("[" * 100_000, "recursion"),
         ('{"n": 1' + "0" * 400 + "}", "cannot be read"),

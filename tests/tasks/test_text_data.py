@@ -30,7 +30,7 @@ from hf_critmom.tasks import (
     task_name,
     task_spec,
 )
-from hf_critmom.tasks.blocks import blocks_of, tokens_of
+from hf_critmom.tasks.blocks import cut_into_blocks, tokenize
 
 # -------------------------------------------------------------------------------------------------- tokens and blocks
 
@@ -42,21 +42,21 @@ def test_bytes_are_what_the_tokenizer_itself_says() -> None:
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         expected += [*ids, tokenizer.eos_token_id]
-    assert tokens_of(tokenizer, texts).tolist() == expected
+    assert tokenize(tokenizer, texts).tolist() == expected
 
 
 def test_any_tokenizer_marks_the_end_of_each_text_and_takes_the_texts_as_they_are(words: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(words)
     end = tokenizer.eos_token_id
     texts = ["the oscillator swings", "a </s> b", "größer\n"]
-    tokens = tokens_of(tokenizer, texts).tolist()
+    tokens = tokenize(tokenizer, texts).tolist()
     assert tokens.count(end) == 3 and tokens[-1] == end
     assert tokenizer.decode([token for token in tokens if token != end]) == "".join(texts)
 
 
 def test_blocks_hold_the_tokens_in_order_without_the_last_that_do_not_fill_one() -> None:
     tokens = np.arange(23, dtype=np.int32)
-    assert blocks_of(tokens, 5).tolist() == [list(range(first, first + 5)) for first in range(0, 20, 5)]
+    assert cut_into_blocks(tokens, 5).tolist() == [list(range(first, first + 5)) for first in range(0, 20, 5)]
 
 
 def test_a_batch_holds_blocks_and_the_same_as_labels(library: TextTask) -> None:
@@ -195,7 +195,7 @@ def test_of_few_texts_the_ends_are_held_out(tmp_path: Path, count: int) -> None:
 def test_copies_of_a_text_are_left_out(tmp_path: Path) -> None:
     texts = documents(30)
     task = task_on(write_texts(tmp_path / "twice", texts + texts[:12]))
-    assert task.notes[0] == "Copies of other texts were left out, 12 of them."
+    assert task.notes[0] == "Left out as copies of other texts: 12."
     assert task.description()["splits"] == task_on(write_texts(tmp_path / "once", texts)).description()["splits"]
 
 
@@ -267,7 +267,7 @@ def test_flags_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
     file = str(tmp_path / "text.txt")
     assert "--train_file" in error_of(validation_file=file)
     assert "not both" in error_of(train_file=file, dataset_name="elsewhere")
-    assert "--text_column_name has no meaning" in error_of(train_file=file, text_column_name="text")
+    assert "--text_column_name does not apply" in error_of(train_file=file, text_column_name="text")
     for flag, value in (("train_dir", "pictures"), ("image_size", 32), ("random_flip", True)):
         assert f"--{flag} has no meaning" in error_of(train_file=file, **{flag: value})
     with pytest.raises(TaskError, match="--block_size has no meaning for a task of images"):

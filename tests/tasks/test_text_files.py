@@ -122,7 +122,7 @@ def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
 def test_files_that_hold_no_plain_text_are_refused(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_text("{\\rtf1 letters that could be read as text}" * 30)
     message = error_of(train_file=tmp_path / f"a{suffix}")
-    assert "is no plain text" in message and ".csv" in message
+    assert "is not plain text" in message and ".csv" in message
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-32-be"])

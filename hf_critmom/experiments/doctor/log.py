@@ -101,7 +101,7 @@ def read_training(folder: Path) -> TrainingLog:
         raise DoctorError(f"{folder} {what}: expected the output folder of a Trainer, or a checkpoint in it.")
     for place in (folder, *checkpoints(folder)):
         if odd := irregular_file(place):
-            raise DoctorError(f"{odd} is no regular file, and reading it may never end: remove it.")
+            raise DoctorError(f"{odd} is not a regular file, and reading it may never end: remove it.")
     found = [(folder, file) for file in [folder / STATE_FILE] if file.exists()]
     written = [checkpoint for checkpoint in checkpoints(folder) if (checkpoint / STATE_FILE).exists()]
     found += [(checkpoint, checkpoint / STATE_FILE) for checkpoint in written[-1:]]

@@ -327,4 +327,4 @@ def test_a_pipe_or_a_device_is_not_read_for_ever(name, tmp_path, capsys):
     (tmp_path / "device" / "trainer_state.json").symlink_to("/dev/zero")
     for folder, odd in ((tmp_path, tmp_path / name), (tmp_path / "device", tmp_path / "device/trainer_state.json")):
         assert main(["doctor", str(folder)]) == 2
-        assert f"{odd} is no regular file, and reading it may never end" in capsys.readouterr().err
+        assert f"{odd} is not a regular file, and reading it may never end" in capsys.readouterr().err
