@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 SET_ASIDE = "incomplete-"
-"""Prefix of checkpoints that a run has passed over."""
+"""Prefix of checkpoints that a run has skipped."""
 STEP = re.compile(r"checkpoint-(\d+)")
 """Name of a checkpoint, with its step."""
 
@@ -17,7 +17,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def set_aside(skipped: list[Path]) -> None:
-    """Renames checkpoints that a run has passed over, so that the Trainer does not count them among its own.
+    """Renames checkpoints that a run has skipped, so that the Trainer does not count them among its own.
 
     It keeps the newest of its checkpoints, and would keep a damaged one rather than those that follow. Only the
     process that trains in the folder may call this.
@@ -30,14 +30,14 @@ def set_aside(skipped: list[Path]) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Removes the checkpoints of a run that is finished, those that it passed over among them."""
+    """Removes the checkpoints of a run that is finished, those that it skipped among them."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     remove_set_aside(folder)
 
 
 def has_set_aside(folder: Path) -> bool:
-    """Whether a folder holds checkpoints that a run has passed over: see `set_aside`."""
+    """Whether a folder holds checkpoints that a run has skipped: see `set_aside`."""
     return any(folder.glob(f"{SET_ASIDE}checkpoint-*"))
 
 

@@ -47,7 +47,7 @@ def last_complete_checkpoint(
 ) -> str | None:
     """The newest checkpoint of a run that holds everything a run continues from, readable.
 
-    The others are passed over, each with a sentence. Nothing is removed: another process may be writing one.
+    The others are skipped, each with a sentence. Nothing is removed: another process may be writing one.
 
     Args:
         folder: Output folder of the run.
@@ -55,7 +55,7 @@ def last_complete_checkpoint(
         scaler: Whether gradients are scaled (fp16).
         sharded: Whether FSDP or DeepSpeed keep weights and optimizer in folders of their own.
         accepts: A further check, which raises `CheckpointError`; such as that the weights are those of the model.
-        skip: Called with each checkpoint that is passed over and the sentence; by default a warning.
+        skip: Called with each checkpoint that is skipped and the sentence; by default a warning.
 
     Returns:
         The folder of the checkpoint; None if there is none, so that the run starts from the beginning.
@@ -66,7 +66,7 @@ def last_complete_checkpoint(
             accepts(checkpoint)
         except CheckpointError as error:
             if skip is None:
-                logger.warning(f"{error} The checkpoint is passed over.")
+                logger.warning(f"{error} The checkpoint is skipped.")
             else:
                 skip(checkpoint, str(error))
         else:

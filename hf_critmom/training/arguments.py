@@ -18,21 +18,25 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 @dataclass
 class CommandTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the defaults of this package's commands; every one is a flag, and recorded.
+    """`TrainingArguments` with the defaults of this package's commands; every field is a flag.
 
-    What becomes of each is said in `hf_critmom.training.flags`.
+    `hf_critmom.training.flags` says which flags are used, refused or ignored, and which are recorded.
     """
 
     decided: ClassVar[Mapping[str, str]] = {}
-    """Flags that a command decides otherwise than by them, with the reason."""
+    """Flags that a command sets by other means, with the reason for which they are refused."""
 
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size of each process."})
     per_device_eval_batch_size: int = field(default=500, metadata={"help": "Evaluation batch size of each process."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0: none, it confounds SGD."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept while a run is unfinished."})
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Largest gradient norm; 0: no clipping, which would blur comparisons of SGD."}
+    )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Number of checkpoints to keep while a run is unfinished."}
+    )
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Search for parameters without gradient under several processes."}
+        default=False, metadata={"help": "Search for parameters without gradients when training in several processes."}
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide non-finite losses from the log."})
 
@@ -40,9 +44,9 @@ class CommandTrainingArguments(TrainingArguments):
         check_flags(self, self.decided)
         accelerated = torch.accelerator.is_available()
         if not accelerated:
-            self.use_cpu = True  # Transformers takes bf16 on a CPU only with use_cpu
+            self.use_cpu = True  # Transformers accepts bf16 on a CPU only with use_cpu
         if self.fp16 and self.use_cpu:
-            raise InputError("--fp16 needs an accelerator: on a CPU train in --bf16, or without either.")
+            raise InputError("--fp16 needs an accelerator: on a CPU, use --bf16 or neither.")
         try:
             super().__post_init__()
         except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError) as error:
@@ -52,7 +56,7 @@ class CommandTrainingArguments(TrainingArguments):
         check_finite(self)
         if not accelerated:
             self.dataloader_pin_memory = False
-        self.remove_unused_columns = False  # the data hands out exactly what the model takes
+        self.remove_unused_columns = False  # batches hold exactly what the model takes
         self.disable_tqdm = True  # the commands show their own progress
         self.restore_callback_states_from_checkpoint = True
         self.hub_token = None  # nothing here pushes, and training_args.bin would keep it
@@ -67,7 +71,7 @@ def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
 
 
 def decisive_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """Training arguments that results depend on, as JSON holds them, and the total batch size."""
+    """Training arguments that results depend on, and the total batch size, as JSON values."""
     names = [part.name for part in fields(TrainingArguments) if part.name not in FLAGS or FLAGS[part.name].recorded]
     recorded = {name: recorded_value(plain(getattr(args, name))) for name in names}
     recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -75,11 +79,11 @@ def decisive_arguments(args: TrainingArguments) -> dict[str, Any]:
 
 
 def differing_arguments(recorded: Mapping[str, Any], *, use_cpu: bool) -> dict[str, Any]:
-    """Those of `decisive_arguments` that differ from the defaults of Transformers.
+    """The arguments among those of `decisive_arguments` that differ from the defaults of Transformers.
 
     Args:
-        recorded: The arguments.
-        use_cpu: Whether this process computes on its CPU: constructing arguments sets its device again.
+        recorded: What `decisive_arguments` returned.
+        use_cpu: Whether this process computes on its CPU; constructing the defaults sets its device again.
     """
     defaults = TrainingArguments(output_dir="unused", use_cpu=use_cpu)
     return {
@@ -90,18 +94,18 @@ def differing_arguments(recorded: Mapping[str, Any], *, use_cpu: bool) -> dict[s
 
 
 def settle_device(args: TrainingArguments, *, on_cpu: bool) -> None:
-    """Settles the device of a process that portable arguments were sent to; before any data is loaded there.
+    """Sets the device of a process that has received portable arguments; call it before data is loaded there.
 
     Args:
         args: The arguments, see `portable_arguments`.
-        on_cpu: Whether an accelerator may not be used.
+        on_cpu: Whether to use no accelerator.
     """
     args.use_cpu = on_cpu or not torch.accelerator.is_available()
-    args.device  # noqa: B018  # the property settles it
+    args.device  # noqa: B018  # the property sets it up
 
 
 def portable_arguments(args: Arguments) -> Arguments:
-    """Training arguments that settle their device where they are used, not where they were made."""
+    """A copy of training arguments that sets up its device where it is used, not where it was made."""
     portable: Any = copy.copy(args)
     for name in ("_setup_devices", "distributed_state"):
         portable.__dict__.pop(name, None)

@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation for optimizers that evaluate other weights than they train."""
+"""Batch normalisation statistics for optimizers that evaluate other weights than they train with."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,29 +8,29 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 NUM_BATCHES = 50
-"""As many as the authors of Schedule-Free use in their examples."""
+"""Number of batches, the same as in the examples of the authors of Schedule-Free."""
 
 
 def averages_weights(optimizer: Any) -> bool:
-    """Whether an optimizer has a mode for training and one for evaluation, as those of Schedule-Free have."""
+    """Whether an optimizer has modes for training and evaluation, as Schedule-Free optimizers do."""
     optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper has both for every optimizer
     return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
 
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, dataset: Any, batch_size: int, collator: Callable[[Any], dict[str, Any]]) -> None:
-    """Recomputes the statistics of batch normalisation for the present weights, as means over training batches.
+    """Recomputes the batch normalisation statistics for the current weights, as means over training batches.
 
-    Running statistics are of the weights that were trained with. Schedule-Free evaluates an average of weights, whose
-    activations are other ones, so that its authors ask for this before every evaluation (Defazio et al., arXiv
-    2405.15682, and the README of the package ``schedulefree``). Models without batch normalisation are left alone, and
-    so are random numbers: every call takes the same examples.
+    Running statistics belong to the weights that were trained with. Schedule-Free evaluates an average of weights,
+    which has other activations, so its authors ask for this before every evaluation (Defazio et al., arXiv 2405.15682,
+    and the README of the package ``schedulefree``). Models without batch normalisation are left alone, and so is the
+    random state: every call takes the same examples.
 
     Args:
-        model: The model, in evaluation mode or not, which is kept.
+        model: The model; its training or evaluation mode is preserved.
         dataset: Training examples.
-        batch_size: Examples of a batch.
-        collator: Makes batches of them.
+        batch_size: Number of examples in a batch.
+        collator: Collates examples into a batch.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
     if not layers or not len(dataset):
@@ -49,7 +49,7 @@ def recalibrate(model: nn.Module, dataset: Any, batch_size: int, collator: Calla
         for start in starts:
             indices = order[start : start + batch_size]
             if len(indices) < min(batch_size, len(order)):
-                break  # a rest would count as much as a batch
+                break  # the rest would weigh as much as a whole batch
             batch = collator(dataset.__getitems__(indices))
             model(**{name: value.to(device) for name, value in batch.items()})
     finally:

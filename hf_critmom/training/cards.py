@@ -1,7 +1,7 @@
-"""Names the optimizer that trained in the model card that the Trainer writes by itself.
+"""Corrects the optimizer in the model card that the Trainer writes.
 
 Transformers writes what ``args.optim`` and ``args.adam_beta1`` say, whatever optimizer the Trainer was given, and
-``betas`` that do not hold where the first one follows the learning rate.
+``betas`` that are wrong if the first beta follows the learning rate.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 def mend_model_card(trainer: Trainer) -> None:
     """Rewrites the card in a trainer's output folder, if there is one, on the main process.
 
-    It then names the optimizer that trained, and holds neither secrets nor absolute paths.
+    The card then names the optimizer that trained, and holds neither secrets nor absolute paths.
     """
     file = Path(str(trainer.args.output_dir)) / "README.md"
     if not (trainer.is_world_process_zero() and file.is_file()):
@@ -34,7 +34,7 @@ def mend_model_card(trainer: Trainer) -> None:
         if written not in card and named not in card and "\n- optimizer: " in card:
             logger.warning(
                 f"{file} may name another optimizer than {describe_optimizer(trainer.optimizer)}, which trained: this "
-                "release of Transformers writes cards in a way unknown to hf-critmom."
+                "release of Transformers writes cards in a form that hf-critmom does not know."
             )
         card = card.replace(written, named)
     with atomic_write(file) as partial:
@@ -42,7 +42,7 @@ def mend_model_card(trainer: Trainer) -> None:
 
 
 def describe_optimizer(optimizer: Optimizer) -> str:
-    """An optimizer's class with the options that its param groups hold, without what a schedule changes.
+    """An optimizer's class with the options in its param groups, except those that a schedule changes.
 
     Example:
         >>> import torch

@@ -1,8 +1,8 @@
-"""What becomes of every field of `TrainingArguments` in the commands, as one table.
+"""How the commands treat each field of `TrainingArguments`, as one table.
 
-A field is used, and then its value has to make sense; or it is refused with the reason, because it would be ignored,
-break what the commands promise (runs that continue exactly, results that the plan explains) or has a command of its
-own; or it only concerns what is shown and is left alone. A test holds the table against the installed release.
+A field is used, if its value is valid; or refused with a reason, because it would be ignored, would break what the
+commands promise (runs that resume exactly, results that the plan explains) or has a command of its own; or ignored,
+because it is harmless. A test compares the table with the installed release.
 """
 
 import json
@@ -25,16 +25,16 @@ from hf_critmom.storage.files import read_text
 
 @dataclass(frozen=True)
 class Number:
-    """The numbers that a flag takes; never nan or infinite.
+    """The numbers that a flag accepts; never nan or infinite.
 
     Attributes:
-        expected: What they are, after "must be".
-        least: The least of them.
-        most: The largest of them.
-        above: A number that all of them exceed.
-        below: A number that all of them stay below.
-        none: A number that stands for none and is taken, too.
-        whole_from: From where on only whole numbers are taken.
+        expected: Description of the numbers, to follow "must be".
+        least: Smallest valid number.
+        most: Largest valid number.
+        above: Exclusive lower bound.
+        below: Exclusive upper bound.
+        none: A number outside the bounds that is accepted because it means "not set".
+        whole_from: Number from which on only whole numbers are valid.
     """
 
     expected: str
@@ -46,7 +46,7 @@ class Number:
     whole_from: float = math.inf
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value is one of them."""
+        """Whether a value is valid."""
         if value == self.none:
             return True
         if not math.isfinite(value) or (value >= self.whole_from and not float(value).is_integer()):
@@ -56,41 +56,41 @@ class Number:
 
 @dataclass(frozen=True)
 class OneOf:
-    """The words that a flag takes.
+    """The words that a flag accepts.
 
     Attributes:
-        words: All of them.
+        words: The valid words.
     """
 
     words: tuple[str, ...]
 
     @property
     def expected(self) -> str:
-        """What they are, after "must be"."""
+        """Description of the valid values, to follow "must be"."""
         return f"one of {', '.join(self.words)}"
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value is one of them."""
+        """Whether a value is valid."""
         return value in self.words
 
 
 @dataclass(frozen=True)
 class Member:
-    """The names that a flag takes.
+    """The names that a flag accepts.
 
     Attributes:
-        enum: The enumeration that holds them, which other packages may extend.
+        enum: The enumeration of the valid names, which other packages may extend.
     """
 
     enum: type[Enum]
 
     @property
     def expected(self) -> str:
-        """What they are, after "must be"."""
+        """Description of the valid values, to follow "must be"."""
         return f"one of {', '.join(member.value for member in self.enum)}"
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value is one of them."""
+        """Whether a value is valid."""
         return any(value in (member, member.value) for member in self.enum)
 
 
@@ -99,18 +99,18 @@ class Json:
     """A JSON object.
 
     Attributes:
-        file: Whether the path of a file that holds one is taken, too.
+        file: Whether the path of a file that holds such an object is valid, too.
     """
 
     file: bool = False
 
     @property
     def expected(self) -> str:
-        """What it is, after "must be"."""
+        """Description of the valid values, to follow "must be"."""
         return "a JSON object" + (" or the path of a file that holds one" if self.file else "")
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value is one; a dictionary is one that was parsed."""
+        """Whether a value is valid; a value other than a string has been parsed already."""
         if not isinstance(value, str):
             return True
         try:
@@ -125,8 +125,8 @@ class Used:
     """A flag that the commands use.
 
     Attributes:
-        values: The values that make sense; None: whatever `TrainingArguments` takes.
-        recorded: Whether results depend on it, so that it stands in the plan.
+        values: The valid values; None: whatever `TrainingArguments` accepts.
+        recorded: Whether results depend on the flag, so that the plan records it.
     """
 
     values: Number | OneOf | Member | Json | None = None
@@ -139,7 +139,7 @@ class Refused:
 
     Attributes:
         reason: Why, and what to do instead.
-        recorded: Whether plans hold it where it differs from Transformers' default.
+        recorded: Whether plans record it if it differs from Transformers' default.
     """
 
     reason: str
@@ -148,11 +148,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A flag that changes nothing here, and whose value nobody has to care about.
+    """A flag that has no effect here and is accepted with any value.
 
     Attributes:
         why: Why it is harmless.
-        recorded: Whether plans hold it where it differs from Transformers' default.
+        recorded: Whether plans record it if it differs from Transformers' default.
     """
 
     why: str
@@ -162,7 +162,7 @@ class Ignored:
 Treatment = Used | Refused | Ignored
 
 MANY = 1_000_000
-"""Upper bound of counts: anything above is a slip of the keyboard."""
+"""Upper bound of counts; anything above is a typing error."""
 
 COUNT = Number("at least 1", least=1, most=MANY)
 POSITIVE = Number("positive and finite", above=0.0)
@@ -176,7 +176,7 @@ SEED = Number("between 0 and 4294967295", least=0, most=2**32 - 1)
 _SHOWN = Used(recorded=False)
 _PUSH = Refused("finished results are published by hf-critmom push, which checks them first", recorded=False)
 _HALF = Refused("it leaves the model in half precision after the first evaluation; --bf16 is mixed precision")
-_KERNELS = Refused("it replaces layers by those of another package, so that the model is another one")
+_KERNELS = Refused("it replaces layers by those of another package, which makes it another model")
 _MEMORY = Refused(
     "it computes activations twice, and seconds are measured here: choose a smaller --per_device_train_batch_size with "
     "--gradient_accumulation_steps"
@@ -185,8 +185,8 @@ _METRICS = Refused("the metrics need the predictions and labels of the whole spl
 _EXACT = Refused("an interrupted run could not be continued exactly", recorded=False)
 _LOSES_EXACTNESS = Refused("an interrupted run could not be continued exactly")
 _ORDER = Refused("the order of the training data follows from the seed alone")
-_ENGINE = Refused("its engine takes the optimizer's step by itself, so that it would not be the one of the plan")
-_SCRIPTS = Ignored("the commands decide what is done; example scripts have this flag")
+_ENGINE = Refused("its engine takes the optimizer steps itself, so the optimizer would not be the plan's")
+_SCRIPTS = Ignored("it is a flag of example scripts; the commands decide what is done")
 
 FLAGS: dict[str, Treatment] = {
     "output_dir": _SHOWN,
@@ -205,7 +205,7 @@ FLAGS: dict[str, Treatment] = {
     "adam_beta1": Used(SHARE),
     "adam_beta2": Used(SHARE),
     "adam_epsilon": Used(POSITIVE),
-    "optim_target_modules": Refused("the layers that are trained are chosen by the command"),
+    "optim_target_modules": Refused("the command chooses the layers that are trained"),
     "gradient_accumulation_steps": Used(COUNT),
     "average_tokens_across_devices": Used(),
     "max_grad_norm": Used(NOT_NEGATIVE),
@@ -224,15 +224,15 @@ FLAGS: dict[str, Treatment] = {
     "torch_compile_mode": Used(),
     "use_liger_kernel": _KERNELS,
     "liger_kernel_config": _KERNELS,
-    "use_cache": Refused("a cache is of use to generation only"),
+    "use_cache": Refused("a cache is useful for generation only"),
     "neftune_noise_alpha": Used(NOT_NEGATIVE),
     "torch_empty_cache_steps": Used(COUNT),
-    "auto_find_batch_size": Refused("the batch size is part of the plan: give one that fits into memory"),
+    "auto_find_batch_size": Refused("the batch size is part of the plan: give one that fits in memory"),
     "logging_strategy": Used(Member(IntervalStrategy), recorded=False),
     "logging_steps": Used(STEPS, recorded=False),
     "logging_first_step": _SHOWN,
     "log_on_each_node": _SHOWN,
-    "logging_nan_inf_filter": Refused("a run that diverges has to be seen", recorded=False),
+    "logging_nan_inf_filter": Refused("a run that diverges must show", recorded=False),
     "include_num_input_tokens_seen": Used(),
     "log_level": _SHOWN,
     "log_level_replica": _SHOWN,
@@ -248,7 +248,7 @@ FLAGS: dict[str, Treatment] = {
     "eval_delay": Used(NOT_NEGATIVE),
     "per_device_eval_batch_size": Used(COUNT),
     "prediction_loss_only": _METRICS,
-    "eval_on_start": Refused("the network is evaluated from the first --eval_strategy on", recorded=False),
+    "eval_on_start": Refused("--eval_strategy says when the network is evaluated", recorded=False),
     "eval_do_concat_batches": _METRICS,
     "eval_use_gather_object": _METRICS,
     "eval_accumulation_steps": Used(COUNT),
@@ -259,9 +259,9 @@ FLAGS: dict[str, Treatment] = {
     "save_steps": Used(STEPS, recorded=False),
     "save_on_each_node": _SHOWN,
     "save_total_limit": Used(COUNT, recorded=False),
-    "enable_jit_checkpoint": Refused("checkpoints are written by --save_strategy, and the same command continues"),
+    "enable_jit_checkpoint": Refused("--save_strategy writes checkpoints, and the same command resumes from them"),
     "push_to_hub": _PUSH,
-    "hub_token": Ignored("nothing is pushed here, and it is forgotten at once"),
+    "hub_token": Ignored("nothing is pushed here, and the token is dropped at once"),
     "hub_private_repo": _PUSH,
     "hub_model_id": _PUSH,
     "hub_strategy": _PUSH,
@@ -285,8 +285,8 @@ FLAGS: dict[str, Treatment] = {
     "dataloader_prefetch_factor": Used(COUNT, recorded=False),
     "dataloader_multiprocessing_context": Used(OneOf(tuple(multiprocessing.get_all_start_methods())), recorded=False),
     "dataloader_in_order": _EXACT,
-    "remove_unused_columns": Ignored("the data hands out exactly what the model takes"),
-    "label_names": Refused("the labels are those that the model's class names"),
+    "remove_unused_columns": Ignored("batches hold exactly what the model takes"),
+    "label_names": Refused("the model's class names its labels"),
     "train_sampling_strategy": _ORDER,
     "length_column_name": _ORDER,
     "ddp_find_unused_parameters": _SHOWN,
@@ -305,18 +305,18 @@ FLAGS: dict[str, Treatment] = {
     "do_train": _SCRIPTS,
     "do_eval": _SCRIPTS,
     "do_predict": _SCRIPTS,
-    "resume_from_checkpoint": Refused("the same command continues by itself what was interrupted", recorded=False),
+    "resume_from_checkpoint": Refused("the same command resumes interrupted runs by itself", recorded=False),
     "local_rank": Ignored("torchrun and accelerate launch set it"),
 }
-"""Every field of `TrainingArguments` of the releases that the package works with."""
+"""Every field of `TrainingArguments` in the supported releases, with its treatment."""
 
 
 def check_flags(args: TrainingArguments, decided: Mapping[str, str]) -> None:
-    """Checks training arguments against the table, before Transformers looks at them.
+    """Checks training arguments against the table, before Transformers reads them.
 
     Args:
-        args: The arguments, of the class whose defaults are the command's.
-        decided: Flags that the command decides otherwise, with the reason.
+        args: The arguments, of a class with the command's defaults.
+        decided: Flags that the command sets by other means, with the reason.
 
     Raises:
         InputError: At the first flag that cannot be used, in one sentence.
@@ -338,7 +338,7 @@ def check_flags(args: TrainingArguments, decided: Mapping[str, str]) -> None:
 
 
 def check_finite(args: TrainingArguments) -> None:
-    """Checks that no number within a flag that holds JSON is nan or infinite.
+    """Checks that no number in the JSON of a flag is nan or infinite.
 
     Raises:
         InputError: At the first such flag.
@@ -349,7 +349,7 @@ def check_finite(args: TrainingArguments) -> None:
 
 
 def _useless(args: TrainingArguments) -> Iterator[tuple[str, bool, str]]:
-    """Flags that have no effect beside others: name, whether that is so, and why."""
+    """Flags that other flags may leave without effect: name, whether they do, and why."""
     optim, saving, schedule = (
         str(getattr(value, "value", value)) for value in (args.optim, args.save_strategy, args.lr_scheduler_type)
     )
@@ -359,7 +359,7 @@ def _useless(args: TrainingArguments) -> Iterator[tuple[str, bool, str]]:
     yield "adam_beta1", optim == "critmom_adamw", "the first beta of critmom_adamw follows the learning rate"
     best = args.load_best_model_at_end or saving == "best" or schedule in ("reduce_lr_on_plateau", "greedy")
     for name in ("metric_for_best_model", "greater_is_better"):
-        yield name, not best, "it chooses the checkpoint of --load_best_model_at_end"
+        yield name, not best, "it chooses the checkpoint for --load_best_model_at_end"
     yield "fsdp_config", not args.fsdp, "it belongs to --fsdp"
     for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context"):
         yield name, args.dataloader_num_workers < 1, "it needs workers: give --dataloader_num_workers, too"

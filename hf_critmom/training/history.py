@@ -1,4 +1,4 @@
-"""Attributions over the course of a training run, as `AttributionCallback` keeps them in the output folder."""
+"""The attributions that `AttributionCallback` keeps in the output folder during a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ HISTORY_FILE = "attribution_history.json"
 
 
 def read_history(folder: str | Path) -> list[dict[str, Any]]:
-    """The entries of an output folder, each an `Attribution` as JSON with step, epoch and prefix of its evaluation.
+    """The entries in an output folder: `Attribution`s as JSON, with step, epoch and prefix of the evaluation.
 
     Raises:
         AttributionError: If the file is damaged.
@@ -26,7 +26,7 @@ def read_history(folder: str | Path) -> list[dict[str, Any]]:
     try:
         history = read_json(file).get("history")
         if not isinstance(history, list):
-            raise RecordError("it holds no history")
+            raise RecordError("it has no history")
         for entry in history:
             read_entry(entry)
         return history
@@ -40,7 +40,7 @@ def read_entry(entry: Any) -> tuple[float, Attribution]:
     """The epoch and the attribution of an entry.
 
     Raises:
-        RecordError: If it is not one.
+        RecordError: If the entry is not valid.
     """
     if not isinstance(entry, dict):
         raise RecordError(f"an entry is {str(entry)[:40]!r} instead of an object")
@@ -57,6 +57,6 @@ class _Place:
 
 
 def write_history(folder: str | Path, history: Sequence[dict[str, Any]]) -> None:
-    """Writes the entries of an output folder, completely or not at all."""
+    """Writes the entries to an output folder, completely or not at all."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_json(Path(folder) / HISTORY_FILE, {"history": list(history)})

@@ -1,15 +1,15 @@
-"""Trackers of an experiment with many runs: one project, a run for each, under the same names in every tracker.
+"""Tracks an experiment with many runs: one project with a run for each, under the same names in every tracker.
 
-The Trainer's callbacks name projects and runs by arguments and environment variables of their own:
+The Trainer's callbacks take the names of projects and runs from different arguments and environment variables:
 
     tracker            project                                run
     TensorBoard        a folder, ``DIR/tensorboard``          a folder in it
     Trackio            ``args.project``                       ``args.run_name``
-    Weights & Biases   that of a run which has begun, else ``WANDB_PROJECT`` and ``args.run_name``
+    Weights & Biases   those of the active run, else ``WANDB_PROJECT`` and ``args.run_name``
 
 A process makes several runs, one after another, and neither Trackio nor Weights & Biases ends a run with its training:
-what follows would be logged into the first one. Weights & Biases reads its variables once in a process, so that a run
-is begun here.
+later runs would be logged into the first. Weights & Biases reads its variables once per process, so its runs are
+started here.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _SPACE = "https://huggingface.co/spaces/"
 
 
 def project_name(args: TrainingArguments, folder: Path) -> str:
-    """The project of an experiment: the user's (``--project``, ``WANDB_PROJECT``), else its folder's name.
+    """Project name of an experiment: the user's (``--project``, ``WANDB_PROJECT``), else its folder's name.
 
     Args:
         args: The training arguments.
@@ -43,7 +43,7 @@ def project_name(args: TrainingArguments, folder: Path) -> str:
 
 
 def default_project(folder: Path) -> str:
-    """The project of an experiment whose user named none: ``WANDB_PROJECT``, else its folder's name.
+    """Project name of an experiment without ``--project``: ``WANDB_PROJECT``, else its folder's name.
 
     Args:
         folder: The experiment's folder.
@@ -53,7 +53,7 @@ def default_project(folder: Path) -> str:
 
 @contextmanager
 def tracked_run(args: TrainingArguments, folder: Path, run_name: str, begun: str = "") -> Iterator[None]:
-    """Names a run in the trackers of its Trainer, which is made within, and ends it there.
+    """Names and ends a run in the trackers of the Trainer that is built within the context.
 
     A run that continues an interrupted one continues its curves.
 
@@ -61,8 +61,7 @@ def tracked_run(args: TrainingArguments, folder: Path, run_name: str, begun: str
         args: The training arguments of the experiment.
         folder: The experiment's folder.
         run_name: The run's name.
-        begun: What distinguishes the experiment from an earlier one in the same folder, such as the time of its
-            beginning.
+        begun: Distinguishes the experiment from an earlier one in the same folder, such as its start time.
     """
     board = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or folder / TENSORBOARD_FOLDER)
     trackers = args.report_to or ()
@@ -84,11 +83,11 @@ def tracked_run(args: TrainingArguments, folder: Path, run_name: str, begun: str
 
 
 def name_space(model: Any, trackers: Collection[str]) -> None:
-    """Tags a model with the Space that shows its run, if Trackio logs to one: the Hub embeds it as training metrics.
+    """Tags a model with the Space that Trackio logs to, if any: the Hub embeds it as training metrics.
 
     Args:
-        model: The model, whose ``model_tags`` the Trainer's card takes over.
-        trackers: Names of its Trainer's trackers.
+        model: The model, whose ``model_tags`` the Trainer's card includes.
+        trackers: Names of the Trainer's trackers.
     """
     if "trackio" not in trackers or "trackio" not in sys.modules:
         return

@@ -33,28 +33,28 @@ logger = logging.get_logger(__name__)
 class CritMomTrainer(Trainer):
     """`transformers.Trainer` that trains with critically damped momentum and logs its damping state.
 
-    The optimizer is the one of ``args.optim`` if it names one; where ``args.optim`` was left at the default of
-    Transformers, it is ``critmom`` (said once in a warning, and recorded in ``trainer.args``, a copy). An optimizer
-    passed as ``optimizers`` or ``optimizer_cls_and_kwargs`` is taken as it is, so that baselines can run through the
-    same Trainer. Each training record gains ``momentum``, ``damping_ratio`` and ``damping_regime``, see
-    `DampingCallback`; an optimizer with ``curvature=auto`` is handed the curvature, see `CurvatureCallback`; and the
-    automatic model card names the optimizer that was really used. Callbacks that log by themselves need not be given
-    their trainer: ``CritMomTrainer(..., callbacks=[AttributionCallback()])``.
+    The optimizer is that of ``args.optim``, or ``critmom`` if ``args.optim`` has the default of Transformers (one
+    warning says so, and ``trainer.args``, a copy, records it). An optimizer passed as ``optimizers`` or
+    ``optimizer_cls_and_kwargs`` is used as it is, so that baselines can run through the same Trainer. Each training
+    record gains ``momentum``, ``damping_ratio`` and ``damping_regime``, see `DampingCallback`; an optimizer with
+    ``curvature=auto`` is given the measured curvature, see `CurvatureCallback`; and the automatic model card names the
+    optimizer that was really used. Callbacks that log by themselves need no reference to their trainer:
+    ``CritMomTrainer(..., callbacks=[AttributionCallback()])``.
     """
 
     args: TrainingArguments
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._passed_over: list[Path] = []
+        self._skipped: list[Path] = []
         self._steps_before = 0
         super().__init__(*args, **kwargs)
         default = TrainingArguments.__dataclass_fields__["optim"].default
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None and self.args.optim == default:
-            register()  # importing the package only warned where Transformers cannot know the name: say so here
+            register()  # importing the package only warns if registration fails: this raises
             self.args = copy.copy(self.args)
             self.args.optim = type(self.args.optim)("critmom")
             logger.warning_once(
-                f"CritMomTrainer trains with critmom, since args.optim was left at {default}. Set args.optim to one "
+                f"CritMomTrainer trains with critmom, because args.optim was left at {default}. Set args.optim to one "
                 f"of {', '.join(OPTIMIZERS)} to choose, or pass optimizer_cls_and_kwargs for a baseline."
             )
         present = (one for one in self.callback_handler.callbacks if isinstance(one, DampingCallback))
@@ -73,28 +73,29 @@ class CritMomTrainer(Trainer):
         give_curvature_callback(self)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs, with the damping state merged into the records of training."""
+        """Logs, with the damping state merged into training records."""
         if is_training_record(logs):
             logs.update(self.damping_callback.metrics())
         super().log(logs, *args, **kwargs)
 
     def last_complete_checkpoint(self) -> str | None:
-        """The newest checkpoint in the output folder that this run can be continued from exactly, if there is one.
+        """The newest checkpoint in the output folder from which this run can be resumed exactly.
 
-        It holds the weights of this model, the states of optimizer, schedule and gradient scaler and the random numbers
-        of every process, all readable. Others are passed over, each with a warning. The main process decides for all.
+        It holds the weights of this model, the states of optimizer, schedule and gradient scaler and the random state
+        of every process, all readable. Others are skipped, each with a warning. The main process decides for all.
 
         Returns:
-            The checkpoint for ``train(resume_from_checkpoint=...)``; None: the run starts from the beginning.
+            The checkpoint for ``train(resume_from_checkpoint=...)``; None if there is none, so the run starts from the
+            beginning.
         """
         found = self._find_checkpoint(self.args.world_size)
-        if self._passed_over and found is None:
+        if self._skipped and found is None:
             logger.warning(f"{self.args.output_dir} holds no complete checkpoint: the run starts from the beginning.")
         return found
 
     def _find_checkpoint(self, world_size: int | None) -> str | None:
         found = None
-        self._passed_over = []
+        self._skipped = []
         if self.is_world_process_zero():
             found = last_complete_checkpoint(
                 Path(str(self.args.output_dir)),
@@ -102,20 +103,20 @@ class CritMomTrainer(Trainer):
                 scaler=getattr(self.accelerator, "scaler", None) is not None,
                 sharded=self._keeps_weights_elsewhere(),
                 accepts=self._check_content,
-                skip=self._pass_over,
+                skip=self._skip,
             )
         return broadcast_object_list([found])[0]
 
-    def _pass_over(self, checkpoint: Path, sentence: str) -> None:
-        self._passed_over.append(checkpoint)
-        logger.warning(f"{sentence} The checkpoint is passed over.")
+    def _skip(self, checkpoint: Path, sentence: str) -> None:
+        self._skipped.append(checkpoint)
+        logger.warning(f"{sentence} The checkpoint is skipped.")
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains as `transformers.Trainer` does, and continues from a checkpoint exactly or not at all.
+        """Trains as `transformers.Trainer` does, and resumes from a checkpoint exactly or not at all.
 
         Args:
-            resume_from_checkpoint: A checkpoint; True: the last complete one in the output folder. Where its random
-                numbers are those of another number of processes, a warning says that the run is not the same.
+            resume_from_checkpoint: A checkpoint; True: the last complete one in the output folder. If it holds the
+                random states of another number of processes, a warning says that the run is not continued exactly.
             args: See `transformers.Trainer.train`.
             kwargs: See `transformers.Trainer.train`.
 
@@ -123,23 +124,23 @@ class CritMomTrainer(Trainer):
             CheckpointError: If the checkpoint lacks something or is damaged, or none in the folder is complete.
         """
         if resume_from_checkpoint is True:
-            # Another number of processes is no reason to lose the run where the caller wants it continued.
+            # Another number of processes is no reason to lose a run that the caller wants to resume.
             resume_from_checkpoint = self._find_checkpoint(self.args.world_size) or self._find_checkpoint(None)
             if resume_from_checkpoint is None:
                 raise CheckpointError(f"{self.args.output_dir} holds no complete checkpoint to continue from.")
         if resume_from_checkpoint:
             self._check_checkpoint(Path(resume_from_checkpoint))
         if self.is_world_process_zero():
-            set_aside(self._passed_over)
+            set_aside(self._skipped)
             if has_set_aside(Path(str(self.args.output_dir))):
                 self.add_callback(RemoveSetAside())
-        self._passed_over = []
+        self._skipped = []
         if resume_from_checkpoint or self.args.load_best_model_at_end:
             trainer_loading()
         if not resume_from_checkpoint:
             return super().train(None, *args, **kwargs)
         self._steps_before = read_trainer_state(Path(resume_from_checkpoint)).global_step
-        if self.args.eval_on_start:  # the run has started before
+        if self.args.eval_on_start:  # the run has started already
             self.args = copy.copy(self.args)
             self.args.eval_on_start = False
         try:
@@ -148,7 +149,7 @@ class CritMomTrainer(Trainer):
             self._steps_before = 0
 
     def _check_checkpoint(self, checkpoint: Path) -> None:
-        """Checks a checkpoint that the caller named, so that nothing that it lacks starts from zero in silence."""
+        """Checks a checkpoint that the caller named, so that nothing that it lacks silently starts from zero."""
         check_checkpoint(
             checkpoint,
             world_size=None,
@@ -158,7 +159,7 @@ class CritMomTrainer(Trainer):
         )
         if self.args.save_only_model:
             logger.warning(
-                f"save_only_model: where {checkpoint} lacks optimizer, schedule or random numbers, they start from the "
+                f"save_only_model: if {checkpoint} lacks optimizer, schedule or random states, they start from the "
                 "beginning."
             )
         elif not self.args.save_on_each_node:
@@ -168,7 +169,7 @@ class CritMomTrainer(Trainer):
                 logger.warning(f"{error} The run is not continued exactly.")
 
     def _check_content(self, checkpoint: Path) -> None:
-        """Checks that weights and optimizer state of a checkpoint are those of this run's model and optimizer."""
+        """Checks that a checkpoint's weights and optimizer state fit this run's model and optimizer."""
         if self._keeps_weights_elsewhere():
             return
         if not self._is_peft_model():
@@ -177,16 +178,16 @@ class CritMomTrainer(Trainer):
         check_state(getattr(optimizer, "optimizer", optimizer), read_torch_file(checkpoint / OPTIMIZER_FILE))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Creates the optimizer, which then checks whose state it continues (see `guard_resuming`)."""
+        """Creates the optimizer, which then refuses the state of another optimizer (see `guard_resuming`)."""
         optimizer = super().create_optimizer(*args, **kwargs)
         if not self._keeps_weights_elsewhere():
-            guard_resuming(getattr(optimizer, "optimizer", optimizer))  # within Accelerate's wrapper, if there is one
+            guard_resuming(getattr(optimizer, "optimizer", optimizer))  # inside Accelerate's wrapper, if any
         return optimizer
 
-    # Restoring weights has no public hook: train checks that these are still the methods that are called.
+    # Restoring weights has no public hook: train checks that Transformers still calls these methods.
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Restores every tensor of a checkpoint, whatever names it is saved under; see `restore_weights`."""
+        """Restores every tensor of a checkpoint, under whatever name it is saved; see `restore_weights`."""
         load, _ = trainer_loading()
         if self._keeps_weights_elsewhere():
             load(self, resume_from_checkpoint, model)
@@ -202,7 +203,7 @@ class CritMomTrainer(Trainer):
             self._restore(Path(str(self.state.best_model_checkpoint)), lambda: load_best(self))
 
     def _keeps_weights_elsewhere(self) -> bool:
-        """Whether weights lie in shards over processes, which Accelerate loads under their own names."""
+        """Whether weights are sharded over processes; Accelerate then loads them under their own names."""
         return bool(
             self.is_fsdp_enabled
             or self.is_deepspeed_enabled
@@ -222,9 +223,9 @@ class CritMomTrainer(Trainer):
         return not isinstance(self.model, PreTrainedModel) and hasattr(self.model, "peft_config")
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> Any:
-        """Number of epochs and steps; no further epoch where the checkpoint was written after the last step.
+        """Numbers of epochs and steps; no further epoch if the checkpoint was written after the last step.
 
-        A run that ends within an epoch would take another step otherwise.
+        Otherwise a run that ends within an epoch would take another step.
         """
         epochs, steps_per_epoch, *others, max_steps = super().set_initial_training_values(args, dataloader)
         if self._steps_before >= max_steps:
@@ -232,10 +233,10 @@ class CritMomTrainer(Trainer):
         return epochs, steps_per_epoch, *others, max_steps
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the automatic card, naming the optimizer that trained rather than the one of ``args.optim``.
+        """Writes the automatic card, with the optimizer that trained rather than that of ``args.optim``.
 
-        Neither secrets nor absolute paths are left in it. Tags that a tracker gave the model, by which the Hub finds
-        the training metrics, are among its tags.
+        It holds neither secrets nor absolute paths. Its tags include those that a tracker gave the model, by which the
+        Hub finds the training metrics.
         """
         if (tags := getattr(self.model, "model_tags", None)) and not args and kwargs.get("tags") is None:
             kwargs["tags"] = list(tags)

@@ -1,4 +1,4 @@
-"""Watches every Trainer that a program builds, of whatever class, without a change to the program."""
+"""Watches every Trainer, of whatever class, that an unmodified program builds."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ from wrapt import register_post_import_hook
 def watched_trainers(
     *, log_damping: bool = True, prepare: Callable[[Any], None] = lambda trainer: None
 ) -> Iterator[None]:
-    """Within it, every Trainer logs its damping state and names its optimizer in the automatic model card.
+    """Within the context, every Trainer logs its damping state and names its optimizer in the automatic model card.
 
-    Where the optimizer needs the curvature (``curvature=auto``), it is measured. torch's own optimizers check whose
-    state they continue, as those of this package do (`guard_resuming`).
+    If the optimizer needs the curvature (``curvature=auto``), it is measured. torch's own optimizers refuse the state
+    of another optimizer, as those of this package do (`guard_resuming`).
 
-    `transformers.Trainer` is extended at the moment that the program imports it, so that one without a Trainer does not
-    pay for it, and is as before at the end.
+    `transformers.Trainer` is extended when the program imports it, so that a program without one does not pay for the
+    import, and is restored at the end.
 
     Args:
         log_damping: Whether each Trainer is given a `DampingCallback`, unless it has one.
-        prepare: Called with each Trainer that was built.
+        prepare: Called with each Trainer after its construction.
     """
     undo: list[Callable[[], None]] = []
     active = True
@@ -75,12 +75,12 @@ def _watch(trainer_cls: Any, log_damping: bool, prepare: Callable[[Any], None]) 
 
 
 def _guard(optimizer: Any) -> None:
-    """Makes torch's own optimizers check whose state they continue, so that none inherits a damped momentum."""
+    """Makes torch's own optimizers refuse the state of others, so that none inherits a damped momentum."""
     from torch.optim import SGD, Adam, AdamW
 
     from hf_critmom.optim.resuming import guard_resuming
 
-    inner = getattr(optimizer, "optimizer", optimizer)  # within Accelerate's wrapper, if there is one
+    inner = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper, if any
     if type(inner) in (SGD, Adam, AdamW):
         guard_resuming(inner)
 
@@ -94,5 +94,5 @@ def _give_callbacks(trainer: Any, log_damping: bool) -> None:
     present = [one for one in trainer.callback_handler.callbacks if isinstance(one, DampingCallback)]
     for callback in present:
         callback.trainer = callback.trainer or trainer
-    if not present:  # through the handler: a subclass may override add_callback, and is not yet constructed
+    if not present:  # through the handler: a subclass may override add_callback
         trainer.callback_handler.add_callback(DampingCallback(trainer))

@@ -1,9 +1,9 @@
-"""Restores a model's weights from a checkpoint, every tensor, and verifies that against the file.
+"""Restores every weight of a model from a checkpoint, and verifies the result against the file.
 
 Transformers saves many architectures under older names (a ViT's ``vit.layers.0`` as ``vit.encoder.layer.0``) or in
 other shapes (a Mixtral's experts one by one). ``from_pretrained`` converts them back; the Trainer, which loads a
-checkpoint by ``load_state_dict``, does not, and leaves what it cannot place as it was initialised. So weights are
-restored here through the model class's own ``from_pretrained``.
+checkpoint by ``load_state_dict``, does not, and leaves weights that it cannot match as they were initialised. So
+weights are restored here through ``from_pretrained`` of the model's class.
 """
 
 import copy
@@ -27,24 +27,24 @@ from hf_critmom.upstream import uncompiled_model, weight_reversion
 Tensors = dict[str, torch.Tensor]
 
 _COMPILED = "_orig_mod."
-"""Prefix that `torch.compile` puts before the names of a model that was compiled before it was given to a Trainer."""
+"""Prefix of the names in a model that was compiled (`torch.compile`) before it was given to a Trainer."""
 _FORMER_BUFFERS = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids")
-"""Buffers that were part of state dicts once."""
+"""Buffers that older releases saved in state dicts."""
 
 
 def restore_weights(model: nn.Module, checkpoint: Path) -> None:
     """Gives a model all weights and persistent buffers of a checkpoint, in place.
 
-    Everything is checked before the model is touched, so that it stays as it was where an error is raised. Buffers
-    that are no part of the state dict keep what the model's constructor computed.
+    Everything is checked before the model is changed, so an error leaves it as it was. Buffers outside the state dict
+    keep the values that the model's constructor computed.
 
     Args:
-        model: The model, not sharded. Compiled or not; its head may have been replaced after construction.
-        checkpoint: Folder with one or several files of safetensors or torch's format.
+        model: The model, compiled or not, but not sharded; its head may have been replaced after construction.
+        checkpoint: Folder with one or several files in safetensors or torch's format.
 
     Raises:
         CheckpointError: If a file is damaged, a tensor of the file has no place in the model, a tensor of the model is
-            not in the file, or they differ in shape or in more bits than the model's dtype holds.
+            not in the file, or they differ in shape, or in more bits than the model's dtype has.
     """
     model = uncompiled_model(model)
     weights = weights_for(model, checkpoint)
@@ -55,7 +55,7 @@ def restore_weights(model: nn.Module, checkpoint: Path) -> None:
 
 
 def weights_for(model: nn.Module, checkpoint: Path) -> Tensors:
-    """The tensors of a checkpoint by the names, and in the shapes, that a model has for them.
+    """The tensors of a checkpoint, by the names and in the shapes that a model has for them.
 
     Raises:
         CheckpointError: See `restore_weights`.
@@ -65,7 +65,7 @@ def weights_for(model: nn.Module, checkpoint: Path) -> Tensors:
         return _matched(model, stored, checkpoint)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever the conversion of a damaged checkpoint raises
+    except Exception as error:  # converting a damaged checkpoint may raise anything
         raise CheckpointError(
             f"The weights of {checkpoint} cannot be converted for {type(model).__name__} ({root_message(error)})."
         ) from error
@@ -76,7 +76,7 @@ def _matched(model: nn.Module, stored: Tensors, checkpoint: Path) -> Tensors:
     converted = _converted(model, stored)
     weights: Tensors = {}
     for name, value in current.items():
-        for source in (converted.weights, stored):  # a head of one's own has the same name in both
+        for source in (converted.weights, stored):  # a custom head has the same name in both
             if name in source and source[name].shape == value.shape:
                 weights[name] = source[name]
                 break
@@ -136,10 +136,10 @@ def _agree(value: torch.Tensor | None, stored: torch.Tensor | None) -> bool:
 
 @dataclass
 class _Converted:
-    """A checkpoint's tensors as the model class's own loading places them.
+    """A checkpoint's tensors as ``from_pretrained`` of the model's class converts them.
 
     Attributes:
-        model: What knows the conversion back.
+        model: The model that can convert them back.
         weights: Tensors by the model's names.
     """
 
@@ -147,12 +147,12 @@ class _Converted:
     weights: Tensors = field(default_factory=dict)
 
     def is_tied(self, name: str) -> bool:
-        """Whether a tensor is the same as one of another name, under which a file may hold it."""
+        """Whether a tensor is tied to one of another name, under which a file may hold it."""
         places = {other: value.data_ptr() for other, value in self.weights.items()}
         return any(place == places.get(name) for other, place in places.items() if other != name)
 
     def stored_names(self, weights: Tensors) -> Tensors:
-        """The tensors under the names, and in the shapes, that the file has for them."""
+        """The tensors by the names and in the shapes that the file has for them."""
         if not _is_converted(self.model):
             return weights
         return weight_reversion()(self.model, dict(weights))
@@ -163,20 +163,20 @@ def _converted(model: nn.Module, stored: Tensors) -> _Converted:
     if not _is_converted(model):
         return _Converted(model)
     floating = {value.dtype for value in stored.values() if value.is_floating_point()}
-    # The widest dtype loses nothing; tensors that the model holds in another one are cast when they are copied.
+    # The widest dtype loses nothing; tensors of another dtype in the model are cast when they are copied.
     dtype = floating.pop() if len(floating) == 1 else max(floating | {torch.float32}, key=lambda one: one.itemsize)
     options = {"config": model.config, "state_dict": dict(stored), "dtype": dtype}
     with _quiet(), torch.random.fork_rng([]):
         try:
             twin, info = _load(type(model), options)
-        except TypeError:  # a constructor of one's own, which needs more than a configuration
+        except TypeError:  # a custom constructor, which needs more than a configuration
             twin, info = _load(_copying_class(model), options)
     absent = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
     return _Converted(twin, {name: value for name, value in twin.state_dict().items() if name not in absent})
 
 
 def _is_converted(model: nn.Module) -> bool:
-    """Whether Transformers converts a model's keys: it does for its models, unless one never called `post_init`."""
+    """Whether Transformers converts a model's keys: it does for its own models that have called `post_init`."""
     return isinstance(model, PreTrainedModel) and hasattr(model, "all_tied_weights_keys")
 
 
@@ -185,7 +185,7 @@ def _load(model_cls: type[PreTrainedModel], options: dict[str, Any]) -> tuple[Pr
 
 
 def _copying_class(model: PreTrainedModel) -> type[PreTrainedModel]:
-    """The class of a model, as Transformers sees it, but constructing copies of this model."""
+    """A class that Transformers takes for the model's own, and whose instances are copies of this model."""
 
     def construct(self: PreTrainedModel, config: Any) -> None:
         self.__dict__.update(copy.deepcopy(model).__dict__)
@@ -203,7 +203,7 @@ def _is_left_out(model: nn.Module, name: str) -> bool:
 
 
 def _is_superfluous(model: nn.Module, name: str) -> bool:
-    """Whether a file may hold a tensor that the model has no place for: buffers that older releases saved, too."""
+    """Whether a file may hold a tensor that the model has no place for, such as a buffer that older releases saved."""
     patterns = set(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     buffers = [buffer for buffer, _ in model.named_buffers()]
     patterns |= {rf"{end}$" for end in _FORMER_BUFFERS if any(re.search(f"{end}$", buffer) for buffer in buffers)}
@@ -211,7 +211,7 @@ def _is_superfluous(model: nn.Module, name: str) -> bool:
 
 
 def _same(value: torch.Tensor, stored: torch.Tensor) -> bool:
-    """Whether two tensors hold the same numbers, NaN among them, where their dtypes may differ."""
+    """Whether two tensors hold the same numbers, NaN included; their dtypes may differ."""
     value = value.detach().to(device=stored.device, dtype=stored.dtype)
     if value.shape != stored.shape:
         return False
@@ -225,7 +225,7 @@ def _listed(names: list[str]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Transformers from showing the loading of a copy as if a model were loaded twice."""
+    """Hides the loading of a copy, which Transformers would show as if a model were loaded twice."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Claims about checkpoints: complete ones are found, others are passed over with a sentence, and nothing is removed."""
+"""Claims about checkpoints: complete ones are found, others are skipped with a sentence, and nothing is removed."""
 
 import json
 import shutil
@@ -190,7 +190,7 @@ def test_a_run_continues_from_the_checkpoint_before_a_damaged_one(run, finished,
     assert trainer.last_complete_checkpoint() == str(run / "checkpoint-1")
     assert (run / "checkpoint-2").is_dir()  # looking changes nothing
     trainer.train(resume_from_checkpoint=True)
-    assert sum("is passed over" in record.getMessage() for record in caplog.records) == 2  # for each time of looking
+    assert sum("is skipped" in record.getMessage() for record in caplog.records) == 2  # for each time of looking
     assert weights_in(run) == weights_in(finished)
     assert [path.name for path in checkpoints(run)] == ["checkpoint-4"]  # none but its own is counted
     assert not list(run.glob("incomplete-*"))  # of no use once a better one was there
@@ -244,7 +244,7 @@ def test_checkpoints_without_the_optimizer_are_continued_where_they_are_wanted_s
     with pytest.raises(CheckpointError, match=r"lacks optimizer\.pt"):
         trainer_in(tmp_path / "other").train(resume_from_checkpoint=str(checkpoint))
     trainer_in(tmp_path / "other", save_only_model=True).train(resume_from_checkpoint=str(checkpoint))
-    assert f"where {checkpoint} lacks optimizer, schedule or random numbers, they start from" in caplog.text
+    assert f"if {checkpoint} lacks optimizer, schedule or random states, they start from" in caplog.text
 
 
 def test_what_was_set_aside_before_makes_way(tmp_path):

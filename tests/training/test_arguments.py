@@ -113,7 +113,7 @@ def test_the_second_beta_of_our_adamw_is_its_own():
 
 
 def test_half_precision_gradients_need_an_accelerator():
-    assert "--fp16 needs an accelerator: on a CPU train in --bf16" in sentence(compare, "--fp16")
+    assert "--fp16 needs an accelerator: on a CPU, use --bf16" in sentence(compare, "--fp16")
     assert repair("--bf16").bf16
 
 

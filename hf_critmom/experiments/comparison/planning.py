@@ -147,7 +147,7 @@ def select_seeds(
 ) -> tuple[int, ...]:
     """The seeds of a request; where it gives no number, those of the comparison in the folder.
 
-    Seeds follow one another from ``--seed``; that of a plan's trials is passed over.
+    Seeds follow one another from ``--seed``; that of a plan's trials is skipped.
 
     Args:
         comparison: What is compared.

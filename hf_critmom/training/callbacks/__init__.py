@@ -1,4 +1,4 @@
-"""Callbacks that report the damping state of a training run, and which layers its mistakes and gradients lie in."""
+"""Callbacks that log the damping state, curvature and gradient norms of a run, and attribute its mistakes to layers."""
 
 from hf_critmom.training.callbacks.attribution import AttributionCallback
 from hf_critmom.training.callbacks.curvature import CurvatureCallback, give_curvature_callback

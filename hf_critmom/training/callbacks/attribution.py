@@ -1,4 +1,4 @@
-"""Attributes the mistakes that are left to layer groups, after each evaluation."""
+"""Attributes the remaining mistakes to layer groups, after each evaluation."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,19 @@ logger = logging.get_logger(__name__)
 
 
 class AttributionCallback(LoggingCallback):
-    """Attributes the mistakes that are left to layer groups, after each evaluation.
+    """Attributes the remaining mistakes to layer groups, after each evaluation.
 
     Logs ``eval_attribution/GROUP``, the group's share in the squared norm of the mean gradient on misclassified
     examples (mispredicted tokens of a language model), in a record of its own, and keeps all that `attribute_gradients`
-    returns in ``attribution_history.json`` in the output folder. A run goes the same way with it as without it, to the
-    bit. Where no gradients can be had (no mistakes, DeepSpeed, FSDP1) it says so once and goes on.
+    returns in ``attribution_history.json`` in the output folder. A run is bit-identical with and without the callback.
+    If gradients are not available (no mistakes, DeepSpeed, FSDP1), it warns once and training goes on.
 
     Args:
         trainer: The trainer; not needed with `CritMomTrainer`.
-        every: After which evaluations: every one, every second one, ...
-        select: What the gradient is taken of, see `attribute_gradients`.
+        every: Number of evaluations from one attribution to the next.
+        select: Examples on which the gradient is taken, see `attribute_gradients`.
         groups: Layer groups, see `layer_groups`.
-        batch_size: Rows of a backward pass, see `attribute_gradients`.
+        batch_size: Number of rows in a backward pass, see `attribute_gradients`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AttributionCallback(LoggingCallback):
         **kwargs: Any,
     ) -> None:
         trainer = self.trainer
-        # The prefix is eval, test, or eval_NAME of one among several evaluation sets.
+        # The prefix is eval, test, or eval_NAME for one of several evaluation sets.
         timed = next((name for name in metrics or {} if name.endswith("_runtime")), None)
         if trainer is None or timed is None or eval_dataloader is None:
             return

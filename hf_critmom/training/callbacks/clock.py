@@ -1,4 +1,4 @@
-"""Seconds that training takes, over all launches of a run."""
+"""Seconds of training, summed over all launches of a run."""
 
 import time
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from transformers.trainer_callback import ExportableState
 
 
 class TrainingClock(TrainerCallback, ExportableState):
-    """Counts the seconds of training; stands still during evaluations and saves.
+    """Counts the seconds of training; stopped during evaluations and saves.
 
-    Its state travels with the checkpoints, so that a continued run counts the seconds of its earlier parts too (where
+    Its state travels with the checkpoints, so that a resumed run includes the seconds of its earlier parts (if
     `TrainingArguments.restore_callback_states_from_checkpoint` is set).
 
     Args:
@@ -25,12 +25,12 @@ class TrainingClock(TrainerCallback, ExportableState):
         self._running_since: float | None = None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint keeps."""
         return {"args": {"seconds": self.seconds}, "attributes": {}}
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """The clock stands still within it."""
+        """Stops the clock within the context."""
         runs = self._running_since is not None
         self._stop()
         try:

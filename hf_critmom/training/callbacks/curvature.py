@@ -1,4 +1,4 @@
-"""Measures curvature and gradient noise while a model trains, and hands the curvature to optimizers that ask for it."""
+"""Measures curvature and gradient noise during training, and passes the curvature to optimizers that need it."""
 
 import math
 import random
@@ -40,53 +40,54 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 POINTS = (0.0, 0.02, 0.1, 0.35, 0.65)
-"""Points of a run at which it is measured by default: dense at the beginning, where curvature changes most."""
+"""Default points of measurement as shares of a run: dense at the beginning, where curvature changes most."""
 MOST_EXAMPLES = 256
-"""Most examples that are measured on by default; one batch, if that is smaller."""
+"""Largest default number of examples to measure on; fewer if one total batch is smaller."""
 NOISE_BATCHES = 8
-"""Into so many small batches the examples are divided at least, for the noise scale."""
+"""Smallest number of small batches that the examples are divided into for the noise scale."""
 POINTS_OF_NOISE = 4
-"""The noise scale is that of so many last measurements together."""
+"""Number of last measurements from which the noise scale is estimated together."""
 
 
 class CurvatureCallback(LoggingCallback):
-    """Logs the curvature of the training loss, the damping that follows from it, and the gradient noise scale.
+    """Logs the curvature of the training loss, the damping at that curvature, and the gradient noise scale.
 
-    Keys, in a record of their own:
+    The keys, in a record of their own:
 
     * ``curvature/top``, the largest eigenvalue of the Hessian, with its residual ``curvature/top_residual``;
       ``curvature/gradient`` and ``curvature/update``, along the gradient and along the last step;
     * ``curvature/top_damping_ratio`` and ``curvature/top_damping_regime`` (-1 underdamped, 0 critical, 1 overdamped):
-      those of the last step of the first param group at that curvature, and the same of ``gradient`` and ``update``.
-      They are left out where a curvature is not positive, for nothing oscillates there, and for optimizers that are not
-      of SGD's kind;
-    * ``noise_scale`` with the ends of its 90 percent interval, ``noise_scale_low`` and ``noise_scale_high``, in
-      examples, what cannot be told left out, and the size ``noise_scale_rows`` of the small batches behind it;
-    * ``curvature/mean_step``, ``lr / (1 - mu)`` of the last step: times ``curvature/top`` above 2, plain SGD of the
-      same mean step is unstable;
-    * ``curvature/seconds``, what the measurement took, and ``curvature/time_share``, the share of all measurements in
-      the time since the beginning; a run ends with ``curvature/total_seconds`` and the final share.
+      those of the last step of the first param group at that curvature, and likewise for ``gradient`` and ``update``.
+      They are left out if a curvature is not positive, because nothing oscillates there, and for optimizers other than
+      SGD with momentum;
+    * ``noise_scale``, in examples, with the ends of its 90 percent interval, ``noise_scale_low`` and
+      ``noise_scale_high`` (an end that cannot be determined is left out), and ``noise_scale_rows``, the size of the
+      small batches that it was estimated from;
+    * ``curvature/mean_step``, ``lr / (1 - mu)`` of the last step: if its product with ``curvature/top`` exceeds 2,
+      plain SGD with the same mean step is unstable;
+    * ``curvature/seconds``, the duration of the measurement, and ``curvature/time_share``, the share of all
+      measurements in the time since training began; a run ends with ``curvature/total_seconds`` and the final share.
 
-    A run goes the same way with it as without it, to the bit, except where the optimizer asks for the curvature
-    (``critmom_qhm`` with ``curvature=auto``). It measures the loss that the trainer computes, on training examples as
-    they are augmented at that step, in batches of the size that the training has; dropout is off, batch normalization
-    uses the statistics of these batches, and mixed precision is off. What cannot be measured (sharded parameters,
-    datasets without a length) is said once.
+    A run is bit-identical with and without the callback, unless the optimizer uses the measured curvature
+    (``critmom_qhm`` with ``curvature=auto``). The callback measures the loss that the trainer computes, on training
+    examples as they are augmented at that step, in batches of the training's size; dropout is off, batch normalization
+    uses the statistics of these batches, and mixed precision is off. If curvature cannot be measured (sharded
+    parameters, datasets without a length), it warns once.
 
-    By default it measures at five points of the run, on one batch and to 10 percent, which takes as long as about 40
-    training steps each: at most 5 percent of a run of 5,000 steps or more.
+    By default it measures at five points of the run, each time on one batch and to 10 percent, which takes about as
+    long as 40 training steps: at most 5 percent of a run of 5,000 steps or more.
 
     Args:
         trainer: The trainer; not needed with `CritMomTrainer`.
-        every: Steps between two measurements, the first before the first step; None for five points of the run.
-        examples: Training examples to measure on, of all processes; with ``every`` 512 by default.
-        groups: Layer groups to measure as well, see `layer_groups`; True for the automatic ones. Keys are then also
-            ``curvature/GROUP/top`` and so on. Each costs about as much as the whole network.
+        every: Number of steps between two measurements, the first before the first step; None: five points of the run.
+        examples: Number of training examples to measure on, over all processes; by default 512 if ``every`` is given.
+        groups: Layer groups to measure as well, see `layer_groups`; True for the automatic ones. Their keys are
+            ``curvature/GROUP/top`` and so on. Each group costs about as much as the whole network.
         method: See `measure_curvature`.
         batch_norm: See `measure_curvature`.
-        tolerance: Largest residual of the top eigenvalue, as a share of it; with ``every`` 0.05 by default.
-        on_demand: Whether to measure only where the optimizer needs its curvature.
-        around: What surrounds a measurement, such as a context in which a clock stands still; called with the trainer.
+        tolerance: Largest residual of the top eigenvalue, as a share of it; default: 0.05 with ``every``, else 0.1.
+        on_demand: Whether to measure only if the optimizer needs the curvature.
+        around: Makes a context for each measurement, such as one that stops a clock; called with the trainer.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class CurvatureCallback(LoggingCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._before:  # the scheduler has not stepped yet: the groups hold what this step was made with
+        if self._before:  # the scheduler has not stepped yet: the groups still hold the values of this step
             self._used = _used_by(kwargs.get("optimizer"))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -193,7 +194,7 @@ class CurvatureCallback(LoggingCallback):
         try:
             if trainer.is_deepspeed_enabled:
                 raise CurvatureError(
-                    "DeepSpeed keeps parameters and gradients to itself: measure a checkpoint instead."
+                    "DeepSpeed does not expose parameters and gradients: measure a checkpoint instead."
                 )
             batches = self._batches(trainer, args, dataloader)
             measured, along_update, noise = self._measured(trainer, args, batches, before)
@@ -204,7 +205,7 @@ class CurvatureCallback(LoggingCallback):
             if args.world_size > 1:
                 raise
             logger.warning_once(
-                f"CurvatureCallback measures nothing at step {state.global_step}: the memory is not enough. Lower "
+                f"CurvatureCallback measures nothing at step {state.global_step}: there is not enough memory. Lower "
                 "per_device_train_batch_size, by which the examples are divided, or measure a checkpoint instead."
             )
             torch.cuda.empty_cache()
@@ -214,7 +215,7 @@ class CurvatureCallback(LoggingCallback):
         elif _asks_for_curvature(optimizer):
             logger.warning_once(
                 f"The top curvature at step {state.global_step} is {measured.top.value:.3g}, at which nothing "
-                "oscillates: the curvature that critmom_qhm goes by stays as it is."
+                "oscillates: critmom_qhm keeps the curvature that it has."
             )
         seconds = time.perf_counter() - began
         self._seconds += seconds
@@ -238,7 +239,7 @@ class CurvatureCallback(LoggingCallback):
                     if name in before:
                         before[name].neg_().add_(parameter)
             along_update = measure_along(model, batches, before, method=self.method, **common)
-            before.clear()  # it has the size of the gradient
+            before.clear()  # as large as the gradient
         groups = None
         if self.groups is not False:
             groups = layer_groups(model, None if self.groups is True else self.groups).of(model)
@@ -259,12 +260,12 @@ class CurvatureCallback(LoggingCallback):
         return measured, along_update, noise
 
     def _batches(self, trainer: "Trainer", args: TrainingArguments, dataloader: Any) -> list[Any]:
-        """Training examples as they are at this step, the same at every measurement of a run but for augmentation."""
+        """Batches of the same training examples at every measurement of a run, augmented as they are at this step."""
         dataset = getattr(dataloader, "dataset", None)
         if dataset is None or not hasattr(dataset, "__len__"):
             raise CurvatureError(
-                "The training dataset has no length, so that the same examples cannot be read again: curvature is "
-                "measured on datasets with one."
+                "The training dataset has no length, so the same examples cannot be read again: curvature is measured "
+                "on datasets with a length."
             )
         size = args.per_device_train_batch_size
         step = size * args.gradient_accumulation_steps * args.world_size
@@ -272,8 +273,8 @@ class CurvatureCallback(LoggingCallback):
         seed = args.seed if args.data_seed is None else args.data_seed
         chosen = random.Random(seed).sample(range(len(dataset)), min(wanted, len(dataset)))
         own = chosen[args.process_index :: args.world_size]
-        own = own[: max(len(own) - len(own) % size, min(len(own), size))]  # batches of one size, unless it is only one
-        with preserved(trainer.model):  # reading may draw random numbers, the same ones each time
+        own = own[: max(len(own) - len(own) % size, min(len(own), size))]  # batches of equal size, if there are several
+        with preserved(trainer.model):  # reading may draw random numbers: the same each time
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)
@@ -299,7 +300,7 @@ class CurvatureCallback(LoggingCallback):
         return metrics
 
     def _damping(self, prefix: str, curvature: float) -> dict[str, float]:
-        """Damping ratio and regime of the last step at a curvature, if they have a meaning there."""
+        """Damping ratio and regime of the last step at a curvature; empty where they are not defined."""
         if not self._used or curvature <= 0.0 or self._used["lr"] <= 0.0:
             return {}
         options = {name: self._used[name] for name in ("momentum", "lr", "rule", "nu")} | {"curvature": curvature}
@@ -313,10 +314,10 @@ class CurvatureCallback(LoggingCallback):
 
 
 def give_curvature_callback(trainer: Any) -> None:
-    """Gives a trainer a callback that measures where its optimizer asks for the curvature, unless it has a callback.
+    """Gives a trainer an on-demand `CurvatureCallback`, unless it has one.
 
     Args:
-        trainer: The trainer. One that was given to it before in this way makes place for a callback of its own.
+        trainer: The trainer. An on-demand callback that it has is removed if it has another one as well.
     """
     handler = trainer.callback_handler
     present = [one for one in handler.callbacks if isinstance(one, CurvatureCallback)]
@@ -332,12 +333,12 @@ def _asks_for_curvature(optimizer: Any) -> bool:
 
 
 def _used_by(optimizer: Any) -> Mapping[str, Any]:
-    """What the damping of the first param group follows from; nothing for optimizers that are not of SGD's kind."""
+    """The values of the first param group that decide its damping; empty unless it is SGD with momentum."""
     group = optimizer.param_groups[0] if optimizer is not None else {}
     if "momentum" not in group or "betas" in group:
         logger.warning_once(
-            "The damping ratio at a measured curvature is not logged: it is that of SGD with momentum, and an "
-            "optimizer that scales each parameter on its own, as Adam does, meets another curvature than the loss has."
+            "The damping ratio at a measured curvature is not logged: it is defined for SGD with momentum, and an "
+            "optimizer that scales each parameter, as Adam does, sees another curvature than that of the loss."
         )
         return {}
     momentum = float(group["momentum"])

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 REGIME_CODES = {"underdamped": -1.0, "critical": 0.0, "overdamped": 1.0}
-"""Regimes as the numbers that trackers can plot."""
+"""Regimes as numbers, which trackers can plot."""
 
 
 class _Used(NamedTuple):
-    """What decides the damping of a step.
+    """The values that decide the damping of a step.
 
-    ``nu`` is the weight of quasi-hyperbolic momentum, and ``rescaled`` whether ``lr`` is another learning rate than the
-    scheduler's, as that of the controls.
+    ``nu`` is the weight of quasi-hyperbolic momentum; ``rescaled`` is True if ``lr`` is not the scheduler's learning
+    rate, as for the controls.
     """
 
     lr: float
@@ -35,14 +35,15 @@ class _Used(NamedTuple):
 
 
 class DampingCallback(LoggingCallback):
-    """Logs momentum, damping ratio and regime of each logging step, of the values the optimizer really used.
+    """Logs momentum, damping ratio and regime at each logging step, from the values that the optimizer really used.
 
-    Keys are ``momentum``, ``damping_ratio`` and ``damping_regime`` (-1 underdamped, 0 critical, 1 overdamped), of the
-    first param group; a group that differs from it adds its own with ``_group_1`` and so on appended. The ratio is
-    left out at learning rate 0, where it is infinite. Both are at curvature 1, or at the ``curvature`` that stands in
-    the optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum`` of SGD-like and
-    the first beta of Adam-like optimizers; others log nothing, and say so once. Quasi-hyperbolic momentum adds its
-    weight as ``nu``, the controls the learning rate that they take in place of the scheduler's as ``effective_lr``.
+    Keys are ``momentum``, ``damping_ratio`` and ``damping_regime`` (-1 underdamped, 0 critical, 1 overdamped) for the
+    first param group; a group that differs from it adds its own, with ``_group_1`` and so on appended. The ratio is
+    left out at learning rate 0, where it is infinite. Ratio and regime are those at curvature 1, or at the
+    ``curvature`` in the optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum``
+    of SGD-like and the first beta of Adam-like optimizers; for others nothing is logged, with one warning.
+    Quasi-hyperbolic momentum adds its weight as ``nu``, and the controls add the learning rate that they use in place
+    of the scheduler's as ``effective_lr``.
 
     `CritMomTrainer` has one built in and merges its values into the record of the loss.
     """
@@ -60,7 +61,7 @@ class DampingCallback(LoggingCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The scheduler has not stepped yet: the groups still hold what this step was made with.
+        # The scheduler has not stepped yet: the groups still hold the values of this step.
         optimizer = kwargs.get("optimizer")
         if optimizer is None or getattr(optimizer, "step_was_skipped", False):
             return
@@ -84,7 +85,7 @@ class DampingCallback(LoggingCallback):
         logged = any(
             "momentum" in record for record in state.log_history[-8:] if record.get("step") == state.global_step
         )
-        if not logged and (metrics := self.metrics()):  # another callback of this kind, or CritMomTrainer, may have
+        if not logged and (metrics := self.metrics()):  # CritMomTrainer or another such callback may have logged
             log_beside(self.trainer, metrics)
 
     def metrics(self) -> dict[str, float]:
@@ -108,7 +109,7 @@ class DampingCallback(LoggingCallback):
 
 
 def _used_by(group: Mapping[str, Any]) -> _Used | None:
-    """What a step of a param group was made with; None if the group has no momentum."""
+    """The values of a param group in the current step; None if the group has no momentum."""
     if "momentum" in group:
         momentum = group["momentum"]
     elif "betas" in group:

@@ -7,9 +7,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class StopWhenDiverged(TrainerCallback):
-    """Ends a run whose logged training loss or evaluation loss is not finite, without a checkpoint of its ruins.
+    """Ends a run whose logged training loss or evaluation loss is not finite, without saving a checkpoint.
 
-    An interrupted run thus continues from before it diverged, and ends as it would have without the interruption.
+    So an interrupted run continues from before it diverged, and ends as it would have without the interruption.
     """
 
     def on_log(
@@ -30,7 +30,7 @@ class StopWhenDiverged(TrainerCallback):
 
 
 def has_diverged(log_history: list[dict[str, float]]) -> bool:
-    """Whether a log of a run holds a training or evaluation loss that is not finite."""
+    """Whether the log history of a run holds a training or evaluation loss that is not finite."""
     return any(
         not math.isfinite(record[name]) for record in log_history for name in ("loss", "eval_loss") if name in record
     )

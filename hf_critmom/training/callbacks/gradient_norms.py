@@ -22,9 +22,9 @@ logger = logging.get_logger(__name__)
 class GradientNormCallback(LoggingCallback):
     """Logs the norm of each layer group's training gradient, before clipping, at the logging steps.
 
-    Keys are ``gradient_norm/GROUP``, in a record of its own beside that of the loss; their squares add up to that of
-    the Trainer's ``grad_norm``. Other steps cost nothing, unless logging is by epoch, where each step may be the last.
-    Where there are no gradients to see (DeepSpeed, FSDP1) it says so once.
+    Keys are ``gradient_norm/GROUP``, in a record beside that of the loss; their squares add up to the square of the
+    Trainer's ``grad_norm``. Other steps cost nothing, unless logging is by epoch, where any step may be the last. If
+    gradients are not available (DeepSpeed, FSDP1), it warns once.
 
     Args:
         trainer: The trainer; not needed with `CritMomTrainer`.
@@ -51,7 +51,7 @@ class GradientNormCallback(LoggingCallback):
         if obstacle := gradient_obstacle(self.trainer):
             logger.warning_once(f"GradientNormCallback logs nothing: {obstacle}.")
             return
-        if not self._members:  # only now has everything that swaps parameters done so
+        if not self._members:  # only now have all wrappers swapped their parameters
             model = self.trainer.accelerator.unwrap_model(self.trainer.model)
             grouped = layer_groups(model, self.groups).of(model)
             self._members = [(name, parameter) for name, members in grouped.items() for parameter in members.values()]
@@ -77,7 +77,7 @@ class GradientNormCallback(LoggingCallback):
         squares: dict[str, float] = {}
         for name, norm in zip(names, norms.tolist(), strict=True):
             squares[name] = squares.get(name, 0.0) + norm**2
-        # The gradients were clipped by then, all by the factor that follows from the Trainer's norm.
+        # The gradients are clipped by now, all by the same factor, which follows from the Trainer's norm.
         clipped, before = math.sqrt(sum(squares.values())), logs.get("grad_norm", math.nan)
         scale = before / clipped if args.max_grad_norm > 0.0 and 0.0 < clipped <= before < math.inf else 1.0
         record = {f"gradient_norm/{name}": scale * math.sqrt(square) for name, square in squares.items()}
@@ -85,7 +85,7 @@ class GradientNormCallback(LoggingCallback):
 
 
 def _logs_next_step(args: TrainingArguments, state: TrainerState) -> bool:
-    """Whether the Trainer logs after the step that is being made."""
+    """Whether the Trainer logs after the current step."""
     step = state.global_step + 1
     if args.logging_strategy == IntervalStrategy.STEPS:
         return step % state.logging_steps == 0 or (args.logging_first_step and step == 1)

@@ -1,4 +1,4 @@
-"""The base of callbacks that log by themselves, and what they ask of a trainer and its log."""
+"""The base of callbacks that log by themselves, and their questions to a trainer and its log."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,13 @@ logger = logging.get_logger(__name__)
 
 
 class LoggingCallback(TrainerCallback):
-    """A callback that logs by itself, for which it needs its trainer.
+    """A callback that logs by itself and needs its trainer for that.
 
-    Trackers receive only what goes through `Trainer.log`, which callbacks are not given:
+    Trackers receive only what goes through `Trainer.log`, and the Trainer does not pass itself to callbacks:
 
         trainer.add_callback(DampingCallback(trainer))
 
-    `CritMomTrainer` gives itself to those that were made without one.
+    `CritMomTrainer` passes itself to callbacks that were made without one.
     """
 
     def __init__(self, trainer: "Trainer | None" = None) -> None:
@@ -37,14 +37,14 @@ class LoggingCallback(TrainerCallback):
 
 
 def gradient_obstacle(trainer: "Trainer") -> str | None:
-    """Why a trainer's gradients cannot be had, if so."""
+    """The reason why a trainer's gradients are not available; None if they are."""
     if trainer.is_deepspeed_enabled:
-        return "DeepSpeed keeps gradients to itself"
+        return "DeepSpeed does not expose gradients"
     if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
-        return "FSDP1 flattens parameters, so that layers have no gradients of their own; FSDP2 does not"
+        return "FSDP1 flattens parameters, so layers have no gradients of their own; use FSDP2, which does not"
     return None
 
 
 def is_training_record(logs: Mapping[str, Any]) -> bool:
-    """Whether a log record is the Trainer's own of a logging step (not an evaluation, summary or other record)."""
+    """Whether a log record is the Trainer's own for a logging step (not an evaluation, summary or other record)."""
     return "loss" in logs

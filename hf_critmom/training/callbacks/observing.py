@@ -1,8 +1,8 @@
-"""Observes a trainer without changing what it counts.
+"""Observes a trainer without changing its own metrics.
 
-Trainers of other packages collect metrics of their own in ``compute_loss`` and flush them in ``log``, such as TRL's
-token accuracy. A callback that calls these methods would add to one record what belongs to another. So losses are
-computed by a copy of the trainer, and records go through `transformers.Trainer.log` itself.
+Trainers of other packages collect metrics in ``compute_loss`` and flush them in ``log``, such as TRL's token accuracy.
+A callback that called these methods would mix its own values into them. So losses are computed by a copy of the
+trainer, and records go through `transformers.Trainer.log` itself.
 """
 
 import copy
@@ -26,24 +26,24 @@ SHARED = {
 
 
 def log_beside(trainer: "Trainer", metrics: Mapping[str, float]) -> None:
-    """Logs a record of its own: into the log history, and to the trackers and other callbacks.
+    """Logs a separate record: to the log history, the trackers and the other callbacks.
 
     Args:
-        trainer: The trainer. An override of ``log`` in its class, which may flush metrics of its own, is passed over.
+        trainer: The trainer. An override of ``log`` in its class, which may flush other metrics, is bypassed.
         metrics: Plain floats by name.
     """
     from transformers import Trainer
 
     is_due = trainer.control.should_log
     Trainer.log(trainer, dict(metrics))
-    trainer.control.should_log = is_due  # the trainer takes any record for its own of this step
+    trainer.control.should_log = is_due  # the trainer takes any record for its own
 
 
 def observing_copy(trainer: "Trainer") -> "Trainer":
-    """A copy of a trainer for computing losses, which counts for itself: the trainer's own metrics stay as they are.
+    """A copy of a trainer for computing losses, which leave the trainer's own metrics unchanged.
 
-    Model, accelerator, data and whatever is named in `SHARED` are the trainer's own. Numbers, tensors, containers of
-    them and objects that hold them are copied; functions and objects of a kind that cannot be copied are shared.
+    The attributes in `SHARED`, such as model, accelerator and data, are shared. Numbers, tensors, containers of them
+    and objects that hold them are copied; functions and objects that cannot be copied are shared.
 
     Args:
         trainer: The trainer, of any class.
@@ -57,10 +57,10 @@ def observing_copy(trainer: "Trainer") -> "Trainer":
 
 
 def _copied(value: Any, seen: dict[int, Any]) -> Any:
-    """A copy of what may accumulate; anything else itself."""
+    """A copy of a value that may accumulate; any other value itself."""
     if id(value) in seen:
         return seen[id(value)]
-    if isinstance(value, types.MethodType):  # a trainer's own method, which has to count for the copy
+    if isinstance(value, types.MethodType):  # a method of the trainer, to be bound to the copy
         return types.MethodType(value.__func__, seen.get(id(value.__self__), value.__self__))
     found: Any
     if isinstance(value, torch.Tensor):
@@ -95,7 +95,7 @@ def _copied(value: Any, seen: dict[int, Any]) -> Any:
 
 
 def _counts(value: Any) -> bool:
-    """Whether an object may hold counts: it has attributes, and is neither a resource nor of a large library."""
+    """Whether an object may accumulate: it has attributes, and is neither a resource nor from a large library."""
     cls = type(value)
     if not hasattr(value, "__dict__") or isinstance(value, type | types.ModuleType | types.FunctionType):
         return False
@@ -109,5 +109,5 @@ def _counts(value: Any) -> bool:
 def _deep_copied(value: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(value)
-    except (RuntimeError, TypeError):  # it holds what nobody can copy
+    except (RuntimeError, TypeError):  # it holds something that cannot be copied
         return value

@@ -1,4 +1,4 @@
-"""Removes the checkpoints that a continued run has passed over, once they are of no use to anybody."""
+"""Removes the checkpoints that a resumed run has skipped, once they are of no use."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from hf_critmom.storage.checkpoint_folders import remove_set_aside
 
 
 class RemoveSetAside(TrainerCallback):
-    """Removes checkpoints that were set aside as incomplete when the run has written a better one."""
+    """Removes checkpoints that were set aside as incomplete, once the run has written another."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
