@@ -1,1 +1,1 @@
-"""Engines: what makes the runs of an experiment, in processes of this machine (`local`) or of a Ray cluster (`ray`)."""
+"""Engines make the runs of an experiment: in processes of this machine (`local`) or on a Ray cluster (`ray`)."""

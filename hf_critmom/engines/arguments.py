@@ -1,4 +1,4 @@
-"""Flags that say what makes the runs of an experiment; every command that has many of them takes these."""
+"""Flags of the engine; every command that makes many runs has them."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,47 +12,48 @@ ENGINES = ("local", "ray")
 
 @dataclass
 class EngineArguments:
-    """Flags that say where the runs of an experiment are made, and how many at the same time."""
+    """Flags that choose where the runs of an experiment are made, and how many at the same time."""
 
-    _argument_group_name: ClassVar[str] = "workers and machines (a run: of an arm, a study, a treatment)"
+    _argument_group_name: ClassVar[str] = "workers and machines (a run is one arm and seed, study or treatment)"
 
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that make runs at the same time; results do not depend on it. Default: one for each "
-            "core that may be used, and 1 on an accelerator."
+            "help": "Number of processes that make runs at the same time; results do not depend on it. Default: "
+            "one for each usable core, and 1 on an accelerator."
         },
     )
     threads_per_worker: int | None = field(
         default=None,
         metadata={
-            "help": "Threads that each run computes with, which its results depend on in the last digits. Default: 1; "
-            "more for a model whose steps a short measurement finds to be as much faster."
+            "help": "Number of threads of each run, on which the last digits of its results depend. Default: 1, "
+            "or more if a short measurement finds that the model's steps are as many times faster."
         },
     )
     engine: str = field(
         default="local",
         metadata={
-            "help": "What makes the runs: local, processes of this machine; or ray, a Ray cluster, whose machines need "
-            "the same packages and data but not the folder."
+            "help": "Engine that makes the runs: local, processes of this machine; or ray, a Ray cluster, whose "
+            "machines need the same packages and data, but not the output folder."
         },
     )
     ray_address: str | None = field(
         default=None,
         metadata={
-            "help": "Ray cluster that this machine belongs to, HOST:PORT or auto; default: one is started on this "
-            "machine, and stopped at the end."
+            "help": "Address of the Ray cluster that this machine belongs to, HOST:PORT or auto; default: a cluster is "
+            "started on this machine, and stopped at the end."
         },
     )
     gpus_per_run: float | None = field(
         default=None,
         metadata={
-            "help": "GPUs of each run under --engine ray; 0.25: four runs share one. Default: 1 where there are any."
+            "help": "Number of GPUs for each run with --engine ray; at 0.25, four runs share a GPU. Default: 1 if the "
+            "cluster has any."
         },
     )
     cpus_per_run: float | None = field(
         default=None,
-        metadata={"help": "CPUs of each run under --engine ray; default: as many as --threads_per_worker."},
+        metadata={"help": "Number of CPUs for each run with --engine ray; default: --threads_per_worker."},
     )
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class EngineArguments:
             raise EngineError(f"--engine must be one of {', '.join(ENGINES)}, got {self.engine!r}.")
         for flag in ("ray_address", "gpus_per_run", "cpus_per_run"):
             if getattr(self, flag) is not None and self.engine != "ray":
-                raise EngineError(f"--{flag} is about --engine ray: give that too, or leave it out.")
+                raise EngineError(f"--{flag} applies only to --engine ray: give that, too, or leave it out.")
         if self.cpus_per_run is not None and not 0.0 < self.cpus_per_run < math.inf:
             raise EngineError(f"--cpus_per_run must be positive, got {self.cpus_per_run:g}.")
         gpus = self.gpus_per_run
@@ -75,5 +76,5 @@ class EngineArguments:
 
     @property
     def on_ray(self) -> bool:
-        """Whether the runs are made by a Ray cluster."""
+        """Whether a Ray cluster makes the runs."""
         return self.engine == "ray"

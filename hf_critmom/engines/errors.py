@@ -4,4 +4,4 @@ from hf_critmom.errors import InputError
 
 
 class EngineError(InputError):
-    """An engine that cannot make runs, or no more of them."""
+    """An engine cannot make runs, or cannot make more."""

@@ -1,8 +1,8 @@
-"""What an engine is, what it is given, and what all engines do with a run that has failed.
+"""The interface of engines, and what all of them do with a failed run.
 
 An experiment has an `Executor`, which makes one run in a folder and returns its result, and a `Store`, which keeps the
-results; an `Engine` decides where and when runs are made. So an experiment of another kind brings another executor and
-another store, and runs on every engine.
+results; an `Engine` decides where and when runs are made. So a new kind of experiment needs only an executor and a
+store to run on every engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,69 +15,69 @@ from hf_critmom.storage.workers import Send
 
 
 class Job(Protocol):
-    """A run that is to be made, with what the executor needs to know of it; it can be pickled."""
+    """A run to be made, with what the executor needs to know about it; it can be pickled."""
 
     @property
     def folder(self) -> Path:
-        """Its folder, within the experiment's; no other run has the same."""
+        """The run's own folder, relative to the experiment's."""
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name of the run in messages."""
 
 
 class Executor(Protocol):
     """Makes the runs of an experiment, each in its folder.
 
-    An engine that makes runs on other machines pickles it: what is pickled names the data and does not hold them, and
+    An engine that makes runs on other machines pickles the executor, which then names its data without holding them;
     `prepare` loads them there.
     """
 
     @property
     def resumable(self) -> bool:
-        """Whether runs keep checkpoints in their folders, from which they continue."""
+        """Whether runs keep checkpoints in their folders, from which they resume."""
 
     def isolate(self) -> None:
-        """Prepares a forked process, before it makes its first run."""
+        """Prepares a forked process for its first run."""
 
     def prepare(self, plan: Any, threads: int) -> "Computing":
-        """Prepares a process that it was sent to, before that makes its first run.
+        """Prepares a process that has received the executor for its first run.
 
         Args:
             plan: See `Work`.
-            threads: Threads that each run computes with.
+            threads: Number of threads of each run.
 
         Returns:
-            What the process computes with.
+            Device and versions of the process.
 
         Raises:
-            InputError: If data or files that the runs need are not there, or are others than the plan's.
+            InputError: If data or files that the runs need are missing, or differ from the plan's.
         """
 
     def execute(self, job: Any, plan: Any, folder: Path, send: Send) -> Any:
-        """Makes a run from where it stopped.
+        """Makes a run, or resumes it where it stopped.
 
         Args:
             job: The run.
             plan: See `Work`.
             folder: The run's folder.
-            send: Takes what happens in the run, as the experiment's `Observer` shows it.
+            send: Takes the events of the run, for the experiment's `Observer`.
 
         Returns:
-            The result, as the store keeps it.
+            The result, for the store.
 
         Raises:
-            InputError: If no run of the experiment can be made. Any other error is this one run's.
+            InputError: If no run of the experiment can be made. Any other error concerns this run alone.
         """
 
 
 @dataclass(frozen=True)
 class Computing:
-    """What a process computes with.
+    """Device and versions of a process that computes.
 
     Attributes:
-        device: What it trains on.
-        versions: Versions of what computes there.
+        device: Name of the device.
+        versions: Versions of the packages and the hardware.
     """
 
     device: str
@@ -86,13 +86,13 @@ class Computing:
 
 @dataclass(frozen=True)
 class Load:
-    """Where a run was made, and what it shared its device with.
+    """Where a run was made, and how much of its device it had.
 
     Attributes:
-        workers: Processes that made runs of its launch at the same time.
-        node: The machine's name.
-        device: What it was computed on.
-        share: The share of the device that the run had to itself; below 1 there were other runs of its launch on it.
+        workers: Number of processes that made runs of the same launch at the same time.
+        node: Name of the machine.
+        device: Name of the device.
+        share: Share of the device that the run had to itself; below 1, other runs of the same launch used the rest.
         retries: How often the run was lost with its process or machine before.
     """
 
@@ -104,14 +104,14 @@ class Load:
 
 
 class Store(Protocol):
-    """Keeps results, where the command runs."""
+    """Keeps the results, on the machine of the command."""
 
     @property
     def folder(self) -> Path:
         """The experiment's folder."""
 
     def finished(self, job: Any) -> bool:
-        """Whether the result of a run is there, as the main process sees it."""
+        """Whether the result of a run exists, as seen by the main process."""
 
     def keep(self, job: Any, result: Any, load: Load) -> None:
         """Keeps a result, completely or not at all; called in the main process.
@@ -119,20 +119,20 @@ class Store(Protocol):
         Args:
             job: The run.
             result: What the executor returned.
-            load: Where it was made.
+            load: Where the run was made.
         """
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine is given to make.
+    """The work of an engine.
 
     Attributes:
-        jobs: The runs, in the order in which they are begun.
-        plan: What all of them have in common, which is sent to each machine once; it can be pickled.
-        executor: Makes each of them.
-        store: Keeps what it returns.
-        versions: Versions of what computes, of which another machine should have the same.
+        jobs: The runs, in the order in which they are started.
+        plan: What all runs share; it can be pickled, and is sent to each machine once.
+        executor: Makes each run.
+        store: Keeps the results.
+        versions: Versions of the packages and hardware that compute, which other machines should share.
     """
 
     jobs: Sequence[Job]
@@ -143,59 +143,59 @@ class Work:
 
 
 class Observer(Protocol):
-    """Is told what happens while an engine makes runs."""
+    """Receives the events of an engine that makes runs."""
 
     def handle(self, worker: int, kind: str, *content: Any) -> None:
-        """Takes an event of a worker.
+        """Handles an event of a worker.
 
         Kinds are ``"finished"`` (the run's `Job.folder`, and whether it was finished before), ``"failed"`` (a
-        sentence), ``"waiting"`` (number of runs that others are making), ``"said"`` (a line), ``"machines"`` (numbers
-        of running and of finished runs by machine, and number of runs that wait), and those of the executor.
+        sentence), ``"waiting"`` (number of runs that other launches are making), ``"said"`` (a line), ``"machines"``
+        (numbers of running and of finished runs by machine, and number of waiting runs), and those of the executor.
         """
 
     def started(self) -> None:
-        """All workers are there: what needs a thread may begin."""
+        """Called when all workers have been forked: threads may be started from now on."""
 
     def died(self, worker: int, sentence: str) -> None:
-        """A worker died; the sentence says what becomes of its run."""
+        """Called when a worker has died; the sentence says what happens to its run."""
 
 
 class Engine(Protocol):
     """Makes runs.
 
     Attributes:
-        threads: Threads that each run computes with.
+        threads: Number of threads of each run.
     """
 
     threads: int
 
     @property
     def forks(self) -> bool:
-        """Whether workers are forked from this process, which must not compute with several threads before."""
+        """Whether workers are forked from this process, which must not have computed with several threads before."""
 
     def start(self) -> None:
-        """Connects to what the engine needs.
+        """Connects to the cluster, if the engine has one.
 
         Raises:
-            InputError: If that is not there.
+            InputError: If it cannot be reached.
         """
 
     def workers_for(self, num_jobs: int) -> int:
-        """Number of runs that are made at the same time, of this many."""
+        """Number of runs made at the same time, out of ``num_jobs``."""
 
     def make(self, work: Work, observer: Observer) -> None:
-        """Makes those of the runs that are not finished, and returns when all are.
+        """Makes the runs that are not finished, and returns when all are finished or have failed.
 
         Args:
             work: The runs.
-            observer: Is told what happens. A run that fails is told, and the others go on.
+            observer: Receives the events. A run that fails is reported, and the others go on.
 
         Raises:
             InputError: If the executor raised one, or the engine can make no more runs; what is finished is kept.
         """
 
     def close(self) -> None:
-        """Ends what the engine has started."""
+        """Stops everything that the engine has started."""
 
 
 def keep_failure(job: Job, folder: Path, message: str, traceback: str) -> str:
@@ -204,13 +204,13 @@ def keep_failure(job: Job, folder: Path, message: str, traceback: str) -> str:
     Args:
         job: The run.
         folder: The experiment's folder.
-        message: What its error says.
-        traceback: The traceback.
+        message: Message of the error.
+        traceback: Traceback of the error.
     """
     file = folder / job.folder / "error.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(redact(traceback), encoding="utf-8")
     return (
-        f"The run {job.title} failed ({redact(message, sentence=True)}), see {file}: the other runs went on; mend the "
+        f"The run {job.title} failed ({redact(message, sentence=True)}), see {file}: the other runs went on; fix the "
         "cause, and repeat the command."
     )

@@ -1,4 +1,4 @@
-"""Runs in processes of this machine: forked workers that divide them by their claims, as several launches do."""
+"""Runs in processes of this machine: forked workers that share them out by locks, as several launches do."""
 
 import platform
 import traceback
@@ -15,11 +15,11 @@ from hf_critmom.storage.workers import Send, run_in_workers, usable_cores
 
 
 class LocalEngine:
-    """Makes runs in forked workers, or in this process if there is one worker only.
+    """Makes runs in forked workers, or in this process if there is only one worker.
 
     Args:
-        workers: Most runs that are made at the same time.
-        threads: Threads that each computes with.
+        workers: Largest number of runs made at the same time.
+        threads: Number of threads of each run.
     """
 
     def __init__(self, workers: int, threads: int) -> None:
@@ -31,7 +31,7 @@ class LocalEngine:
         return self.workers > 1
 
     def start(self) -> None:
-        pass  # workers are forked when there is work
+        pass  # workers are forked when runs are made
 
     def workers_for(self, num_jobs: int) -> int:
         return min(self.workers, num_jobs)
@@ -63,7 +63,7 @@ class LocalEngine:
         pass  # workers end with their work
 
     def _share(self) -> float:
-        """The share of its device that a run has to itself: of an accelerator, or of as many cores as threads."""
+        """The share of its device that a run has to itself: an accelerator, or as many cores as it has threads."""
         if self.process.device.type != "cpu":
             return 1.0 / self.workers
         return min(1.0, usable_cores() / (self.workers * self.threads))
@@ -89,7 +89,7 @@ class LocalEngine:
             raise
         except Exception as error:
             if why_unwritable(folder, error) or self.process.num_processes > 1:
-                raise  # of several processes the others would wait for this one
+                raise  # the other processes of this launch would wait for this one
             trace = "".join(traceback.format_exception(error))
             send("failed", keep_failure(job, folder, root_message(error), trace))
             return

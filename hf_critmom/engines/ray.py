@@ -1,12 +1,12 @@
-"""Runs on the machines of a Ray cluster: the command hands them out, and alone writes the experiment's folder.
+"""Runs on the machines of a Ray cluster: the command assigns them, and alone writes the experiment's folder.
 
-A worker is an actor of Ray, a process that keeps its share of a machine and the data that it has loaded, and makes one
-run after another. It trains in a folder of its own and returns the record and the files to keep, so that no machine
-needs to see the experiment's folder. Where one does, and runs keep checkpoints, a run trains in its own folder there:
-one that is lost with its machine continues elsewhere from its last checkpoint.
+A worker is a Ray actor: a process that keeps its share of a machine and its loaded data, and makes one run after
+another. It trains in a temporary folder and returns the record and the files to keep, so no machine needs to see the
+experiment's folder. On a machine that sees it, if runs keep checkpoints, a run trains in the experiment's folder: when
+it is lost with its machine, it resumes elsewhere from its last checkpoint.
 
-Each worker has one run at a time, so that what waits are runs of the plan and not objects of Ray, however many they
-are. A run that is lost with its process or machine is made again, a bounded number of times, which its record says.
+Each worker has one run at a time, so waiting runs are entries of the plan, not objects of Ray, however many there are.
+A run that is lost with its process or machine is repeated, a limited number of times, and its record says how often.
 """
 
 import time
@@ -26,26 +26,26 @@ from hf_critmom.storage.locks import LOCKS_FOLDER, try_lock
 from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS, lock_name
 
 MOST_RETRIES = 3
-"""How often a run is made again that was lost with its process or machine."""
+"""How often a run that was lost with its process or machine is repeated."""
 MOST_FAILED_STARTS = 5
-"""How many workers in succession may die before they are ready."""
+"""Number of workers that may die in succession, before they are ready, until the command gives up."""
 SECONDS_WITHOUT_ROOM = 120.0
-"""How long a cluster may have no machine for any run before the command gives up."""
+"""Seconds for which the cluster may have no room for any run until the command gives up."""
 STEP_EVENTS_PER_SECOND = 50
-"""Of all workers together."""
+"""Largest number of step events per second, of all workers together."""
 
 
 @dataclass
 class _Worker:
-    """An actor, and what it is doing.
+    """An actor and its current run.
 
     Attributes:
-        number: Its number, for events.
-        actor: Its handle.
-        node: Name of its machine; empty until it is known.
-        place: Where it is; None until it is ready.
-        job: The run that it makes.
-        claim: Holds the run's lock.
+        number: Number of the worker in events.
+        actor: Handle of the actor.
+        node: Name of its machine; empty until the worker is ready.
+        place: Its node, device and versions; None until the worker is ready.
+        job: The current run; None if the worker is idle.
+        claim: Holds the lock of the run.
     """
 
     number: int
@@ -56,7 +56,7 @@ class _Worker:
     claim: ExitStack | None = None
 
     def release(self) -> None:
-        """Lets go of its run."""
+        """Releases the current run and its lock."""
         if self.claim is not None:
             self.claim.close()
         self.job, self.claim = None, None
@@ -66,10 +66,10 @@ class RayEngine:
     """Makes runs on a Ray cluster.
 
     Args:
-        address: Address of the cluster; None: one is started on this machine.
-        share: The share of a machine that each run has.
-        workers: Most runs that are made at the same time; None: as many as the cluster has room for.
-        threads: Threads that each run computes with.
+        address: Address of the cluster; None to start one on this machine.
+        share: The share of a machine for each run.
+        workers: Largest number of runs made at the same time; None: as many as the cluster has room for.
+        threads: Number of threads of each run.
     """
 
     def __init__(self, address: str | None, share: Share, workers: int | None, threads: int) -> None:
@@ -130,16 +130,16 @@ class RayEngine:
 
     @property
     def workers(self) -> list[_Worker]:
-        """The workers that are there or on their way."""
+        """The workers, including those that are starting."""
         return list(self._workers.values())
 
     def events(self) -> list[tuple[Any, ...]]:
-        """What the workers have sent since the last call."""
+        """The events that workers have sent since the last call."""
         size = 0 if self._queue is None else self._queue.qsize()
         return self._queue.get_nowait_batch(size) if size else []
 
     def add_worker(self, executor: Executor, folder: Path) -> _Worker:
-        """Starts a worker where the cluster has room."""
+        """Starts a worker on a machine with room for it."""
         ray = self.cluster.ray
         if self._queue is None:
             from ray.util.queue import Queue
@@ -169,20 +169,20 @@ class RayEngine:
         return self._workers[number]
 
     def discard(self, worker: _Worker) -> None:
-        """Ends a worker, whatever it is doing."""
+        """Kills a worker, whatever it is doing."""
         worker.release()
         self._workers.pop(worker.number, None)
         self.cluster.ray.kill(worker.actor)
 
 
 class _Round:
-    """Has a number of runs made.
+    """One call of `RayEngine.make`.
 
     Args:
         engine: The engine.
         work: The runs.
-        folder: The absolute path of the experiment's folder.
-        observer: Is told what happens.
+        folder: The experiment's folder, as an absolute path.
+        observer: Receives the events.
     """
 
     def __init__(self, engine: RayEngine, work: Work, folder: Path, observer: Observer) -> None:
@@ -200,16 +200,16 @@ class _Round:
         self._seconds_without_room = 0.0
 
     def run(self) -> None:
-        """Returns when every run is made or has failed.
+        """Returns when every run is finished or has failed.
 
         Raises:
-            EngineError: If no run can be made, or none any more.
+            EngineError: If no run can be made, or no more can be.
         """
         self.observer.started()
         try:
             while True:
-                self._look_around()
-                self._hand_out()
+                self._start_workers()
+                self._assign()
                 self._show()
                 if not any(worker.job for worker in self.engine.workers):
                     if self.refused:
@@ -218,12 +218,12 @@ class _Round:
                         return
                 self._wait()
         finally:
-            for worker in self.refs.values():  # left where something has failed
+            for worker in self.refs.values():  # any are left only after an error
                 self.engine.discard(worker)
-            self._tell_events()
+            self._forward_events()
 
-    def _look_around(self) -> None:
-        """Starts workers where there are runs and room for them, also on machines that have come since."""
+    def _start_workers(self) -> None:
+        """Starts workers while there are runs and room for them, also on machines that joined later."""
         self.names, self.room = self.engine.cluster.names(), self.engine.cluster.room()
         left = len(self.waiting) + sum(worker.job is not None for worker in self.engine.workers)
         wanted = min(left, self.room, self.engine.most_workers or left)
@@ -235,13 +235,13 @@ class _Round:
         elif self._seconds_without_room > SECONDS_WITHOUT_ROOM:
             raise EngineError(
                 f"The Ray cluster has had no machine for a run for {SECONDS_WITHOUT_ROOM:.0f} s: repeat the command "
-                "when it has; what is finished is kept."
+                "when it has one; finished runs are kept."
             )
         else:
             self._seconds_without_room += SECONDS_BETWEEN_LOOKS
 
-    def _hand_out(self) -> None:
-        """Gives each worker that has none a run; a run that another launch is making comes back later."""
+    def _assign(self) -> None:
+        """Assigns runs to idle workers; a run that another launch is making is tried again later."""
         busy = set(map(id, self.refs.values()))
         for worker in self.engine.workers:
             if worker.place is None or id(worker) in busy:
@@ -264,12 +264,12 @@ class _Round:
             self.refs[worker.actor.make.remote(job, self.plan_ref)] = worker
 
     def _wait(self) -> None:
-        """Waits for a worker to be ready or to return its run, and handles what it has sent."""
+        """Waits until a worker is ready or returns its run, and handles what it returned."""
         if not self.refs:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             return
         ready, _ = self.ray.wait([*self.refs], timeout=SECONDS_BETWEEN_LOOKS)
-        self._tell_events()
+        self._forward_events()
         for ref in ready:
             worker = self.refs.pop(ref)
             try:
@@ -319,12 +319,12 @@ class _Round:
         """Where a run was made."""
         assert worker.place is not None
         share = self.engine.cluster.share
-        of_device = min(1.0, share.gpus or share.cpus / self.engine.threads)
+        share_of_device = min(1.0, share.gpus or share.cpus / self.engine.threads)
         workers = len(self.engine.workers)
-        return Load(workers, worker.node, worker.place.device, of_device, self.lost[job.folder])
+        return Load(workers, worker.node, worker.place.device, share_of_device, self.lost[job.folder])
 
     def _failed(self, worker: _Worker, error: Exception) -> None:
-        """What becomes of a worker that did not answer, and of its run."""
+        """Handles the death of a worker: its run is repeated, a limited number of times."""
         job, node = worker.job, worker.node
         self.engine.discard(worker)
         if isinstance(error, self.ray.exceptions.RayTaskError):
@@ -337,14 +337,14 @@ class _Round:
             if self.engine._failed_starts >= MOST_FAILED_STARTS:
                 raise EngineError(
                     f"{MOST_FAILED_STARTS} workers of the Ray cluster in succession died before they were ready "
-                    f"({root_message(error)}): look at its logs, and repeat the command; what is finished is kept."
+                    f"({root_message(error)}): look at its logs, and repeat the command; finished runs are kept."
                 )
             return
         self.lost[job.folder] += 1
         where = f"its process or machine ({node})"
         if self.lost[job.folder] <= MOST_RETRIES:
             self.waiting.appendleft(job)
-            self.observer.died(worker.number, f"{job.title} was lost with {where}: it is made again.")
+            self.observer.died(worker.number, f"{job.title} was lost with {where}: it is repeated.")
         else:
             message = f"it was lost {self.lost[job.folder]} times with {where}"
             self.observer.died(worker.number, f"{job.title} was lost with {where}.")
@@ -352,13 +352,13 @@ class _Round:
             self.observer.handle(worker.number, "failed", sentence)
 
     def _refuse(self, worker: _Worker, sentence: str) -> None:
-        """No run can be made: no more are begun, and those that are being made end first."""
+        """No run can be made: starts no more, and lets the running ones finish."""
         self.refused = self.refused or f"{worker.node}: {sentence}"
         self.engine.discard(worker)
         self.waiting.clear()
         self.elsewhere.clear()
 
-    def _tell_events(self) -> None:
+    def _forward_events(self) -> None:
         for number, kind, *content in self.engine.events():
             self.observer.handle(number, kind, *content)
 

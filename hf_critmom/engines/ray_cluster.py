@@ -1,4 +1,4 @@
-"""The Ray cluster that makes runs: connecting to it, or starting one on this machine, and what it has room for."""
+"""The Ray cluster that makes runs: connecting to it, or starting it on this machine, and how many runs fit."""
 
 import importlib.util
 import math
@@ -17,18 +17,18 @@ from hf_critmom.engines.errors import EngineError
 from hf_critmom.storage.workers import usable_cores
 
 SECONDS_TO_ANSWER = 30
-"""How long a cluster may take to answer before it counts as not there."""
+"""Seconds that a cluster may take to answer until it counts as unreachable."""
 SECONDS_TO_CONNECT = 5
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 @dataclass(frozen=True)
 class Share:
-    """The share of a machine that each run has.
+    """The share of a machine for each run.
 
     Attributes:
         cpus: Number of CPUs.
-        gpus: Number of GPUs; a fraction: several runs share one. None: 1 where the cluster has any.
+        gpus: Number of GPUs; with a fraction, several runs share one. None: 1 if the cluster has any.
     """
 
     cpus: float
@@ -38,13 +38,13 @@ class Share:
         """Number of shares that a machine has room for.
 
         Args:
-            resources: What the machine has, as Ray names it.
+            resources: Resources of the machine, by their names in Ray.
         """
         wanted = {"CPU": self.cpus, "GPU": self.gpus or 0.0}
         numbers = [
             math.floor(resources.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items() if amount > 0.0
         ]
-        if 0.0 < wanted["GPU"] < 1.0:  # a share lies on one GPU
+        if 0.0 < wanted["GPU"] < 1.0:  # a fraction is of a single GPU
             numbers.append(int(resources.get("GPU", 0.0)) * math.floor(1.0 / wanted["GPU"] + 1e-6))
         return min(numbers)
 
@@ -53,9 +53,9 @@ class Cluster:
     """A connection to Ray.
 
     Args:
-        address: Address of the cluster, "auto" for the one of this machine or environment; None: one is started on this
-            machine, and stopped again.
-        share: The share of a machine that each run is to have.
+        address: Address of the cluster, or "auto" for that of this machine or environment; None to start one on this
+            machine, which `close` stops.
+        share: The share of a machine for each run.
 
     Raises:
         EngineError: If Ray is not installed, does not answer, or has no machine with room for a run.
@@ -64,10 +64,10 @@ class Cluster:
     def __init__(self, address: str | None, share: Share) -> None:
         if importlib.util.find_spec("ray") is None:
             raise EngineError("--engine ray needs the package ray: pip install 'hf-critmom[ray]'.")
-        import ray  # only where it is used: the package is optional, and takes a second
+        import ray  # late: the package is optional, and takes a second to import
 
         self.ray: Any = ray
-        self.is_ours = not ray.is_initialized()  # a program that is connected already stays so
+        self.is_ours = not ray.is_initialized()  # a program that is connected already stays connected
         if self.is_ours:
             self._connect(address)
         try:
@@ -83,18 +83,18 @@ class Cluster:
         return sum(self.share.fits(resources) for _, resources in self._nodes())
 
     def names(self) -> dict[str, str]:
-        """What each machine is called, by its identity in Ray: its host name, told apart where several share one."""
+        """Names of the machines by their ids in Ray: host names, made unique if several machines share one."""
         hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in self.ray.nodes()}
         shared = Counter(hosts.values())
         return {node: host if shared[host] == 1 else f"{host}-{node[:6]}" for node, host in hosts.items()}
 
     def close(self) -> None:
-        """Ends the connection; a cluster that was started for it stops."""
+        """Closes the connection, and stops a cluster that was started for it."""
         if self.is_ours:
             self.ray.shutdown()
 
     def _nodes(self) -> list[tuple[str, Mapping[str, float]]]:
-        """Identity and resources of each machine that is alive."""
+        """Id and resources of each machine that is alive."""
         return [(node["NodeID"], node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
 
     def _connect(self, address: str | None) -> None:
@@ -104,26 +104,26 @@ class Cluster:
         with _own_signals():
             try:
                 self.ray.init(address=address or "local", **room, **_QUIET)
-            except Exception as error:  # a machine that is too busy makes it raise just that
+            except Exception as error:  # a busy machine makes it raise a bare Exception
                 where = "on this machine" if address is None else f"to {address}"
                 raise EngineError(
                     f"Ray cannot be {'started' if address is None else 'connected'} {where} ({_first_line(error)})."
                 ) from error
 
     def _check_room(self) -> None:
-        """Refuses shares that no machine has, of CPUs or of GPUs."""
+        """Refuses shares of CPUs or GPUs that no machine has."""
         nodes = [resources for _, resources in self._nodes()]
         for flag, name, wanted in (("cpus", "CPU", self.share.cpus), ("gpus", "GPU", self.share.gpus or 0.0)):
             most = max((resources.get(name, 0.0) for resources in nodes), default=0.0)
             if wanted > most:
                 raise EngineError(
                     f"--{flag}_per_run {wanted:g} is more than any of the {len(nodes)} machines of the Ray cluster "
-                    f"has, which is {most:g} {name}s at most: ask for less."
+                    f"has, which is {most:g} {name}s at most: request less."
                 )
         if not self.room():
             raise EngineError(
                 f"No machine of the Ray cluster has {self.share.cpus:g} CPUs and {self.share.gpus:g} GPUs for a run: "
-                "ask for less by --cpus_per_run and --gpus_per_run."
+                "request less with --cpus_per_run and --gpus_per_run."
             )
 
 
@@ -137,15 +137,15 @@ except Exception as error:
 
 
 def _check_answer(address: str) -> None:
-    """Asks in a process of its own whether a Ray answers: Ray's own attempt takes minutes, and then aborts the process.
+    """Checks in a separate process that Ray answers: its own attempt takes minutes, and then aborts the process.
 
     Raises:
-        EngineError: If none does, within `SECONDS_TO_ANSWER`.
+        EngineError: If Ray does not answer within `SECONDS_TO_ANSWER`.
     """
     why = f"no Ray answered within {SECONDS_TO_ANSWER} s"
     try:
         _check_port(address)
-        asked = subprocess.run(
+        answer = subprocess.run(
             [sys.executable, "-c", _TRY, address], capture_output=True, text=True, timeout=SECONDS_TO_ANSWER
         )
     except subprocess.TimeoutExpired:
@@ -153,9 +153,9 @@ def _check_answer(address: str) -> None:
     except OSError as error:
         why = error.strerror or str(error)
     else:
-        if asked.returncode == 0:
+        if answer.returncode == 0:
             return
-        refused = [line.partition("refused: ")[2] for line in asked.stderr.splitlines() if "refused: " in line]
+        refused = [line.partition("refused: ")[2] for line in answer.stderr.splitlines() if "refused: " in line]
         why = refused[-1].rstrip(".") if refused else why
     raise EngineError(
         f"No Ray cluster could be reached at --ray_address {address} ({why}): expected HOST:PORT of a cluster that "
@@ -164,7 +164,7 @@ def _check_answer(address: str) -> None:
 
 
 def _check_port(address: str) -> None:
-    """Connects to the port of an address, if it names one, and leaves again.
+    """Connects to the port of an address, if it names one, and disconnects.
 
     Raises:
         OSError: If nothing listens there.
@@ -180,7 +180,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keeps what this process does when it is asked to end: Ray would put an exit of its own in that place."""
+    """Preserves this process's handlers of SIGTERM and SIGINT, which Ray would replace."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What runs on the machines of a Ray cluster: a process that makes one run after another, and returns what it made."""
+"""The process on the machines of a Ray cluster, which makes one run after another and returns the results."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ from hf_critmom.storage.locks import LOCKS_FOLDER
 from hf_critmom.storage.run_folder import RESULT_FILE
 
 SECONDS_BETWEEN_STEPS = 0.5
-"""How often a worker tells the step of its run, where there are few of them."""
+"""Smallest interval at which a worker reports the step of its run; longer if there are many workers."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Place:
     """Where a worker is.
 
     Attributes:
-        node: Identity of its machine in Ray.
-        device: What it trains on.
-        versions: Versions of what computes there.
-        shared: Whether it sees the experiment's folder.
+        node: Id of its machine in Ray.
+        device: Name of the device that it trains on.
+        versions: Versions of the packages and hardware that compute there.
+        shared: Whether it trains in the experiment's folder, which it sees.
         refused: Why it cannot make runs, as a sentence; empty if it can.
     """
 
@@ -42,14 +42,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Returned:
-    """What comes back of a run: its result with the files that it keeps, or why there is none.
+    """What a worker returns for a run: the result with the files to keep, or why there is none.
 
     Attributes:
-        result: The result.
-        files: Contents by path in the run's folder.
-        message: What the run's error says.
-        traceback: Its traceback.
-        refused: Why no run can be made, as a sentence.
+        result: The result; None if there is none.
+        files: Contents of the files to keep as uint8, by path in the run's folder.
+        message: Message of the run's error.
+        traceback: Traceback of the run's error.
+        refused: Why no run can be made, as a sentence; empty if runs can be.
     """
 
     result: Any = None
@@ -63,15 +63,15 @@ class RunWorker:
     """Makes runs; an actor of Ray, which gives it its own share of a machine.
 
     Args:
-        executor: Makes a run.
-        threads: Threads that each run computes with.
-        on_cpu: Whether it has no share of an accelerator.
-        number: Its number, which its events carry.
-        events: Takes them, see `hf_critmom.engines.interface.Observer`.
-        working_folder: Where the command was started: this process goes there, if it is here, too.
-        folder: The experiment's folder, by its absolute path on the machine of the command.
-        token: Name of a file beside that folder's locks, by which a worker knows that it sees the folder itself.
-        seconds_between_steps: How often it tells the step of its run.
+        executor: Makes each run.
+        threads: Number of threads of each run.
+        on_cpu: Whether the worker has no share of an accelerator.
+        number: Number of the worker, which its events carry.
+        events: Ray queue actor that takes the events, see `hf_critmom.engines.interface.Observer`.
+        working_folder: Working folder of the command, which becomes the worker's if this machine has it.
+        folder: The experiment's folder, as an absolute path on the machine of the command.
+        token: Name of a file among that folder's locks, by which a worker recognises that it sees the same folder.
+        seconds_between_steps: Smallest interval, in seconds, at which the worker reports the step of its run.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class RunWorker:
         self.executor, self.threads, self.number, self.events = executor, threads, number, events
         self.folder, self.shared = folder, executor.resumable and (folder / LOCKS_FOLDER / token).exists()
         self.token, self.seconds_between_steps = token, seconds_between_steps
-        self._told = 0.0
+        self._reported = 0.0
 
     def prepare(self, plan: Any) -> Place:
-        """Loads what the runs share; the first worker of a machine does so alone, and fetches it for all."""
+        """Loads the data that runs share; the first worker of a machine does so alone, and downloads it for all."""
         import ray
 
         node = ray.get_runtime_context().get_node_id()
@@ -113,7 +113,7 @@ class RunWorker:
         return Place(node, computing.device, dict(computing.versions), self.shared)
 
     def make(self, job: Job, plan: Any) -> Returned:
-        """Makes a run: in the experiment's folder if it sees that and runs continue there, else in one of its own."""
+        """Makes a run: in the experiment's folder if that is seen and runs are resumable, else in a temporary one."""
         if self.shared:
             return self._make(job, plan, self.folder / job.folder)
         with tempfile.TemporaryDirectory(prefix="hf-critmom-", ignore_cleanup_errors=True) as scratch:
@@ -128,20 +128,20 @@ class RunWorker:
             return Returned(self.executor.execute(job, plan, folder, self._send))
         except InputError as error:
             return Returned(refused=str(error))
-        except Exception as error:  # the user's model and optimizer raise what they like
+        except Exception as error:  # the user's model and optimizer may raise anything
             trace = "".join(traceback.format_exception(error))
             return Returned(message=root_message(error), traceback=trace)
 
     def _send(self, kind: str, *content: Any) -> None:
         if kind == "step":
-            if time.monotonic() - self._told < self.seconds_between_steps:
+            if time.monotonic() - self._reported < self.seconds_between_steps:
                 return
-            self._told = time.monotonic()
+            self._reported = time.monotonic()
         self.events.put_nowait.remote((self.number, kind, *content))
 
 
 def _files(folder: Path) -> dict[str, np.ndarray]:
-    """What a run leaves in its folder, by path; what only an unfinished run needs is left out."""
+    """The files that a run leaves in its folder, by path, without those that only an unfinished run needs."""
     if not folder.is_dir():
         return {}
     remove_checkpoints(folder)

@@ -1,4 +1,4 @@
-"""The engine that a request asks for."""
+"""Selects the engine that the flags name."""
 
 import os
 
@@ -12,16 +12,16 @@ from hf_critmom.storage.workers import check_workers
 
 
 def select_engine(args: EngineArguments, *, workers: int, threads: int, on_cpu: bool = False) -> Engine:
-    """The engine that flags ask for; nothing is started yet.
+    """The engine that the flags name; nothing is started yet.
 
     Args:
         args: The flags.
-        workers: Processes of the local engine.
-        threads: Threads that each run computes with.
+        workers: Number of processes of the local engine.
+        threads: Number of threads of each run.
         on_cpu: Whether no run may use an accelerator.
 
     Raises:
-        InputError: If they contradict each other.
+        InputError: If flags contradict each other.
     """
     if not args.on_ray:
         check_workers(workers, threads)
@@ -34,7 +34,7 @@ def select_engine(args: EngineArguments, *, workers: int, threads: int, on_cpu: 
         raise EngineError(
             f"--gpus_per_run {args.gpus_per_run:g} and --use_cpu contradict each other: leave one of them out."
         )
-    from hf_critmom.engines.ray import RayEngine  # its parts are needed by nobody else
+    from hf_critmom.engines.ray import RayEngine  # late: no other engine needs it
     from hf_critmom.engines.ray_cluster import Share
 
     torch.set_num_threads(threads)

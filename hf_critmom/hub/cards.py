@@ -1,4 +1,4 @@
-"""The cards of what is pushed, and test results in the Hub's own format."""
+"""Cards of pushed repositories, and test results in the Hub's own format."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ _LOADED = {
     "image-classification": {"processor": "AutoImageProcessor", "model": "AutoModelForImageClassification"},
     "text-generation": {"tokenizer": "AutoTokenizer", "model": "AutoModelForCausalLM"},
 }
-"""What a repository's model is loaded with, by its task on the Hub."""
+"""Auto classes that load a repository's model, by its task on the Hub."""
 
 _TRACKER_TAG = re.compile(r"^ *- +['\"]?(trackio(?::https://[\w./-]+)?)['\"]? *\r?$", re.MULTILINE)
 
@@ -37,16 +37,16 @@ def model_card(
     tags: Sequence[str] = (),
     space: Repository | None = None,
 ) -> str:
-    """The report as the card of a model repository; without a model it promises none.
+    """The report as the card of a model repository, which without a model does not promise one.
 
     Args:
         card: The report.
-        repository: Where it goes.
-        run: Result of the run whose model is there, if one is.
+        repository: The repository.
+        run: Result of the run whose model is pushed; None without a model.
         metric: The metric of the task.
-        why: Why the model is this one, or there is none.
+        why: Why this model was chosen, or why there is none.
         tags: Further tags.
-        space: The Space that shows the report, to be linked to.
+        space: The Space that shows the report, to which the card links.
     """
     pushed = ModelCard(card)
     if run is None:
@@ -77,8 +77,8 @@ def dataset_card(card: str, repository: Repository, *, space: Repository | None 
 def space_card(plan: Plan, *, model: Repository | None = None) -> str:
     """The card of a static Space that shows a report.
 
-    Documented (huggingface/hub-docs, docs/hub/spaces-config-reference.md): ``sdk: static`` needs no hardware,
-    ``app_file`` is what it serves, ``short_description`` has 60 characters at most.
+    As documented (huggingface/hub-docs, docs/hub/spaces-config-reference.md): ``sdk: static`` needs no hardware,
+    ``app_file`` is the page to serve, and ``short_description`` has at most 60 characters.
 
     Args:
         plan: The comparison's plan.
@@ -104,7 +104,7 @@ def space_card(plan: Plan, *, model: Repository | None = None) -> str:
 
 
 def with_space_link(card: str, space: Repository) -> str:
-    """A card that links to the Space that shows its report; unchanged if it does already."""
+    """The card with a link to the Space that shows its report; unchanged if it has one."""
     if f"]({space.url})" in card:
         return card
     return _before_first_section(card, f"Interactive report: [{space.repo_id}]({space.url}).")
@@ -125,7 +125,7 @@ def tracker_tags(folder: Path, runs: Iterable[Path]) -> list[str]:
             continue
         try:
             text = regular_file(folder, card.relative_to(folder)).read_text(encoding="utf-8")
-        except (HubError, UnicodeDecodeError):  # a card that somebody else made promises nothing
+        except (HubError, UnicodeDecodeError):  # a card from another source has no such tags
             continue
         metadata = re.match(r"---\r?\n.*?\n---\s", text, re.DOTALL)
         tags += _TRACKER_TAG.findall(metadata[0]) if metadata else []
@@ -133,7 +133,7 @@ def tracker_tags(folder: Path, runs: Iterable[Path]) -> list[str]:
 
 
 def _with_section(text: str, template: str, repository: Repository, **values: Any) -> str:
-    """A card's text with a section from a template before its first one."""
+    """A card's text with a section from a template before its first section."""
     return _before_first_section(text, render(template, repository=repository, **values))
 
 
@@ -152,13 +152,13 @@ def evaluation(
 ) -> tuple[str, EvalResultEntry]:
     """The chosen run's test result as an entry of ``.eval_results/*.yaml``, and that file's path.
 
-    Documented (huggingface/hub-docs, docs/hub/eval-results.md; `huggingface_hub.EvalResultEntry`): each file is a list
-    of entries. An entry needs ``dataset.id``, a dataset of the Hub that is registered as a benchmark,
+    As documented (huggingface/hub-docs, docs/hub/eval-results.md; `huggingface_hub.EvalResultEntry`), each file is a
+    list of entries. An entry needs ``dataset.id``, a dataset of the Hub that is registered as a benchmark,
     ``dataset.task_id``, a task of its ``eval.yaml``, and ``value``; ``source`` is where the value comes from, and
     ``date`` defaults to the commit's.
 
-    Our choices, for data that is no benchmark: data from outside the Hub goes by the name that ``model-index`` gives
-    it, and the task is "default", as in the documentation's example.
+    Our choices for data that is not a benchmark: data from outside the Hub has its name in ``model-index``, and the
+    task is "default", as in the documentation's example.
     """
     source, metric = plan.task.source, plan.task.metric
     record = (chosen.folder.relative_to(folder) / RESULT_FILE).as_posix()
@@ -180,7 +180,7 @@ def check_card(card: str, repository: Repository) -> None:
     """Reads a card back as huggingface_hub does, before anything is sent.
 
     Raises:
-        HubError: If it would not be valid.
+        HubError: If the card would not be valid.
     """
     try:
         _CARDS[repository.repo_type](card)

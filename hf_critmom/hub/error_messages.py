@@ -1,4 +1,4 @@
-"""Sentences for what huggingface_hub raises."""
+"""Translates the exceptions of huggingface_hub into sentences."""
 
 import json
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from hf_critmom.storage.redaction import redact
 
 _AGAIN = "repeat the command later, which uploads only what is missing"
 _REFUSALS = {
-    401: "{hub} does not accept the token ({said}): make one with the right to write in the settings of your account, "
-    "and pass it on by hf auth login, HF_TOKEN or --token.",
-    403: "{user} may not write to {target} with this token ({said}): use one that may, or choose another REPO_ID.",
+    401: "{hub} does not accept the token ({said}): create one with write access in the settings of your account, and "
+    "pass it by hf auth login, HF_TOKEN or --token.",
+    403: "{user} may not write to {target} with this token ({said}): use a token that may, or choose another REPO_ID.",
     404: "{hub} has no place for {target} ({said}): choose another REPO_ID, --repo_type or --revision.",
 }
-"""Sentences for the Hub's answers by status; the others are below."""
+"""Sentences for refusals by the Hub, by status; others are below."""
 _NO_HUB = f"{{hub}} gave an answer that no Hub gives ({{said}}): check HF_ENDPOINT, and {_AGAIN}."
 _WRONG_SHAPE = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, IndexError)
 _LONGEST = 300
@@ -27,18 +27,18 @@ _LONGEST = 300
 
 @contextmanager
 def translate_hub_errors(api: HfApi, user: str = "", repository: object = None) -> Iterator[None]:
-    """Turns what huggingface_hub raises into one sentence.
+    """Turns the exceptions of huggingface_hub into one sentence.
 
-    That is `HTTPError` of requests, `OSError` of files and of offline mode, `RuntimeError` around whatever an upload
-    failed of, `ValueError` of a card that the Hub refuses, and this or others of answers that no Hub gives.
+    These are `HTTPError` from requests, `OSError` from files and in offline mode, `RuntimeError` around any failure of
+    an upload, `ValueError` for a card that the Hub refuses, and these or others for answers that no Hub gives.
 
     Args:
         api: The client.
-        user: Name of the user; empty while it is not known.
-        repository: What is pushed to; None while the user signs in.
+        user: Name of the user; empty while it is unknown.
+        repository: The target of the push; None while the user signs in.
 
     Raises:
-        HubError: In the place of these.
+        HubError: In place of these exceptions.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def translate_hub_errors(api: HfApi, user: str = "", repository: object = None) 
 
 
 def _sentence(error: BaseException, *, signing_in: bool) -> str:
-    """The sentence for an error, with places for the Hub, what was said, the user and the repository."""
+    """The sentence for an error, with placeholders for the Hub, its message, the user and the repository."""
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         if status >= 500 or status in TRANSIENT:
@@ -69,7 +69,7 @@ def _sentence(error: BaseException, *, signing_in: bool) -> str:
     if isinstance(error, TimeoutException):
         return f"{{hub}} did not answer in time ({{said}}): check the network and HF_ENDPOINT, and {_AGAIN}."
     if isinstance(error, HTTPError | InvalidURL):
-        return f"{{hub}} cannot be reached, or broke off ({{said}}): check the network and HF_ENDPOINT, and {_AGAIN}."
+        return f"{{hub}} cannot be reached, or hung up ({{said}}): check the network and HF_ENDPOINT, and {_AGAIN}."
     if str(error).startswith("Invalid metadata"):
         return "{hub} does not accept the card ({said}): nothing was pushed; please report what was compared."
     if isinstance(error, _WRONG_SHAPE) or (isinstance(error, ValueError) and not isinstance(error, OSError)):
@@ -78,7 +78,7 @@ def _sentence(error: BaseException, *, signing_in: bool) -> str:
 
 
 def hub_message(error: BaseException) -> str:
-    """What the Hub or the client says about an error, in one line without a full stop."""
+    """The message of the Hub or the client for an error, in one line without a full stop."""
     if isinstance(error, HfHubHTTPError):
         text = f"{error.response.status_code} {error.server_message or error.response.reason_phrase}"
     elif isinstance(error, KeyError):
@@ -86,7 +86,7 @@ def hub_message(error: BaseException) -> str:
     else:
         text = str(error) or type(error).__name__
     if isinstance(error, TimeoutException) and isinstance(error, HTTPError):
-        with suppress(RuntimeError):  # an error that knows no request
+        with suppress(RuntimeError):  # an error without a request
             text = f"{error.request.method} {error.request.url.path}: {text}"
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return (line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ...").rstrip(".")

@@ -1,7 +1,7 @@
-"""The error of a push."""
+"""The error of pushing and pulling."""
 
 from hf_critmom.errors import InputError
 
 
 class HubError(InputError):
-    """A push that cannot be made as it was requested, or that the Hub did not take."""
+    """A push or a pull is not possible as requested, or the Hub refused it."""

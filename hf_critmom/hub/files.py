@@ -15,7 +15,7 @@ from hf_critmom.reporting.page import PAGE_FILE
 CARD_FILE = "README.md"
 
 RECORD_FILES = (RESULT_FILE, DRIFT_FILE)
-"""What is published of each planned run."""
+"""Files of each planned run that are published."""
 
 _REPORT = re.compile(rf"{CARD_FILE}|{PAGE_FILE}|{RESULTS_FILE}|{PLAN_FILE}|figures/[\w.-]+\.(?:png|svg)", re.ASCII)
 
@@ -35,7 +35,7 @@ MODEL_FILES = {
     ),
     *("spiece.model", "tokenizer.model", "sentencepiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm"),
 }
-"""Names that `save_pretrained` gives to configurations, tokenizers and processors."""
+"""Names that `save_pretrained` gives to the files of configurations, tokenizers and processors."""
 
 
 def copy_records(folder: Path, copy: Path) -> None:
@@ -46,7 +46,7 @@ def copy_records(folder: Path, copy: Path) -> None:
         copy: An empty folder.
 
     Raises:
-        HubError: If one of these files is a link, or is reached through one, or lies outside the folder.
+        HubError: If one of these files is a link, is reached through one, or lies outside the folder.
         ComparisonError: If the folder holds no comparison, or a damaged one.
     """
     _copy(folder, copy, Path(PLAN_FILE))
@@ -58,7 +58,7 @@ def copy_records(folder: Path, copy: Path) -> None:
 
 
 def report_files(folder: Path) -> list[Path]:
-    """Files of a report and of the records that it was made from, relative to a folder that `copy_records` filled."""
+    """Files of a report and its records, relative to a folder that `copy_records` has filled."""
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return [file for file in files if _REPORT.fullmatch(file.as_posix()) or file.name in RECORD_FILES]
 
@@ -68,7 +68,7 @@ def model_files(run: Path, folder: Path) -> list[Path]:
 
     Args:
         run: The run's folder.
-        folder: The comparison's folder, in which it lies.
+        folder: The comparison's folder, which contains the run's.
 
     Raises:
         HubError: If one of them is a link, or the run is reached through one, or lies outside the folder.
@@ -90,7 +90,7 @@ def regular_file(folder: Path, relative: Path) -> Path:
         relative: The file's path in it.
 
     Raises:
-        HubError: If it is a link or no file, or lies outside the folder.
+        HubError: If the file is a link or not regular, or lies outside the folder.
     """
     if relative.is_absolute() or ".." in relative.parts:
         raise HubError(f"{relative} lies outside {folder}: a push takes only what lies in the comparison's folder.")
@@ -98,11 +98,9 @@ def regular_file(folder: Path, relative: Path) -> Path:
     for part in relative.parts:
         path = path / part
         if path.is_symlink():
-            raise HubError(
-                f"{path} is a link, which a push does not follow: put what it points to in its place, or remove it."
-            )
+            raise HubError(f"{path} is a link, which a push does not follow: replace it with its target, or remove it.")
     if not stat.S_ISREG(path.stat().st_mode):
-        raise HubError(f"{path} is no file: remove it.")
+        raise HubError(f"{path} is not a regular file: remove it.")
     return path
 
 
@@ -113,7 +111,7 @@ def _copy_all(folder: Path, copy: Path, runs: Iterable[Path]) -> None:
 
 
 def _copy(folder: Path, copy: Path, relative: Path) -> None:
-    """Copies a file if it is there."""
+    """Copies a file if it exists."""
     outside = relative.is_absolute() or ".." in relative.parts
     if not outside and not (folder / relative).exists() and not (folder / relative).is_symlink():
         return

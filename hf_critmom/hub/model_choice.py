@@ -1,4 +1,4 @@
-"""Which of a comparison's runs gives the model that is pushed."""
+"""Chooses the run of a comparison whose model is pushed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class ChosenRun:
     """The run whose model is pushed.
 
     Attributes:
-        folder: Its folder.
-        result: Its result.
-        reason: Why it was chosen, as a clause.
+        folder: Folder of the run.
+        result: Result of the run.
+        reason: Why the run was chosen, as a clause.
     """
 
     folder: Path
@@ -39,22 +39,22 @@ def finished_runs(folder: Path, plan: Plan) -> dict[Path, RunResult]:
 def choose_run(
     plan: Plan, runs: Mapping[Path, RunResult], *, arm: str | None = None, seed: int | None = None
 ) -> ChosenRun | None:
-    """The run whose model stands for a comparison: the best on validation of those that the arm and seed leave.
+    """Chooses the run whose model is pushed: the best on validation among the runs of the given arm and seed.
 
-    What counts is the metric of the last evaluation on the validation split; the test split has no part. Of equals the
-    first is taken. A run that diverged is never chosen.
+    The criterion is the metric of the last evaluation on the validation split; the test split plays no part. The first
+    of equal runs is chosen, and never one that diverged.
 
     Args:
         plan: The comparison's plan.
         runs: Results by run folder.
-        arm: Only this arm's runs.
-        seed: Only this seed's runs.
+        arm: Choose only among this arm's runs.
+        seed: Choose only among this seed's runs.
 
     Returns:
         The run; None if every run diverged and neither arm nor seed was given.
 
     Raises:
-        HubError: If the arm or seed is not the comparison's, or all their runs diverged or are unfinished.
+        HubError: If the comparison has no such arm or seed, or all its runs diverged or are unfinished.
     """
     given = {name: value for name, value in (("arm", arm), ("seed", seed)) if value is not None}
     for name, planned in (("arm", plan.arms), ("seed", plan.seeds)):
@@ -63,7 +63,7 @@ def choose_run(
             raise HubError(
                 f"The comparison has no {name} {given[name]}: choose --{name} among {', '.join(map(str, known))}."
             )
-    of_them = f" of {' and '.join(f'{name} {value}' for name, value in given.items())}" if given else ""
+    subset = f" of {' and '.join(f'{name} {value}' for name, value in given.items())}" if given else ""
     metric, better = plan.task.metric, 1.0 if plan.task.greater_is_better else -1.0
     values = {
         run: value
@@ -74,11 +74,11 @@ def choose_run(
     }
     if not values:
         if given:
-            raise HubError(f"No run{of_them} finished without diverging: choose another with --arm and --seed.")
+            raise HubError(f"No run{subset} finished without diverging: choose another with --arm and --seed.")
         return None
     best = max(values, key=lambda run: better * values[run])
     among = "the only finished run" if len(values) == 1 else f"the best of {len(values)} finished runs"
-    return ChosenRun(best, runs[best], f"{among}{of_them} by final validation {metric}, {values[best]:.4f}")
+    return ChosenRun(best, runs[best], f"{among}{subset} by final validation {metric}, {values[best]:.4f}")
 
 
 def chosen_model_files(
@@ -90,13 +90,13 @@ def chosen_model_files(
         chosen: The run; None if every run diverged.
         runs: Results of all finished runs by their folders.
         folder: The comparison's folder.
-        explicit: Whether the run was named by arm or seed, so that it must have a model.
+        explicit: Whether the user named the run by arm or seed, so that it must have a model.
 
     Returns:
-        The files, and why the model is this one, or there is none.
+        The files, and why this model was chosen, or why there is none.
 
     Raises:
-        HubError: If a run that was named has no model, or one of the files is a link.
+        HubError: If a run that the user named has no model, or one of the files is a link.
     """
     if chosen is None:
         return [], "every run diverged"

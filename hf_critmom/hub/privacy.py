@@ -1,4 +1,4 @@
-"""The last look at what is published: paths are shortened, and a secret stops the push."""
+"""The last check before publishing: paths are shortened, and a secret stops the push."""
 
 import io
 import json
@@ -23,17 +23,17 @@ _VOCABULARIES = re.compile(r"(?:tokenizer|vocab|added_tokens|merges|normalizer)\
 
 
 def publishable(files: Mapping[str, bytes | Path], *, known: Collection[str] = ()) -> dict[str, bytes | Path]:
-    """The files with absolute paths in their texts shortened, and refused if one of them holds a secret.
+    """The files with absolute paths in their text shortened; refuses files that hold a secret.
 
     Args:
         files: Contents, or the files that hold them, by path in the repository.
-        known: Secrets that are known as such, such as the token of the push.
+        known: Known secrets, such as the token of the push.
 
     Raises:
-        HubError: If a file holds what looks like a secret; it names file and kind, never the secret.
+        HubError: If a file seems to hold a secret; the message names file and kind, never the secret.
     """
     checked = {path: _without_paths(path, content) for path, content in files.items()}
-    # Cards and pages repeat what the records say, so those are named first.
+    # Cards and pages repeat records, so records are checked and named first.
     for path in sorted(checked, key=lambda path: (path.endswith(_DERIVED), path)):
         names = not (path.endswith(_PROGRAM_TEXT) or _VOCABULARIES.fullmatch(path))
         for text in _texts(path, checked[path]):
@@ -46,17 +46,17 @@ def publishable(files: Mapping[str, bytes | Path], *, known: Collection[str] = (
 
 
 def check_message(message: str, *, known: Collection[str] = ()) -> None:
-    """Refuses the summary of a commit if it holds a secret.
+    """Refuses a commit message that holds a secret.
 
     Raises:
-        HubError: If it does.
+        HubError: If it seems to hold one.
     """
     if kinds := find_secrets(message, known=known):
         raise HubError(f"--message holds what looks like {' and '.join(kinds)}: say what is pushed without it.")
 
 
 def _without_paths(path: str, content: bytes | Path) -> bytes | Path:
-    """A file's content with paths shortened where it is a text that may hold some; unchanged if it holds none."""
+    """A file's content with the paths in its text shortened; unchanged if it is not text or holds none."""
     if not path.endswith(_TEXT) or _VOCABULARIES.fullmatch(path):
         return content
     text = _decoded(content if isinstance(content, bytes) else content.read_bytes())
@@ -69,7 +69,7 @@ def _without_paths(path: str, content: bytes | Path) -> bytes | Path:
 
 
 def _public_plan(text: str) -> str:
-    """A plan whose private arguments name data outside the comparison's folder by its last part."""
+    """A plan in which data outside the comparison's folder is named only by the last part of its path."""
     plan = json.loads(text)
     arguments = plan.get("arguments") or {}
     public = {group: {name: _public_argument(value) for name, value in of.items()} for group, of in arguments.items()}
@@ -79,7 +79,7 @@ def _public_plan(text: str) -> str:
 
 
 def _public_result(text: str) -> str:
-    """A result without the name of the machine that made it, which is nobody's business but its owner's."""
+    """A result without the name of the machine that made it, which is private."""
     result = json.loads(text)
     load = result.get("load")
     if not isinstance(load, dict) or not load.get("node"):
@@ -93,7 +93,7 @@ def _public_argument(value: Any) -> Any:
 
 
 def _texts(path: str, content: bytes | Path) -> Iterator[str]:
-    """Texts in a file: all of it, the columns of strings, or the metadata of weights."""
+    """Texts in a file: all of it, the string columns of a table, or the metadata of weights."""
     if path.endswith(_TEXT):
         yield _decoded(content if isinstance(content, bytes) else content.read_bytes())
     elif path.endswith(".parquet"):
@@ -108,11 +108,9 @@ def _texts(path: str, content: bytes | Path) -> Iterator[str]:
             with safe_open(content, framework="pt") as weights:
                 yield json.dumps(weights.metadata() or {})
         except SafetensorError as error:
-            raise HubError(
-                f"{content} holds no readable weights ({error}): remove it, or choose another run."
-            ) from None
+            raise HubError(f"{content} has no readable weights ({error}): remove it, or choose another run.") from None
 
 
 def _decoded(content: bytes) -> str:
-    """Bytes as text; those that are none stay as they are."""
+    """Bytes as text; invalid UTF-8 is kept by surrogate escapes."""
     return content.decode("utf-8", errors="surrogateescape")

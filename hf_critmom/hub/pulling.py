@@ -1,4 +1,4 @@
-"""Pulling a comparison from a repository of the Hub."""
+"""Pulls a comparison from a repository on the Hub."""
 
 import re
 from contextlib import suppress
@@ -36,28 +36,28 @@ _PATTERNS = (
     PLAN_FILE,
     *(f"runs/**/{name}" for name in (RESULT_FILE, DRIFT_FILE, "*.safetensors", *sorted(MODEL_FILES))),
 )
-"""Files of a comparison, without those that are rebuilt from them."""
+"""Files of a comparison, except those that are rebuilt from them."""
 
 
 def is_repository(source: str) -> bool:
-    """Whether this names a repository of the Hub rather than a folder."""
+    """Whether ``source`` names a repository on the Hub rather than a folder."""
     return source.startswith(_SCHEME)
 
 
 def pull_comparison(address: str, folder: Path, *, token: str | None = None) -> Path:
-    """Downloads the plan and the runs of a comparison that somebody has published.
+    """Downloads the plan and the runs of a published comparison.
 
     Args:
-        address: Where it is: ``hf://datasets/OWNER/NAME``, ``hf://OWNER/NAME`` for a model repository, with
+        address: The repository: ``hf://datasets/OWNER/NAME``, ``hf://OWNER/NAME`` for a model repository, with
             ``@REVISION`` for a branch or commit.
-        folder: A folder to download it to.
-        token: An access token; default: the one of this machine.
+        folder: The folder to download to.
+        token: An access token; default: that of this machine.
 
     Returns:
         The folder.
 
     Raises:
-        HubError: If it is not there, holds no comparison, or the Hub cannot be reached.
+        HubError: If the repository does not exist or holds no comparison, or the Hub cannot be reached.
     """
     repository = _parse(address)
     api = HfApi(token=token or None)
@@ -101,7 +101,7 @@ def _sentence(error: BaseException, address: str, hub: str, said: str) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE keeps this machine from reaching {hub}: unset it, or name folders."
     if isinstance(error, GatedRepoError):
-        return f"{address} needs leave that this token does not have ({said}): ask for it on its page on {hub}."
+        return f"{address} is gated, and this token has no access ({said}): request it on its page on {hub}."
     if isinstance(error, RevisionNotFoundError):
         return f"{address} has no such revision ({said}): name one of its branches, or leave @REVISION out."
     if isinstance(error, RepositoryNotFoundError) or (

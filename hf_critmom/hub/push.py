@@ -1,4 +1,4 @@
-"""Pushing: one commit, which arrives completely or not at all."""
+"""Pushes a comparison: in one commit, which arrives completely or not at all."""
 
 import importlib.metadata
 import re
@@ -28,12 +28,12 @@ from hf_critmom.tasks.paths import is_file
 
 @dataclass(frozen=True)
 class Pushed:
-    """What came of a push.
+    """Result of a push.
 
     Attributes:
         url: Page of the commit that holds the files.
         changed: Whether there was anything new to commit.
-        notes: Sentences that whoever pushed should read.
+        notes: Sentences for the user who pushed.
     """
 
     url: str
@@ -43,7 +43,7 @@ class Pushed:
 
 @dataclass(frozen=True)
 class Hub:
-    """A Hub to which somebody has signed in.
+    """A Hub to which the user has signed in.
 
     Attributes:
         api: The client, with the token.
@@ -63,21 +63,21 @@ def push_comparison(
     token: str | None = None,
     **options: Any,
 ) -> tuple[Upload, Pushed | None]:
-    """Pushes a comparison to the Hub that huggingface_hub is set to (``HF_ENDPOINT``).
+    """Pushes a comparison to the Hub at ``HF_ENDPOINT``.
 
     Args:
         folder: A comparison's folder, finished or not; it is only read.
-        repository: Where to; a name without a namespace is taken into that of the token's user.
+        repository: The target; a name without a namespace is placed in that of the token's user.
         private: Create the repository as a private one.
-        dry_run: Only prepare and check what would be pushed, without network.
-        token: An access token; default: the one of this machine, from ``HF_TOKEN`` or ``hf auth login``.
+        dry_run: Only prepare and check the upload, without network.
+        token: An access token; default: that of this machine, from ``HF_TOKEN`` or ``hf auth login``.
         options: Fields of `PushOptions`.
 
     Returns:
-        What is pushed, and what came of it (None of a dry run).
+        The upload, and the result of the push (None for a dry run).
 
     Raises:
-        HubError: If something requested is not there, the comparison holds a secret, or the Hub cannot be reached,
+        HubError: If something requested does not exist, the comparison holds a secret, or the Hub cannot be reached,
             refuses or fails.
         ComparisonError: If the folder holds no comparison, or no run of it has finished.
     """
@@ -103,22 +103,22 @@ def _read_plan(folder: Path) -> Plan:
 
     Raises:
         HubError: If the folder holds another experiment.
-        ComparisonError: If it holds none.
+        ComparisonError: If the folder holds no comparison.
     """
     for kind, file in (("an attribution", RESULTS_FILE), ("a repair", PLAN.name)):
         if is_file(folder / file) and not is_file(folder / PLAN_FILE):
             raise HubError(
-                f"{folder} holds {kind}, and push brings comparisons: look through the folder, and publish it with hf "
-                "upload REPO_ID DIR."
+                f"{folder} holds {kind}, and push publishes comparisons: look through the folder, and publish it with "
+                "hf upload REPO_ID DIR."
             )
     return Plan.read(folder)
 
 
 def sign_in(token: str | None = None) -> Hub:
-    """Finds the token, and asks the Hub whose it is.
+    """Finds the token, and asks the Hub for its user.
 
     Raises:
-        HubError: If there is no token, the Hub does not know it, or cannot be reached.
+        HubError: If there is no token, or the Hub does not accept it or cannot be reached.
     """
     if token is not None and not token.strip():
         raise HubError("--token is empty: give an access token, or leave it out for HF_TOKEN or hf auth login.")
@@ -133,7 +133,7 @@ def sign_in(token: str | None = None) -> Hub:
     if not found:
         raise HubError(f"There is no token for {api.endpoint}: run hf auth login, set HF_TOKEN or give --token.")
     if not re.fullmatch("[!-~]+", found):
-        raise HubError("The token has characters that no token has: copy it again from the settings of your account.")
+        raise HubError("The token has characters that no token has: copy it again from your account settings.")
     with session.patient_session(), translate_hub_errors(api):
         user = api.whoami()["name"]
         if not isinstance(user, str) or not re.fullmatch(r"[\w.-]+", user, re.ASCII):
@@ -142,9 +142,9 @@ def sign_in(token: str | None = None) -> Hub:
 
 
 def push_upload(hub: Hub, upload: Upload, *, private: bool = False) -> Pushed:
-    """Commits files to a repository, which is created if need be: all of them arrive, or none.
+    """Commits files to a repository, which is created if necessary: all of them arrive, or none.
 
-    What the repository has already is not uploaded again, and if that is all, nothing is committed.
+    Files that the repository has already are not uploaded again; if nothing is new, nothing is committed.
 
     Raises:
         HubError: If the Hub cannot be reached, refuses or fails.
@@ -155,7 +155,7 @@ def push_upload(hub: Hub, upload: Upload, *, private: bool = False) -> Pushed:
         commit = _commit(api, upload)
         stored = [str(sibling.rfilename) for sibling in getattr(before, "siblings", None) or ()]
     notes = [
-        f"{repository.repo_id} also holds {path}, which is not of this push: delete it if nobody needs it."
+        f"{repository.repo_id} also holds {path}, which is not part of this push: delete it if nobody needs it."
         for path in stored
         if re.fullmatch(r"[^/]*\.safetensors", path) and path not in upload.files
     ]
@@ -163,23 +163,23 @@ def push_upload(hub: Hub, upload: Upload, *, private: bool = False) -> Pushed:
 
 
 def _secrets(token: Any) -> set[str]:
-    """Secrets of whoever pushes, which must not be among what is pushed."""
+    """Secrets of the user, which must not be pushed."""
     try:
         stored = get_token()
-    except OIDCError:  # said when somebody signs in
+    except OIDCError:  # sign_in reports it
         stored = None
     return {str(secret).strip() for secret in (token, stored) if secret and len(str(secret).strip()) >= 8}
 
 
 def _find_or_create(api: HfApi, repository: Repository, *, private: bool) -> Any:
-    """Creates repository and branch where they are missing; what the Hub knew of them before, None if nothing."""
+    """Creates missing repository and branch; returns the Hub's info on them from before, or None."""
     found = _info(api, repository)
     if found is None:
         sdk = "static" if repository.repo_type == "space" else None
         try:
             api.create_repo(**repository.address, private=private or None, space_sdk=sdk)
         except HfHubHTTPError as error:
-            if error.response.status_code != 409:  # it is there, unless another type has taken the name
+            if error.response.status_code != 409:  # it exists, unless a repository of another type has the name
                 raise
             for other in REPO_TYPES.keys() - {repository.repo_type}:
                 if _info(api, Repository(repository.repo_id, other)) is not None:
@@ -202,7 +202,7 @@ def _find_or_create(api: HfApi, repository: Repository, *, private: bool) -> Any
 
 
 def _info(api: HfApi, repository: Repository) -> Any:
-    """What the Hub knows of a repository; None if there is none that the token may see."""
+    """The Hub's info on a repository; None if there is none that the token may see."""
     try:
         return api.repo_info(**repository.address)
     except HfHubHTTPError as error:
@@ -212,16 +212,16 @@ def _info(api: HfApi, repository: Repository) -> Any:
 
 
 def _commit(api: HfApi, upload: Upload) -> CommitInfo:
-    """Commits everything at once, again and again while the commit is not answered with yes or no.
+    """Commits everything at once, and retries while the Hub neither accepts nor refuses the commit.
 
-    Other requests are repeated by `patient_session`. Every attempt asks again what the repository has, so a commit
-    that was made although its answer was lost is not made twice.
+    `patient_session` retries all other requests. Every attempt first compares with what the repository has, so a commit
+    whose answer was lost is not made twice.
     """
     failed = 0
     while True:
         try:
             with warnings.catch_warnings():
-                # Tables of results are meant to be there.
+                # Tables of results are meant to be committed.
                 warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
                 return api.create_commit(
                     operations=[CommitOperationAdd(path, content) for path, content in upload.files.items()],
@@ -243,14 +243,14 @@ def _commit(api: HfApi, upload: Upload) -> CommitInfo:
 
 
 def _find_linked(hub: Hub, repository: Repository) -> Repository | None:
-    """The repository of the same name that the card links to, if the Hub has it: a model's Space, a Space's model."""
+    """The repository of the same name to link to, if the Hub has it: a model's Space, or a Space's model."""
     other = Repository(repository.repo_id, "model" if repository.repo_type == "space" else "space")
     with session.patient_session(), translate_hub_errors(hub.api, hub.user, other):
         return None if _info(hub.api, other) is None else other
 
 
 def _link_to_space(hub: Hub, model: Repository, space: Repository) -> str:
-    """Lets the card of a model that was pushed before link to the Space; returns what came of it, in a sentence."""
+    """Adds a link to the Space to the card of a model that was pushed before; returns the outcome in a sentence."""
     api = hub.api
     again = f"push {model.repo_id} again, for its card to link here"
     try:
@@ -263,9 +263,11 @@ def _link_to_space(hub: Hub, model: Repository, space: Repository) -> str:
             card = response.content.decode()
             linked = with_space_link(card, space)
             if "hf-critmom" not in card:
-                return f"The card of the model repository {model.repo_id} is not of hf-critmom, and was left as it is."
+                return (
+                    f"The card of the model repository {model.repo_id} is not from hf-critmom, and was left unchanged."
+                )
             if linked != card:
                 _commit(api, Upload(model, {CARD_FILE: linked.encode()}, "Link to the Space"))
     except HubError as error:
-        return f"The card of {model.repo_id} could not be made to link here ({error}): {again}."
+        return f"The card of {model.repo_id} could not be linked here ({error}): {again}."
     return f"The card of the model repository {model.repo_id} links here."

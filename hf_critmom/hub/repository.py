@@ -1,4 +1,4 @@
-"""Where a comparison goes."""
+"""Repositories on the Hub that a comparison is pushed to or pulled from."""
 
 import re
 from dataclasses import dataclass, replace
@@ -11,17 +11,17 @@ from huggingface_hub.utils import validate_repo_id
 from hf_critmom.hub.errors import HubError
 
 REPO_TYPES = {"model": "model", "dataset": "dataset", "space": "Space"}
-"""Kinds of repositories that take a comparison, and what they are called in sentences."""
+"""Types of repositories that can hold a comparison, with their names in sentences."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """Where a comparison goes.
+    """A repository on the Hub.
 
     Attributes:
-        repo_id: Name, with its namespace.
+        repo_id: NAMESPACE/NAME, or NAME for the user's own namespace.
         repo_type: A key of `REPO_TYPES`.
-        revision: Branch; None: the main one.
+        revision: Branch; None for the main one.
     """
 
     repo_id: str
@@ -34,29 +34,29 @@ class Repository:
 
     @property
     def address(self) -> dict[str, Any]:
-        """The repository as functions of huggingface_hub take it."""
+        """The repository as keyword arguments of huggingface_hub's functions."""
         return {"repo_id": self.repo_id, "repo_type": self.repo_type}
 
     @property
     def url(self) -> str:
-        """Its page on the Hub that huggingface_hub is set to."""
+        """The repository's page on the Hub at ``HF_ENDPOINT``."""
         prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
         return f"{HfApi().endpoint}/{prefix}{self.repo_id}"
 
     def owned_by(self, user: str) -> "Repository":
-        """The repository in the user's namespace if it names none."""
+        """The repository, in the user's namespace if it names none."""
         return self if "/" in self.repo_id else replace(self, repo_id=f"{user}/{self.repo_id}")
 
     def check(self) -> None:
-        """Refuses names that no repository and no branch can have.
+        """Refuses names that no repository or branch can have.
 
         Raises:
-            HubError: If the name or the revision is such a one.
+            HubError: If the name or the revision is impossible.
         """
         if not is_repo_id(self.repo_id):
             raise HubError(
                 f"{self.repo_id!r} cannot name a repository: write NAMESPACE/NAME, each of letters, digits, '-', "
-                "'_' and '.', 96 characters at most."
+                "'_' and '.', at most 96 characters."
             )
         if self.revision is not None and not is_branch_name(self.revision):
             raise HubError(
@@ -75,7 +75,7 @@ def is_repo_id(name: str) -> bool:
 
 
 def is_branch_name(name: str) -> bool:
-    """Whether git takes a name as that of a branch, and commands, addresses and cards need not quote it.
+    """Whether git accepts a name for a branch, and commands, addresses and cards need no quotes around it.
 
     Example:
         >>> [is_branch_name(name) for name in ("main", "refs/pr/1", "v1.0", "", "a b", "a..b", "-x", "a'b", "x.lock")]

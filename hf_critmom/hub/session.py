@@ -1,4 +1,4 @@
-"""Requests to the Hub: each has a time limit, and is made again where its answer is neither yes nor no."""
+"""Requests to the Hub: each has a time limit, and is retried if the Hub neither accepts nor refuses it."""
 
 import importlib
 import math
@@ -22,46 +22,46 @@ from hf_critmom.hub.errors import HubError
 
 logger = logging.get_logger(__name__)
 
-# huggingface_hub went from httpx to httpx2: its own errors say which one it uses.
+# huggingface_hub moved from httpx to httpx2: the module of its errors says which one it uses.
 _httpx = importlib.import_module(HTTPError.__module__.partition(".")[0])
 TimeoutException: type[Exception] = _httpx.TimeoutException
 InvalidURL: type[Exception] = _httpx.InvalidURL
 
 TRANSIENT = {408, 412, 429, 500, 502, 503, 504}
-"""Statuses of answers that are neither yes nor no. 412: somebody else's commit came between."""
+"""Statuses that neither accept nor refuse a request. 412: another commit came in between."""
 
 RETRY_WAITS = (1.0, 3.0, 9.0)
-"""Seconds before each further attempt of a request that was answered neither with yes nor with no."""
+"""Seconds before each retry of a request that was neither accepted nor refused."""
 UNANSWERED_ATTEMPTS = 2
-"""How often a request is made where the Hub cannot be reached, or accepts it and does not answer."""
+"""Number of attempts if the Hub cannot be reached or does not answer."""
 LONGEST_WAIT = 60.0
-"""Seconds that the Hub may ask to wait before a request is made again (``Retry-After``)."""
+"""Longest wait in seconds that the Hub may request before a retry (``Retry-After``)."""
 REQUEST_TIMEOUT = 15.0
-"""Seconds without a sign of the Hub after which a request has failed; ``HF_CRITMOM_HUB_TIMEOUT`` says otherwise."""
+"""Seconds of silence after which a request has failed; ``HF_CRITMOM_HUB_TIMEOUT`` overrides it."""
 UPLOAD_TIMEOUT = 60.0
-"""The same of requests that carry files: uploads and the commit."""
+"""The same limit for requests that carry files: uploads and the commit."""
 WHOLE_REQUEST = 4.0
-"""Times its time limit that a request may take in all, whatever signs of the Hub come; uploads have more."""
+"""Largest duration of a whole request as a multiple of its time limit, even if data comes; uploads have more."""
 SLOWEST_UPLOAD = 16 * 1024
 """Bytes per second below which an upload has failed."""
 
-_CONFLICT = "another conflicting operation is in progress"  # upon which create_repo would repeat for ever
+_CONFLICT = "another conflicting operation is in progress"  # on which create_repo would retry for ever
 
 
 class RetriesExhausted(Exception):
-    """A request has failed as often as it may; the error of the last attempt is its cause."""
+    """All attempts of a request have failed; the cause is the error of the last one."""
 
 
 @contextmanager
 def patient_session() -> Iterator[None]:
-    """While entered, every request of huggingface_hub has a time limit, and is repeated where that may help.
+    """Within the context, every request of huggingface_hub has a time limit, and is retried if that may help.
 
-    huggingface_hub has no time limit of its own for most requests, and repeats some of them only. Commits are not
-    repeated here, since one whose answer was lost must not be made twice. Files are uploaded by Git LFS: the client of
-    Xet makes requests of its own, which a storage that does not answer holds for many minutes without a word.
+    huggingface_hub itself has no time limit for most requests, and retries only some. Commits are not retried here,
+    because one whose answer was lost must not be made twice. Files are uploaded by Git LFS: Xet's client makes requests
+    of its own, which hang silently for many minutes if the storage does not answer.
 
     Raises:
-        HubError: If ``HF_CRITMOM_HUB_TIMEOUT`` is no time.
+        HubError: If ``HF_CRITMOM_HUB_TIMEOUT`` is not a positive number.
     """
     if isinstance(getattr(get_session().send, "__self__", None), _Sender):  # entered already
         yield
@@ -97,10 +97,11 @@ class _Sender:
     """Sends the requests of one client.
 
     Attributes:
-        send_once: Sends a request.
+        send_once: Sends a request once.
         request_timeout: Time limit in seconds.
-        upload_timeout: Time limit of requests that carry files.
-        failures: How often requests have failed whose repetition is up to the caller, by URL.
+        upload_timeout: Time limit in seconds of requests that carry files.
+        failures: Number of failures, by URL, of requests that only their caller can retry.
+        lock: Guards ``failures``.
     """
 
     send_once: Callable[..., Any]
@@ -110,13 +111,13 @@ class _Sender:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, request: Any, **kwargs: Any) -> Any:
-        """Sends a request, again and again while that may help.
+        """Sends a request, and retries while that may help.
 
         Raises:
-            RetriesExhausted: If it does not.
+            RetriesExhausted: If no attempt succeeds.
         """
         is_commit = request.method == "POST" and "/commit/" in request.url.path
-        is_stream = not isinstance(request.stream, _httpx.ByteStream)  # only its sender can begin it again
+        is_stream = not isinstance(request.stream, _httpx.ByteStream)  # only its caller can rewind it
         limit = self.upload_timeout if is_commit or is_stream else self.request_timeout
         size = request.headers.get("Content-Length", "0")
         in_all = WHOLE_REQUEST * limit + (int(size) if size.isdecimal() else 0) / SLOWEST_UPLOAD
@@ -125,7 +126,7 @@ class _Sender:
         failed = 0
         while True:
             response, error = self._attempt(request, kwargs, in_all)
-            if isinstance(error, _TookTooLong):  # it may still be at it, so that it cannot be made again
+            if isinstance(error, _TookTooLong):  # it may still be running, so it must not be retried
                 raise RetriesExhausted from error
             if error is None or is_commit:
                 if response is None:
@@ -140,7 +141,7 @@ class _Sender:
             wait = seconds_to_wait(failed, error)
             if wait is None:
                 raise RetriesExhausted from error
-            if is_stream:  # http_backoff waits, and sends it again
+            if is_stream:  # http_backoff waits and retries
                 if response is None:
                     raise _httpx.NetworkError(str(error), request=request) from error  # not ConnectError: see above
                 return response
@@ -148,7 +149,7 @@ class _Sender:
             time.sleep(wait)
 
     def _attempt(self, request: Any, kwargs: dict[str, Any], in_all: float) -> tuple[Any, Exception | None]:
-        """The answer, and what is wrong with it if it is neither yes nor no."""
+        """The response, and an error if it neither accepts nor refuses the request."""
         try:
             response = self._send_within(in_all, request, kwargs)
         except (_httpx.TimeoutException, _httpx.NetworkError, _httpx.RemoteProtocolError) as error:
@@ -164,12 +165,12 @@ class _Sender:
         return response, None
 
     def _send_within(self, seconds: float, request: Any, kwargs: dict[str, Any]) -> Any:
-        """Sends a request from a thread that is left alone after some seconds.
+        """Sends a request from a thread that is abandoned after some seconds.
 
-        The client's own limits begin again with each byte, so that a Hub which sends one now and then would hold it.
+        The client's own limits restart with each byte, so a Hub that sends one now and then would block it.
 
         Raises:
-            _TookTooLong: If there is no whole answer by then.
+            _TookTooLong: If there is no complete answer by then.
         """
         answer: list[Any] = []
         error: list[BaseException] = []
@@ -184,21 +185,21 @@ class _Sender:
         thread.start()
         thread.join(seconds)
         if thread.is_alive():
-            raise _TookTooLong(f"no whole answer within {seconds:.0f} s", request=request)
+            raise _TookTooLong(f"no complete answer within {seconds:.0f} s", request=request)
         if error:
             raise error[0]
         return answer[0]
 
 
 class _TookTooLong(TimeoutException):  # type: ignore[misc,valid-type]
-    """A request that has not been answered as a whole in the time that it may take in all."""
+    """A request without a complete answer within the limit for whole requests."""
 
 
 def seconds_to_wait(failed: int, error: Exception) -> float | None:
-    """Seconds before the next attempt; None if there is none.
+    """Seconds to wait before the next attempt; None if there is to be none.
 
     Args:
-        failed: How many attempts have failed.
+        failed: Number of attempts that have failed.
         error: The error of the last one.
     """
     is_unanswered = isinstance(error, (TimeoutException, _httpx.ConnectError))
@@ -211,6 +212,6 @@ def seconds_to_wait(failed: int, error: Exception) -> float | None:
 
 
 def announce_retry(request: Any, error: Exception, wait: float) -> None:
-    """Tells a person who waits; what ends in an error is one sentence for everybody else."""
+    """Announces a retry on a terminal; elsewhere, only a final error is reported."""
     if sys.stderr.isatty():
         logger.warning(f"{request.method} {request.url.path} failed ({type(error).__name__}): again in {wait:g} s.")

@@ -1,4 +1,4 @@
-"""What a push of a comparison brings."""
+"""Collects the files of a push."""
 
 import tempfile
 from collections.abc import Collection, Iterator
@@ -27,13 +27,13 @@ DEFAULT_TASK_ID = "default"
 
 @dataclass(frozen=True)
 class Upload:
-    """What a push brings.
+    """The content of a push.
 
     Attributes:
-        repository: Where it goes.
+        repository: The target.
         files: Contents, or the files that hold them, by path in the repository.
         message: Summary of the commit.
-        notes: Sentences that whoever pushes should read.
+        notes: Sentences for the user who pushes.
     """
 
     repository: Repository
@@ -42,7 +42,7 @@ class Upload:
     notes: list[str] = field(default_factory=list)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file by path in the repository."""
+        """Size of each file in bytes, by path in the repository."""
         return {
             path: len(content) if isinstance(content, bytes) else content.stat().st_size
             for path, content in self.files.items()
@@ -51,14 +51,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class PushOptions:
-    """Options of a push, beside its destination.
+    """Options of a push, besides its target.
 
     Attributes:
         arm: Choose the model among this arm's runs.
         seed: Choose the model among this seed's runs.
-        dataset_id: Dataset of the Hub that the test result is on; default: the one that was compared on.
-        task_id: Its task there.
-        message: Summary of the commit; default: what was compared.
+        dataset_id: Dataset on the Hub to which the test result belongs; default: the comparison's.
+        task_id: Task of that dataset's benchmark.
+        message: Summary of the commit; default: the comparison's arms and task.
     """
 
     arm: str | None = None
@@ -68,26 +68,26 @@ class PushOptions:
     message: str | None = None
 
     def check(self, repository: Repository) -> None:
-        """Refuses values that cannot be used, and those that have no meaning for the kind of repository.
+        """Refuses invalid values, and options that do not apply to the type of the repository.
 
         Raises:
-            HubError: If there is one.
+            HubError: At the first such option.
         """
         if self.message is not None and not self.message.strip():
             raise HubError("--message is empty: say in a line what is pushed, or leave it out.")
         if not all(char.isalnum() or char in "._-" for char in self.task_id) or not self.task_id:
             raise HubError(
-                f"--task_id {self.task_id!r} names no task of a benchmark: write letters, digits, '-', '_' and '.', or "
-                f"leave it out for {DEFAULT_TASK_ID!r}."
+                f"--task_id {self.task_id!r} cannot name a task of a benchmark: write letters, digits, '-', '_' and '.', "
+                f"or leave it out for {DEFAULT_TASK_ID!r}."
             )
         if self.dataset_id is not None and not is_repo_id(self.dataset_id):
-            raise HubError(f"--dataset_id {self.dataset_id!r} names no dataset of the Hub: write it as NAMESPACE/NAME.")
+            raise HubError(f"--dataset_id {self.dataset_id!r} cannot name a dataset of the Hub: write NAMESPACE/NAME.")
         if repository.repo_type == "model":
             return
         for flag in ("arm", "seed", "dataset_id", "task_id"):
             if getattr(self, flag) != getattr(PushOptions(), flag):
                 kind = REPO_TYPES[repository.repo_type]
-                raise HubError(f"--{flag} is about the model, and a {kind} repository gets none: leave it out.")
+                raise HubError(f"--{flag} is about the model, and a {kind} repository has none: leave it out.")
 
 
 def prepare_upload(
@@ -98,18 +98,18 @@ def prepare_upload(
     known_secrets: Collection[str] = (),
     **options: Any,
 ) -> Upload:
-    """Collects what a push of a comparison brings; needs no network and leaves the comparison's folder as it is.
+    """Collects the files of a push, without network and without changing the comparison's folder.
 
-    The report is rebuilt from plan and results, so it says how far the comparison is at this moment. A model
+    The report is rebuilt from plan and results, so it shows the current state of the comparison. A model
     repository also gets the model of one run at its top level, for ``from_pretrained``, and that run's test result in
     ``.eval_results/``; a dataset repository gets a card by which ``load_dataset`` reads the table of results; a Space
     gets the report's page.
 
     Args:
         folder: A comparison's folder, finished or not.
-        repository: Where it is to go.
-        linked: What the card links to: the Space of a model or dataset, the model of a Space.
-        known_secrets: Secrets that must not be published, beside what looks like one.
+        repository: The target.
+        linked: Repository that the card links to: the Space of a model or dataset, or the model of a Space.
+        known_secrets: Secrets that must not be published, besides anything that looks like one.
         options: Fields of `PushOptions`.
 
     Raises:
@@ -128,7 +128,7 @@ def prepare_upload(
     assert isinstance(card, bytes)  # as every card is rendered
     check_card(card.decode(), repository)
     planned = len(comparison.plan.runs())
-    # Tuned variants come after their trials, and are not among the planned runs.
+    # Tuned variants are added after their trials, and are not among the planned runs.
     finished = sum(result.arm in comparison.plan.arms for result in comparison.runs.values())
     if finished < planned:
         notes.insert(0, f"Unfinished: {finished} of {planned} runs; the card says so.")
@@ -147,8 +147,8 @@ class _Comparison:
     Attributes:
         folder: Its folder.
         plan: Its plan.
-        runs: Results of its finished runs by their folders.
-        report: Contents of the report and of the records that it was made from, by path.
+        runs: Results of the finished runs, by folder.
+        report: Files of the report and its records, by path in the repository.
     """
 
     folder: Path
@@ -158,14 +158,14 @@ class _Comparison:
 
     @property
     def card(self) -> str:
-        """The report."""
+        """The report as Markdown."""
         card = self.report[CARD_FILE]
         assert isinstance(card, bytes)
         return card.decode()
 
 
 def _read_comparison(folder: Path) -> _Comparison:
-    """Reads a comparison's records, and makes its report of nothing else."""
+    """Copies a comparison's records, and rebuilds its report from them alone."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary)
         try:
@@ -228,15 +228,15 @@ def _space_contents(
 
 
 _CONTENTS = {"model": _model_contents, "dataset": _dataset_contents, "space": _space_contents}
-"""What each kind of repository gets."""
+"""Functions that collect the files for each type of repository."""
 
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Says in one sentence that a file could not be read.
+    """Turns a failure to read a file into one sentence.
 
     Raises:
-        HubError: If one could not.
+        HubError: If a file cannot be read.
     """
     try:
         yield

@@ -113,4 +113,4 @@ def test_what_push_does_not_bring_is_said(
 ) -> None:
     (tmp_path / file).write_text("{}")
     line = refused(capsys, "push", ".", "a/b")
-    assert f". holds {kind}, and push brings comparisons" in line and "hf upload" in line
+    assert f". holds {kind}, and push publishes comparisons" in line and "hf upload" in line

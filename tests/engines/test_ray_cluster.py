@@ -42,7 +42,7 @@ def test_a_machine_has_room_for_as_many_runs_as_fit(share: Share, resources: dic
         (("--gpus_per_run", "0.5"), "--gpus_per_run 0.5 and --use_cpu contradict each other"),
         (("--cpus_per_run", "0"), "--cpus_per_run must be positive"),
         (("--engine", "slurm"), "--engine must be one of local, ray"),
-        (("--engine", "local", "--ray_address", "auto"), "--ray_address is about --engine ray"),
+        (("--engine", "local", "--ray_address", "auto"), "--ray_address applies only to --engine ray"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_one_sentence(

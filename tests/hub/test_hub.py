@@ -259,9 +259,9 @@ def test_missing_weights_are_not_replaced_in_silence(folder: Path) -> None:
         (("--arm", "adagrad"), "has no arm adagrad: choose --arm among constant, critmom"),
         (("--seed", "7"), "has no seed 7: choose --seed among 42, 43"),
         (("--repo_type", "dataset", "--arm", "constant"), "--arm is about the model"),
-        (("--repo_type", "space", "--seed", "42"), "--seed is about the model, and a Space repository gets none"),
+        (("--repo_type", "space", "--seed", "42"), "--seed is about the model, and a Space repository has none"),
         (("--repo_type", "bucket"), "invalid choice: 'bucket'"),
-        (("--dataset_id", "my data"), "'my data' names no dataset of the Hub"),
+        (("--dataset_id", "my data"), "'my data' cannot name a dataset of the Hub"),
     ],
 )
 def test_choices_that_cannot_be_made_are_refused(

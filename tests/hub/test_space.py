@@ -101,14 +101,14 @@ def test_without_a_space_no_card_links_to_one(upload: Upload) -> None:
 def test_a_model_that_is_not_of_this_program_is_left_as_it_is(with_page: Path, hub: HubServer, push: Push) -> None:
     push_upload(sign_in(), Upload(Repository(NAME), {"README.md": b"# mine\n"}, "before"))
     printed = push(with_page, NAME, *SPACE)
-    assert "is not of hf-critmom, and was left as it is" in printed
+    assert "is not from hf-critmom, and was left unchanged" in printed
     assert hub.repositories["model", NAME].files()["README.md"] == b"# mine\n"
 
 
 def test_a_link_that_cannot_be_set_is_said_and_the_space_is_there(with_page: Path, hub: HubServer, push: Push) -> None:
     push(with_page, NAME)
     hub.fail("POST", f"/api/models/{NAME}/commit/", 403, "Not here", times=9)
-    assert "could not be made to link here" in push(with_page, NAME, *SPACE)
+    assert "could not be linked here" in push(with_page, NAME, *SPACE)
     assert "index.html" in hub.repositories["space", NAME].files()
 
 
