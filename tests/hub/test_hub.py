@@ -384,7 +384,7 @@ def test_weights_from_before_that_a_push_does_not_replace_are_named(hub: HubServ
     without = {path: content for path, content in upload.files.items() if path not in MODEL}
     pushed = push_upload(sign_in(), Upload(upload.repository, {**without, "new.md": b"new"}, "without a model"))
     assert pushed.notes == [
-        f"{NAME} also holds model.safetensors, which is not of this push: delete it if nobody needs it."
+        f"{NAME} also holds model.safetensors, which is not part of this push: delete it if nobody needs it."
     ]
 
 

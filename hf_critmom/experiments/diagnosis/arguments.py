@@ -1,4 +1,4 @@
-"""Flags of the ``attribute`` command, beside those of the data."""
+"""Flags of the ``attribute`` command, besides those of the data."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,16 +13,16 @@ ALIASES = {"--groups": "--layer_groups"}
 
 @dataclass
 class AttributionArguments:
-    """Flags that say what is attributed, and how."""
+    """Flags that choose what is attributed, and how."""
 
     _argument_group_name: ClassVar[str] = "attribution"
 
     split: str = field(
-        default="validation", metadata={"help": "Split of the data: validation, test or train (not augmented)."}
+        default="validation", metadata={"help": "Split to study: validation, test or train (not augmented)."}
     )
     select: str = field(
         default="misclassified",
-        metadata={"help": f"Examples whose gradient is taken: {', '.join(SELECTIONS)}."},
+        metadata={"help": f"Examples on which the gradient is taken: {', '.join(SELECTIONS)}."},
     )
     layer_groups: list[str] | None = field(
         default=None,
@@ -32,7 +32,7 @@ class AttributionArguments:
         },
     )
     num_top_groups: int = field(
-        default=TOP, metadata={"help": "How many groups with the largest share count as a network's top groups."}
+        default=TOP, metadata={"help": "Number of groups with the largest share that count as a network's top groups."}
     )
     check_labels: bool = field(
         default=False,
@@ -44,24 +44,22 @@ class AttributionArguments:
     corruption: str | None = field(
         default=None,
         metadata={
-            "help": "Corrupt the images first, NAME:SEVERITY, a CIFAR-10-C-style subset; without a severity all five "
-            "are compared with the clean images."
+            "help": "Corruption of the images, NAME:SEVERITY, from a CIFAR-10-C-style subset; without a severity, all "
+            "five are compared with the clean images."
         },
     )
-    initial: bool = field(
-        default=True, metadata={"help": "Compare with the same network before training, on the same examples."}
-    )
+    initial: bool = field(default=True, metadata={"help": "Compare with the untrained network, on the same examples."})
     seed: int = field(
         default=0, metadata={"help": "Seed for drawing control examples, for noise and for the bootstrap."}
     )
     per_device_eval_batch_size: int = field(default=500, metadata={"help": "Batch size of predictions."})
     gradient_batch_size: int | None = field(
-        default=None, metadata={"help": "Batch size of backward passes; default: 32, fewer for few examples."}
+        default=None, metadata={"help": "Batch size of backward passes; default: 32, less for few examples."}
     )
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the results; default: attribution-TASK in the current folder."}
     )
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is an accelerator."})
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU even if there is an accelerator."})
 
     def __post_init__(self) -> None:
         for flag in ("num_top_groups", "per_device_eval_batch_size", "gradient_batch_size"):
@@ -72,7 +70,7 @@ class AttributionArguments:
             raise DiagnosisError(f"--seed must be between 0 and {2**32 - 1}, got {self.seed}.")
         if self.check_labels and self.split == "train":
             raise DiagnosisError(
-                "--check_labels looks at examples that the network was not trained on, so --split train has none: "
+                "--check_labels needs examples that the network was not trained on, and --split train has none: "
                 "choose validation or test."
             )
         if self.select not in SELECTIONS:

@@ -4,4 +4,4 @@ from hf_critmom.errors import InputError
 
 
 class DiagnosisError(InputError):
-    """A diagnosis of checkpoints that cannot be made as requested, or whose results cannot be read."""
+    """A diagnosis of checkpoints is not possible as requested, or its results cannot be read."""

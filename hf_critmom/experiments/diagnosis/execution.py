@@ -1,4 +1,4 @@
-"""Studies of checkpoints as an engine makes them: what one is, what makes it, and where its result is kept."""
+"""Studies of checkpoints for an engine: its job, executor and store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,13 +33,13 @@ from hf_critmom.training.history import read_history
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A checkpoint that is to be studied: a `Job` of an engine.
+    """A checkpoint to be studied: the `Job` of an engine.
 
     Attributes:
         spec: The checkpoint.
         digest: Digest of its weights.
-        checkpoint: Its files.
-        history: What `AttributionCallback` kept of its training.
+        checkpoint: The checkpoint with its files.
+        history: Entries that `AttributionCallback` kept during its training.
     """
 
     spec: CheckpointSpec
@@ -58,22 +58,22 @@ class StudyJob:
 
     @property
     def folder(self) -> Path:
-        """What its lock is named by."""
+        """A path that names the lock of the study; nothing is written there."""
         return Path("study", self.digest[:16])
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name of the study in messages."""
         return self.spec.label
 
 
 @dataclass(frozen=True)
 class StudyStore:
-    """Keeps results in an attribution's file: a `Store` of an engine.
+    """Keeps results in an attribution's file: the `Store` of an engine.
 
     Attributes:
         folder: The attribution's folder.
-        settings: What results depend on, as JSON.
+        settings: The settings that results depend on, as JSON values.
         command: The command line.
         order: Labels of the checkpoints, in the order of tables.
     """
@@ -84,24 +84,24 @@ class StudyStore:
     order: Sequence[str]
 
     def finished(self, job: StudyJob) -> bool:
-        """Whether a checkpoint is studied, as the main process sees it."""
+        """Whether a checkpoint has been studied, as seen by the main process."""
         stored = {}
         if PartialState().is_main_process and (self.folder / RESULTS_FILE).exists():
             stored = {one.label: one.sha256 for one in read_results(self.folder).checkpoints}
         return broadcast_from_main(stored.get(job.spec.label) == job.digest)
 
     def keep(self, job: StudyJob, result: Result, load: Load) -> None:
-        """Adds a result to those that are stored."""
+        """Adds a result to the stored ones."""
         store_result(self.folder, self.settings, replace(result, history=job.history), self.command, self.order)
 
 
 class StudyExecutor:
-    """Studies checkpoints: an `Executor` of an engine.
+    """Studies checkpoints: the `Executor` of an engine.
 
     Args:
-        request: The arguments.
-        task: The data.
-        accelerator: Of this launch.
+        request: The request.
+        task: The task with its data.
+        accelerator: Accelerator of this launch.
     """
 
     resumable = False
@@ -119,23 +119,23 @@ class StudyExecutor:
 
     @property
     def task(self) -> Task:
-        """The data; an executor that was pickled has them once it is prepared."""
+        """The task; an executor that was pickled has it only after `prepare`."""
         assert self._task is not None
         return self._task
 
     @property
     def accelerator(self) -> Accelerator:
-        """What this process computes on; as the data."""
+        """The accelerator; an executor that was pickled has it only after `prepare`."""
         assert self._accelerator is not None
         return self._accelerator
 
     def isolate(self) -> None:
-        """Gives this process files of its own for the data."""
+        """Gives this process its own state of the data."""
         for split in self.task.splits.values():
             split.isolate()
 
     def prepare(self, plan: dict[str, Any], threads: int) -> Computing:
-        """Loads the data, and checks that they are those of the settings."""
+        """Loads the data, and checks it against the settings."""
         torch.set_num_threads(threads)
         self._accelerator = Accelerator(cpu=self.args.use_cpu or not torch.accelerator.is_available())
         with self.first.located() as checkpoint:
@@ -148,13 +148,13 @@ class StudyExecutor:
         """Studies a checkpoint.
 
         Raises:
-            DiagnosisError: If it cannot be diagnosed, or is another one there.
+            DiagnosisError: If it cannot be diagnosed, or has other weights on this machine.
         """
         spec = job.spec
         with job.checkpoint.located() as checkpoint:
             model, task = load_checkpoint(checkpoint, self.task, self.loading)
         if weights_digest(model) != job.digest:
-            raise DiagnosisError(f"{spec.path} has other weights there than where the command was given.")
+            raise DiagnosisError(f"{spec.path} has other weights there than on the machine of the command.")
         studies = []
         for severity in self.severities:
             send("studying", f"{spec.label}, severity {severity}" if severity else spec.label)
@@ -210,12 +210,12 @@ class StudyExecutor:
         return self.accelerator.prepare_data_loader(loader)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the data, and without what was found out about this machine."""
+        """Everything except the data and what is specific to this machine."""
         return {**self.__dict__, "data": absolute_arguments(self.data), "_task": None, "_accelerator": None}
 
 
 def _history(path: str) -> tuple[dict[str, Any], ...]:
-    """What `AttributionCallback` kept while a checkpoint was trained: in its folder, or the one of its run."""
+    """Entries that `AttributionCallback` kept during a checkpoint's training, in its folder or that of its run."""
     for folder in (Path(path), Path(path).parent if Path(path).name.startswith("checkpoint-") else Path(path)):
         if found := read_history(folder):
             return tuple(entry for entry in found if entry["prefix"] == "eval")

@@ -1,4 +1,4 @@
-"""Figures of attributions. Every function draws one and returns it."""
+"""Figures of attributions."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _COLOR_MAP = "cividis"  # even in lightness, and the same to the colour-blind (N
 
 
 def result_figures(result: Result) -> dict[str, tuple[str, Figure]]:
-    """The figures of one checkpoint: what each shows, and the figure, by kind."""
+    """The figures of one checkpoint, by kind, each with its caption."""
     first = result.studies[0]
     named = {display_name(name): found for name, found in first.attributions.items()}
     drawn = {
@@ -62,7 +62,7 @@ def result_figures(result: Result) -> dict[str, tuple[str, Figure]]:
 
 
 def checkpoints_figure(results: Sequence[Result]) -> Figure:
-    """Shares of the layer groups, a column for each checkpoint."""
+    """Heat map of the shares of the layer groups, with a column for each checkpoint."""
     studies = [result.studies[0] for result in results]
     return heat_map(
         [result.label for result in results],
@@ -77,9 +77,9 @@ def checkpoints_figure(results: Sequence[Result]) -> Figure:
 def shares_figure(attributions: Mapping[str, Attribution], *, title: str) -> Figure:
     """Share of each layer group in several attributions.
 
-    How to read it: a point is the part of the squared gradient norm that lies in the group, a line its bootstrap
-    interval (not centred: the noise of finitely many examples is taken off). Only where misclassified examples lie
-    apart from the correct ones have mistakes to do with it.
+    How to read it: a point is the group's share of the squared gradient norm, a line its bootstrap interval (which is
+    not centred, because it is corrected for the noise of finitely many examples). A group has to do with mistakes only
+    if misclassified examples lie apart from correctly classified ones.
     """
     first = next(iter(attributions.values()))
     names = list(first.groups)
@@ -121,18 +121,18 @@ def heat_map(
     top: Sequence[Collection[str]],
     problem: Sequence[Collection[str]] = (),
 ) -> Figure:
-    """Shares of the layer groups, one column for each class, epoch, severity or run.
+    """Heat map of the shares of the layer groups, with a column for each class, epoch, severity or run.
 
-    How to read it: each column adds up to 100 %. Framed cells are the column's groups of largest share; a star marks a
-    problem group, whose share is larger among misclassified examples than among correctly classified ones.
+    How to read it: each column adds up to 100 %. Framed cells are the column's groups with the largest share; a star
+    marks a problem group, whose share is larger among misclassified examples than among correctly classified ones.
 
     Args:
-        columns: What the columns are called.
-        shares: Share of each group, by column.
-        title: Of the figure.
-        label: Of the columns' axis.
-        top: Groups that are framed, by column.
-        problem: Groups that are starred, by column; empty: nowhere.
+        columns: Names of the columns.
+        shares: Share of each group, for each column.
+        title: Title of the figure.
+        label: Label of the columns' axis.
+        top: Groups to frame, for each column.
+        problem: Groups to mark with a star, for each column; empty for none.
     """
     names = list(shares[0])
     values = np.array([[column[name] for column in shares] for name in names])

@@ -34,8 +34,8 @@ def write_attribution_page(folder: Path, found: Results, agreements: Mapping[str
 
     Args:
         folder: The attribution's folder.
-        found: What was found.
-        agreements: Agreement of the checkpoints on the chosen examples and on each control.
+        found: The stored attribution.
+        agreements: Agreement of the checkpoints on the chosen examples and on each control, by name.
     """
     results, task = found.checkpoints, found.settings.task
     first = results[0].studies[0].attribution
@@ -55,9 +55,9 @@ def write_attribution_page(folder: Path, found: Results, agreements: Mapping[str
     rows = [["data", " ".join([f"{task.source}; {split}.", *task.notes])],
             ["versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())]]  # fmt: skip
     how = (
-        "The share of a group is its part of the squared norm of the mean gradient of the loss. It is largest where a "
-        "network is wide and deep, whatever it is the gradient of: it is a finding only as far as it is larger than "
-        f"among correctly classified {first.unit}. Intervals are bootstrap intervals over the {first.unit}."
+        "The share of a group is its part of the squared norm of the mean gradient of the loss. Any gradient is "
+        "largest where a network is wide and deep, so a share is a finding only as far as it exceeds that among correctly "
+        f"classified {first.unit}. Intervals are bootstrap intervals over the {first.unit}."
     )
     setup = Table(["what", "how it was measured"], rows, left=("how it was measured",))
     write_page(
@@ -70,18 +70,20 @@ def write_attribution_page(folder: Path, found: Results, agreements: Mapping[str
 
 
 def _headlines(results: Sequence[Result], agreements: Mapping[str, Agreement]) -> list[Headline]:
-    """Whether the runs agree on more than controls do, and what each checkpoint's problem groups are."""
+    """Headlines: whether the runs agree more than their controls, and the problem groups of each checkpoint."""
     said = []
     for finding in agreement_findings(agreements) if agreements else ():
         more = ": more than the controls" in finding
-        statement = "The runs' mistakes agree " + ("more than their controls do." if more else "no more than controls.")
+        statement = "The runs' mistakes agree " + (
+            "more than their controls do." if more else "no more than their controls do."
+        )
         said.append(Headline("agreement" if more else "no evidence", "good" if more else "open", statement, finding))
     for result in results:
         problem = result.studies[0].diagnosis.problem
         label = result.label if len(results) > 1 else ""
         numbers = "" if len(results) > 1 else " ".join(study_findings(result))
         if problem is None:
-            word, tone, statement = "cannot be told", "open", "No control tells problem groups apart."
+            word, tone, statement = "cannot be told", "open", "Without controls, problem groups cannot be told."
         elif problem:
             groups = f"Problem group{'s' if len(problem) > 1 else ''}: {', '.join(problem)}."
             word, tone, statement = "found", "bad", groups
@@ -92,7 +94,7 @@ def _headlines(results: Sequence[Result], agreements: Mapping[str, Agreement]) -
 
 
 def _shares_section(results: Sequence[Result]) -> Section:
-    """Shares of the groups with intervals, of one checkpoint at a time, and of all checkpoints as a heat map."""
+    """Shares of the groups with intervals, for one checkpoint at a time, and for all checkpoints as a heat map."""
     rows, kinds, groups = [], dict[str, None](), list(results[0].studies[0].attribution.groups)
     for result in results:
         for name, attribution in result.studies[0].attributions.items():
@@ -135,7 +137,7 @@ def _shares_section(results: Sequence[Result]) -> Section:
                  for one in results for name, group in one.studies[0].attribution.groups.items()]  # fmt: skip
         top = {one.label: one.studies[0].diagnosis.top for one in results}
         chart = _heat_map(cells, [one.label for one in results], groups, top, "checkpoint")
-        description = "Shares of the layer groups by checkpoint, in percent; the largest ones of a checkpoint in bold"
+        description = "Shares of the layer groups by checkpoint, in percent; the largest of each checkpoint in bold"
         charts.append(Chart("checkpoints", description, chart.to_dict()))
         tables.append(summary_table(results))
     return Section("Shares of the layer groups", controls=controls, charts=charts, tables=tables)
@@ -155,7 +157,7 @@ def _classes_section(results: Sequence[Result]) -> Section | None:
     chart = _heat_map(cells, names, groups, None, "class of the misclassified examples").add_params(
         alt.param(name="checkpoint", value=results[0].label)
     )
-    description = "Shares of the layer groups by class, in percent; the largest ones of a class in bold"
+    description = "Shares of the layer groups by class, in percent; the largest of each class in bold"
     return Section("Classes", charts=[Chart("classes", description, chart.to_dict())])
 
 
@@ -166,14 +168,15 @@ def _heat_map(
     top: Mapping[str, Collection[str]] | None,
     title: str,
 ) -> Any:
-    """Shares as coloured cells with their percents.
+    """Shares as coloured cells with their percentages.
 
     Args:
-        cells: column, group and share of each cell; with `top` None also checkpoint, of which one is shown, and top.
+        cells: Column, group and share of each cell; if ``top`` is None, also whether it is among the top groups, and
+            the checkpoint, by which the page filters.
         columns: The columns, in order.
         groups: The rows, in order.
-        top: Groups of largest share by column.
-        title: Of the columns.
+        top: Groups with the largest share, by column.
+        title: Title of the columns' axis.
     """
     rows = [{"checkpoint": "", **cell, "top": cell["top"] if top is None else cell["group"] in top[cell["column"]]}
             for cell in cells]  # fmt: skip
@@ -185,11 +188,11 @@ def _heat_map(
     if top is None:
         base = base.transform_filter("datum.checkpoint == checkpoint")
     scale = alt.Scale(domain=[0.0, most], range=list(_HEAT))
-    told = ["column:N", "group:N", alt.Tooltip("share:Q", format=".1%")]
+    tooltip = ["column:N", "group:N", alt.Tooltip("share:Q", format=".1%")]
     number = base.transform_calculate(percent="format(100 * datum.share, '.0f')").encode(text="percent:N")
     ink = alt.condition(f"datum.share > {0.55 * most:g}", alt.value("white"), alt.value("black"))
     return alt.layer(
-        base.mark_rect().encode(alt.Color("share:Q", scale=scale).legend(None), tooltip=told),
+        base.mark_rect().encode(alt.Color("share:Q", scale=scale).legend(None), tooltip=tooltip),
         number.transform_filter("datum.top").mark_text(fontWeight="bold").encode(color=ink),
         number.transform_filter("!datum.top").mark_text().encode(color=ink),
     ).properties(width="container", height=26 * len(groups))

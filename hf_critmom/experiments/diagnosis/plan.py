@@ -1,4 +1,4 @@
-"""What an attribution was requested for: its checkpoints, and the settings that its results depend on."""
+"""A requested attribution: its checkpoints, and the settings that its results depend on."""
 
 import json
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ class CheckpointSpec:
 
     Attributes:
         path: Its folder, or its name on the Hub.
-        label: What it is called in tables; different for every checkpoint.
-        arm: The arm of a comparison that it is a run of, if it is one.
-        seed: That run's seed.
-        trained_on: What it was trained on, where that is recorded.
+        label: Name in tables, unique among the checkpoints.
+        arm: Arm of its run, if it belongs to a comparison.
+        seed: Seed of its run, if it belongs to a comparison.
+        trained_on: The data that it was trained on, if recorded.
     """
 
     path: str
@@ -37,11 +37,11 @@ class AttributionRequest:
     """An attribution as the command line describes it.
 
     Attributes:
-        checkpoints: What is studied.
-        attribution: How.
+        checkpoints: The checkpoints to study.
+        attribution: Flags of the study.
         data: The data.
         loading: How checkpoints are loaded.
-        engine: Where studies are made.
+        engine: Flags of the engine that makes studies.
         command: The command line, for the record.
     """
 
@@ -60,9 +60,9 @@ class Settings:
     Attributes:
         task: The data.
         split: The split that was studied.
-        num_top_groups: How many groups count as a network's top groups.
+        num_top_groups: Number of groups that count as a network's top groups.
         corruption: Corruption of the images, or None.
-        dtype: Number type of the weights; None: an earlier version, which did not record it.
+        dtype: dtype of the weights; None in results of earlier versions.
     """
 
     task: TaskRecord
@@ -77,17 +77,17 @@ class Settings:
 
 
 def settings_record(request: AttributionRequest, task: Task, threads: int) -> dict[str, Any]:
-    """What results depend on, as JSON; the threads are those that each study computes with."""
+    """The settings that results depend on, as JSON values; ``threads`` is the number of threads of each study."""
     chosen = asdict(request.attribution)
     for name in ("output_dir", "use_cpu", "per_device_eval_batch_size"):
         del chosen[name]
-    chosen["groups"] = chosen.pop("layer_groups")  # as it was called first
+    chosen["groups"] = chosen.pop("layer_groups")  # its first name, kept in files
     return json.loads(
         json.dumps({"task": task.description(), "dtype": request.loading.dtype, "threads": threads, **chosen})
     )
 
 
 def different_settings(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Names of the settings that differ; what earlier versions did not record is as their default was."""
+    """Names of the settings that differ; those that earlier versions did not record have their defaults of then."""
     known = {"dtype": current["dtype"], "threads": current["threads"], "check_labels": False, **stored}
     return [name for name in current if differences(name, known.get(name), current[name])]

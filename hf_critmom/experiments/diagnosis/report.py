@@ -32,7 +32,7 @@ def write_attribution_report(folder: Path) -> list[RenderableType]:
     """Builds figures, ``README.md`` (a section for a model card) and ``report.html`` from ``attribution.json``.
 
     Args:
-        folder: What `run_attribution` returned.
+        folder: The folder that `run_attribution` returned.
 
     Returns:
         Tables and sentences for the terminal.
@@ -69,7 +69,7 @@ def write_attribution_report(folder: Path) -> list[RenderableType]:
 
 
 def _slugs(results: tuple[Result, ...]) -> list[str]:
-    """Parts of file names, different for every checkpoint."""
+    """Parts of file names, unique for each checkpoint."""
     slugs = [re.sub(r"[^A-Za-z0-9.]+", "-", result.label).strip("-") for result in results]
     return [f"{slug}-{place}" if slugs.count(slug) > 1 else slug for place, slug in enumerate(slugs)]
 

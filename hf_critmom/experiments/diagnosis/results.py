@@ -1,4 +1,4 @@
-"""What an attribution found, as dataclasses, and the file that holds it: everything that is read is read here."""
+"""Results of an attribution as dataclasses, and the file that holds them, which is read here alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,17 +27,17 @@ KIND = "attribution"
 
 @dataclass(frozen=True)
 class Result:
-    """What was found for one checkpoint.
+    """The result for one checkpoint.
 
     Attributes:
         label: See `CheckpointSpec`.
         arm: See `CheckpointSpec`.
         seed: See `CheckpointSpec`.
         sha256: Digest of its weights.
-        parameters: Number of its parameters.
-        studies: One for each severity of the corruption; else one.
-        history: What `AttributionCallback` kept of its training, if anything.
-        doubtful_labels: Misclassified examples with doubtful labels; None where they were not looked for.
+        parameters: Number of parameters.
+        studies: One study for each severity of the corruption; one without a corruption.
+        history: Entries that `AttributionCallback` kept during its training, if any.
+        doubtful_labels: Misclassified examples with doubtful labels; None if they were not searched for.
     """
 
     label: str
@@ -61,7 +61,7 @@ class Result:
         return [read_entry(entry) for entry in self.history]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The result as JSON values."""
         plain = {name: getattr(self, name) for name in ("label", "arm", "seed", "sha256", "parameters")}
         labels = {}
         if self.doubtful_labels is not None:
@@ -79,8 +79,8 @@ class Results:
     """A stored attribution.
 
     Attributes:
-        settings: What reports show of the settings.
-        all_settings: All of them, as JSON holds them.
+        settings: The settings that reports show.
+        all_settings: All settings, as JSON values.
         checkpoints: One result for each checkpoint.
         versions: Versions of the libraries, and the machine.
         command: The command line.
@@ -105,11 +105,11 @@ class _File:
     def __post_init__(self) -> None:
         labels = [result.label for result in self.checkpoints]
         if not labels or len(set(labels)) < len(labels):
-            raise ValueError("its checkpoints have no or the same labels")
+            raise ValueError("its checkpoints have no labels, or the same")
 
 
 def read_results(folder: Path) -> Results:
-    """A stored attribution.
+    """Reads a stored attribution.
 
     Raises:
         DiagnosisError: If there is none, or the file is damaged.
@@ -144,15 +144,15 @@ class _Shown:
 
 
 def stored_results(folder: Path, settings: dict[str, Any], digests: dict[str, str]) -> dict[str, Result]:
-    """The results by label that a folder holds, if it was made with these settings and checkpoints.
+    """The results in a folder, by label, if they were made with these settings and checkpoints.
 
     Args:
         folder: The folder.
         settings: The settings of this launch.
-        digests: Digests of the weights of its checkpoints, by label.
+        digests: Digests of the weights of this launch's checkpoints, by label.
 
     Raises:
-        DiagnosisError: If it was made with others, or is damaged.
+        DiagnosisError: If they were made with others, or the file is damaged.
     """
     if not (folder / RESULTS_FILE).exists():
         return {}
@@ -168,7 +168,7 @@ def stored_results(folder: Path, settings: dict[str, Any], digests: dict[str, st
 
 
 def store_result(folder: Path, settings: dict[str, Any], result: Result, command: str, order: Sequence[str]) -> None:
-    """Adds the result of a checkpoint to those that this and other launches have stored.
+    """Adds the result of a checkpoint to those stored by this and other launches.
 
     Args:
         folder: The folder.
@@ -181,7 +181,7 @@ def store_result(folder: Path, settings: dict[str, Any], result: Result, command
         DiagnosisError: If another launch has meanwhile stored results with other settings.
     """
     with locked(folder, "plan"), locked(folder, "results"):
-        # Once more, since a launch of another kind may have been quicker.
+        # Again, because a launch of another experiment may have been faster.
         create_or_open_folder(folder, KIND, RESULTS_FILE, DiagnosisError, write=True)
         results = {}
         if (folder / RESULTS_FILE).exists():
@@ -208,8 +208,8 @@ def store_result(folder: Path, settings: dict[str, Any], result: Result, command
 
 
 def restore_agreement(folder: Path) -> None:
-    """Rewrites the stored agreement, which nothing is computed from, where it does not follow from the results."""
-    read_results(folder)  # what holds none gets no lock
+    """Rewrites the stored agreement, which nothing is computed from, if it does not follow from the results."""
+    read_results(folder)  # fails before a lock is created in a folder without an attribution
     with locked(folder, "results"):
         stored, content = read_results(folder), read_json(folder / RESULTS_FILE)
         agreement = _agreement_record(stored.checkpoints, stored.all_settings)
@@ -223,7 +223,7 @@ def _agreement_record(results: Sequence[Result], settings: Mapping[str, Any]) ->
 
 
 def agreements_of(results: Sequence[Result], num_top: int) -> dict[str, Agreement]:
-    """Agreement of several checkpoints, on the chosen examples and on every control that all of them have."""
+    """Agreement of checkpoints on the chosen examples, and on each control that all of them have; empty for one."""
     if len(results) < 2:
         return {}
     arms = {result.label: result.arm or "all" for result in results}

@@ -1,4 +1,4 @@
-"""Runs the ``attribute`` command: studies of checkpoints, each result written as soon as it is there."""
+"""Runs the ``attribute`` command: studies checkpoints, and writes each result at once."""
 
 import time
 from collections import Counter
@@ -32,19 +32,19 @@ from hf_critmom.tasks.stored_arguments import check_output_folder
 
 
 def run_attribution(request: AttributionRequest) -> Path:
-    """Studies what is not yet studied of an attribution; several launches divide the checkpoints among themselves.
+    """Studies the checkpoints of an attribution that have no result yet; several launches share them out.
 
     Args:
-        request: The arguments.
+        request: The request.
 
     Returns:
         The folder with ``attribution.json``.
 
     Raises:
-        DiagnosisError: If the arguments cannot be followed, or a checkpoint cannot be diagnosed; what was found for
-            others by then is stored, and the same command goes on from there.
-        AttributionError: If the layer groups cannot be made.
-        EngineError: If the engine is not there.
+        DiagnosisError: If the arguments are not valid, or a checkpoint cannot be diagnosed; results for others are
+            stored by then, and the same command continues from there.
+        AttributionError: If the layer groups cannot be formed.
+        EngineError: If the engine is not available.
         TaskError: If the data or a checkpoint cannot be used.
     """
     with only_writer(request.engine.on_ray):
@@ -57,7 +57,7 @@ def _run_attribution(request: AttributionRequest) -> Path:
     accelerator = Accelerator(cpu=args.use_cpu or not torch.accelerator.is_available())
     apart = accelerator.device.type == "cpu" and accelerator.num_processes == 1
     if apart:
-        torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
+        torch.set_num_threads(1)  # workers are forked: no thread pool may exist before
     task = load_task_of(request.checkpoints[0].path, request.data, request.loading)
     task.split(args.split)
     for flag, value in (("corruption", args.corruption), ("check_labels", args.check_labels)):
@@ -73,10 +73,10 @@ def _run_attribution(request: AttributionRequest) -> Path:
     engine = select_engine(request.engine, workers=workers, threads=threads, on_cpu=args.use_cpu)
     settings = settings_record(request, task, threads)
     store = StudyStore(folder, settings, request.command, [spec.label for spec in request.checkpoints])
-    kept = "what was found for other checkpoints stays, and is not computed again"
+    kept = "results for other checkpoints are kept, and not computed again"
     with closing(engine):
         if not (folder / RESULTS_FILE).exists():
-            engine.start()  # what is not there is known before a folder is
+            engine.start()  # a missing engine is reported before a folder is created
         if broadcast_from_main(not (folder / RESULTS_FILE).exists()):
             create_or_open_folder(folder, KIND, RESULTS_FILE, DiagnosisError, write=accelerator.is_main_process)
         accelerator.wait_for_everyone()
@@ -93,17 +93,17 @@ def _run_attribution(request: AttributionRequest) -> Path:
 
 
 class _Watcher:
-    """Shows how far the studies are: an `Observer` of an engine.
+    """Shows the progress of studies: the `Observer` of an engine.
 
     Args:
         jobs: The studies.
-        parts: Parts of each.
-        shown: Whether this process shows anything.
+        parts: Number of parts of each study.
+        shown: Whether this process shows progress.
     """
 
     def __init__(self, jobs: list[StudyJob], parts: int, *, shown: bool) -> None:
         self.console = Console(stderr=True, highlight=False)
-        # It is drawn when something happens: a thread that draws must not be there when workers are forked.
+        # Redrawn on events only: no drawing thread may exist when workers are forked.
         self._bars = Progress(
             console=self.console, disable=not (shown and self.console.is_terminal), transient=True, auto_refresh=False
         )
@@ -139,17 +139,17 @@ class _Watcher:
         self._show(completed=self._done.total())
 
     def started(self) -> None:
-        """Nothing is drawn before something happens."""
+        """Does nothing: progress is drawn on events only."""
 
     def died(self, worker: int, sentence: str) -> None:
-        """Says that a worker died."""
+        """Reports that a worker died."""
         self._say(sentence)
 
     def check(self) -> None:
-        """Fails if a study did.
+        """Raises if a study failed.
 
         Raises:
-            DiagnosisError: If one failed.
+            DiagnosisError: If a study failed.
         """
         if self._failures:
             raise DiagnosisError(" ".join(self._failures))
@@ -164,7 +164,7 @@ class _Watcher:
 
 
 def _settle_threads(request: AttributionRequest, task: Task, folder: Path, *, measure: bool) -> int:
-    """Threads that each study computes with: those of the attribution in the folder, the flag's, else as measured.
+    """Number of threads of each study: that of the attribution in the folder, else the flag's, else the measured one.
 
     Raises:
         DiagnosisError: If the flag contradicts the folder: another number of threads gives other results.
@@ -192,11 +192,11 @@ def _pass_seconds(request: AttributionRequest, task: Task) -> float:
 
 
 _MEASURED_EXAMPLES = 32
-"""Examples of a backward pass, as of the gradients of an attribution."""
+"""Number of examples in a measured backward pass, the same as in an attribution."""
 
 
 def _check_checkpoints(request: AttributionRequest, task: Task) -> dict[str, str]:
-    """Loads every checkpoint once, before anything is computed; returns digests of their weights by label."""
+    """Loads every checkpoint once before anything is computed, and returns digests of their weights, by label."""
     groups_of: dict[str, tuple[str, ...]] = {}
     digests = {}
     for spec in request.checkpoints:
@@ -209,6 +209,6 @@ def _check_checkpoints(request: AttributionRequest, task: Task) -> dict[str, str
         if names != groups_of[first]:
             raise DiagnosisError(
                 f"{first} and {label} have different layer groups ({', '.join(groups_of[first])} and "
-                f"{', '.join(names)}): attribute models of one architecture together, others apart."
+                f"{', '.join(names)}): attribute models of one architecture together, others separately."
             )
     return digests

@@ -1,4 +1,4 @@
-"""A study: attributions of one model on one set of examples, with the controls that tell a finding from an artefact."""
+"""A study: attributions of one model on one set of examples, with controls that tell a finding from an artefact."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,22 @@ from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.storage.typed import RecordError, from_json
 
 MOST_CLASSES = 20
-"""Classes that are attributed one by one: those with the most mistakes."""
+"""Largest number of classes that are attributed one by one: those with the most mistakes."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What was found for one model on one set of examples.
+    """The result for one model on one set of examples.
 
     Attributes:
-        attribution: Of the chosen examples.
-        correct: Of correctly classified ones, as many of each class as are misclassified; None if none was chosen.
-        initial: Of the misclassified examples in the untrained network; None without one.
-        classes: Of the misclassified examples of each class.
+        attribution: Attribution on the chosen examples.
+        correct: Attribution on correctly classified examples, as many of each class as are misclassified; None if there
+            are none.
+        initial: Attribution on the misclassified examples in the untrained network; None without one.
+        classes: Attribution on the misclassified examples of each class, by class name.
         corruption: Name of the corruption of the images, or None.
-        severity: Its severity; 0 for clean images.
-        num_top: Number of groups that are called the top.
+        severity: Severity of the corruption; 0 for clean images.
+        num_top: Number of top groups.
     """
 
     attribution: Attribution
@@ -60,13 +61,13 @@ class Study:
 
     @property
     def attributions(self) -> dict[str, Attribution]:
-        """The attributions by what they are of: the chosen examples, and the controls that were made."""
+        """The attributions by name: on the chosen examples, and the controls that exist."""
         controls = {"correct": self.correct, "initial": self.initial}
         made = {name: control for name, control in controls.items() if control is not None}
         return {self.attribution.select: self.attribution, **made}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The study as JSON values."""
         optional = {"correct": self.correct, "initial": self.initial}
         return {
             "corruption": self.corruption,
@@ -83,7 +84,7 @@ class Study:
         """The inverse of `to_dict`.
 
         Raises:
-            DiagnosisError: If it is not one.
+            DiagnosisError: If ``content`` is not a study.
         """
         try:
             return from_json(cls, dict(content))
@@ -106,17 +107,17 @@ def make_study(
     corruption: str | None = None,
     severity: int = 0,
 ) -> Study:
-    """Attributes the gradient on chosen examples; for misclassified ones, with controls and class by class.
+    """Attributes the gradient on chosen examples; for misclassified ones, also by class and with controls.
 
     Args:
         model: The trained model.
-        dataloader: Its examples, always in the same order.
-        select: See `attribute_gradients`; all but "misclassified" come without controls.
-        initial: The model as it was before training.
+        dataloader: The examples, always in the same order.
+        select: See `attribute_gradients`; only "misclassified" comes with controls.
+        initial: The untrained model.
         groups: See `layer_groups`.
-        class_names: Names of the classes by index; empty: nothing is done class by class.
+        class_names: Names of the classes, by index; empty for no attribution by class.
         batch_size: See `attribute_gradients`.
-        num_top: Number of groups that are called the top.
+        num_top: Number of top groups.
         seed: Seed for drawing correctly classified examples and for the bootstrap.
         accelerator: See `attribute_gradients`.
         corruption: Recorded with the result.
@@ -137,7 +138,7 @@ def make_study(
     predictions = predict(model, dataloader, accelerator=accelerator)
     wrong, matched = predictions.wrong, predictions.matched(seed)
     if not wrong.any():
-        # Raises the sentence that there is nothing to attribute.
+        # Raises the error that there is nothing to attribute.
         attribute_gradients(model, dataloader, **options)
 
     def of(part: np.ndarray, name: str, of_model: nn.Module = model, **changed: Any) -> Attribution:
@@ -147,7 +148,7 @@ def make_study(
     classes = {}
     if class_names and wrong.ndim == 1:
         counts = np.bincount(predictions.labels[wrong], minlength=len(class_names))
-        large = batch_size or LARGEST_GRADIENT_BATCH  # no interval of each class is needed
+        large = batch_size or LARGEST_GRADIENT_BATCH  # single classes need no interval
         most = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
         classes = {
             class_names[index]: of(wrong & (predictions.labels == index), "misclassified", batch_size=large)

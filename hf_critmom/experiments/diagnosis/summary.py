@@ -1,4 +1,4 @@
-"""What an attribution found, for programs."""
+"""The results of an attribution, for programs."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,14 @@ from hf_critmom.experiments.diagnosis.tables import agreement_findings, study_fi
 
 
 def attribution_as_json(folder: Path) -> dict[str, Any]:
-    """The problem groups of each checkpoint and how far the checkpoints agree, as JSON holds them.
+    """The problem groups of each checkpoint and the agreement of checkpoints, as JSON values.
 
     Args:
-        folder: An attribution's folder; nothing in it changes.
+        folder: An attribution's folder, which is only read.
 
     Returns:
-        Under "checkpoints" a dictionary for each checkpoint with one study for each severity of the corruption, under
-        "agreement" what the ranked groups share, by what they were ranked on, and under "findings" the sentences.
+        Under "checkpoints" a dictionary for each checkpoint, with one study for each severity of the corruption; under
+        "agreement" the agreement on the chosen examples and on each control; under "findings" the sentences.
 
     Raises:
         DiagnosisError: If the folder holds no attribution, or a damaged one.

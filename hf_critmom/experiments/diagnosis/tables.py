@@ -13,7 +13,7 @@ _SHOWN_LABELS = 20
 
 
 def summary_table(results: Sequence[Result]) -> Table:
-    """Several checkpoints, a row each."""
+    """A table of checkpoints, one row each."""
     header = ["checkpoint", "accuracy", "chosen", "largest shares", "problem groups", "same groups named by"]
     rows = []
     for result in results:
@@ -33,7 +33,7 @@ def summary_table(results: Sequence[Result]) -> Table:
 
 
 def study_table(label: str, study: Study, *, brief: bool = False) -> Table:
-    """One study, a row for each layer group, shares in percent; brief for terminals."""
+    """A study's shares in percent, one row for each layer group; ``brief`` for terminals."""
     diagnosis, named = study.diagnosis, study.attributions
     chosen = study.attribution
     header = ["group", *(display_name(name) if brief else f"{display_name(name)} %" for name in named)]
@@ -58,7 +58,7 @@ def study_table(label: str, study: Study, *, brief: bool = False) -> Table:
 
 
 def severity_table(label: str, studies: Sequence[Study]) -> Table:
-    """Several severities of a corruption, a row each."""
+    """A table of the severities of a corruption, one row each."""
     header = ["severity", "accuracy", "largest shares", "problem groups"]
     rows = []
     for study in studies:
@@ -69,7 +69,7 @@ def severity_table(label: str, studies: Sequence[Study]) -> Table:
 
 
 def agreement_table(agreements: Mapping[str, Agreement]) -> Table:
-    """Agreement: a row for each two arms, on the examples and on each control."""
+    """Agreement between runs: one row for each pair of arms, for the chosen examples and each control."""
     num_top = next(iter(agreements.values())).num_top
     header = ["runs", "gradients", "pairs", f"of {num_top} top groups shared", "all shared", "rank correlation"]
     rows = []
@@ -97,30 +97,30 @@ def label_table(result: Result, names: Sequence[str]) -> Table:
 
 
 def study_findings(result: Result) -> list[str]:
-    """What a study found, in sentences."""
+    """The findings of a study, in sentences."""
     study = result.studies[0]
     found = study.diagnosis.findings() if study.attribution.select == "misclassified" else []
     if result.doubtful_labels is not None:
         count = len(result.doubtful_labels)
         found.append(
             f"{count:,} misclassified example{' has' if count == 1 else 's have'} a doubtful label by confident "
-            "learning (cleanlab): look at those before layers are blamed. The less a network predicts correctly, the "
-            "less its doubts say."
+            "learning (cleanlab): check those before blaming layers. The lower a network's accuracy, the less its "
+            "doubts mean."
         )
     return found
 
 
 def agreement_findings(agreements: Mapping[str, Agreement]) -> list[str]:
-    """What the agreement of misclassified examples says beside that of the controls."""
+    """The agreement on misclassified examples compared with that of the controls, in sentences."""
     shared = {name: sum(pair.overlap for pair in found.pairs) / len(found.pairs) for name, found in agreements.items()}
     (chosen, overlap), *controls = shared.items()
     if not controls:
         return []
     said = ", ".join(f"{of_control:.2f} ({display_name(name)})" for name, of_control in controls)
     if overlap > max(of_control for _, of_control in controls):
-        verdict = "more than the controls: the runs agree on more than where such networks have their gradient"
+        verdict = "more than the controls: the runs agree on more than where any gradient of such networks lies"
     else:
-        verdict = "no more than the controls, so it is no evidence that the runs' mistakes lie in the same layers"
+        verdict = "no more than the controls, so there is no evidence that the runs' mistakes lie in the same layers"
     return [
         f"Over all pairs of runs, {overlap:.2f} of {agreements[chosen].num_top} top groups are shared "
         f"({display_name(chosen)}), beside {said}: {verdict}."
@@ -128,17 +128,17 @@ def agreement_findings(agreements: Mapping[str, Agreement]) -> list[str]:
 
 
 def agreement_by_chance(agreements: Mapping[str, Agreement]) -> str:
-    """What random choices of groups would share."""
+    """The agreement that random choices of groups would have."""
     agreement = next(iter(agreements.values()))
     return (
         f"Two random choices of {agreement.num_top} of {agreement.groups} groups share {agreement.expected:.2f} on "
         f"average and agree in full once in {1.0 / agreement.full_by_chance:.0f} times. But networks of one "
-        "architecture are no random choices: what counts is whether misclassified examples agree more than controls do."
+        "architecture do not choose at random: what counts is whether misclassified examples agree more than controls."
     )
 
 
 def study_title(study: Study) -> str:
-    """What a study is of."""
+    """Title of a study: its examples and corruption."""
     attribution = study.attribution
     images = f"{study.corruption} of severity {study.severity}, " if study.severity else ""
     chosen = f"{attribution.selected:,} {display_name(attribution.select)} of {attribution.total:,} {attribution.unit}"
@@ -146,7 +146,7 @@ def study_title(study: Study) -> str:
 
 
 def display_name(name: str) -> str:
-    """A selection or control as reports call it."""
+    """Name of a selection or control in reports."""
     return {"top_loss": "largest loss", "initial": "untrained"}.get(name, name)
 
 

@@ -1,4 +1,4 @@
-"""What the log of a finished or running training tells about its optimizer, with nothing trained again."""
+"""Doctor: what the log of a finished or running training says about its optimizer, without training again."""
 
 from hf_critmom.experiments.doctor.checks import EvaluationTargets, examine
 from hf_critmom.experiments.doctor.errors import DoctorError

@@ -1,4 +1,4 @@
-"""The examination: every check in the order in which it is shown."""
+"""The examination: all checks, in the order in which they are shown."""
 
 from collections.abc import Callable
 
@@ -29,11 +29,11 @@ def examine(log: TrainingLog, targets: EvaluationTargets | None = None) -> list[
     """Examines a training.
 
     Args:
-        log: Its log.
-        targets: What time to target would be measured by; None: what the settings say.
+        log: The training's log.
+        targets: Metric and values for time to target; None: those of the settings.
 
     Raises:
-        DoctorError: If targets are of a metric that was not logged.
+        DoctorError: If the metric of the targets was not logged.
     """
     found = [check(log) for check in CHECKS]
     return [*found, evaluation(log, targets or EvaluationTargets()), prospect(log)]

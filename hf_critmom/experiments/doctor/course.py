@@ -1,4 +1,4 @@
-"""How a training went: whether it diverged, and whether it was evaluated often enough to time it."""
+"""The course of a training: whether it diverged, and whether evaluations were frequent enough to time targets."""
 
 import math
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from hf_critmom.experiments.doctor.log import LoggedStep, TrainingLog
 from hf_critmom.tasks.metrics import METRICS
 
 RISEN = 1.5
-"""The loss has risen when it ends at so many times its lowest mean over a tenth of the run."""
+"""Factor by which the loss at the end exceeds its lowest mean over a tenth of the run, if it has risen again."""
 FELL = 0.95
-"""The loss has fallen when it was at most this share of that in the first tenth."""
+"""Largest share of the first tenth's mean loss that the lowest tenth may have, if the loss has fallen."""
 FINE = 1.1
-"""Time to a target is well resolved when the evaluations around it are within this factor: 10 percent."""
+"""Largest factor between the evaluations around a target at which its time is well resolved: 10 percent."""
 
 
 @dataclass(frozen=True)
 class EvaluationTargets:
-    """What time to target is measured by.
+    """Metric and values for time to target.
 
     Attributes:
-        targets: Values of the metric; empty: those that the settings say.
-        metric: The metric, without its prefix; None: that of the settings, else accuracy, else loss.
+        targets: Values of the metric; empty: those of the settings.
+        metric: Name of the metric, without its prefix; None: that of the settings, else accuracy, else loss.
     """
 
     targets: Sequence[float] = ()
@@ -54,9 +54,7 @@ def divergence(log: TrainingLog) -> Finding:
         sentence = (
             f"The gradient was not finite at {len(norms)} of {len(steps)} logging steps, the first {norms[0].step:,}"
         )
-        hidden = (
-            "; the log leaves losses that are not finite out (logging_nan_inf_filter)" if log.settings.hides_nan else ""
-        )
+        hidden = "; the log omits losses that are not finite (logging_nan_inf_filter)" if log.settings.hides_nan else ""
         return Finding(topic, "warning", f"{sentence}{hidden}.", values)
     windows = _windows(steps)
     first, lowest, last = windows[0], min(windows), windows[-1]
@@ -73,7 +71,7 @@ def divergence(log: TrainingLog) -> Finding:
 
 
 def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
-    """How often it was evaluated, and how well that resolves when a target was reached.
+    """How often the model was evaluated, and how well that resolves when a target was reached.
 
     Raises:
         DoctorError: If the requested metric is not in the log.
@@ -97,7 +95,10 @@ def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
     values = {"metric": metric, "evaluations": len(points), "largest_distance": every, "best": best, "targets": {}}
     if not targets:
         return Finding(
-            topic, "fine", f"{cadence}. Name --targets to see how well they tell when those are reached.", values
+            topic,
+            "fine",
+            f"{cadence}. Give --targets to see how well these evaluations resolve when they are reached.",
+            values,
         )
     found = [_arrival(points, target, rises) for target in targets]
     values["targets"] = {f"{target:g}": arrival.values() for target, arrival in zip(targets, found, strict=True)}
@@ -106,7 +107,7 @@ def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
     coarse = [one for one in found if one.within > FINE]
     if coarse:
         step = max(int((FINE - 1.0) * min(one.step for one in coarse if one.step is not None)), 1)
-        sentence += f" To tell differences of 10 % in time to target, evaluate every {step:,} steps or more often."
+        sentence += f" To resolve differences of 10 % in time to target, evaluate every {step:,} steps or more often."
     return Finding(topic, "warning" if coarse else "fine", sentence, values)
 
 
@@ -115,9 +116,9 @@ class _Arrival:
     """When a target was reached.
 
     Attributes:
-        step: The first evaluation that reached it; None: none did.
-        after: The evaluation before.
-        within: Factor between the two; infinite where the first evaluation has reached it; 1 where none has.
+        step: Step of the first evaluation that reached the target; None if none did.
+        after: Step of the evaluation before.
+        within: Factor between the two; infinite if the very first evaluation reached the target, 1 if none did.
         sentence: The same in words.
     """
 
@@ -127,7 +128,7 @@ class _Arrival:
     sentence: str
 
     def values(self) -> dict[str, float | int | None]:
-        """What JSON holds."""
+        """The arrival as JSON values."""
         return {"step": self.step, "after": self.after, "within": self.within if math.isfinite(self.within) else None}
 
 
@@ -136,8 +137,8 @@ def _arrival(points: Sequence[tuple[int, float]], target: float, rises: bool) ->
     for step, value in points:
         if value >= target if rises else value <= target:
             if after == 0:
-                return _Arrival(step, 0, math.inf, f"reached by the first evaluation already, step {step:,}.")
-            return _Arrival(step, after, step / after, f"first reached after step {after:,}, by {step:,}.")
+                return _Arrival(step, 0, math.inf, f"reached already at the first evaluation, step {step:,}.")
+            return _Arrival(step, after, step / after, f"first reached after step {after:,} and by step {step:,}.")
         after = step
     return _Arrival(None, after, 1.0, "not reached.")
 
@@ -156,7 +157,7 @@ def _metric(log: TrainingLog, wanted: EvaluationTargets) -> str | None:
 
 
 def _rises(log: TrainingLog, metric: str) -> bool:
-    """Whether greater is better, as METRICS or the training arguments say, else by the Trainer's own rule."""
+    """Whether greater is better: as METRICS or the training arguments say, else by the Trainer's own rule."""
     if metric in METRICS:
         return METRICS[metric].greater_is_better
     if metric == log.settings.metric and log.settings.greater_is_better is not None:
@@ -165,7 +166,7 @@ def _rises(log: TrainingLog, metric: str) -> bool:
 
 
 def _windows(steps: Sequence[LoggedStep]) -> list[float]:
-    """Mean losses of ten parts of the run, or of each logging step where there are fewer."""
+    """Mean losses of about ten parts of the run; of each logging step if there are fewer."""
     size = max(len(steps) // 10, 1)
     return [fmean(step.loss for step in steps[start : start + size]) for start in range(0, len(steps), size)]
 

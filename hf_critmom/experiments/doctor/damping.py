@@ -1,4 +1,4 @@
-"""How damped the steps of a training were, at curvature 1 and at the curvature that was measured."""
+"""The damping of a training's steps, at curvature 1 and at the measured curvature."""
 
 import math
 from collections import Counter
@@ -10,10 +10,10 @@ from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import TrainingLog
 
 _ADAPTIVE = (
-    "Cannot tell: an optimizer that scales each parameter on its own meets another curvature than the loss has, so the "
-    "ratio of SGD does not apply."
+    "Cannot tell: an optimizer that scales each parameter sees another curvature than that of the loss, so the "
+    "damping ratio of SGD does not apply."
 )
-_UNKNOWN = "Cannot tell: optimizer, learning rate or momentum of the steps are not known (see above)."
+_UNKNOWN = "Cannot tell: optimizer, learning rate or momentum of the steps is not known (see above)."
 _MEASURE = "Measure it with CurvatureCallback, or hf-critmom compare --measure_curvature."
 
 
@@ -86,7 +86,7 @@ def momentum_matters(log: TrainingLog) -> Finding:
 
 
 def clamp(log: TrainingLog) -> Finding:
-    """Whether the learning rate exceeds what critical damping has a positive momentum for."""
+    """Whether the learning rate exceeds the limit above which critical momentum is clamped to 0."""
     topic = "clamp of critmom"
     damped = log.settings.damped or {"rule": "linear", "curvature": 1.0}
     limit = get_rule(damped["rule"]).frequency(0.0) ** 2 / damped["curvature"]

@@ -4,4 +4,4 @@ from hf_critmom.errors import InputError
 
 
 class DoctorError(InputError):
-    """A folder whose training cannot be examined; the message says what is missing or damaged."""
+    """A training cannot be examined; the message says what is missing or damaged."""

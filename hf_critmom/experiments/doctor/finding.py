@@ -1,4 +1,4 @@
-"""What an examination finds."""
+"""Findings of an examination."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ class Finding:
     """The answer to one question about a training.
 
     Attributes:
-        topic: What it is about, such as "clipping".
-        state: "fine", "note" (worth knowing), "warning" (worth changing), or "cannot tell" (the log lacks it).
-        sentence: The answer in words; for "cannot tell" also how to have it logged.
-        values: The numbers that it rests on, by name.
+        topic: Subject of the finding, such as "clipping".
+        state: "fine", "note" (worth knowing), "warning" (worth changing), or "cannot tell" (not in the log).
+        sentence: The answer in words; for "cannot tell", also how to log what is missing.
+        values: The numbers behind the answer, by name.
     """
 
     topic: str

@@ -1,4 +1,4 @@
-"""The log of a training, from the folder that the Trainer wrote it to."""
+"""The log of a training, read from its output folder."""
 
 import json
 import math
@@ -21,16 +21,16 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class LoggedStep:
-    """A logging step of a training; None: not logged, or not known.
+    """A logging step of a training; values are None if they were not logged and are not known.
 
     Attributes:
-        step: Optimizer steps until then.
+        step: Number of optimizer steps until then.
         loss: The training loss, averaged since the last logging step; NaN where it was not finite.
         grad_norm: Norm of the gradient before clipping; NaN where it was not finite.
         scheduled: The schedule's learning rate.
         lr: The learning rate that the step took.
-        momentum: Its momentum, or Adam's beta1.
-        nu: The immediate weight of a quasi-hyperbolic step.
+        momentum: Momentum of the step, or Adam's beta1.
+        nu: Immediate weight of a quasi-hyperbolic step.
     """
 
     step: int
@@ -56,11 +56,11 @@ class TrainingLog:
     Attributes:
         folder: The folder.
         source: The file that holds the log, for the report.
-        records: Every record, in the order of training; None in the place of values that are not finite.
+        records: All records in the order of training, with None in place of values that are not finite.
         settings: The settings.
         step: The last optimizer step.
-        max_steps: Steps that it was to take; None: not known.
-        epoch: Epochs until then; None: not known.
+        max_steps: Planned number of steps; None if not known.
+        epoch: Number of epochs until then; None if not known.
     """
 
     folder: Path
@@ -83,14 +83,14 @@ class TrainingLog:
 
     @property
     def curvature(self) -> list[Mapping[str, float | None]]:
-        """What `CurvatureCallback` has logged."""
+        """The records of `CurvatureCallback`."""
         return [record for record in self.records if record.get("curvature/top") is not None]
 
 
 def read_training(folder: Path) -> TrainingLog:
     """Reads the log of a training from a Trainer's output folder, or from a checkpoint in one.
 
-    Of the folder's own ``trainer_state.json`` and that of its newest checkpoint the later one is read. Nothing in the
+    The later of the folder's own ``trainer_state.json`` and that of its newest checkpoint is read. Nothing in the
     folder is executed.
 
     Raises:
@@ -123,7 +123,7 @@ def read_training(folder: Path) -> TrainingLog:
 
 
 def _read_state(file: Path) -> dict[str, Any]:
-    """The Trainer's state; JSON in which NaN and infinity occur, as a run that diverges logs them."""
+    """The Trainer's state: JSON that may contain NaN and infinity, which a diverging run logs."""
     try:
         state = json.loads(read_text(file))
         if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
@@ -152,7 +152,7 @@ def _records(file: Path, history: list[Any]) -> list[dict[str, float | None]]:
 
 
 def _nothing_there(folder: Path) -> str:
-    """Says that a folder holds no log, and which folders in it do."""
+    """The message that a folder holds no log, with the folders in it that do."""
     patterns = [f"{'*/' * depth}{name}" for depth in (1, 2, 3, 4) for name in (STATE_FILE, RESULT_FILE)]
     holders = {file.parent for pattern in patterns for file in folder.glob(pattern)}
     runs = sorted({place.parent if place.name.startswith("checkpoint-") else place for place in holders})

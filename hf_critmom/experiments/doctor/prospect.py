@@ -1,4 +1,4 @@
-"""What critmom would do in a training: its momentum, its steps, and the learning rate that separates the two."""
+"""What critmom would do in a training: its momentum, its mean step, and the matched learning rate."""
 
 from statistics import fmean
 
@@ -7,9 +7,9 @@ from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import LoggedStep, TrainingLog
 
 CONSTANT = 0.9
-"""The constant momentum that critically damped momentum is compared with."""
+"""Constant momentum with which critically damped momentum is compared."""
 SAME = 0.02
-"""Steps that differ by less count as the same."""
+"""Relative difference below which two mean steps count as the same."""
 TOPIC = "critmom here"
 
 
@@ -19,7 +19,7 @@ def prospect(log: TrainingLog) -> Finding:
         return _of_adam(log)
     known = [step for step in log.steps if step.scheduled and step.mean_step is not None]
     if log.settings.kind is None or not known:
-        sentence = "Cannot tell: optimizer, learning rate or momentum of the steps are not known (see above)."
+        sentence = "Cannot tell: optimizer, learning rate or momentum of the steps is not known (see above)."
         return Finding(TOPIC, "cannot tell", sentence)
     peak = max(known, key=lambda step: step.scheduled or 0.0)
     if log.settings.damped is not None:
@@ -43,9 +43,9 @@ def prospect(log: TrainingLog) -> Finding:
     }
     relation, clamped = _relation(mean_step / critical), critical_momentum(same) == 0.0
     sentence = (
-        f"At the peak, learning rate {lr:.4g}, its momentum is {momentum:.2f} and its mean step {critical:.3g} to this "
-        f"run's {mean_step:.3g}: {relation}; over the run {_relation(over_run)}. The matched learning rate, at which "
-        f"momentum {peak.momentum:.3g} takes critmom's step, is {matched:.3g}: compare with it before crediting "
+        f"At the peak, learning rate {lr:.4g}, critmom's momentum is {momentum:.2f} and its mean step {critical:.3g}, "
+        f"to this run's {mean_step:.3g}: {relation}; over the run {_relation(over_run)}. The matched learning rate, at "
+        f"which momentum {peak.momentum:.3g} takes critmom's step, is {matched:.3g}: compare with it before crediting "
         f"momentum. critmom takes this run's step at learning rate {same:.3g}"
         f"{', where its momentum is clamped to 0, plain SGD' if clamped else ''}."
     )
@@ -60,7 +60,7 @@ def critical_mean_step(lr: float) -> float:
 
 
 def critical_learning_rate(mean_step: float) -> float:
-    """The learning rate at which critmom takes a mean step, the inverse of `critical_mean_step`."""
+    """The learning rate at which critmom takes a given mean step; the inverse of `critical_mean_step`."""
     return 4.0 * mean_step**2 if mean_step <= 0.25 else mean_step
 
 
@@ -97,7 +97,7 @@ def _of_adam(log: TrainingLog) -> Finding:
     sentence = (
         f"{beta} of critmom_adamw {verb} {critical_momentum(peak):.3f} at the peak, learning rate {peak:.4g}, and "
         f"{min(betas):.3f} to {max(betas):.3f} over the run. Adam's mean step is the learning rate whatever {beta} is, "
-        "so the matched learning rate is this run's own. critmom is SGD, whose steps are in other units: tune its "
+        "so the matched learning rate is this run's own. critmom is SGD, whose steps have another scale: tune its "
         "learning rate."
     )
     values = {"peak_lr": peak, "critical_momentum": critical_momentum(peak), "matched_lr": peak}
@@ -105,7 +105,7 @@ def _of_adam(log: TrainingLog) -> Finding:
 
 
 def _relation(ratio: float) -> str:
-    """How a step compares with another, which is so many times it."""
+    """How a step compares with another that is ``ratio`` times as large."""
     if abs(ratio - 1.0) < SAME:
         return "the same"
     return f"{ratio:.2g} times smaller" if ratio > 1.0 else f"{1.0 / ratio:.2g} times larger"

@@ -1,4 +1,4 @@
-"""What an examination shows: a table for the terminal, and JSON for programs."""
+"""The report of an examination: a table for the terminal, and JSON for programs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""The settings of a training, from what lies beside its log: checkpoint, training arguments or a plan."""
+"""The settings of a training, from the checkpoint and the training arguments beside its log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,23 +32,23 @@ ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training was made with; None: not known.
+    """The settings of a training; None means not known.
 
     Attributes:
         optimizer: Name of the optimizer.
-        kind: Whether it steps by a heavy ball or by Adam's running averages; None: otherwise, or not known.
-        source: Where optimizer and momentum stand.
+        kind: "sgd" for SGD with momentum, "adam" for Adam's running averages; None for others, or if not known.
+        source: File from which optimizer and momentum were read.
         momentum: Constant momentum, or Adam's beta1.
-        damped: Options of critically damped momentum, if momentum follows the learning rate by them.
+        damped: Options of critically damped momentum, if momentum follows the learning rate.
         scheduled: Whether a schedule changes momentum, so that only the log shows it.
-        rescaled: Whether steps take another learning rate than the schedule's, so that only the log shows it.
-        weight_decay: Its coefficient.
-        max_grad_norm: Norm that gradients are clipped to; 0: they are not.
-        batch_size: Examples of an optimizer step.
-        hides_nan: Whether losses that are not finite are kept out of the log (``logging_nan_inf_filter``).
-        metric: The metric that the run was judged by, without its prefix.
-        greater_is_better: Whether it rises.
-        targets: Values of the metric whose first reaching counts.
+        rescaled: Whether steps use another learning rate than the schedule's, so that only the log shows it.
+        weight_decay: Coefficient of weight decay.
+        max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
+        batch_size: Number of examples in an optimizer step.
+        hides_nan: Whether non-finite losses are omitted from the log (``logging_nan_inf_filter``).
+        metric: Name of the metric that chooses the best model, without its prefix.
+        greater_is_better: Whether a greater value of that metric is better.
+        targets: Values of the metric for time to target.
         notes: Files that could not be read, as sentences.
     """
 
@@ -70,13 +70,13 @@ class Settings:
 
 
 def named_settings(name: str, options: Mapping[str, Any], source: str, *, beta1: float | None = None) -> Settings:
-    """What an optimizer's name and options say of it.
+    """The settings that follow from an optimizer's name and options.
 
     Args:
         name: A name of ``--optim``, of `OPTIMIZERS`, or of an arm's optimizer.
-        options: Its options.
-        source: Where they stand, for the report.
-        beta1: Adam's beta1 where the options do not say it.
+        options: Options of the optimizer.
+        source: File from which they were read, for the report.
+        beta1: Adam's beta1 if the options do not contain it.
     """
     if name == "sgd":
         return Settings(name, "sgd", source, momentum=float(options.get("momentum", 0.0)))
@@ -102,8 +102,8 @@ def read_settings(folder: Path, checkpoint: Path | None) -> Settings:
     """The settings of a Trainer's run, from its training arguments and its newest checkpoint.
 
     Args:
-        folder: Its output folder.
-        checkpoint: The newest checkpoint; None: there is none.
+        folder: The run's output folder.
+        checkpoint: The newest checkpoint, if there is one.
     """
     places = [place for place in (folder, checkpoint) if place is not None]
     arguments, notes = _arguments([place / ARGUMENTS_FILE for place in places])
@@ -124,7 +124,7 @@ def read_settings(folder: Path, checkpoint: Path | None) -> Settings:
 
 
 def _arguments(files: list[Path]) -> tuple[dict[str, Any], list[str]]:
-    """Training arguments that are read as plain values, and sentences about a file that cannot be."""
+    """Training arguments that are plain values, and a sentence if their file cannot be read."""
     file = next((file for file in files if file.exists()), None)
     if file is None:
         return {}, []
@@ -142,7 +142,7 @@ def _of_arguments(arguments: Mapping[str, Any]) -> Settings:
         try:
             options = parse_optim_args(arguments.get("optim_args"))
             settings = named_settings(optim, options, ARGUMENTS_FILE, beta1=beta1)
-        except ValueError:  # options of another optimizer's own
+        except ValueError:  # options of another optimizer
             settings = Settings(optim, None, ARGUMENTS_FILE)
     metric = arguments.get("metric_for_best_model")
     filtered, rising = arguments.get("logging_nan_inf_filter"), arguments.get("greater_is_better")
@@ -157,7 +157,7 @@ def _of_arguments(arguments: Mapping[str, Any]) -> Settings:
 
 
 def _param_group(places: list[Path]) -> tuple[Mapping[str, Any], str] | None:
-    """The param group that a checkpoint's optimizer had, the one with weight decay first, and where it stands."""
+    """A param group of the checkpoint's optimizer, preferably one with weight decay, and its file."""
     file = next((place / OPTIMIZER_FILE for place in reversed(places) if (place / OPTIMIZER_FILE).exists()), None)
     if file is None:
         return None
@@ -169,7 +169,7 @@ def _param_group(places: list[Path]) -> tuple[Mapping[str, Any], str] | None:
 
 
 def _of_group(settings: Settings, group: Mapping[str, Any], source: str) -> Settings:
-    """The settings corrected by a param group, which says what really trained."""
+    """The settings corrected by a param group, which shows what really trained."""
     found = replace(settings, source=source, momentum=None, damped=None)
     found = replace(found, weight_decay=_number(group.get("weight_decay")))
     betas = group.get("betas")

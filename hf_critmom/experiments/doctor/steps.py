@@ -1,4 +1,4 @@
-"""What the steps of a training were made with: learning rate, momentum and clipping."""
+"""Learning rate, momentum and clipping of a training's steps."""
 
 import math
 from statistics import median
@@ -8,13 +8,13 @@ from hf_critmom.experiments.doctor.log import TrainingLog
 from hf_critmom.experiments.doctor.settings import ARGUMENTS_FILE
 
 MOSTLY = 0.5
-"""Share of the steps from which on clipping sets the size of most of them."""
+"""Share of clipped steps above which clipping sets the size of most steps."""
 
 
 def run(log: TrainingLog) -> Finding:
-    """What was trained, how far, and where that stands."""
+    """Optimizer, batch size and progress of the training, with their sources."""
     settings = log.settings
-    optimizer = settings.optimizer or "an optimizer that nothing here names"
+    optimizer = settings.optimizer or "unknown optimizer"
     taken = f"{log.step:,} of {log.max_steps:,} steps" if log.max_steps else f"{log.step:,} steps"
     epochs = "" if log.epoch is None else f", {log.epoch:.4g} epochs"
     batch = "batch size not known" if settings.batch_size is None else f"batch size {settings.batch_size:,}"
@@ -37,7 +37,7 @@ def run(log: TrainingLog) -> Finding:
 
 
 def learning_rate(log: TrainingLog) -> Finding:
-    """Peak, beginning and end of the schedule."""
+    """Peak, start and end of the schedule."""
     known = [(step.step, step.scheduled) for step in log.steps if step.scheduled is not None]
     if not known:
         return Finding("learning rate", "cannot tell", "Cannot tell: the log holds no learning_rate.")
@@ -71,7 +71,7 @@ def momentum(log: TrainingLog) -> Finding:
     name = "\N{GREEK SMALL LETTER BETA}\N{SUBSCRIPT ONE}" if settings.kind == "adam" else "Momentum"
     low, high = min(known), max(known)
     logged = any("momentum" in record for record in log.records)
-    source = "logged" if logged else f"by {settings.source}"
+    source = "logged" if logged else f"from {settings.source}"
     follows = " It follows the learning rate (critical damping)." if settings.damped is not None else ""
     if math.isclose(low, high, rel_tol=1e-9):
         sentence = f"{name} {low:.4g} at every logging step ({source})."
@@ -96,14 +96,12 @@ def clipping(log: TrainingLog) -> Finding:
     if limit is None:
         sentence = (
             f"Cannot tell: the norm that gradients are clipped to is not known (no training_args.bin; the Trainer's "
-            f"default is 1). Gradient norms have the median {middle:.3g}."
+            f"default is 1). The median gradient norm is {middle:.3g}."
         )
         return Finding("clipping", "cannot tell", sentence, {"median_norm": middle})
     share = sum(norm > limit for norm in finite) / len(finite) if finite else math.nan
     values = {"max_grad_norm": limit, "clipped_share": share, "median_norm": middle}
-    sentence = (
-        f"{share:.0%} of the logging steps were clipped to {limit:g}; gradient norms have the median {middle:.3g}."
-    )
+    sentence = f"{share:.0%} of the logging steps were clipped to {limit:g}; the median gradient norm is {middle:.3g}."
     if share > MOSTLY and log.settings.kind == "sgd":
         sentence += (
             f" So clipping sets the size of most steps: at the median it divides the learning rate by "

@@ -1,4 +1,4 @@
-"""Flags of the ``repair`` command, beside those of the data."""
+"""Flags of the ``repair`` command, besides those of the data."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,7 +14,7 @@ ALIASES = {"--select": "--select_by"}
 
 @dataclass
 class RepairArguments:
-    """Flags that say what is repaired, and how the groups are chosen."""
+    """Flags that choose what is repaired, and how."""
 
     _argument_group_name: ClassVar[str] = "repair"
 
@@ -30,18 +30,20 @@ class RepairArguments:
         },
     )
     num_groups: int | None = field(
-        default=None, metadata={"help": "How many groups auto chooses; default: by its rule."}
+        default=None, metadata={"help": "Number of groups that auto chooses; default: as its rule says."}
     )
     controls: bool = field(
         default=False, metadata={"help": f"Treat the controls as well, at the same budget: {', '.join(CONTROLS)}."}
     )
     granularity: str = field(
         default="layer",
-        metadata={"help": "; ".join(f"{name}: {text}" for name, text in GRANULARITIES.items()) + "."},
+        metadata={
+            "help": "What is retrained. " + "; ".join(f"{name}: {text}" for name, text in GRANULARITIES.items()) + "."
+        },
     )
     num_seeds: int = field(
         default=1,
-        metadata={"help": "Number of seeds of every treatment, from --seed on; they order the training data."},
+        metadata={"help": "Number of seeds of each treatment, counted from --seed; they order the training data."},
     )
     check_labels: bool = field(
         default=False,
@@ -52,10 +54,10 @@ class RepairArguments:
     )
 
     def settings(self) -> RepairSettings:
-        """As `repair_layers` takes them.
+        """The flags as `repair_layers` takes them.
 
         Raises:
-            RepairError: If they cannot be used.
+            RepairError: If a flag is not valid.
         """
         if "auto" in self.groups and len(self.groups) > 1:
             raise RepairError(f"--groups is either auto or names of layer groups, got {' '.join(self.groups)}.")
@@ -72,26 +74,29 @@ class RepairArguments:
 
 @dataclass
 class RepairTrainingArguments(CommandTrainingArguments):
-    """`TrainingArguments` with the defaults of a treatment; every one is a flag and is recorded with the results."""
+    """`TrainingArguments` with the defaults of a treatment; every field is a flag."""
 
     _argument_group_name: ClassVar[str] = "treatment (--help_all shows all TrainingArguments)"
 
     output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the repaired model; default: repair-CHECKPOINT here."}
+        default=None,
+        metadata={"help": "Folder of the repaired model; default: repair-CHECKPOINT in the current folder."},
     )
     optim: str = field(default="critmom", metadata={"help": "Optimizer of the treatment."})
     learning_rate: float = field(default=0.01, metadata={"help": "Peak learning rate of the treatment."})
     weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of the treatment."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Budget of each treatment in epochs."})
-    logging_steps: float = field(default=0.05, metadata={"help": "Training log interval; below 1: a share of all."})
+    logging_steps: float = field(
+        default=0.05, metadata={"help": "Steps between training logs; below 1: a share of all."}
+    )
     save_strategy: str = field(
         default="no",
-        metadata={"help": "When checkpoints are written, from which a treatment continues: no, epoch, steps."},
+        metadata={"help": "When a treatment saves checkpoints to resume from: no, epoch or steps."},
     )
 
     def __post_init__(self) -> None:
         if self.data_seed is not None:
-            raise RepairError("--data_seed is decided by each treatment's seed, which orders its data: use --seed.")
+            raise RepairError("--data_seed is set by each treatment's seed, which orders its data: use --seed.")
         if self.eval_strategy != "no":
             raise RepairError(
                 f"--eval_strategy {getattr(self.eval_strategy, 'value', self.eval_strategy)}: a treatment is verified "

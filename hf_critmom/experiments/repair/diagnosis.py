@@ -1,4 +1,4 @@
-"""Localize and diagnose: gradients on a network's errors, and the groups that follow from them."""
+"""Localizes and diagnoses: gradients on a network's errors, and the groups that they point to."""
 
 import copy
 from typing import Any
@@ -14,7 +14,7 @@ from hf_critmom.experiments.repair.training import Network, friction_of
 
 
 def diagnose_network(network: Network, settings: RepairSettings, diagnosis_dataset: Any) -> Choice:
-    """The groups to treat.
+    """Chooses the groups to treat.
 
     Raises:
         RepairError: If there are no errors to repair.
@@ -31,7 +31,7 @@ def diagnose_network(network: Network, settings: RepairSettings, diagnosis_datas
     attribution = attribute_gradients(model, loader, groups=network.layers, accelerator=accelerator)
     correct = None
     matched = predictions.matched(network.args.seed)
-    if matched.any():  # the classes of the errors may have no correctly classified example
+    if matched.any():  # the classes with errors may have no correctly classified example
         correct = attribute_gradients(model, loader, groups=network.layers, select=matched, accelerator=accelerator)
     num_top = min(settings.num_groups or TOP, len(attribution.groups))
     found = diagnose(attribution, correct=correct, num_top=num_top)
@@ -46,7 +46,7 @@ def diagnose_network(network: Network, settings: RepairSettings, diagnosis_datas
 
 
 def find_labels(network: Network, diagnosis_dataset: Any, split: str) -> DoubtfulLabels:
-    """Misclassified examples of the diagnosis split, which the network was not trained on, with doubtful labels.
+    """Finds misclassified examples with doubtful labels in the diagnosis split, which the network was not trained on.
 
     Raises:
         AttributionError: If cleanlab is not installed, or examples have no classes.

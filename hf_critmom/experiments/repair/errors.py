@@ -4,4 +4,4 @@ from hf_critmom.errors import InputError
 
 
 class RepairError(InputError):
-    """A repair that cannot be made as requested, or whose results cannot be read."""
+    """A repair is not possible as requested, or its results cannot be read."""

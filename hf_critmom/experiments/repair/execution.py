@@ -1,4 +1,4 @@
-"""Treatments as an engine makes them: what one is, what makes it, and where its result is kept."""
+"""Treatments for an engine: its job, executor and store."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from hf_critmom.training.arguments import portable_arguments, settle_device
 
 @dataclass(frozen=True)
 class Material:
-    """What is repaired, and with what: the part of a repair that another machine loads for itself.
+    """The network and the data of a repair, which another machine loads for itself.
 
     Attributes:
         model: The network.
-        train_dataset: What treatments train on.
-        diagnosis_dataset: Whose errors are diagnosed.
-        test_dataset: What verifies.
-        data_collator: Turns examples into batches.
-        processing_class: Saved with the repaired model.
-        callbacks: Further callbacks of the treatments' training.
+        train_dataset: Dataset that treatments train on.
+        diagnosis_dataset: Dataset whose errors are diagnosed.
+        test_dataset: Dataset that verifies treatments.
+        data_collator: Collates examples into batches.
+        processing_class: Image processor or tokenizer, saved with the repaired model.
+        callbacks: Further callbacks for the training of treatments.
     """
 
     model: nn.Module
@@ -47,10 +47,10 @@ class Material:
     callbacks: Sequence[TrainerCallback] = ()
 
     def network(self, layers: Groups, args: TrainingArguments) -> Network:
-        """The network, and how it is trained.
+        """The network with its layer groups and the training arguments.
 
         Args:
-            layers: How its parameters are grouped.
+            layers: Grouping of its parameters, see `layer_groups`.
             args: Training arguments of the treatments.
         """
         return Network(
@@ -64,7 +64,7 @@ class Material:
         )
 
     def isolate(self) -> None:
-        """Gives a forked process files of its own for the data."""
+        """Gives a forked process its own state of the data."""
         for dataset in (self.train_dataset, self.diagnosis_dataset, self.test_dataset):
             if isinstance(dataset, Split):
                 dataset.isolate()
@@ -72,10 +72,10 @@ class Material:
 
 @dataclass(frozen=True)
 class Treat:
-    """A treatment that is to be made: a `Job` of an engine.
+    """A treatment to be made: the `Job` of an engine.
 
     Attributes:
-        target: What it trains.
+        target: Groups or parameters to train.
         seed: Seed of the training.
     """
 
@@ -84,18 +84,18 @@ class Treat:
 
     @property
     def folder(self) -> Path:
-        """Its folder, within the repair's."""
+        """The treatment's folder, relative to the repair's."""
         return self.target.run_folder(self.seed)
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name of the treatment in messages."""
         return f"{self.target.title}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class TreatmentStore:
-    """Keeps results in the folders of treatments: a `Store` of an engine.
+    """Keeps results in the folders of treatments: the `Store` of an engine.
 
     Attributes:
         folder: The repair's folder.
@@ -108,17 +108,17 @@ class TreatmentStore:
         return RunFolder(self.folder / job.folder).finished()
 
     def keep(self, job: Treat, result: dict[str, Any], load: Load) -> None:
-        """Writes a result with where it was made."""
+        """Writes a result, with the record of where it was made."""
         RunFolder(self.folder / job.folder).finish({**result, "load": vars(load)})
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all treatments of a repair have in common.
+    """What all treatments of a repair share.
 
     Attributes:
         plan: The repair's plan.
-        masks: Which single parameters are trained, where a target is such.
+        masks: Masks of the single parameters to train, by name; None if no target has them.
     """
 
     plan: RepairPlan
@@ -126,13 +126,13 @@ class Shared:
 
 
 class TreatmentExecutor:
-    """Makes treatments: an `Executor` of an engine.
+    """Makes treatments: the `Executor` of an engine.
 
     Args:
-        network: What is repaired, and how it is trained.
-        material: What it was made of.
-        layers: How its parameters are grouped.
-        reload: Loads the material on another machine; it can be pickled. None: no other machine can.
+        network: The network with its training arguments.
+        material: The network and the data.
+        layers: Grouping of the network's parameters, see `layer_groups`.
+        reload: Loads the material on another machine; it can be pickled. None: other machines cannot load it.
         on_cpu: Whether no machine may use an accelerator.
     """
 
@@ -150,43 +150,43 @@ class TreatmentExecutor:
 
     @property
     def network(self) -> Network:
-        """The network; an executor that was pickled has it once it is prepared."""
+        """The network; an executor that was pickled has it only after `prepare`."""
         assert self._network is not None
         return self._network
 
     @property
     def material(self) -> Material:
-        """What it was made of; as the network."""
+        """The material; an executor that was pickled has it only after `prepare`."""
         assert self._material is not None
         return self._material
 
     @property
     def resumable(self) -> bool:
-        """Whether checkpoints are saved."""
+        """Whether treatments save checkpoints."""
         return self.args.save_strategy != SaveStrategy.NO
 
     def isolate(self) -> None:
-        """Gives this process files of its own for the data."""
+        """Gives this process its own state of the data."""
         self.material.isolate()
 
     def prepare(self, plan: Shared, threads: int) -> Computing:
-        """Loads network and data, and checks that they are the plan's."""
+        """Loads network and data, and checks them against the plan."""
         torch.set_num_threads(threads)
         assert self.reload is not None
         settle_device(self.args, on_cpu=self.on_cpu)
         self._material = self.reload()
         if weights_digest(self._material.model) != plan.plan.weights:
-            raise RepairError("the checkpoint has other weights there than where the command was given.")
+            raise RepairError("the checkpoint has other weights there than on the machine of the command.")
         self._network = self._material.network(self.layers, self.args)
         return Computing(device_name(), versions())
 
     def execute(self, job: Treat, plan: Shared, folder: Path, send: Send) -> dict[str, Any]:
-        """Makes a treatment from where it stopped."""
+        """Makes a treatment, or resumes it where it stopped."""
         send("said", f"treating {job.title}")
         masks = plan.masks if job.target.parameters is not None else None
         test = self.material.test_dataset
         return train_and_verify(self.network, job.target, masks, job.seed, RunFolder(folder), test)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but network and data, and without what was found out about this machine."""
+        """Everything except network, data and what is specific to this machine."""
         return {**self.__dict__, "args": portable_arguments(self.args), "_network": None, "_material": None}

@@ -16,9 +16,9 @@ FIXED, BROKEN, NET, NEUTRAL = "#0072B2", "#D55E00", "#1b1f24", "0.35"
 def repair_figure(repair: Repair, label_names: Sequence[str] = ()) -> Figure:
     """Fixed and broken items of every treatment, their net, and accuracy by class before and after the repair.
 
-    How to read it: above, a bar to the right is what a treatment fixed, to the left (hatched) what it broke, mean over
-    the seeds; beside it on its own axis the net, a ring for each seed and a diamond for their mean. Below, an arrowhead
-    stands at a class's accuracy after the repair, a stroke at that before.
+    How to read it: above, a bar to the right shows the items that a treatment fixed, one to the left (hatched) those
+    that it broke, as means over the seeds; beside it, on its own axis, a ring shows the net for each seed and a diamond
+    their mean. Below, a stroke marks a class's accuracy before the repair, an arrowhead that after it.
 
     Args:
         repair: The repair.
@@ -53,7 +53,7 @@ def _draw_treatments(items: Axes, net: Axes, repair: Repair) -> None:
         axes.grid(alpha=0.25, axis="x")
         axes.set_axisbelow(True)
     items.set(xlabel="broken \N{LEFTWARDS ARROW} test items \N{RIGHTWARDS ARROW} fixed", title="Fixed and broken")
-    net.set(xlabel="fixed less broken", title="Net: every seed, and mean")
+    net.set(xlabel="fixed minus broken", title="Net: every seed, and mean")
     net.margins(x=0.12)
 
 
@@ -75,7 +75,7 @@ def _draw_classes(axes: Axes, classes: Sequence[ClassChange], label_names: Seque
 
 
 def class_name(label: int, names: Sequence[str]) -> str:
-    """Name of a class, or its index where it has none."""
+    """Name of a class; its index if it has none."""
     return names[label] if 0 <= label < len(names) else str(label)
 
 

@@ -1,4 +1,4 @@
-"""The page of a repair, ``report.html``: what it did, beside its controls, by treatment and by class."""
+"""The page of a repair, ``report.html``: its outcome beside the controls, by treatment and by class."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def write_repair_page(repair: Repair) -> Path:
         sections.append(_classes_section(repair, names))
     sections.append(Section("Which layers, and why", [repair.choice.reason], tables=[group_table(repair)]))
     if repair.scan:
-        sections.append(Section("Damping of the training that made the network", tables=[scan_table(repair)]))
+        sections.append(Section("Damping during the network's training", tables=[scan_table(repair)]))
     if repair.labels and repair.labels.doubtful:
         labels = label_table(repair.labels, names)
         sections.append(Section("Doubtful labels", label_findings(repair.labels), tables=[labels]))
@@ -44,7 +44,7 @@ def write_repair_page(repair: Repair) -> Path:
         repair.folder,
         title=f"{task.name}: repair of {', '.join(repair.choice.groups)}",
         subtitle="Only these layer groups were retrained; verified on the test split, which neither diagnosis nor "
-        "treatment was given",
+        "treatment saw",
         headlines=_headlines(repair),
         sections=sections,
     )
@@ -56,7 +56,7 @@ def _headlines(repair: Repair) -> list[Headline]:
         "helped": "The repair helped.",
         "did harm": "The repair did harm.",
         "diverged": "The treatment diverged: there is no repaired model.",
-    }.get(word, "What the repair did cannot be told from chance.")
+    }.get(word, "The effect of the repair cannot be told from chance.")
     said = [Headline(word, _TONES.get(word, "open"), statement, outcome(repair))]
     findings = control_findings(repair)
     for finding, (role, advantage) in zip(findings, repair.advantages().items(), strict=False):
@@ -66,13 +66,13 @@ def _headlines(repair: Repair) -> list[Headline]:
             "worse": f"The diagnosis chose worse than {role}.",
         }
         said.append(
-            Headline(status, _TONES.get(status, "open"), shown.get(status, f"Against {role} undecided."), finding)
+            Headline(status, _TONES.get(status, "open"), shown.get(status, f"Undecided against {role}."), finding)
         )
     return said
 
 
 def _treatments_section(repair: Repair) -> Section:
-    """Fixed and broken items of every treatment, and their net on an axis of its own."""
+    """Fixed and broken items of every treatment, and their net on its own axis."""
     rows = [
         {"role": role, "seed": str(one.seed), "fixed": one.verification.fixed, "broken": one.verification.broken,
          "net": one.verification.net}
@@ -100,7 +100,7 @@ def _treatments_section(repair: Repair) -> Section:
         tooltip=["role:N", "kind:N", alt.Tooltip("items:Q", format=".1f", title="items, mean over seeds")],
     )
     left = bars.properties(width="container", height=height).add_params(parameter)
-    x = alt.X("net:Q").title("net: fixed less broken").axis(tickCount=6)
+    x = alt.X("net:Q").title("net: fixed minus broken").axis(tickCount=6)
     dots = chosen.mark_point(size=45).encode(y, x, tooltip=["role:N", "seed:N", "net:Q"])
     mean = (
         chosen.transform_aggregate(net="mean(net)", groupby=["role"])
@@ -113,7 +113,7 @@ def _treatments_section(repair: Repair) -> Section:
     charts = [
         Chart("fixed-broken", "Items fixed and broken, by what was retrained: mean over the seeds", left.to_dict(),
               "Fixed and broken"),
-        Chart("net", "Items fixed less broken, by what was retrained: every seed, and the mean as a diamond",
+        Chart("net", "Items fixed minus broken, by what was retrained: every seed, and the mean as a diamond",
               net.to_dict(), "Net"),
     ]  # fmt: skip
     return Section("Fixed and broken", controls=controls, charts=charts, tables=[table])

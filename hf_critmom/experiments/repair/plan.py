@@ -1,4 +1,4 @@
-"""The plan of a repair: what it depends on, stored before the first treatment and compared at every later launch."""
+"""The plan of a repair: what its results depend on, stored before the first treatment and compared at every launch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,8 +17,8 @@ from hf_critmom.tasks.records import TaskRecord
 PLAN = PlanFile("repair.json", "repair", RepairError)
 
 GRANULARITIES: dict[str, str] = {
-    "layer": "layer groups are retrained",
-    "parameter": "beside them, as a control, as many single parameters, those with the largest gradient on the same "
+    "layer": "layer groups",
+    "parameter": "in addition, as a control, as many single parameters, those with the largest gradient on the same "
     "misclassified examples, while all others keep their values",
 }
 """What is retrained."""
@@ -28,7 +28,7 @@ MOST_SEEDS = 1000
 _EXTENT = ("num_seeds", "controls", "granularity", "check_labels")
 """Settings that may grow when a repair continues."""
 _NOT_COMPARED = ("versions", "command", "checkpoint", "trained_on", "overlap", "scan", "training_seconds", "seeds")
-"""What says how a repair came about; the checkpoint is known by its weights, wherever it lies."""
+"""Fields that results do not depend on; the checkpoint is identified by its weights, wherever it is stored."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class RepairSettings:
 
     Attributes:
         groups: "auto", or names of the groups to treat.
-        select: How "auto" chooses, a name in `SELECTIONS`.
-        num_groups: How many groups "auto" chooses; None: by the rule of `select`.
-        layers: How parameters are grouped, see `layer_groups`.
+        select: Rule by which "auto" chooses, a name in `SELECTIONS`.
+        num_groups: Number of groups that "auto" chooses; None: as its rule says.
+        layers: Grouping of the parameters, see `layer_groups`.
         controls: Whether the controls are treated as well.
-        num_seeds: Number of seeds of every treatment, counted from the seed of the training arguments.
+        num_seeds: Number of seeds of each treatment, counted from the seed of the training arguments.
         granularity: A name in `GRANULARITIES`.
         check_labels: Whether doubtful labels are looked for among the misclassified examples.
     """
@@ -67,7 +67,7 @@ class RepairSettings:
             raise RepairError(f"num_groups must be at least 1, got {self.num_groups}.")
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The settings as JSON values."""
         return {**asdict(self), "groups": self.groups if isinstance(self.groups, str) else list(self.groups)}
 
 
@@ -76,8 +76,8 @@ class OptimizerRecord:
     """The treatments' optimizer.
 
     Attributes:
-        optim: Its name, as ``--optim`` takes it.
-        optim_args: Its options, as ``--optim_args`` takes them.
+        optim: Name, as for ``--optim``.
+        optim_args: Options, as for ``--optim_args``.
     """
 
     optim: str
@@ -89,8 +89,8 @@ class RepairPlan:
     """A stored plan.
 
     Attributes:
-        settings: The settings, as `RepairSettings.record` gives them.
-        layers: Number of parameters' tensors of each layer group.
+        settings: The settings, as `RepairSettings.record` returns them.
+        layers: Number of parameter tensors in each layer group.
         weights: Digest of the weights before the repair.
         seeds: Seeds of every treatment.
         optimizer: Name and options of the treatments' optimizer.
@@ -98,15 +98,15 @@ class RepairPlan:
         versions: Versions of the libraries, and the machine.
         command: The command line.
         checkpoint: The repaired checkpoint.
-        dtype: Number type of its weights.
-        task: The data; None where the caller did not describe it.
+        dtype: dtype of its weights.
+        task: The data; None if the caller did not describe it.
         diagnosis_split: Name of the split whose errors were diagnosed.
-        trained_on: Fingerprint of what the network was trained on; None: not recorded with the checkpoint.
-        overlap: What was compared of the splits; None: an earlier version, which did not say.
-        scan: Damping of the training that made the network; None: an earlier version.
-        training_seconds: Seconds of that training, where known.
-        threads: Threads that each treatment computes with; None: an earlier version.
-        record: What else the caller of `repair_layers` recorded.
+        trained_on: Fingerprint of the data that the network was trained on; None if the checkpoint does not record it.
+        overlap: Result of comparing the splits; None in plans of earlier versions.
+        scan: Damping of the network's training by epoch; None in plans of earlier versions.
+        training_seconds: Seconds of that training, if known.
+        threads: Number of threads of each treatment; None in plans of earlier versions.
+        record: Anything else that the caller of `repair_layers` recorded.
     """
 
     settings: dict[str, Any]
@@ -138,10 +138,10 @@ class RepairPlan:
 
     @classmethod
     def read(cls, folder: Path) -> "RepairPlan":
-        """The plan of a folder.
+        """Reads the plan in a folder.
 
         Raises:
-            RepairError: If there is none or it is damaged.
+            RepairError: If there is none, or it is damaged.
         """
         stored = PLAN.read(folder)
         content = {name: value for name, value in stored.items() if name in cls.__dataclass_fields__}
@@ -160,19 +160,19 @@ def _with_task(plan: RepairPlan, description: Any) -> RepairPlan:
 
 
 def damaged_plan(folder: Path, error: Exception) -> RepairError:
-    """The sentence on a plan that cannot be used."""
+    """The error for a plan that cannot be used."""
     return RepairError(
         f"{folder / PLAN.name} is not the plan of a repair ({error}): restore it, or choose another --output_dir."
     )
 
 
 def store_plan(plan: dict[str, Any], folder: Path, legacy_weights: str, *, write: bool) -> None:
-    """Stores the plan of a repair, or checks that the stored one is the same; it may grow by seeds and controls.
+    """Stores the plan of a repair, or checks it against the stored one, which may grow by seeds and controls.
 
     Args:
-        plan: The plan, as JSON holds it.
+        plan: The plan, as JSON values.
         folder: The repair's folder.
-        legacy_weights: The digest of the weights that earlier versions stored.
+        legacy_weights: Digest of the weights as earlier versions computed it.
         write: Whether this process is the one that writes.
 
     Raises:
@@ -189,7 +189,7 @@ def store_plan(plan: dict[str, Any], folder: Path, legacy_weights: str, *, write
         known = {**stored, "settings": settings}
         if known.get("weights") == legacy_weights:
             known["weights"] = current["weights"]
-        if "dtype" in current:  # earlier versions did not record it, and the digest of the weights tells another one
+        if "dtype" in current:  # earlier versions did not record it, but another dtype changes the digest
             known.setdefault("dtype", current["dtype"])
         known.setdefault("threads", current["threads"])
         if different := differences("repair", _decisive(known), _decisive(current)):
@@ -204,24 +204,24 @@ def store_plan(plan: dict[str, Any], folder: Path, legacy_weights: str, *, write
 
 
 def begun(folder: Path) -> bool:
-    """Whether anything has been computed for the plan of a folder."""
+    """Whether anything has been computed for the plan in a folder."""
     return (folder / "diagnosis.json").exists() or any(folder.glob("runs/*/seed-*"))
 
 
 def stored_threads(folder: Path) -> int | None:
-    """Threads that the treatments of the repair in a folder compute with, where there is one that says so.
+    """Number of threads of each treatment of the repair in a folder; None if there is none, or it does not say.
 
     Raises:
-        RepairError: If it is damaged.
+        RepairError: If the plan is damaged.
     """
     return RepairPlan.read(folder).threads if PLAN.exists(folder) and begun(folder) else None
 
 
 def find_repair(path: Path) -> dict[str, Any] | None:
-    """The plan of the repair whose folder holds a checkpoint: at its top, or in one of its runs.
+    """The plan of the repair that made a checkpoint, which lies at the top of its folder or in one of its runs.
 
     Raises:
-        RepairError: If it is damaged.
+        RepairError: If the plan is damaged.
     """
     run = path.parent if path.name.startswith("checkpoint-") else path
     candidates = [run]
@@ -231,7 +231,7 @@ def find_repair(path: Path) -> dict[str, Any] | None:
 
 
 def _decisive(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What results depend on."""
+    """The part of a plan that results depend on."""
     kept = {name: value for name, value in plan.items() if name not in _NOT_COMPARED}
     settings = {name: value for name, value in kept["settings"].items() if name not in _EXTENT}
     seeds = plan.get("seeds")
@@ -239,7 +239,7 @@ def _decisive(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grown(folder: Path, stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
-    """The stored plan with what the current one has more."""
+    """The stored plan, extended by what the current one adds."""
     before, now = stored["settings"], current["settings"]
     try:
         settings = {

@@ -25,7 +25,7 @@ from hf_critmom.tasks.records import TaskRecord
 
 
 def write_repair_report(repair: Repair) -> RenderableType:
-    """Writes card, page, figure and list of changed examples beside the repaired model.
+    """Writes card, page, figure and the list of changed examples beside the repaired model.
 
     Args:
         repair: The repair.

@@ -1,4 +1,4 @@
-"""A repair as the command line describes it, and its way from a checkpoint on a task to `repair_layers`."""
+"""A repair as the command line describes it, and its call of `repair_layers`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,13 +27,13 @@ class RepairRequest:
 
     Attributes:
         checkpoint: Folder of the checkpoint, or its name on the Hub.
-        trained_on: What it was trained on, where that is recorded.
-        settings: What to do.
+        trained_on: The data that it was trained on, if recorded.
+        settings: Settings of the repair.
         data: The data.
         loading: How the checkpoint is loaded.
         training: Training arguments of the treatments, with the output folder.
         command: The command line, for the record.
-        engine: Where treatments are made.
+        engine: Flags of the engine that makes treatments.
         on_cpu: Whether no machine may use an accelerator.
     """
 
@@ -49,11 +49,11 @@ class RepairRequest:
 
 
 def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repair:
-    """Repairs a checkpoint on a task, or continues its repair, see `repair_layers`.
+    """Repairs a checkpoint on a task, or continues its repair; see `repair_layers`.
 
     Args:
-        request: The arguments.
-        progress: Called with a sentence on each step of the work.
+        request: The request.
+        progress: Called with a sentence about each step.
 
     Raises:
         RepairError: As `repair_layers`.
@@ -62,7 +62,7 @@ def run_repair(request: RepairRequest, progress: Callable[[str], None]) -> Repai
     checkpoint, folder = request.checkpoint, Path(request.checkpoint)
     apart = request.training.device.type == "cpu" and request.training.world_size == 1
     if apart:
-        torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
+        torch.set_num_threads(1)  # workers are forked: no thread pool may exist before
     workers = request.engine.workers if apart or request.engine.workers is not None else 1
     check_output_folder(Path(str(request.training.output_dir)), request.data)
     model, task = load_checkpoint(checkpoint, load_task_of(checkpoint, request.data, request.loading), request.loading)
@@ -99,9 +99,9 @@ class Reload:
 
     Attributes:
         checkpoint: The checkpoint, with its files.
-        data: The data, by name.
+        data: Flags that name the data.
         loading: How the checkpoint is loaded.
-        planned: The fingerprint of each split.
+        planned: Fingerprint of each split.
     """
 
     checkpoint: PortableCheckpoint
@@ -110,10 +110,10 @@ class Reload:
     planned: Mapping[str, str]
 
     def __call__(self) -> Material:
-        """Loads them.
+        """Loads checkpoint and data.
 
         Raises:
-            TaskError: If the data are not there, or others than where the command was given.
+            TaskError: If the data is missing, or differs from that on the machine of the command.
         """
         with self.checkpoint.located() as checkpoint:
             task = load_task_of(checkpoint, self.data, self.loading)

@@ -1,4 +1,4 @@
-"""What a repair found, as dataclasses, and the files that hold it: everything that is read is read here."""
+"""Results of a repair as dataclasses, and the files that hold them, which are all read here."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -31,22 +31,22 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Treatment:
-    """One treated network.
+    """Result of one treatment.
 
     Attributes:
         groups: The groups that were trained; empty for single parameters.
         seed: Seed of the training.
-        steps: Optimizer steps.
+        steps: Number of optimizer steps.
         seconds: Seconds of training.
         samples_per_second: Training examples per second.
-        verification: What became of the test split; None if the treatment diverged.
+        verification: Verification on the test split; None if the treatment diverged.
         changed: Every test item that was fixed or broken.
         status: "finished" or "diverged".
-        parameters: Number of single parameters that were trained; None: all of the groups.
+        parameters: Number of single parameters that were trained; None if whole groups were.
         training_log: Training records of the Trainer.
         versions: Versions of the libraries, and the machine.
         files: SHA-256 of each file of the trained model, by name; empty for a diverged one.
-        load: Where it was made, see `hf_critmom.engines.interface.Load`; empty: an earlier version.
+        load: Where it was made, see `hf_critmom.engines.interface.Load`; empty in results of earlier versions.
     """
 
     groups: tuple[str, ...]
@@ -76,27 +76,27 @@ class Treatment:
         if found := self.verification:
             counts = [item.get("change") for item in self.changed]
             if (counts.count("fixed"), counts.count("broken")) != (found.fixed, found.broken):
-                raise ValueError("the changed items are not as many as the verification counts")
+                raise ValueError("the number of changed items is not that of the verification")
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss, weights or predictions were no longer finite."""
+        """Whether the loss, weights or predictions became non-finite."""
         return self.verification is None
 
     @property
     def title(self) -> str:
-        """What was trained, for tables."""
+        """The trained groups or parameters, for tables."""
         return "+".join(self.groups) if self.parameters is None else f"{self.parameters:,} single parameters"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step of the treatment costs, measured beside a step of the whole network.
+    """Cost of a step of the treatment, measured beside a step of the whole network.
 
     Attributes:
-        parameter_share: Share of the parameters that are trained; not a share of compute.
+        parameter_share: Share of the parameters that are trained, which is not a share of compute.
         seconds: Median seconds of a forward and backward pass with only the chosen groups trained.
-        whole_seconds: The same with everything trained.
+        whole_seconds: Median seconds with everything trained.
     """
 
     parameter_share: float
@@ -109,7 +109,7 @@ class Cost:
 
     @property
     def time_share(self) -> float:
-        """Time of the treatment's pass by that of the whole network's."""
+        """Time of the treatment's pass over that of the whole network's."""
         return self.seconds / self.whole_seconds
 
 
@@ -118,10 +118,10 @@ class DoubtfulLabels:
     """Misclassified examples of the diagnosis split whose labels are doubtful.
 
     Attributes:
-        split: Name of that split.
-        misclassified: Number of all its misclassified examples.
-        examples: Number of its examples.
-        doubtful: The doubtful ones, the most doubtful first.
+        split: Name of the split.
+        misclassified: Number of misclassified examples in the split.
+        examples: Number of examples in the split.
+        doubtful: Misclassified examples with doubtful labels, the most doubtful first.
     """
 
     split: str
@@ -135,14 +135,14 @@ class Repair:
     """A repair and its verification.
 
     Attributes:
-        scan: Damping regime of each epoch of the training that made the network; empty where no log was given.
-        choice: What was diagnosed.
-        roles: Treatments by role, ``chosen`` and the names in `CONTROLS`, each over the seeds. Roles that come to the
-            same groups share their treatments.
-        cost: What the treatment costs.
-        folder: Where everything is kept; the repaired model, treated with the first seed, is at its top.
-        plan: The plan that governs it.
-        labels: Doubtful labels, if they were looked for.
+        scan: Damping regime of each epoch of the network's training; empty without a log.
+        choice: The diagnosis.
+        roles: Treatments by role, ``chosen`` and the names in `CONTROLS`, one for each seed. Roles with the same groups
+            share treatments.
+        cost: Cost of a step of the treatment.
+        folder: The repair's folder; the repaired model, treated with the first seed, is at its top.
+        plan: The plan.
+        labels: Doubtful labels, if they were searched for.
     """
 
     scan: list[EpochScan]
@@ -155,16 +155,16 @@ class Repair:
 
     @property
     def verification(self) -> Verification | None:
-        """What became of the test split in the repaired model, which is the one treated with the first seed.
+        """Verification of the repaired model, which is the one treated with the first seed.
 
         None if that treatment diverged, in which case there is no repaired model.
         """
         return self.roles[CHOSEN][0].verification
 
     def advantages(self) -> dict[str, Interval]:
-        """How many more items the chosen groups' treatment fixed net than each control's, over paired seeds.
+        """Difference in net fixed items between the chosen groups' treatment and each control, over paired seeds.
 
-        Seeds with which either of the two diverged are left out.
+        Seeds for which either of the two diverged are left out.
         """
         chosen = {one.seed: one.verification.net for one in self.roles[CHOSEN] if one.verification}
         found = {}
@@ -177,17 +177,17 @@ class Repair:
         return found
 
     def is_chosen(self, treatments: list[Treatment]) -> bool:
-        """Whether a control came to the same groups as the diagnosis."""
+        """Whether a control has the same groups as the diagnosis."""
         return {(one.groups, one.parameters) for one in treatments} == {(self.choice.groups, None)}
 
 
 def read_repair(folder: Path) -> Repair:
-    """A finished repair from its folder alone, for its report.
+    """Reads a finished repair from its folder, for its report.
 
-    Earlier versions did not store the scan: it is made from the checkpoint's log, if the checkpoint lies where it lay.
+    Earlier versions did not store the scan: it is computed from the checkpoint's log, if the checkpoint is still there.
 
     Raises:
-        RepairError: If there is none, it is not finished, or it is damaged.
+        RepairError: If there is no repair, or it is unfinished or damaged.
     """
     plan = RepairPlan.read(folder)
     choice = read_choice(folder, plan)
@@ -209,10 +209,10 @@ def read_repair(folder: Path) -> Repair:
 
 
 def read_choice(folder: Path, plan: RepairPlan) -> Choice:
-    """The diagnosis of a repair's folder.
+    """Reads the diagnosis in a repair's folder.
 
     Raises:
-        RepairError: If it is damaged, or its groups are not those that the plan's rule chooses by its evidence.
+        RepairError: If it is damaged, or its groups are not those that the plan's rule chooses from its evidence.
     """
     file = folder / DIAGNOSIS_FILE
     again = "delete it and repeat the command, which makes the diagnosis again"
@@ -236,10 +236,10 @@ def write_choice(folder: Path, choice: Choice) -> None:
 
 
 def read_treatment(run: Path, target: Target, seed: int) -> Treatment:
-    """The result of a treatment.
+    """Reads the result of a treatment.
 
     Raises:
-        RepairError: If it is damaged, or that of another treatment.
+        RepairError: If it is damaged, or belongs to another treatment.
     """
     file = run / RESULT_FILE
     again = "delete it and repeat the command, which makes the treatment again"
@@ -252,19 +252,19 @@ def read_treatment(run: Path, target: Target, seed: int) -> Treatment:
 
 
 def read_cost(folder: Path) -> Cost:
-    """The measured cost.
+    """Reads the measured cost.
 
     Raises:
-        RepairError: If it is damaged.
+        RepairError: If the file is damaged.
     """
     return _read(folder / COST_FILE, Cost, "delete it and repeat the command, which measures again")
 
 
 def read_labels(folder: Path) -> DoubtfulLabels:
-    """The doubtful labels.
+    """Reads the doubtful labels.
 
     Raises:
-        RepairError: If they are damaged.
+        RepairError: If the file is damaged.
     """
     return _read(folder / LABELS_FILE, DoubtfulLabels, "delete it and repeat the command, which looks for them again")
 
@@ -275,22 +275,25 @@ def write_record(file: Path, record: Any) -> None:
 
 
 def write_masks(folder: Path, masks: Mapping[str, torch.Tensor]) -> None:
-    """Stores which single parameters are trained, eight of them in a byte."""
+    """Stores the masks of the single parameters to train, packed to bits."""
     packed = {name: torch.from_numpy(np.packbits(mask.flatten().numpy())) for name, mask in masks.items()}
     with atomic_write(folder / MASKS_FILE) as partial:
         save_file(packed, partial)
 
 
 def read_masks(folder: Path, shapes: Mapping[str, torch.Size], count: int) -> dict[str, torch.Tensor]:
-    """Which single parameters are trained.
+    """Reads the masks of the single parameters to train.
 
     Args:
         folder: The repair's folder.
-        shapes: Shape of each trainable parameter by its name.
-        count: How many they are.
+        shapes: Shape of each trainable parameter, by name.
+        count: Number of single parameters that the masks choose together.
+
+    Returns:
+        For each parameter a bool tensor of its shape.
 
     Raises:
-        RepairError: If they are damaged.
+        RepairError: If the file is damaged.
     """
     file = folder / MASKS_FILE
     try:
@@ -318,7 +321,7 @@ def _read(file: Path, record: type[Record], remedy: str) -> Record:
 
 
 def _json(value: Any) -> Any:
-    """A dataclass's values as JSON has them: lists instead of tuples."""
+    """A dataclass's values for JSON: lists instead of tuples."""
     if isinstance(value, Mapping):
         return {name: _json(item) for name, item in value.items()}
     return [_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Runs a repair: scan, localize, diagnose, treat, verify, with the controls that tell a good diagnosis from luck."""
+"""Runs a repair: scan, localize, diagnose, treat, verify; controls distinguish a good diagnosis from luck."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -80,41 +80,39 @@ def repair_layers(
 ) -> Repair:
     """Finds the layer groups to blame for a network's errors, retrains only those, and verifies what that did.
 
-    Scan classes the logged epochs by damping regime. Localize attributes gradients on the misclassified examples of
+    Scan classifies the logged epochs by damping regime. Localize attributes gradients on the misclassified examples of
     the diagnosis split to layer groups. Diagnose chooses groups. Treat trains a copy of the model with everything else
-    frozen, with critically damped momentum unless ``args.optim`` names another optimizer. Verify counts, on a test
-    split that neither diagnosis nor treatment saw, what was fixed and what was broken. The model that is given is not
-    changed.
+    frozen, with critically damped momentum unless ``args.optim`` names another optimizer. Verify counts what was fixed
+    and what was broken on a test split that neither diagnosis nor treatment saw. The model itself is not changed.
 
-    Everything is kept in ``args.output_dir``: repeating a call that was interrupted continues it, more seeds or
-    controls extend it, and several launches divide the treatments among themselves.
+    Everything is kept in ``args.output_dir``: repeating an interrupted call continues it, more seeds or controls extend
+    it, and several launches share out the treatments.
 
     Args:
-        model: A model that computes a loss, and logits of classes: any image classifier or causal language model.
-        args: Of the treatment; also batch sizes, seed and folder.
-        train_dataset: What the treatment trains on.
-        diagnosis_dataset: Whose errors are diagnosed.
-        test_dataset: What verifies.
-        settings: What to do.
-        data_collator: Turns examples into batches.
-        processing_class: Saved with the repaired model.
-        callbacks: Further callbacks of the treatments' training.
+        model: A model that computes a loss and class logits: any image classifier or causal language model.
+        args: Training arguments of the treatment, with batch sizes, seed and output folder.
+        train_dataset: Dataset that treatments train on.
+        diagnosis_dataset: Dataset whose errors are diagnosed.
+        test_dataset: Dataset that verifies treatments.
+        settings: Settings of the repair.
+        data_collator: Collates examples into batches.
+        processing_class: Image processor or tokenizer, saved with the repaired model.
+        callbacks: Further callbacks for the training of treatments.
         log: Training log of the network, see `scan`.
-        record: What else identifies the repair, such as the checkpoint and the fingerprints of the data.
+        record: Anything else that identifies the repair, such as the checkpoint and the fingerprints of the data.
         command: The command line, for the record.
-        progress: Called with a sentence on each step of the work.
-        workers: Processes that make treatments at the same time, forked from this one, which must not have computed
-            with several threads before; None: as many as there are cores for. Results do not depend on it.
-        threads: Threads that each treatment computes with; None: as those of the repair in the folder, else of this
-            process.
-        measure_threads: Whether a new repair's number of threads is measured instead, see `choose_threads`.
-        engine: Where treatments are made, as the flags of the commands say it; None: by workers of this machine.
-        reload: Loads model and datasets anew on a machine of a Ray cluster, which nothing but their names is sent to;
-            it can be pickled.
+        progress: Called with a sentence about each step.
+        workers: Number of processes that make treatments at the same time, forked from this one, which must not have
+            computed with several threads before; None: as many as there are cores for. Results do not depend on it.
+        threads: Number of threads of each treatment; None: that of the repair in the folder, else of this process.
+        measure_threads: Whether to measure the number of threads for a new repair instead, see `choose_threads`.
+        engine: Flags of the engine that makes treatments; None: workers on this machine.
+        reload: Loads model and datasets on a machine of a Ray cluster, which receives only their names; it can be
+            pickled.
         on_cpu: Whether no machine of the cluster may use an accelerator.
 
     Raises:
-        EngineError: If the engine is not there.
+        EngineError: If the engine is not available.
         RepairError: If there are no errors to repair, groups do not exist, the Trainer refuses the arguments, or the
             folder holds something else, is damaged, or cannot be written.
         AttributionError: If the model's gradients cannot be attributed.
@@ -122,7 +120,7 @@ def repair_layers(
     """
     request, engine = settings or RepairSettings(), engine or EngineArguments()
     if engine.on_ray and reload is None:
-        raise RepairError("--engine ray needs a function reload, by which other machines load model and data.")
+        raise RepairError("--engine ray needs a function reload, with which other machines load model and data.")
     overlap = check_disjoint({"train": train_dataset, "diagnosis": diagnosis_dataset, "test": test_dataset})
     material = Material(
         model, train_dataset, diagnosis_dataset, test_dataset, data_collator, processing_class, tuple(callbacks)
@@ -151,10 +149,10 @@ def repair_layers(
         "threads": threads,
         "command": command,
     }
-    kept = "what is finished stays, and is not repeated"
+    kept = "what is finished is kept, and not repeated"
     with closing(made_by), only_writer(engine.on_ray), explain_write_errors(folder, RepairError, kept):
         if not begun(folder):
-            made_by.start()  # what is not there is known before a folder is
+            made_by.start()  # a missing engine is reported before a folder is created
         store_plan(plan, folder, _legacy_digest(model), write=process.is_main_process)
         process.wait_for_everyone()
         executor = TreatmentExecutor(network, material, request.layers, reload, on_cpu)
@@ -165,12 +163,12 @@ class RepairRunner:
     """The parts of a repair, each of which is stored when it is done.
 
     Args:
-        executor: Makes treatments, and has what is repaired.
-        plan: The plan that governs the folder.
+        executor: Makes treatments; it holds the network and the data.
+        plan: The plan in the folder.
         request: The settings of this launch.
         folder: The repair's folder.
-        engine: Says where treatments are made.
-        progress: Called with a sentence on each step of the work.
+        engine: The engine that makes treatments.
+        progress: Called with a sentence about each step.
     """
 
     def __init__(
@@ -188,7 +186,7 @@ class RepairRunner:
         self.process = PartialState()
 
     def run(self) -> Repair:
-        """Makes what is not yet made of the repair, and reads every part."""
+        """Makes the missing parts of the repair, and reads all of them."""
         choice, labels, masks = self._computed(self._diagnose)
         self.progress(choice.reason)
         roles = targets_by_role(self.plan, choice)
@@ -208,7 +206,7 @@ class RepairRunner:
         return repair
 
     def _computed(self, part: Callable[[], Value]) -> Value:
-        """A part of the repair that is computed once and stored; not in a process that workers are forked from."""
+        """Computes a part of the repair once; in another process if workers are forked from this one."""
         if not self.engine.forks:
             with computing_with(self.engine.threads):
                 return part()
@@ -223,7 +221,7 @@ class RepairRunner:
         return part()  # reads what was stored
 
     def _diagnose(self) -> tuple[Choice, DoubtfulLabels | None, dict[str, torch.Tensor] | None]:
-        """The groups to treat, doubtful labels, and single parameters to treat, the latter where they are asked for."""
+        """The groups to treat and, if the settings ask for them, doubtful labels and masks of single parameters."""
         settings, dataset = self.plan.settings, self.diagnosis_dataset
         choice = compute_once(
             self.folder / DIAGNOSIS_FILE,
@@ -243,7 +241,7 @@ class RepairRunner:
         return choice, labels, masks
 
     def _cost(self, choice: Choice) -> Cost:
-        """What a step of the treatment costs."""
+        """Cost of a step of the treatment."""
         return compute_once(
             self.folder / COST_FILE,
             compute=lambda: measure_cost(self.network, choice.groups),
@@ -252,7 +250,7 @@ class RepairRunner:
         )
 
     def _check_stored(self, roles: Mapping[str, list[Target]]) -> None:
-        """Reads what is there already: a damaged file is better known now than after hours of training."""
+        """Reads existing results: a damaged file is reported before hours of training, not after."""
         for targets in roles.values():
             for target, seed in zip(targets, self.plan.seeds, strict=True):
                 run = RunFolder(self.folder / target.run_folder(seed))
@@ -262,7 +260,7 @@ class RepairRunner:
             read_cost(self.folder)
 
     def _masks(self, choice: Choice) -> dict[str, torch.Tensor]:
-        """Which single parameters are trained: as many as the chosen groups have."""
+        """Masks of the single parameters to train, as many as the chosen groups have."""
         shapes, count = self.network.trainable_shapes(), num_parameters(choice)
         return compute_once(
             self.folder / MASKS_FILE,
@@ -274,7 +272,7 @@ class RepairRunner:
     def _treat(
         self, roles: Mapping[str, list[Target]], masks: Mapping[str, torch.Tensor] | None
     ) -> dict[tuple[Target, int], Treatment]:
-        """Every treatment that a role has, each made once."""
+        """The treatments of all roles; each is made once."""
         seeds = self.plan.seeds
         wanted = dict.fromkeys(pair for targets in roles.values() for pair in zip(targets, seeds, strict=True))
         jobs = [Treat(target, seed) for target, seed in wanted]
@@ -290,7 +288,7 @@ class RepairRunner:
         return {(job.target, job.seed): watcher.treatment(job) for job in jobs}
 
     def _publish(self, run: Path, treatment: Treatment) -> None:
-        """Puts the repaired model, treated with the first seed, at the top of the folder."""
+        """Copies the repaired model, treated with the first seed, to the top of the folder."""
         names = treatment.files or {file.name: "" for file in run.iterdir() if _belongs_to_model(file)}
         for name, sha256 in names.items():
             file = run / name
@@ -304,13 +302,13 @@ class RepairRunner:
 
 
 class _Watcher:
-    """Tells how treatments went: an `Observer` of an engine.
+    """Reports on treatments: the `Observer` of an engine.
 
     Args:
         jobs: The treatments.
         folder: The repair's folder.
         engine: The engine.
-        progress: Called with a sentence on each step of the work.
+        progress: Called with a sentence about each step.
     """
 
     def __init__(self, jobs: Sequence[Treat], folder: Path, engine: Engine, progress: Callable[[str], None]) -> None:
@@ -323,7 +321,7 @@ class _Watcher:
 
     def handle(self, worker: int, kind: str, *content: Any) -> None:
         """Handles an event of a worker."""
-        if kind == "finished" and content[0] not in self._found:  # each worker tells what all of them have made
+        if kind == "finished" and content[0] not in self._found:  # each worker reports the runs of all workers
             job = self._jobs[content[0]]
             counts = self.treatment(job).verification
             ended = "diverged"
@@ -338,23 +336,23 @@ class _Watcher:
             self._say(content[0])
 
     def started(self) -> None:
-        """Nothing needs a thread."""
+        """Does nothing: no thread is needed."""
 
     def died(self, worker: int, sentence: str) -> None:
-        """Says that a worker died."""
+        """Reports that a worker died."""
         self.progress(sentence)
 
     def treatment(self, job: Treat) -> Treatment:
-        """The result of a treatment that is finished."""
+        """The result of a finished treatment."""
         if job.folder not in self._found:
             self._found[job.folder] = read_treatment(self.folder / job.folder, job.target, job.seed)
         return self._found[job.folder]
 
     def check(self) -> None:
-        """Fails if a treatment did.
+        """Raises if a treatment failed.
 
         Raises:
-            RepairError: If one failed.
+            RepairError: If a treatment failed.
         """
         if self._failures:
             raise RepairError(" ".join(self._failures))
@@ -366,7 +364,7 @@ class _Watcher:
 
 
 def _belongs_to_model(file: Path) -> bool:
-    """Whether a file of a run that an earlier version made is one of its model's."""
+    """Whether a file in a run of an earlier version belongs to its model."""
     ours = ("result.json", "README.md", "training_args.bin")
     return file.is_file() and not file.is_symlink() and not file.name.startswith(".") and file.name not in ours
 
@@ -390,7 +388,7 @@ def _check_groups(layers: LayerGroups, settings: RepairSettings) -> None:
 
 
 def _legacy_digest(model: nn.Module) -> str:
-    """The digest of the weights that earlier versions stored in plans, which their folders are recognised by."""
+    """The digest of the weights that earlier versions stored in plans, by which their folders are recognised."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Scan: the damping regime that each epoch of a finished training was in."""
+"""Scan: the damping regime of each epoch of a finished training."""
 
 import json
 import math
@@ -19,17 +19,17 @@ from hf_critmom.storage.typed import read_json
 
 @dataclass(frozen=True)
 class EpochScan:
-    """The damping of one epoch, as its logged steps show it.
+    """The damping of one epoch, from its logged steps.
 
     Attributes:
         epoch: Number of the epoch, from 1.
         steps: Number of logged steps.
-        learning_rate: Mean learning rate of these.
-        momentum: Their mean momentum.
-        ratio: Geometric mean of their damping ratios, at k = 1; None where all learning rates were 0.
-        regime: The regime of most of them at k = 1: "underdamped", "critical" or "overdamped".
-        curvature: The top curvature that was measured last until the end of the epoch; None: not measured, or not
-            positive.
+        learning_rate: Mean learning rate of these steps.
+        momentum: Mean momentum of these steps.
+        ratio: Geometric mean of their damping ratios at k = 1; None if all learning rates were 0.
+        regime: The regime of most of the steps at k = 1: "underdamped", "critical" or "overdamped".
+        curvature: The last top curvature that was measured before the end of the epoch; None if it was not measured or
+            not positive.
         measured_ratio: Geometric mean of the damping ratios at the top curvature measured last before each step.
         measured_regime: The regime of most of the steps at that curvature.
     """
@@ -46,7 +46,7 @@ class EpochScan:
 
 
 class _Step(NamedTuple):
-    """A logged step: what decides its damping; ``curvature`` is the one measured last before it."""
+    """The values of a logged step that decide its damping; ``curvature`` is the last one measured before it."""
 
     lr: float
     momentum: float
@@ -55,10 +55,10 @@ class _Step(NamedTuple):
 
 
 def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
-    """Classes every epoch of a training log by its damping regime, at k = 1 and at the measured curvature.
+    """Classifies every epoch of a training log by its damping regime, at k = 1 and at the measured curvature.
 
-    The paper's pipeline begins so (arXiv 2603.28921); that an epoch's class is the one of most of its logged steps is
-    our own choice.
+    The paper's pipeline begins with this step (arXiv 2603.28921); giving an epoch the regime of most of its logged
+    steps is our own choice.
 
     Args:
         log: Records of the Trainer's log; those with ``epoch``, ``learning_rate`` and ``momentum`` are used, as
@@ -66,7 +66,7 @@ def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
             logs them. A curvature holds until the next one is measured.
 
     Returns:
-        The epochs that have such records, in order; none if momentum was not logged.
+        The epochs with such records, in order; empty if momentum was not logged.
     """
     epochs: dict[int, list[_Step]] = {}
     curvature = None
@@ -116,10 +116,10 @@ def _number(record: Mapping[str, Any], name: str) -> float | None:
 
 
 def logged_training(checkpoint: Path) -> list[dict[str, Any]]:
-    """The training log that lies in a checkpoint's folder: the Trainer's state, or a comparison's result.
+    """Reads the training log in a checkpoint's folder: the Trainer's state, or a comparison's result.
 
     Returns:
-        Its records; none if there is no log.
+        Its records; empty if there is no log.
 
     Raises:
         RepairError: If a file that should hold it cannot be read.
@@ -130,13 +130,13 @@ def logged_training(checkpoint: Path) -> list[dict[str, Any]]:
             if name == RESULT_FILE and isinstance(log, list):
                 log = [*log, *_read(checkpoint / name, "curvature", missing=[])]
             if not isinstance(log, list) or not all(isinstance(record, dict) for record in log):
-                raise _no_log(checkpoint / name, f"{key} is no list of records")
+                raise _no_log(checkpoint / name, f"{key} is not a list of records")
             return [dict(record) for record in log]
     return []
 
 
 def training_seconds(checkpoint: Path) -> float | None:
-    """What training the network took, where a comparison's result beside the checkpoint says so.
+    """Seconds that training the network took, if a comparison's result beside the checkpoint says so.
 
     Raises:
         RepairError: If the result cannot be read.

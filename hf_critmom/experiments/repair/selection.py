@@ -1,4 +1,4 @@
-"""Which groups are treated: the rules by which a diagnosis chooses them, and the controls beside them."""
+"""Selects the groups to treat: the rules of the diagnosis, and the controls."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,21 +8,21 @@ from hf_critmom.attribution.problems import TOP, Diagnosis
 from hf_critmom.attribution.results import Attribution
 
 CHOSEN = "chosen"
-"""The role of the treatment that the diagnosis chose."""
+"""Role of the treatment of the groups that the diagnosis chose."""
 IKFAD_STEPS = 100
-"""Steps of the run from which ``ikfad`` chooses."""
+"""Number of steps of the run by which ``ikfad`` chooses."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the diagnosis found, and the groups that it selects.
+    """A diagnosis, and the groups that it selects.
 
     Attributes:
         groups: The groups to treat.
-        reason: Why these, in a sentence.
+        reason: Why these groups, in a sentence.
         attribution: Gradients on the misclassified examples of the diagnosis split.
-        diagnosis: Which groups the rules name.
-        friction: Mean friction of each group after a short run of iKFAD, where that chose.
+        diagnosis: Groups that the rules of attribution name.
+        friction: Mean friction of each group after a short run of iKFAD, if the groups were chosen by it.
     """
 
     groups: tuple[str, ...]
@@ -39,13 +39,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a rule chooses by.
+    """The evidence by which a rule chooses.
 
     Attributes:
         attribution: Gradients on the misclassified examples of the diagnosis split.
-        diagnosis: Which groups the rules of attribution name.
-        friction: Mean friction of each group after a short run of iKFAD; called by the rule that needs it.
-        num_groups: How many groups are wanted; None: as the rule says.
+        diagnosis: Groups that the rules of attribution name.
+        friction: Returns the mean friction of each group after a short run of iKFAD; called only by the rule that needs
+            it.
+        num_groups: Number of groups to choose; None: as the rule says.
     """
 
     attribution: Attribution
@@ -56,12 +57,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Selected:
-    """What a rule chose.
+    """The choice of a rule.
 
     Attributes:
         groups: The groups to treat.
-        reason: Why these, in a sentence.
-        friction: What iKFAD built up, where that chose.
+        reason: Why these groups, in a sentence.
+        friction: Mean friction of each group, if the groups were chosen by it; else empty.
     """
 
     groups: tuple[str, ...]
@@ -74,7 +75,7 @@ class Selection:
     """An entry of the table of rules.
 
     Attributes:
-        help: What the rule chooses.
+        help: The groups that the rule chooses, for help texts.
         choose: The rule.
     """
 
@@ -86,15 +87,15 @@ def _by_gradient(evidence: Evidence) -> Selected:
     found = evidence.diagnosis
     if evidence.num_groups is None and found.problem:
         reason = (
-            f"{listed(found.problem)}: more than an equal part of the gradient on misclassified examples, and beyond "
-            "chance more than on correctly classified ones."
+            f"{listed(found.problem)}: more than an equal share of the gradient on misclassified examples and, beyond "
+            "chance, more than on correctly classified ones."
         )
         return Selected(found.problem, reason, {})
     reason = f"{listed(found.top)} have the largest shares of the gradient on misclassified examples"
     if found.same_groups.get("correct"):
         reason += ", as they have on correctly classified ones"
     elif found.problem is not None and not found.problem:
-        reason += "; no group can be told from what correctly classified examples show"
+        reason += "; no group stands out against correctly classified examples"
     return Selected(found.top, f"{reason}.", {})
 
 
@@ -106,19 +107,19 @@ def _by_relative_norm(evidence: Evidence) -> Selected:
 def _by_friction(evidence: Evidence) -> Selected:
     friction = evidence.friction()
     groups = tuple(sorted(friction, key=lambda name: -friction[name])[: evidence.num_groups or TOP])
-    return Selected(groups, f"{listed(groups)} built up most friction in {IKFAD_STEPS} steps of iKFAD.", friction)
+    return Selected(groups, f"{listed(groups)} built up the most friction in {IKFAD_STEPS} steps of iKFAD.", friction)
 
 
 SELECTIONS: dict[str, Selection] = {
     "gradient": Selection(
-        "the problem groups of the gradients on misclassified examples; where there are none, the largest",
+        "problem groups by the gradient on misclassified examples, or those with the largest shares if there are none",
         _by_gradient,
     ),
     "relative_norm": Selection(
-        "the groups of the largest gradient relative to their parameters (Auto-RGN, arXiv 2210.11466)",
+        "groups with the largest gradient relative to their parameters (Auto-RGN, arXiv 2210.11466)",
         _by_relative_norm,
     ),
-    "ikfad": Selection("the groups in which a short run of iKFAD builds up most friction", _by_friction),
+    "ikfad": Selection("groups in which a short run of iKFAD builds up the most friction", _by_friction),
 }
 """Ways to choose the groups to treat."""
 
@@ -128,9 +129,9 @@ class Control:
     """An entry of the table of controls.
 
     Attributes:
-        help: What is treated instead of the chosen groups.
-        groups: The groups, from the names of all of them, those that were chosen, the attribution, and the seed; None
-            where there is no such choice.
+        help: Groups that are treated instead of the chosen ones, for help texts.
+        groups: Returns the groups, given the names of all groups, the chosen ones, the attribution and the seed; None
+            if there is no such choice.
     """
 
     help: str
@@ -158,20 +159,22 @@ def _relative_norm(
 
 
 CONTROLS: dict[str, Control] = {
-    "random": Control("as many groups, drawn again for each seed among all other choices", _random),
-    "relative_norm": Control("as many groups, by the gradient relative to the parameters", _relative_norm),
+    "random": Control("as many groups, drawn at random for each seed", _random),
+    "relative_norm": Control(
+        "as many groups, those with the largest gradient relative to their parameters", _relative_norm
+    ),
     "last_layer": Control("the last group", lambda names, chosen, attribution, seed: (names[-1],)),
     "whole": Control("the whole network", lambda names, chosen, attribution, seed: tuple(names)),
 }
-"""What a treatment of the chosen groups is compared with, at the same budget."""
+"""Controls, which are treated at the same budget as the chosen groups."""
 
 PARAMETERS = "parameters"
 """The role of the control that treats single parameters."""
-PARAMETERS_HELP = "as many single parameters as the chosen groups have, those of the largest gradient"
+PARAMETERS_HELP = "as many single parameters as the chosen groups have, those with the largest gradient"
 
 
 def control_help(role: str) -> str:
-    """What a control treats."""
+    """The groups or parameters that a control treats, for help texts."""
     return PARAMETERS_HELP if role == PARAMETERS else CONTROLS[role].help
 
 
@@ -182,5 +185,5 @@ def in_order(names: Iterable[str], chosen: Iterable[str]) -> tuple[str, ...]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them."""
+    """Names as a list in a sentence."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "nothing"

@@ -1,4 +1,4 @@
-"""What a repair did, in sentences."""
+"""The outcome of a repair in sentences."""
 
 from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair
 from hf_critmom.experiments.repair.selection import CHOSEN, control_help
@@ -13,16 +13,20 @@ _STATUS = {
 
 
 def outcome(repair: Repair) -> str:
-    """What the repair did, in two sentences."""
+    """The outcome of the repair, in two sentences."""
     found = repair.verification
     if found is None:
         treated = repair.roles[CHOSEN][0]
         return (
             f"The treatment with seed {treated.seed} diverged after {treated.steps:,} steps: its loss, weights or "
-            "predictions are no longer finite. So there is no repaired model here: try a lower --learning_rate."
+            "predictions are no longer finite. There is no repaired model: try a lower --learning_rate."
         )
     before, after, word = found.accuracy_before, found.accuracy_after, outcome_word(repair)
-    said = "By this test what the repair did cannot be told from chance" if word == UNDECIDED else f"The repair {word}"
+    said = (
+        "By this test, the effect of the repair cannot be told from chance"
+        if word == UNDECIDED
+        else f"The repair {word}"
+    )
     return (
         f"Of {found.items:,} test items, {found.items - found.right_before:,} were wrong: {found.fixed:,} of them were "
         f"fixed, and {found.broken:,} that had been right were broken, net {found.net:+,}; accuracy {before:.4f} "
@@ -31,7 +35,7 @@ def outcome(repair: Repair) -> str:
 
 
 def outcome_word(repair: Repair) -> str:
-    """What the repair did, in a word: "helped", "did harm", "diverged" or `UNDECIDED`."""
+    """The outcome of the repair in a word: "helped", "did harm", "diverged" or `UNDECIDED`."""
     found = repair.verification
     if found is None:
         return "diverged"
@@ -41,23 +45,27 @@ def outcome_word(repair: Repair) -> str:
 
 
 def provenance_findings(repair: Repair) -> list[str]:
-    """What was checked so that the test split is new to the repaired network, in sentences; nothing else is claimed."""
+    """The checks that the test split is new to the repaired network, in sentences; nothing else is claimed."""
     overlap, said = repair.plan.overlap, []
     if overlap is not None and overlap.unknown:
         names = " and ".join(overlap.unknown)
-        said = [f"Whether splits share examples was not checked, since the content of {names} cannot be compared."]
+        said = [f"The splits were not checked for shared examples: the content of {names} cannot be compared."]
     elif overlap is not None and overlap.shared:
         pairs = ", ".join(f"{pair} share {count:,}" for pair, count in overlap.shared.items())
-        said = [f"The splits were compared by content: {pairs} short blocks of text, which may be chance, and no more."]
+        said = [
+            f"The splits were compared by content: {pairs} short blocks of text, which may be chance, and nothing else."
+        ]
     elif overlap is not None:
-        said = ["That the training, diagnosis and test splits share no example was checked by content."]
+        said = ["The training, diagnosis and test splits share no example: this was checked by content."]
     elif repair.plan.task is not None and repair.plan.task.label_names:  # earlier versions could compare images only
-        said = ["That the training, diagnosis and test splits share no image was checked by content when it was made."]
+        said = [
+            "The training, diagnosis and test splits share no image: this was checked by content before the repair."
+        ]
     if repair.plan.trained_on is None:
         where = "this repair" if overlap is None else "the checkpoint"
         said.append(
-            f"What the network was trained on before the repair is not recorded with {where}: if it saw test examples "
-            "then, these figures say less."
+            f"The data that the network was trained on before the repair is not recorded with {where}: if it included "
+            "test examples, these figures mean less."
         )
     else:
         said.append("The network had been trained on the same training split, as its fingerprint shows.")
@@ -69,7 +77,7 @@ def control_findings(repair: Repair) -> list[str]:
     found = []
     for role, advantage in repair.advantages().items():
         if advantage.n == 0:
-            found.append(f"Against {role} ({control_help(role)}): cannot be told, one of the two always diverged.")
+            found.append(f"Against {role} ({control_help(role)}): undecided, because one of the two always diverged.")
             continue
         seeds = f"{advantage.n} seed{'s' if advantage.n != 1 else ''}"
         interval = "" if advantage.n < 2 else f", 95 % interval {advantage.low:+.1f} to {advantage.high:+.1f}"
@@ -79,7 +87,7 @@ def control_findings(repair: Repair) -> list[str]:
             f"items on average{interval}."
         )
     same = [role for role, found_ in repair.roles.items() if role != CHOSEN and repair.is_chosen(found_)]
-    return found + [f"Against {role}: it is the same choice of groups." for role in same]
+    return found + [f"Against {role}: it chose the same groups." for role in same]
 
 
 def advantage_status(advantage: Interval) -> str:
@@ -90,11 +98,11 @@ def advantage_status(advantage: Interval) -> str:
 
 
 def label_findings(labels: DoubtfulLabels) -> list[str]:
-    """How many labels are doubtful, in a sentence."""
+    """The number of doubtful labels, in sentences."""
     count, accuracy = len(labels.doubtful), 1.0 - labels.misclassified / labels.examples
     has = "has" if count == 1 else "have"
     return [
         f"Of {labels.misclassified:,} misclassified examples of the {labels.split} split, {count:,} {has} a doubtful "
-        f"label by confident learning (cleanlab): look at those before the layers are blamed. The network predicts "
-        f"{accuracy:.1%} of that split correctly; the less it does, the less its doubts say."
+        f"label by confident learning (cleanlab): check those before blaming layers. The network predicts "
+        f"{accuracy:.1%} of that split correctly; the lower this share, the less its doubts mean."
     ]

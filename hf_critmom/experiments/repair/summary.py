@@ -1,4 +1,4 @@
-"""What a repair did, for programs."""
+"""The outcome of a repair, for programs."""
 
 from dataclasses import asdict
 from typing import Any
@@ -8,14 +8,14 @@ from hf_critmom.experiments.repair.sentences import control_findings, outcome, p
 
 
 def repair_as_json(repair: Repair) -> dict[str, Any]:
-    """The treatments, their verification and the comparison with the controls, as JSON holds them.
+    """The treatments, their verification and the comparison with the controls, as JSON values.
 
     Args:
         repair: The repair; see `read_repair`.
 
     Returns:
-        Under "roles" a dictionary for each treatment, by role and in the order of the seeds, under "advantages" how
-        many more items the chosen groups fixed net than each control, and under "findings" the sentences.
+        Under "roles" a dictionary for each treatment, by role and in the order of the seeds, under "advantages" the
+        difference in net fixed items between the chosen groups and each control, and under "findings" the sentences.
     """
     return {
         "outcome": outcome(repair),

@@ -11,7 +11,7 @@ _SHOWN_LABELS = 20
 
 
 def treatment_table(repair: Repair) -> Table:
-    """The table of treatments: one row per role, mean over its seeds (smallest to largest)."""
+    """The table of treatments: one row per role, with the mean over its seeds (smallest to largest)."""
     header = ["treated", "groups", "fixed", "broken", "net", "accuracy after", "items/s", "seeds"]
     rows = []
     for role, treatments in repair.roles.items():
@@ -49,7 +49,7 @@ def _spread(values: Sequence[float], *, sign: str = "", digits: int = 0) -> str:
 
 
 def scan_table(repair: Repair) -> Table:
-    """Damping of the training that made the network, by epoch: at k = 1, and at the measured curvature if there is."""
+    """Damping of the network's training by epoch: at k = 1 and, if it was measured, at the measured curvature."""
     header = ["epoch", "learning rate", "momentum", "damping ratio at k = 1", "regime at k = 1"]
     measured = is_measured(repair)
     header += ["measured top curvature", "measured damping ratio", "measured regime"] if measured else []
@@ -72,7 +72,7 @@ def _short(number: float | None) -> str:
 
 
 def group_table(repair: Repair) -> Table:
-    """What was found of each layer group, and whether it is treated."""
+    """The attribution of each layer group, and whether the group is treated."""
     choice = repair.choice
     header = ["group", "share of the squared gradient", "95 % interval", "relative to parameters"]
     header += ["iKFAD friction"] if choice.friction else []
@@ -87,7 +87,7 @@ def group_table(repair: Repair) -> Table:
 
 
 def class_table(repair: Repair, names: Sequence[str]) -> Table:
-    """What became of each class in the repaired model."""
+    """Accuracy of each class before and after the repair, and its fixed and broken examples."""
     rows = []
     for change in repair.verification.classes if repair.verification else ():
         after = change.right_before + change.fixed - change.broken

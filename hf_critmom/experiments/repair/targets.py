@@ -1,4 +1,4 @@
-"""What each role of a repair treats: the chosen groups, and the controls beside them."""
+"""The targets of each role of a repair: the chosen groups, and the controls."""
 
 import hashlib
 import re
@@ -11,18 +11,18 @@ from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, PARAMETERS
 
 @dataclass(frozen=True)
 class Target:
-    """What a treatment trains.
+    """The groups or parameters that a treatment trains.
 
     Attributes:
-        groups: Layer groups; empty for single parameters, wherever they lie.
-        parameters: Number of single parameters; None: all of the groups.
+        groups: Layer groups; empty for single parameters, which may lie in any group.
+        parameters: Number of single parameters; None for whole groups.
     """
 
     groups: tuple[str, ...]
     parameters: int | None = None
 
     def run_folder(self, seed: int) -> Path:
-        """The folder of its treatment with a seed, within the repair's."""
+        """The folder of the treatment with a seed, relative to the repair's."""
         name = "+".join(self.groups)
         if self.parameters is not None:
             name = "single-parameters"
@@ -32,12 +32,12 @@ class Target:
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name of the target in messages."""
         return listed(self.groups) if self.parameters is None else f"{self.parameters:,} single parameters"
 
 
 def targets_by_role(plan: RepairPlan, choice: Choice) -> dict[str, list[Target]]:
-    """What each role treats, for each seed of the plan; roles that have no choice of groups are left out."""
+    """The target of each role for each seed of the plan; roles without a choice of groups are left out."""
     roles = {CHOSEN: [Target(choice.groups)] * len(plan.seeds)}
     for role, control in CONTROLS.items() if plan.settings.get("controls") else ():
         groups = [control.groups(tuple(plan.layers), choice.groups, choice.attribution, seed) for seed in plan.seeds]
@@ -49,6 +49,6 @@ def targets_by_role(plan: RepairPlan, choice: Choice) -> dict[str, list[Target]]
 
 
 def num_parameters(choice: Choice) -> int:
-    """How many trainable values the chosen groups have."""
+    """Number of trainable values in the chosen groups."""
     groups = choice.attribution.groups
     return sum(groups[name].parameters for name in choice.groups if name in groups)

@@ -1,4 +1,4 @@
-"""Training of a repair: the Trainer of a treatment, its verification, and the measurements beside it."""
+"""Training in a repair: the Trainer of a treatment, its verification, and further measurements."""
 
 import copy
 import gc
@@ -44,16 +44,17 @@ from hf_critmom.training.trainer import CritMomTrainer
 
 @dataclass
 class Network:
-    """The network that is repaired, and how it is trained.
+    """The network that is repaired, with the arguments of its training.
 
     Attributes:
         model: The network; it is never changed.
         layers: Its layer groups.
         args: Training arguments of the treatments.
-        train_dataset: What the treatments train on.
-        data_collator: Turns examples into batches.
-        processing_class: Saved with the models.
-        callbacks: Further callbacks of the training.
+        train_dataset: Dataset that treatments train on.
+        data_collator: Collates examples into batches.
+        processing_class: Image processor or tokenizer, saved with the models.
+        callbacks: Further callbacks for the training.
+        before: Predictions of the test split before the repair, once they are computed.
     """
 
     model: nn.Module
@@ -67,7 +68,7 @@ class Network:
     _scratch: Any = field(default_factory=tempfile.TemporaryDirectory)
 
     def trainer(self, model: nn.Module, args: TrainingArguments, **kwargs: Any) -> CritMomTrainer:
-        """A Trainer of a copy of the network."""
+        """A Trainer for a copy of the network."""
         trainer = CritMomTrainer(
             model=model,
             args=args,
@@ -81,7 +82,7 @@ class Network:
         return trainer
 
     def scratch_trainer(self, model: nn.Module, *, max_steps: int = 0, **kwargs: Any) -> CritMomTrainer:
-        """A Trainer whose output folder is thrown away."""
+        """A Trainer with a temporary output folder."""
         args = self.run_arguments(Path(self._scratch.name), self.args.seed)
         if max_steps:
             args.max_steps, args.report_to, args.push_to_hub = max_steps, [], False
@@ -105,14 +106,14 @@ class Network:
         return self.before
 
     def trainable_shapes(self) -> dict[str, torch.Size]:
-        """Shape of each trainable parameter by its name."""
+        """Shape of each trainable parameter, by name."""
         return {name: p.shape for name, p in named_parameters(self.model).items() if p.requires_grad}
 
     def try_trainer(self, test_dataset: Any) -> None:
-        """Trains a copy for a step and predicts a batch, so that what the Trainer refuses is known before all work.
+        """Trains a copy for one step and predicts a batch, so that invalid arguments are found before any work.
 
         Raises:
-            RepairError: If it refuses the arguments.
+            RepairError: If the Trainer refuses the arguments.
         """
         try:
             model = copy.deepcopy(self.model)
@@ -134,18 +135,18 @@ def train_and_verify(
     run_folder: RunFolder,
     test_dataset: Any,
 ) -> dict[str, Any]:
-    """Trains some groups, or single parameters, of a copy of the network, and compares predictions before and after.
+    """Trains a copy of the network, in some groups or single parameters only, and verifies it.
 
     Args:
         network: The network.
-        target: What is trained.
-        masks: The single parameters, where the target is such.
+        target: Groups or parameters to train.
+        masks: Masks of the single parameters, by name; None if the target is groups.
         seed: Seed of the training.
-        run_folder: Where it is trained, and continued.
-        test_dataset: What verifies.
+        run_folder: Folder of the training, from which an interrupted one resumes.
+        test_dataset: Dataset on which predictions before and after are compared.
 
     Returns:
-        The result, as JSON holds it.
+        The result, as JSON values.
     """
     before = network.predictions_before(test_dataset)
     model = copy.deepcopy(network.model)
@@ -163,7 +164,7 @@ def train_and_verify(
     clock = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TrainingClock))
     examples = (
         trained["train_samples_per_second"] * trained["train_runtime"]
-    )  # of all launches, the clock's seconds too
+    )  # of all launches, like the clock's seconds
     result = {
         "groups": list(target.groups),
         "parameters": target.parameters,
@@ -201,7 +202,7 @@ def _finite_predictions(trainer: CritMomTrainer, model: nn.Module, test_dataset:
 
 
 def _digests(run: Path) -> dict[str, str]:
-    """SHA-256 of each file that a saved model is made of."""
+    """SHA-256 of each file of a saved model, by name."""
     others = ("result.json", "README.md", "training_args.bin")
     files = [file for file in sorted(run.iterdir()) if file.is_file() and not file.name.startswith(".")]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.name not in others}
@@ -232,7 +233,7 @@ def friction_of(network: Network) -> dict[str, float]:
 
 
 def choose_masks(network: Network, diagnosis_dataset: Any, count: int) -> dict[str, torch.Tensor]:
-    """The single parameters of the largest gradient on the misclassified examples, as masks."""
+    """Masks of the ``count`` single parameters with the largest gradient on the misclassified examples."""
     model = copy.deepcopy(network.model)
     trainer = network.scratch_trainer(model)
     loader = trainer.get_eval_dataloader(diagnosis_dataset)
@@ -240,9 +241,9 @@ def choose_masks(network: Network, diagnosis_dataset: Any, count: int) -> dict[s
 
 
 def measure_cost(network: Network, groups: tuple[str, ...], *, steps: int = 10) -> Cost:
-    """What a step of a treatment costs, by so many measurements."""
+    """Measures the cost of a step of a treatment; ``steps`` is the number of measurements."""
     model = copy.deepcopy(network.model)
     trainer = network.scratch_trainer(model)
-    batch = next(iter(trainer.get_train_dataloader()))  # Accelerate has put it on the model's device
+    batch = next(iter(trainer.get_train_dataloader()))  # Accelerate has moved it to the model's device
     seconds = step_times(model, network.layers, {CHOSEN: groups, "whole": network.layers.names}, batch, steps)
     return Cost(trained_share(network.layers, model, groups), seconds[CHOSEN], seconds["whole"])

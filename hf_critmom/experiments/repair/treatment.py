@@ -1,4 +1,4 @@
-"""Treatment: training some layer groups of a model while everything else stays as it is, to the bit."""
+"""Treatment: training some layer groups of a model while everything else stays bit-identical."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,11 +16,11 @@ from hf_critmom.experiments.repair.errors import RepairError
 
 @contextmanager
 def freeze_except(model: nn.Module, groups: LayerGroups, names: Iterable[str]) -> Iterator[None]:
-    """Freezes all of a model but some layer groups; afterwards everything is trainable that was.
+    """Freezes all of a model except some layer groups, and restores which parameters are trainable at the end.
 
-    Modules of which no parameter is trained are in evaluation mode whenever the model is called: their batch
-    normalisation uses and keeps its running statistics, and their dropout does nothing. So frozen layers compute what
-    they computed before, and the layers in front of the first trained one need no backward pass.
+    Modules without a trained parameter are in evaluation mode whenever the model is called: their batch normalisation
+    uses and keeps its running statistics, and their dropout is off. So frozen layers compute what they computed before,
+    and layers before the first trained one need no backward pass.
 
     Args:
         model: The model.
@@ -28,7 +28,7 @@ def freeze_except(model: nn.Module, groups: LayerGroups, names: Iterable[str]) -
         names: Names of the groups to train.
 
     Raises:
-        RepairError: If a group does not exist, or none of their parameters is trainable.
+        RepairError: If a group does not exist, or the groups have no trainable parameter.
     """
     chosen = set(groups.check(names))
     trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -47,15 +47,15 @@ def freeze_except(model: nn.Module, groups: LayerGroups, names: Iterable[str]) -
 
 @contextmanager
 def mask_except(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator["RestoreMasked"]:
-    """Freezes all of a model but single parameters; afterwards everything is trainable that was.
+    """Freezes all of a model except single parameters, and restores which parameters are trainable at the end.
 
-    Gradients of the others are zero, and what an optimizer makes of them all the same (by weight decay, say) is undone
-    after each step by the callback that this yields, so that they keep their values to the bit. Modules of which no
-    parameter is trained rest, as in `freeze_except`.
+    The gradients of all others are zero, and any change that the optimizer still makes (by weight decay, say) is undone
+    after each step by the callback that this yields, so they stay bit-identical. Modules without a trained parameter
+    are in evaluation mode, as in `freeze_except`.
 
     Args:
         model: The model.
-        masks: Which values of each parameter are trained, by its name, in its shape.
+        masks: For each parameter, by name, a bool tensor of its shape: True for values that are trained.
 
     Yields:
         A callback for the Trainer.
@@ -79,11 +79,11 @@ def mask_except(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator["Rest
 
 
 class RestoreMasked(TrainerCallback):
-    """Gives masked values back what they were, after each step of the optimizer.
+    """Restores the values that are not trained, after each optimizer step.
 
     Args:
-        parameters: The parameters by name, as they are before training.
-        masks: Which of their values are trained.
+        parameters: The parameters by name, with their values before training.
+        masks: Masks of the values that are trained, by name.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
@@ -102,14 +102,14 @@ class RestoreMasked(TrainerCallback):
 
 
 def largest_gradients(gradients: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Masks of the single parameters whose gradient is largest in absolute value.
+    """Masks of the single parameters with the largest absolute gradient.
 
     Args:
-        gradients: The gradient of each parameter, by its name.
-        count: How many are chosen, over all parameters.
+        gradients: Gradient of each parameter, by name.
+        count: Number of single parameters to choose, over all parameters.
 
     Returns:
-        For each parameter a mask in its shape; `count` values are True in all of them together.
+        For each parameter a bool tensor of its shape; ``count`` values are True over all of them.
     """
     flat = torch.cat([gradient.abs().flatten().cpu() for gradient in gradients.values()])
     chosen = torch.zeros(len(flat), dtype=torch.bool)
@@ -135,7 +135,7 @@ def _rest_frozen_modules(model: nn.Module) -> Iterator[None]:
 
 
 def _resting_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Modules that hold parameters, none of which is trained, and all modules within them."""
+    """Modules that have parameters, none of which is trained, and all their submodules."""
     for module in model.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
@@ -150,7 +150,7 @@ def is_finite(model: nn.Module) -> bool:
 
 
 def trained_share(groups: LayerGroups, model: nn.Module, names: Iterable[str]) -> float:
-    """Share of a model's parameters that some groups hold: not of the compute that training them takes."""
+    """Share of a model's parameters in some groups, which is not their share of compute."""
     sizes = {group: sum(p.numel() for p in members.values()) for group, members in groups.of(model).items()}
     return sum(sizes[name] for name in names) / sum(sizes.values())
 
@@ -162,17 +162,17 @@ def step_times(
     batch: Mapping[str, Any],
     steps: int = 10,
 ) -> dict[str, float]:
-    """Seconds of a forward and backward pass with each of several choices of trained groups, measured side by side.
+    """Median seconds of a forward and backward pass for each of several choices of trained groups.
 
-    The choices take turns, so that what else the machine does falls on all of them; the median is returned. Nothing of
-    the model changes: gradients are thrown away, and buffers restored.
+    The choices take turns, so other load on the machine affects all of them equally. The model does not change:
+    gradients are discarded, and buffers restored.
 
     Args:
         model: The model, on the device of the batch.
         groups: Its layer groups.
         choices: Names of groups to train, by the name of the choice.
-        batch: What the model is called with, with labels.
-        steps: Measurements of each choice, after one that is not counted.
+        batch: Keyword arguments of the model, including labels.
+        steps: Number of measurements of each choice, after one warm-up.
     """
     measured: dict[str, list[float]] = {name: [] for name in choices}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

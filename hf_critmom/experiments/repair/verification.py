@@ -1,4 +1,4 @@
-"""Verification of a repair: what became of every example that neither diagnosis nor treatment saw."""
+"""Verification of a repair on examples that neither diagnosis nor treatment saw."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,14 +16,14 @@ MCNEMAR = "McNemar's exact test"
 
 @dataclass(frozen=True)
 class ClassChange:
-    """What became of one class.
+    """Changes in one class.
 
     Attributes:
-        label: The class index.
-        items: Number of its items.
-        right_before: How many were right before.
-        fixed: How many became right.
-        broken: How many became wrong.
+        label: Class index.
+        items: Number of items of the class.
+        right_before: Number of items that were right before the repair.
+        fixed: Number of items that became right.
+        broken: Number of items that became wrong.
     """
 
     label: int
@@ -35,17 +35,17 @@ class ClassChange:
 
 @dataclass(frozen=True)
 class Verification:
-    """Predictions after a repair beside those before it.
+    """Comparison of predictions before and after a repair.
 
     Attributes:
         items: Number of examples, or of tokens of a language model.
-        right_before: How many were right before.
-        fixed: How many were wrong before and are right now.
-        broken: How many were right before and are wrong now.
-        pvalue: Of the test that fixing and breaking were equally likely, see `test`.
+        right_before: Number of items that were right before.
+        fixed: Number of items that were wrong before and are right now.
+        broken: Number of items that were right before and are wrong now.
+        pvalue: p-value of the hypothesis that fixing and breaking were equally likely, see `test`.
         test: "McNemar's exact test" for examples; for tokens, which are not independent within a text, "paired t test
-            over texts" of their accuracies.
-        classes: What became of each class; empty for tokens.
+            over texts" on the accuracy of each text.
+        classes: Changes in each class; empty for tokens.
     """
 
     items: int
@@ -73,21 +73,21 @@ class Verification:
 
     @property
     def net(self) -> int:
-        """Fixed less broken."""
+        """Fixed minus broken."""
         return self.fixed - self.broken
 
     @property
     def accuracy_before(self) -> float:
-        """Share that was right before."""
+        """Share of items that were right before."""
         return self.right_before / self.items
 
     @property
     def accuracy_after(self) -> float:
-        """Share that is right now."""
+        """Share of items that are right now."""
         return (self.right_before + self.net) / self.items
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The verification as JSON values."""
         return {**asdict(self), "classes": [asdict(change) for change in self.classes]}
 
     @classmethod
@@ -97,9 +97,9 @@ class Verification:
 
 
 def mcnemar(fixed: int, broken: int) -> float:
-    """p-value of McNemar's exact test: among the changed ones, each was as likely to be fixed as to be broken.
+    """p-value of McNemar's exact test of the hypothesis that a changed item was as likely to be fixed as broken.
 
-    Source: McNemar (1947), Psychometrika 12:153; in its exact form the binomial test of the discordant pairs.
+    Source: McNemar (1947), Psychometrika 12:153; the exact form is the binomial test of the discordant pairs.
     """
     changed = fixed + broken
     return float(stats.binomtest(fixed, changed, 0.5).pvalue) if changed else 1.0
@@ -113,7 +113,7 @@ def verify(before: Predictions, after: Predictions) -> Verification:
         after: Predictions of the treated one.
 
     Raises:
-        RepairError: If they are not of the same items.
+        RepairError: If the predictions are not of the same items.
     """
     if before.labels.shape != after.labels.shape or not np.array_equal(before.labels, after.labels):
         raise RepairError(
@@ -150,7 +150,7 @@ def verify(before: Predictions, after: Predictions) -> Verification:
 
 
 def changed_items(before: Predictions, after: Predictions) -> list[dict[str, Any]]:
-    """Every item whose being right or wrong changed: its index in the dataset, label, and predictions.
+    """Every item that was fixed or broken: its index in the dataset, label and predictions.
 
     Returns:
         Dictionaries with ``index`` (for tokens ``index`` of the text and ``token``), ``label``, ``before``, ``after``

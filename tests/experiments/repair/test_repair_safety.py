@@ -88,7 +88,7 @@ def test_a_repaired_network_is_judged_by_what_its_repair_trained_on(
 
 def test_the_card_claims_the_checks_that_ran_and_no_others(checkpoint: Path, repaired: Path, tmp_path: Path) -> None:
     card = ModelCard.load(repaired / "README.md").text
-    assert "share no example was checked by content" in card and "as its fingerprint shows" in card
+    assert "share no example: this was checked by content" in card and "as its fingerprint shows" in card
     assert RepairPlan.read(repaired).trained_on is not None
     shutil.copytree(checkpoint, tmp_path / "copy")  # nothing says what it was trained on
     out = tmp_path / "out"
@@ -150,7 +150,7 @@ def test_a_diverged_repair_is_recorded_and_publishes_nothing(checkpoint: Path, t
     assert not list(out.rglob("*.safetensors")) and not (out / "config.json").exists()
     assert not (out / "changed_examples.json").exists()
     card = ModelCard.load(out / "README.md")
-    assert "diverged after" in card.text and "there is no repaired model here" in card.text
+    assert "diverged after" in card.text and "There is no repaired model" in card.text
     assert "net +" not in card.text and "net -" not in card.text and not card.data.eval_results
     assert "| chosen | fc | - | - | - | - | - | 1, 1 diverged |" in card.text
     assert (out / "figures" / "repair.png").exists()
@@ -173,7 +173,7 @@ def test_a_control_that_diverges_takes_nothing_from_the_rest(
     words = ("repair", str(checkpoint), *REPAIR, "--groups", "fc", "--controls", "--output_dir", str(tmp_path / "out"))
     assert main(words) == 0  # controls extend a finished repair
     card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert "Against whole (the whole network): cannot be told, one of the two always diverged." in card.text
+    assert "Against whole (the whole network): undecided, because one of the two always diverged." in card.text
     assert len(card.data.eval_results) == 2
     kept = (repaired / "runs" / "fc" / "seed-42" / "result.json").read_bytes()
     assert (tmp_path / "out" / "runs" / "fc" / "seed-42" / "result.json").read_bytes() == kept
