@@ -77,8 +77,8 @@ class PushOptions:
             raise HubError("--message is empty: say in a line what is pushed, or leave it out.")
         if not all(char.isalnum() or char in "._-" for char in self.task_id) or not self.task_id:
             raise HubError(
-                f"--task_id {self.task_id!r} cannot name a task of a benchmark: write letters, digits, '-', '_' and "
-                f"'.', or leave it out for {DEFAULT_TASK_ID!r}."
+                f"--task_id {self.task_id!r} cannot name a benchmark task: write letters, digits, '-', '_' and '.', "
+                f"or leave it out for {DEFAULT_TASK_ID!r}."
             )
         if self.dataset_id is not None and not is_repo_id(self.dataset_id):
             raise HubError(f"--dataset_id {self.dataset_id!r} cannot name a dataset of the Hub: write NAMESPACE/NAME.")

@@ -56,8 +56,8 @@ def write_attribution_page(folder: Path, found: Results, agreements: Mapping[str
             ["versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())]]  # fmt: skip
     how = (
         "The share of a group is its part of the squared norm of the mean gradient of the loss. Any gradient is "
-        "largest where a network is wide and deep, so a share is a finding only as far as it exceeds that among correctly "
-        f"classified {first.unit}. Intervals are bootstrap intervals over the {first.unit}."
+        "largest where a network is wide and deep, so a share is a finding only as far as it exceeds that among "
+        f"correctly classified {first.unit}. Intervals are bootstrap intervals over the {first.unit}."
     )
     setup = Table(["what", "how it was measured"], rows, left=("how it was measured",))
     write_page(

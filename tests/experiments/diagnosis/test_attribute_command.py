@@ -311,7 +311,7 @@ def test_a_checkpoint_of_another_task_is_refused(refused, task):
     sentence = refused(saved("animals", task, label_names=animals), *DATA)
     assert "checkpoint of another task" in sentence and "airplane, automobile, bird and others" in sentence
     sentence = refused(saved("few", task, label_names=("0", "1", "2")), *DATA)
-    assert "(3 classes)" in sentence and "0, 1, 2 and others (10)" in sentence
+    assert "it has 3 classes" in sentence and "10 classes (0, 1, 2 and others)" in sentence
     assert "takes images of 32x32 pixels" in refused(saved("large", task, image_size=32), *DATA)
     assert "(1, 8, 8)" in refused(saved("coloured", task, num_channels=3), *DATA)
     saved("normalised", task)
