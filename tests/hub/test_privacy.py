@@ -247,7 +247,7 @@ def test_a_file_that_may_not_be_read_is_a_sentence(folder: Path) -> None:
 
 def test_damaged_weights_are_not_published(folder: Path) -> None:
     (folder / BEST / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
-    with pytest.raises(HubError, match="holds no readable weights"):
+    with pytest.raises(HubError, match="has no readable weights"):
         prepare_upload(folder, Repository(NAME))
 
 
