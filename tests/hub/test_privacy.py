@@ -234,7 +234,7 @@ def test_arms_of_an_edited_plan_do_not_lead_out_of_the_folder(
 def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path) -> None:
     (folder / BEST / "config.json").unlink()
     (folder / BEST / "config.json").mkdir()
-    with pytest.raises(HubError, match=r"config\.json is no file"):
+    with pytest.raises(HubError, match=r"config\.json is not a regular file"):
         prepare_upload(folder, Repository(NAME))
 
 
