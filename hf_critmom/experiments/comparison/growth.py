@@ -1,13 +1,14 @@
 """How a comparison grows: a command under the stored conditions adds arms, seeds, targets or tuning to the plan."""
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Extension, LookPlan, Plan, Run
+from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Extension, LookPlan, Plan, Run, Tuning
 from hf_critmom.experiments.comparison.results import read_results
 from hf_critmom.storage.run_folder import RESULT_FILE
 
@@ -55,14 +56,15 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     Raises:
         ComparisonError: If the conditions differ, or an arm of the same name does.
     """
-    tunes = stored.tuning is None and requested.tuning is not None
-    if different := dataclasses.replace(stored, tuning=requested.tuning if tunes else stored.tuning).differences(
-        requested
-    ):
+    tuning = joint_tuning(stored, requested)
+    tunes = tuning != stored.tuning
+    takes = requested.tuning is not None and (stored.tuning is None or stored.tuning.takes(requested.tuning))
+    compared = [dataclasses.replace(plan, tuning=tuning) if takes else plan for plan in (stored, requested)]
+    if different := compared[0].differences(compared[1]):
         raise ComparisonError(
             f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): more arms, "
-            "seeds and targets, and tuning where it has none, can be added to it, but its conditions stay; give those "
-            "of its command, or choose another --output_dir."
+            "seeds, targets and points of the tuning grid can be added to it, but its conditions stay; give those of "
+            "its command, or choose another --output_dir."
         )
     arms = {name: arm for name, arm in requested.arms.items() if name not in stored.arms}
     seeds = tuple(seed for seed in requested.seeds if seed not in stored.seeds)
@@ -84,7 +86,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         claims=(*stored.claims, *claims),
         looks=looks,
         arguments=requested.arguments or stored.arguments,
-        tuning=requested.tuning if tunes else stored.tuning,
+        tuning=tuning,
     )
     if arms or seeds or targets or claims or tunes:
         history = stored.history or (first_extension(stored, date=""),)
@@ -94,8 +96,22 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         if len(history) > 1 and last.command == added.command and not others:
             history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))  # one seed more
         grown = dataclasses.replace(grown, history=(*history, added))
-    covered = {*requested.arms} >= {*grown.arms} and {*requested.seeds} >= {*grown.seeds}
+    has_grid = tuning is None or (requested.tuning == tuning and re.search(r"--\w+_grid\b", requested.command))
+    covered = {*requested.arms} >= {*grown.arms} and {*requested.seeds} >= {*grown.seeds} and has_grid
     return dataclasses.replace(grown, command=requested.command) if covered else grown
+
+
+def joint_tuning(stored: Plan, requested: Plan) -> Tuning | None:
+    """The tuning grid of a stored plan with the points of the requested one's, where it takes them.
+
+    Args:
+        stored: The stored plan.
+        requested: The requested plan.
+    """
+    own, other = stored.tuning, requested.tuning
+    if own is not None and other is not None and own.takes(other):
+        return own.grown(other)
+    return own or other
 
 
 def begun(plan: Plan) -> Plan:

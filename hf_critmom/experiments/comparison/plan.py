@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ class Trial:
     learning_rate: float = 1.0
     weight_decay: float = 1.0
 
+    @property
+    def folder(self) -> str:
+        """What the folder of its runs is called, within the arm's."""
+        return f"lr-{self.learning_rate:g}-wd-{self.weight_decay:g}"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -45,21 +50,23 @@ class Run:
         seed: Its seed.
         epochs: Its budget where the comparison has several; None: the one that all runs have.
         trial: The point of the grid that it tries; None: it is compared, not a trial.
+        chosen: The point of the grid that a tuned variant's run was made at, where the grid can grow.
     """
 
     arm: str
     seed: int
     epochs: float | None = None
     trial: Trial | None = None
+    chosen: Trial | None = None
 
     @property
     def folder(self) -> Path:
         """Its folder, within the comparison's."""
         budget = [] if self.epochs is None else [f"epochs-{self.epochs:g}"]
-        if self.trial is None:
-            return Path("runs", self.arm, *budget, f"seed-{self.seed}")
-        point = f"lr-{self.trial.learning_rate:g}-wd-{self.trial.weight_decay:g}"
-        return Path("runs", self.arm, *budget, "tuning", point)
+        if self.trial is not None:
+            return Path("runs", self.arm, *budget, "tuning", self.trial.folder)
+        point = [] if self.chosen is None else [self.chosen.folder]
+        return Path("runs", self.arm, *budget, *point, f"seed-{self.seed}")
 
     @property
     def name(self) -> str:
@@ -87,6 +94,8 @@ class Tuning:
         unit: What the first are factors of, "learning_rate" or "step".
         chosen_by: What the best trial is best in: "time", to the planned targets, or "last", the last evaluation,
             which early plans chose by.
+        can_grow: Whether points can be added: then the runs of a tuned variant lie in a folder named after their
+            point, so that those of another choice stay beside them. Early grids cannot grow.
     """
 
     learning_rate: tuple[float, ...]
@@ -94,6 +103,7 @@ class Tuning:
     seed: int
     unit: str = "learning_rate"
     chosen_by: str = "last"
+    can_grow: bool = False
 
     def __post_init__(self) -> None:
         for name, factors, least in (
@@ -119,15 +129,25 @@ class Tuning:
             factors = tuple(step_factor(arm.optimizer, arm.options, learning_rate, factor) for factor in factors)
         return [Trial(*point) for point in itertools.product(factors, self.weight_decay)]
 
+    def takes(self, requested: "Tuning") -> bool:
+        """Whether a requested grid differs in points alone, which can be added."""
+        return (
+            self.can_grow
+            and replace(requested, learning_rate=self.learning_rate, weight_decay=self.weight_decay) == self
+        )
+
+    def grown(self, requested: "Tuning") -> "Tuning":
+        """The grid with the points of one that it takes."""
+        return replace(
+            self,
+            learning_rate=_joined(self.learning_rate, requested.learning_rate),
+            weight_decay=_joined(self.weight_decay, requested.weight_decay),
+        )
+
     def as_json(self) -> dict[str, Any]:
         """The grid as the plan holds it."""
-        return {
-            "learning_rate": list(self.learning_rate),
-            "weight_decay": list(self.weight_decay),
-            "seed": self.seed,
-            "unit": self.unit,
-            "chosen_by": self.chosen_by,
-        }
+        content = _listed(asdict(self))
+        return content if self.can_grow else {name: value for name, value in content.items() if name != "can_grow"}
 
 
 @dataclass(frozen=True)
@@ -162,7 +182,7 @@ class Extension:
         seeds: The seeds that it added.
         targets: The targets that it added.
         finished: Runs that were finished before.
-        tuning: Whether it added the tuning grid.
+        tuning: Whether it added points of the tuning grid.
     """
 
     date: str
@@ -175,7 +195,7 @@ class Extension:
 
     def as_json(self) -> dict[str, Any]:
         """The step as the plan holds it; plans without tuning are what they always were."""
-        content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        content = _listed(asdict(self))
         return content if self.tuning else {name: value for name, value in content.items() if name != "tuning"}
 
 
@@ -183,8 +203,8 @@ class Extension:
 class Plan:
     """Everything that the results of a comparison depend on.
 
-    Task, model, training, threads and margin are its conditions, which stay; so is a tuning grid, once there is one.
-    Arms, seeds, targets and claims are its extent, which grows.
+    Task, model, training, threads and margin are its conditions, which stay. Arms, seeds, targets, claims and the
+    tuning grid are its extent, which grows.
 
     Attributes:
         task: The task, with fingerprints of its splits.
@@ -427,6 +447,15 @@ class _Training:
         if min(self.weight_decay, self.max_grad_norm) < 0.0:
             raise ValueError("weight_decay or max_grad_norm is negative")
         _check_distinct("num_train_epochs", [f"{one:g}" for one in epochs])  # budgets name folders in six digits
+
+
+def _listed(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
+
+
+def _joined(own: Sequence[float], others: Sequence[float]) -> tuple[float, ...]:
+    """The factors of both; those that are equal in six digits, by which folders are named, are the same factor."""
+    return tuple(sorted({f"{factor:g}": factor for factor in (*others, *own)}.values()))
 
 
 def _check_distinct(name: str, values: Sequence[Any]) -> None:

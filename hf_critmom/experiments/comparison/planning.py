@@ -290,12 +290,12 @@ def plan_tuning(comparison: ComparisonArguments, seeds: tuple[int, ...], stored:
     learning_rate, weight_decay = (tuple(sorted(set(factors or [1.0]))) for factors in grids)
     unit = "step" if comparison.step_grid else "learning_rate"
     if stored is not None and stored.tuning is not None:
-        return Tuning(learning_rate, weight_decay, stored.tuning.seed, unit, stored.tuning.chosen_by)
+        return dataclasses.replace(stored.tuning, learning_rate=learning_rate, weight_decay=weight_decay, unit=unit)
     taken = {*seeds, *(() if stored is None else stored.seeds)}
     seed = _TRIAL_SEED
     if seed in taken:
         seed = max(taken) + 1000 if max(taken) + 1000 <= LARGEST_SEED else min(taken) - 1000
-    return Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time")
+    return Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time", can_grow=True)
 
 
 def _check_named(flag: str, name: str, arms: list[str]) -> None:

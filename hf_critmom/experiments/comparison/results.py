@@ -118,8 +118,11 @@ def read_results(folder: Path, plan: Plan) -> Results:
 
 def tuned_runs(plan: Plan, choices: list[Choice]) -> dict[Run, Choice]:
     """The runs of the tuned variants, and what was chosen for them."""
+    by_point = plan.tuning is not None and plan.tuning.can_grow
     return {
-        Run(f"{choice.arm}{TUNED_SUFFIX}", seed, choice.epochs): choice for seed in plan.seeds for choice in choices
+        Run(f"{one.arm}{TUNED_SUFFIX}", seed, one.epochs, chosen=one.trial if by_point else None): one
+        for seed in plan.seeds
+        for one in choices
     }
 
 

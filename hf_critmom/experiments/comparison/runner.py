@@ -16,7 +16,7 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, Compa
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
-from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
+from hf_critmom.experiments.comparison.growth import has_begun, joint_tuning, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
     changed_versions,
@@ -359,7 +359,7 @@ def _settle_workers(request: ComparisonRequest, threads: int) -> int:
 
 def _unfinished(folder: Path, stored: Plan, requested: Plan) -> bool:
     """Whether a request that continues a comparison leaves anything to run."""
-    plan = dataclasses.replace(stored, arms={**requested.arms, **stored.arms}, tuning=requested.tuning)
+    plan = dataclasses.replace(stored, arms={**requested.arms, **stored.arms}, tuning=joint_tuning(stored, requested))
     wanted = [Run(arm, seed, epochs) for arm in requested.arms for seed in requested.seeds for epochs in plan.budgets]
     trials = [run for run in plan.trials() if run.arm in requested.arms]
     if any(not (folder / run.folder / "result.json").exists() for run in (*wanted, *trials)):

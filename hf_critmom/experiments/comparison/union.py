@@ -145,7 +145,7 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
                 for kind in ("arms", "seeds", "targets")
             }.items()
         }
-        if any(new.values()):
+        if any(new.values()) or one.tuning:
             history.append(dataclasses.replace(one, **new))
     return tuple(history)
 

@@ -19,8 +19,10 @@ from hf_critmom.experiments.comparison.arms.arm import EARLY_ARMS, Arm
 from hf_critmom.experiments.comparison.arms.selection import get_arms
 from hf_critmom.experiments.comparison.findings.history import history_in_words
 from hf_critmom.experiments.comparison.growth import begun, extend, load_or_create_plan
-from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Trial, Tuning
 from hf_critmom.experiments.comparison.planning import plan_tuning
+from hf_critmom.experiments.comparison.results import tuned_runs
+from hf_critmom.experiments.comparison.tuning import Choice
 
 COMMITTED = Path(__file__).parents[3] / "model_cards"
 TINY = (
@@ -172,17 +174,60 @@ def test_tuning_is_added_as_if_it_had_been_planned_and_repeats_no_run(folder: Pa
     assert outcome(folder) == outcome(tmp_path / "at-once")
     plan = Plan.read(folder)
     assert [one.tuning for one in plan.history] == [False, True] and plan.command == plan.history[1].command
-    assert any(
-        line.endswith("tuning was added after the first look (1 run was finished).") for line in history_in_words(plan)
-    )
+    (told,) = history_in_words(plan)
+    assert "points of the tuning grid were added after the first look (1 run was finished)" in told
 
 
-def test_a_grid_once_there_stays_and_need_not_be_given_again(folder: Path, refusal: Callable[..., str]) -> None:
-    assert compare(*SMALL, "--learning_rate_grid", "0.1", "1", folder=folder) == 0
+def test_points_are_added_to_a_grid_which_need_not_be_given_again(
+    folder: Path, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    assert compare(*SMALL, "--learning_rate_grid", "0.1", "0.3", folder=folder) == 0
     before = results_in(folder)
-    assert compare(*SMALL, folder=folder) == 0
-    assert results_in(folder) == before
-    assert "tuning.learning_rate: [0.1, 1.0] and [0.5, 1.0]" in refusal(*SMALL, "--learning_rate_grid", "0.5", "1")
+    (variant,) = (name for name in before if name.startswith("constant_tuned"))
+    for words in ((), ("--learning_rate_grid", "0.3")):  # a part of what is there
+        assert compare(*SMALL, *words, folder=folder) == 0
+        assert results_in(folder) == before
+    grown = (*SMALL, "--learning_rate_grid", "0.1", "0.3", "0.9", "2")
+    assert compare(*grown, folder=folder) == 0
+    after = results_in(folder)
+    assert before.items() <= after.items() and variant in after  # also where another point is the best now
+    assert {name for name in after if "/tuning/" in name} == {
+        f"constant/tuning/lr-{factor}-wd-1" for factor in ("0.1", "0.3", "0.9", "2")
+    }
+    assert compare(*grown, folder=tmp_path / "at-once") == 0
+    tables = [
+        pd.read_parquet(one / "results.parquet").drop(columns="seconds") for one in (folder, tmp_path / "at-once")
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    plan = Plan.read(folder)
+    assert plan.tuning is not None and plan.tuning.learning_rate == (0.1, 0.3, 0.9, 2.0)
+    assert [one.tuning for one in plan.history] == [False, True, True] and "0.9" in plan.command
+    assert "tuning.unit: learning_rate and step" in refusal(*SMALL, "--step_grid", "0.5", "1")
+
+
+def test_the_runs_of_another_choice_are_kept_beside_those_of_the_present_one() -> None:
+    trials = [Trial(0.3), Trial(3.0)]
+    places = [
+        next(iter(tuned_runs(plan_of(tuning=tuning), [Choice("constant", None, trial, 0.9, 2, 0, ())]))).folder
+        for trial in trials
+        for tuning in (Tuning((0.3, 3.0), (1.0,), 1042, can_grow=True), Tuning((0.3, 3.0), (1.0,), 1042))
+    ]
+    assert places[0] == Path("runs/constant_tuned/lr-0.3-wd-1/seed-0")
+    assert places[2] == Path("runs/constant_tuned/lr-3-wd-1/seed-0")
+    assert places[1] == places[3] == Path("runs/constant_tuned/seed-0")  # of early grids, which cannot grow
+
+
+def test_early_grids_stay_as_they_are(tmp_path: Path) -> None:
+    stored = plan_of(tuning=Tuning((0.3, 1.0), (1.0,), 1042))
+    more = dataclasses.replace(stored, tuning=Tuning((0.3, 1.0, 3.0), (1.0,), 1042))
+    with pytest.raises(ComparisonError, match=r"tuning\.learning_rate"):
+        extend(stored, more, tmp_path)
+    assert "can_grow" not in stored.as_json()["tuning"]
+
+
+def test_factors_that_name_the_same_folder_are_one_point() -> None:
+    grid = Tuning((1.0,), (1.0,), 1042, can_grow=True)
+    assert grid.grown(dataclasses.replace(grid, learning_rate=(1.0000001, 3.0))).learning_rate == (1.0, 3.0)
 
 
 def test_the_trials_of_tuning_that_is_added_have_a_seed_that_no_run_had(folder: Path) -> None:

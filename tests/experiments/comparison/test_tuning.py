@@ -231,6 +231,7 @@ def test_the_plan_records_the_grid_and_the_seed_of_the_trials(finished: Finished
         "seed": TRIAL_SEED,
         "unit": "learning_rate",
         "chosen_by": "time",
+        "can_grow": True,
     }
     assert TRIAL_SEED not in finished.plan()["seeds"] == list(SEEDS)
 
@@ -266,7 +267,7 @@ def test_the_tuned_variant_has_what_its_trials_chose(finished: Finished) -> None
         best = max(DECAYS, key=lambda decay: (values[decay], decay))  # of equals, the arm's own weight decay
         assert (choice.trial, choice.value) == (Trial(0.5, best), values[best])
         assert (choice.trials, choice.diverged) == (4, 2)
-        tuned = finished.result(f"{choice.arm}_tuned", "seed-42")
+        tuned = finished.result(f"{choice.arm}_tuned", choice.trial.folder, "seed-42")
         assert (tuned["learning_rate"], tuned["weight_decay"]) == (pytest.approx(0.05), pytest.approx(5e-4 * best))
         assert (tuned["arm"], tuned["seed"], tuned["status"]) == (f"{choice.arm}_tuned", 42, "finished")
         untuned = finished.result(choice.arm, "seed-42")
@@ -303,7 +304,8 @@ def test_the_report_tells_the_choices_and_their_edges(finished: Finished) -> Non
 def test_a_comparison_whose_tuned_runs_are_missing_is_unfinished(finished: Finished, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(finished.folder, folder)
-    (folder / "runs" / "critmom_tuned" / "seed-42" / "result.json").unlink()
+    (result,) = folder.glob("runs/critmom_tuned/*/seed-42/result.json")
+    result.unlink()
     assert main(("report", str(folder))) == 0
     assert "**Unfinished: 3 of 4 runs, 8 of 8 tuning trials.**" in (folder / "README.md").read_text()
     (folder / "runs" / "constant" / "tuning" / "lr-0.5-wd-1" / "result.json").unlink()

@@ -27,8 +27,8 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     if added.targets:
         what.append(f"the target{_s(added.targets)} {listed([f'{target:g}' for target in added.targets])}")
     if added.tuning:
-        what.append("tuning")
-    one = len(what) == 1 and (added.tuning or len(added.arms or added.seeds or added.targets) == 1)
+        what.append("points of the tuning grid")
+    one = len(what) == 1 and len(added.arms or added.seeds or added.targets) == 1
     by_rule = bool(added.seeds) and not added.arms and looks.first < looks.last and added.command == before.command
     how = " one at a time, by the rule of --until_decided," if by_rule and len(added.seeds) > 1 else ""
     on = f"On {added.date[:10]} " if added.date else ""
@@ -36,6 +36,8 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, before, added, looks)}"
     if added.targets and added.finished:
         text += "; what was added as a target is exploratory and enters no headline"
+    if added.tuning:
+        text += "; tuned variants are those that the whole grid chose"
     return f"{text[:1].upper()}{text[1:]}."
 
 

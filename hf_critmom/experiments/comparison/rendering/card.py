@@ -11,7 +11,7 @@ from hf_critmom.experiments.comparison.findings.descriptions import budget_title
 from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, Findings
 from hf_critmom.experiments.comparison.findings.history import history_in_words
 from hf_critmom.experiments.comparison.findings.momentum import HEADER
-from hf_critmom.experiments.comparison.findings.sentences import explanations, headline_sentence
+from hf_critmom.experiments.comparison.findings.sentences import explanations, headline_sentence, listed
 from hf_critmom.experiments.comparison.plan import Trial
 from hf_critmom.experiments.comparison.rendering.tables import (
     choice_row,
@@ -73,6 +73,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
     # A tuned variant that is the arm itself has no run of its own.
     tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
     planned = [*plan.runs(), *tuned]
+    tried = [f"`{arm}`" for arm in plan.arms if any(choice.arm == arm for choice in results.choices)]
     loads = [run.load.mean for run in runs if run.load.mean is not None]
     return render(
         "comparison.md",
@@ -92,6 +93,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
             name: [f"{factor:g}" for factor in getattr(plan.tuning, name, ())]
             for name in ("learning_rate", "weight_decay")
         },
+        tried="Every arm" if len(tried) == len(plan.arms) else listed(tried),
         history=history_in_words(plan),
         outlook=found.outlook,
         choices=[choice_row(choice, results, metric.name) for choice in results.choices],
