@@ -15,7 +15,7 @@ from helpers import descents
 from helpers.descents import Descent
 from helpers.launches import launch, outcome, status_of, wait_until
 from helpers.ray_cluster import plug_pulled, second_machine, two_machines
-from helpers.script_comparisons import compare, write_script
+from helpers.script_comparisons import ARGUMENTS, compare, write_script
 
 from hf_critmom.commands import main
 from hf_critmom.engines.local import LocalEngine
@@ -270,9 +270,10 @@ def test_more_than_any_machine_has_is_a_sentence(cluster: Any, share: Share, sai
 
 @pytest.mark.slow
 def test_a_script_is_run_there_as_here(cluster: Any, tmp_path: Path, warm_python: str) -> None:
-    script = write_script(tmp_path)
+    script, arguments = write_script(tmp_path), (*ARGUMENTS, "--eval_strategy", "steps", "--eval_steps", "3")
     flags = ("--arms", "adamw", "matched", "--num_seeds", "1", "--targets", "2.7", "--threads_per_worker", "1")
     for name, engine in (("ray", ON_RAY), ("local", ())):
-        assert compare(warm_python, script, tmp_path / name, *flags, *engine, "--workers", "1") == 0
+        own = (*flags, *engine, "--workers", "1")  # without a cadence each measures one of its own
+        assert compare(warm_python, script, tmp_path / name, *own, arguments=arguments) == 0
     assert outcome(tmp_path / "ray") == outcome(tmp_path / "local") != {}
     assert all(load["node"] for load in loads(tmp_path / "ray"))
