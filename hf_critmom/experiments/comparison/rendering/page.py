@@ -79,10 +79,10 @@ def _setup(found: Findings) -> Table:
     analyses = [one.analysis for one in found.budgets]
     ends = "The test split was read once per run, at its end."
     if analyses[0].ended_on != "test":
-        ends = "The values at the end are of the same split, since there is no other."
-    paired = "with one seed every arm starts from the same weights and sees the same data in the same order"
+        ends = "The values at the end are of the same split, because there is no other."
+    paired = "with the same seed, every arm starts from the same weights and sees the same data in the same order"
     if not all(analysis.paired for analysis in analyses):
-        paired = "not paired: with one seed not every arm starts from the same weights and sees the same data"
+        paired = "not paired: with the same seed, arms start from other weights or see other data"
     splits = ", ".join(f"{split.examples:,} {name}" for name, split in task.splits.items())
     versions = [f"{name} {version}" for name, version in plan.versions.items() if name != "hardware"]
     rows = [
