@@ -14,8 +14,8 @@ class CardResult:
 
     Attributes:
         metric: Name of the metric.
-        description: What it is of, such as "accuracy, critmom, mean of 5 seeds".
-        value: Its value; rounded to six digits.
+        description: Subject of the value, such as "accuracy, critmom, mean of 5 seeds".
+        value: The value; rounded to six digits.
     """
 
     metric: str
@@ -36,12 +36,12 @@ def card_metadata(
     """The metadata of a model card.
 
     Args:
-        hub_task: The Hub's name of the task, such as "image-classification".
+        hub_task: The Hub's name for the task, such as "image-classification".
         dataset: Name of the dataset.
-        source: Where it comes from.
+        source: Where the dataset comes from.
         metric: Name of the metric.
         model_name: Name of the card.
-        tags: Tags, beside ``hf-critmom``.
+        tags: Tags, besides ``hf-critmom``.
         results: Values on the test split.
     """
     evaluated = [

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-"""Level of every interval that is not said to have another."""
+"""Default level of intervals."""
 
 _NO_SPREAD = 1e-12  # a standard error below this is rounding
 
@@ -18,9 +18,9 @@ class Interval:
 
     Attributes:
         estimate: The point estimate; NaN if there is none.
-        low: Lower end; minus infinity (of a ratio: 0) where the data give no bound.
-        high: Upper end; infinity where the data give no bound.
-        n: Number of seeds that it rests on.
+        low: Lower end; minus infinity (for a ratio: 0) if the data give no bound.
+        high: Upper end; infinity if the data give no bound.
+        n: Number of seeds behind it.
     """
 
     estimate: float
@@ -35,13 +35,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a difference of means with what its interval and its tests need.
+    """A mean or a difference of means, with the values that its interval and its tests need.
 
     Attributes:
         value: The estimate; NaN if there is none.
-        standard_error: Its standard error; NaN where a single value gives none.
+        standard_error: Standard error; NaN for a single value.
         freedom: Degrees of freedom of Student's t.
-        n: Number of seeds that it rests on.
+        n: Number of seeds behind it.
         paired: Whether it is a mean of differences within seeds.
     """
 
@@ -110,8 +110,8 @@ def welch_estimate(first: np.ndarray, second: np.ndarray) -> Estimate:
     Welch, Biometrika 34 (1947) 28, with Satterthwaite's degrees of freedom.
 
     Args:
-        first: Values of the one sample.
-        second: Values of the other, which are subtracted.
+        first: Values of the first sample.
+        second: Values of the second sample, whose mean is subtracted.
     """
     n = min(len(first), len(second))
     value = float(np.mean(first) - np.mean(second)) if n else math.nan

@@ -39,9 +39,9 @@ class Headline:
         word: Its word, shown as a coloured badge.
         tone: What the word means: "good", "bad", "even" or "open".
         sentence: The statement.
-        numbers: What it rests on, in small print beside it.
-        reasons: Whole sentences that it rests on, folded away.
-        label: What the statement is about where a page has several subjects, such as a task.
+        numbers: The numbers behind it, in small print.
+        reasons: Sentences with its evidence, folded away.
+        label: Subject of the statement, such as a task, if the page has several.
     """
 
     word: str
@@ -58,10 +58,10 @@ class Control:
 
     Attributes:
         name: Name of the parameter.
-        label: What it is called.
-        options: Values, with what each is called.
+        label: Label of the element.
+        options: Values, with the label of each.
         several: Whether several values can be chosen (check boxes; the parameter is a list) or one (a menu).
-        chosen: The values at the beginning; None: all of them, or the first.
+        chosen: The initial values; None: all of them, or the first.
         colors: Colour of each value, as a line beside its check box.
         dashes: Dashes of these lines, as SVG has them; empty: none.
     """
@@ -84,7 +84,7 @@ class Control:
 
     @property
     def initial(self) -> list[str] | str:
-        """The parameter's value at the beginning."""
+        """The parameter's initial value."""
         chosen = list(self.options if self.chosen is None else self.chosen)
         return chosen if self.several else chosen[0]
 
@@ -95,10 +95,10 @@ class Chart:
 
     Attributes:
         name: Identifier, of letters, digits and "-".
-        description: What it shows, for those who do not see it, and its caption.
+        description: Caption, and description for readers who cannot see the chart.
         specification: A Vega-Lite specification; its colours are those of the light scheme, and its width is that of
             its container, so that it fits every screen.
-        title: Shown above it; charts with titles stand beside each other where there is room.
+        title: Shown above it; charts with titles are placed side by side if there is room.
     """
 
     name: str
@@ -109,14 +109,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under a heading of its own.
+    """A part of a page under its own heading.
 
     Attributes:
         title: The heading.
         paragraphs: Plain text before everything else.
-        controls: What its charts can be set to.
+        controls: Form elements for its charts.
         charts: Charts.
-        caption: What all the charts show, below them; empty: each has its own description.
+        caption: Common caption below the charts; empty: each chart shows its description.
         tables: Tables.
         code: A command, with a button that copies it.
     """
@@ -145,7 +145,7 @@ def write_page(
         folder: The folder.
         title: Title of the page.
         subtitle: A line below it.
-        notice: What is unfinished, in a sentence; empty: nothing.
+        notice: A sentence on what is unfinished; empty if nothing is.
         headlines: The statements at the top.
         sections: The rest.
 

@@ -32,7 +32,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
     """The card in Markdown, with its metadata.
 
     Args:
-        found: What the comparison found.
+        found: The findings of the comparison.
         figures: Figures of each budget by file name.
     """
     plan, results, budgets = found.plan, found.results, found.budgets
@@ -112,7 +112,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
 
 
 def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, Any]:
-    """What the card says of one budget."""
+    """The card's content for one budget."""
     analysis = found.analysis
     return {
         "title": budget_title(analysis.budget),
@@ -132,7 +132,7 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
 
 
 def _reasons(verdict: Verdict, metric: Metric) -> str:
-    """What a verdict rests on, in Markdown."""
+    """The evidence for a verdict, in Markdown."""
     return f"{claim_title(verdict.claim)}: {' '.join(explanations(verdict, metric, name='`{}`'.format))}"
 
 

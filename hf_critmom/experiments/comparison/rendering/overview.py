@@ -27,7 +27,7 @@ class Workload:
     """One comparison at one budget.
 
     Attributes:
-        name: What it is called among the others.
+        name: Its name among the workloads.
         folder: The comparison's folder.
         found: What the comparison found.
         analysis: The analysis of the budget.
@@ -72,7 +72,7 @@ class Overview:
     Attributes:
         workloads: The workloads, in the order of the folders.
         arms: The arms of all of them.
-        baseline: The arm that others are related to.
+        baseline: The arm with which others are compared.
         speed_ups: One for each other arm that is compared with the baseline in at least one workload.
         compared: Arms that every workload has: those of the performance profile.
     """
@@ -174,7 +174,7 @@ def _steps(summary: ArmSummary, target: float) -> float:
 
 
 def overview_as_json(overview: Overview) -> dict[str, Any]:
-    """What several comparisons say together, as JSON holds it."""
+    """The results of several comparisons together, as JSON values."""
     return dict(
         finite(
             {

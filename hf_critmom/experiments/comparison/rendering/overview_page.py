@@ -32,7 +32,7 @@ def write_overview(overview: Overview, folder: Path) -> list[RenderableType]:
 
     Args:
         overview: The comparisons.
-        folder: Where to; it is created if need be.
+        folder: The output folder; it is created if necessary.
 
     Returns:
         Tables for the terminal.
@@ -51,7 +51,7 @@ def write_overview(overview: Overview, folder: Path) -> list[RenderableType]:
         write_page(
             folder,
             title=f"{tasks}: {', '.join(overview.arms)}",
-            subtitle="The headline of every task is that of its first claim; all of them stand below.",
+            subtitle="The headline of every task is that of its first claim; all claims are listed below.",
             headlines=said,
             sections=sections,
         )

@@ -11,7 +11,7 @@ from hf_critmom.reporting.page import Headline, Section, write_page
 from hf_critmom.reporting.tables import Table
 
 MOST_NAMES = 8
-"""Arms whose names stand in the title of a page; of more it says how many they are."""
+"""Largest number of arms that the title of a page names; of more, it states the number."""
 
 
 def write_comparison_page(folder: Path, found: Findings) -> Path:
@@ -19,7 +19,7 @@ def write_comparison_page(folder: Path, found: Findings) -> Path:
 
     Args:
         folder: The comparison's folder.
-        found: What the comparison found.
+        found: The findings of the comparison.
 
     Returns:
         The file.
@@ -47,13 +47,13 @@ def write_comparison_page(folder: Path, found: Findings) -> Path:
 
 
 def _more(found: Findings) -> list[Section]:
-    """What would probably decide the open claims, if that can be told."""
+    """What would probably decide the open claims, if that can be estimated."""
     more = found.outlook
     return [] if more is None else [Section("What would decide it", paragraphs=[more.sentence], code=more.command)]
 
 
 def missing_in_words(found: Findings) -> str:
-    """What is missing of an unfinished comparison, by arm; empty of a finished one."""
+    """The missing runs of an unfinished comparison, by arm; empty for a finished one."""
     plan = found.plan
     missing: dict[str, list[int]] = {}
     for run in plan.runs():

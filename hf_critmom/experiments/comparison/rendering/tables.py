@@ -29,8 +29,8 @@ def table_rows(
 
     Args:
         summaries: What each arm achieved.
-        metric: The metric as it is called in text.
-        ended_on: What the last values are of, see `Analysis`.
+        metric: Name of the metric in text.
+        ended_on: Split of the last values, see `Analysis`.
     """
     targets = summaries[0].targets
     header = ["arm", *(f"steps, seconds to {target.target:.4g}" for target in targets), f"{ended_on} {metric}", "seeds"]
@@ -42,7 +42,7 @@ def table_rows(
 
 
 def long_rows(summaries: Sequence[ArmSummary]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the same table with a row for each arm and target, for narrow terminals."""
+    """Header and rows of the table of results with a row for each arm and target, for narrow terminals."""
     rows = []
     for summary in summaries:
         for place, target in enumerate(summary.targets):
@@ -56,7 +56,7 @@ def long_rows(summaries: Sequence[ArmSummary]) -> tuple[list[str], list[list[str
 def summary_rows(
     summaries: Sequence[ArmSummary], metric: str, ended_on: str = "test"
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what each arm ended with."""
+    """Header and rows of the metric of each arm at the end."""
     return ["arm", f"{ended_on} {metric}", "seeds"], [
         [one.arm, _mean_and_spread(one), _seeds(one)] for one in summaries
     ]
@@ -129,7 +129,7 @@ def drift_rows(drift: DriftSummary | None, baseline: str) -> tuple[list[str], li
 
 
 def choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
-    """What the trials of an arm chose, as a row of cells."""
+    """The choice among an arm's trials, as a row of cells."""
     tuned = next(
         (
             result
@@ -152,7 +152,7 @@ def choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
 
 
 def _time(target: TimeToTarget) -> str:
-    """Median steps and seconds with their ranges, or how many seeds reached the target where not all did."""
+    """Median steps and seconds with their ranges, or the number of seeds that reached the target if not all did."""
     if target.reached == 0:
         return "not reached"
     if target.reached < target.seeds:
