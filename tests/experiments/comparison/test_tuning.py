@@ -285,7 +285,7 @@ def test_the_results_hold_the_compared_runs_and_no_trial(finished: Finished) -> 
 def test_the_report_tells_the_choices_and_their_edges(finished: Finished) -> None:
     card = (finished.folder / "README.md").read_text()
     assert "## Tuning" in card and "its own learning rate times 0.5, 1e+06, its own weight decay times\n0, 1" in card
-    assert f"all with seed {TRIAL_SEED}, which no compared run has" in card
+    assert f"all with seed {TRIAL_SEED}, which no compared run uses" in card
     choices = {choice.arm: choice for choice in read_results(finished.folder, Plan.read(finished.folder)).choices}
     for arm, choice in choices.items():
         row = next(line for line in card.splitlines() if line.startswith(f"| {arm} | - | 0.5, "))
