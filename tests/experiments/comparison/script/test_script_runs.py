@@ -183,4 +183,4 @@ def test_pairing_is_checked_and_its_failure_said(warm: str, tmp_path: Path) -> N
     card = (tmp_path / "out/README.md").read_text()
     assert "Pairing failed: the initial weights of critmom_adamw differ" in card
     assert "The seeds of the two are not paired, so their means are compared (Welch's t interval)." in card
-    assert "are not paired, since" in card and "paired t interval" not in card
+    assert "are not paired, because" in card and "paired t interval" not in card
