@@ -1,12 +1,12 @@
 """How a comparison grows: a command under the stored conditions adds arms, seeds, targets or tuning to the plan."""
 
 import dataclasses
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hf_critmom.experiments.comparison.command_lines import completed
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Extension, LookPlan, Plan, Run, Tuning
 from hf_critmom.experiments.comparison.results import read_results
@@ -96,9 +96,11 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         if len(history) > 1 and last.command == added.command and not others:
             history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))  # one seed more
         grown = dataclasses.replace(grown, history=(*history, added))
-    has_grid = tuning is None or (requested.tuning == tuning and re.search(r"--\w+_grid\b", requested.command))
-    covered = {*requested.arms} >= {*grown.arms} and {*requested.seeds} >= {*grown.seeds} and has_grid
-    return dataclasses.replace(grown, command=requested.command) if covered else grown
+    covered = {*requested.arms} >= {*grown.arms} and {*requested.seeds} >= {*grown.seeds}
+    if not covered or requested.tuning != tuning:
+        return grown
+    command = completed(requested.command, stored.command, seeds=len(grown.seeds))
+    return dataclasses.replace(grown, command=command)
 
 
 def joint_tuning(stored: Plan, requested: Plan) -> Tuning | None:

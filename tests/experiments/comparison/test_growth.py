@@ -131,6 +131,9 @@ def test_the_plan_tells_how_the_comparison_grew(folder: Path) -> None:
     assert Plan.read(folder).command == first.command and len(Plan.read(folder).history) == 2
     assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "3", folder=folder) == 0
     assert "--num_seeds 3" in Plan.read(folder).command  # it asks for all of it
+    assert compare(*TINY, "--num_seeds", "4", folder=folder) == 0
+    command = Plan.read(folder).command  # which would make the same comparison in an empty folder
+    assert "--num_seeds 4" in command and "--arms constant critmom" in command
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
 """How many more seeds would probably decide what is open, and the command that adds them."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from hf_critmom.experiments.comparison.command_lines import with_flag, without_flag
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
 from hf_critmom.experiments.comparison.statistics.power import POWER
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, Verdict
@@ -70,12 +71,12 @@ def command_for(plan: Plan, seeds: int) -> str:
     except ValueError:  # an early plan keeps a command for people, who know what to do with it
         return f"{plan.command} --num_seeds {seeds}"
     if not _known_to_command(plan) >= plan.arms.keys():  # arms were added by commands that named only them
-        argv = _with_flag(_without_flag(argv, "--arms_file"), "--arms", list(plan.arms))
+        argv = with_flag(without_flag(argv, "--arms_file"), "--arms", list(plan.arms))
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
     if looks.first < looks.last or "--until_decided" in argv:
-        argv = argv if "--until_decided" in argv else _with_flag(argv, "--until_decided", [])
-        return shlex.join(_with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > looks.last else argv)
-    return shlex.join(_with_flag(argv, "--num_seeds", [str(seeds)]))
+        argv = argv if "--until_decided" in argv else with_flag(argv, "--until_decided", [])
+        return shlex.join(with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > looks.last else argv)
+    return shlex.join(with_flag(argv, "--num_seeds", [str(seeds)]))
 
 
 def _known_to_command(plan: Plan) -> set[str]:
@@ -84,25 +85,3 @@ def _known_to_command(plan: Plan) -> set[str]:
         return set(plan.arms)
     places = [place for place, one in enumerate(plan.history) if one.command == plan.command]
     return {arm for one in plan.history[: places[-1] + 1] for arm in one.arms} if places else set()
-
-
-def _with_flag(argv: Sequence[str], flag: str, values: Sequence[str]) -> list[str]:
-    """A command in which a flag has these values, at the place where it stood, else at its end."""
-    rest = _without_flag(argv, flag)
-    end = rest.index("--") if "--" in rest else len(rest)  # what follows is a script's own
-    return [*rest[:end], flag, *values, *rest[end:]]
-
-
-def _without_flag(argv: Sequence[str], flag: str) -> list[str]:
-    kept: list[str] = []
-    dropping = False
-    for place, argument in enumerate(argv):
-        if argument == "--":
-            return [*kept, *argv[place:]]
-        if argument.startswith("--"):
-            dropping = argument == flag
-            if dropping or argument.startswith(f"{flag}="):
-                continue
-        if not dropping:
-            kept.append(argument)
-    return kept
