@@ -164,7 +164,9 @@ def kept(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # by its name as a module, under which workers find it
-    from helpers import descents
+    from helpers import descents  # by its name as a module, under which workers find it
 
+    from hf_critmom.engines import ray_cluster
+
+    ray_cluster.SECONDS_TO_ANSWER = 300  # of a busy machine
     descents.make_on_ray(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), [int(word) for word in sys.argv[4:]])
