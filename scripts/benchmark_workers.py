@@ -8,13 +8,15 @@ Prints
 * the seconds of the README's first command, ``hf-critmom compare``, in this version, by default and with the three
   seeds and one evaluation an epoch that were the default before workers, and in the version before workers, in turns
   (the aim is a ratio of 0.75 at most on two idle cores, for the same runs and evaluations);
-* the same command beside one busy process, pinned to a core and not, and under a CPU quota of one core, as ratios to
-  its own idle time (the aim is 1.5 at most);
+* that command with the former default's seeds and evaluations beside one busy process, pinned to a core and not, as
+  ratios to its own idle time (the aim is 1.5 at most), and under a CPU quota of one core, also as a ratio to the idle
+  time of one worker: one core cannot do the work of two, but it should waste nothing;
 * runs per hour of a small comparison with 1, 2 and as many workers as there are cores, under each of these conditions.
 
-Each command is a process with the environment that a user has, without ``OMP_NUM_THREADS``. The version before is taken
-from this repository's history. A quota needs a control group that may be written; where there is
-none, the process is confined to one core instead, which is said.
+Each command is a process with the environment that a user has, without ``OMP_NUM_THREADS``, in the session of the busy
+one: where Linux groups processes by session, a command in a session of its own has half of the machine. The version
+before is taken from this repository's history. A quota needs a control group that may be written; where there is none,
+the process is confined to one core instead, which is said.
 """
 
 import argparse
@@ -67,9 +69,8 @@ def main() -> None:
     print(f"{len(cores)} cores ({_processor()}), load before {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory(prefix="benchmark-workers-") as scratch:
         timer = Timer(Path(scratch), args.time_limit)
-        variants: dict[str, Variant] = {"now": (ROOT, ())}
+        variants: dict[str, Variant] = {"now": (ROOT, ()), "now, the same work": (ROOT, SAME)}
         if args.before:
-            variants["now, the same work"] = (ROOT, SAME)
             variants[args.before] = (check_out(args.before, Path(scratch, "before")), ())
         idle = first_command(timer, variants, flags, rounds)
         conditions = {
@@ -77,10 +78,13 @@ def main() -> None:
             f"beside a busy process on core {cores[0]}": lambda: busy(cores[0]),
             "under a quota of one core": lambda: quota_of_one_core(cores[-1]),
         }
+        one_worker = timer.compare(ROOT, *flags, *SAME, "--workers", "1")[0]
+        print(f"  now, the same work with one worker: {_shown(one_worker)}", flush=True)
         for name, condition in conditions.items():
             with condition() as confine:
-                seconds = timer.compare(ROOT, *flags, confine=confine)[0]
-            print(f"  now, {name}: {_shown(seconds)}, {_ratio(seconds, idle)} of idle", flush=True)
+                seconds = timer.compare(ROOT, *flags, *SAME, confine=confine)[0]
+            ratios = f"{_ratio(seconds, idle)} of idle, {_ratio(seconds, one_worker)} of one worker's"
+            print(f"  now, the same work, {name}: {_shown(seconds)}, {ratios}", flush=True)
         numbers = args.workers or sorted({1, 2, len(cores)})
         print(f"Runs per hour of a small comparison with {', '.join(map(str, numbers))} workers:", flush=True)
         for name, condition in {"idle": lambda: nullcontext(None), **conditions}.items():
@@ -99,20 +103,21 @@ Variant = tuple[Path, tuple[str, ...]]
 
 
 def first_command(timer: "Timer", variants: dict[str, Variant], flags: tuple[str, ...], rounds: int) -> float | None:
-    """Times the README's first command in each variant, in turns; the first one's median seconds."""
+    """Times the README's first command in each variant, in turns; returns the median seconds of the same work."""
     seconds: dict[str, list[float | None]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, (tree, own) in reversed(variants.items()):
             seconds[name].append(timer.compare(tree, *flags, *own)[0])
     medians = {name: None if None in found else statistics.median(found) for name, found in seconds.items()}
     print(f"hf-critmom compare {' '.join(flags)}".rstrip() + ", idle:", flush=True)
-    *ours, last = variants
+    last = next((name for name in variants if not name.startswith("now")), None)
     for name, found in seconds.items():
         own = " ".join(variants[name][1])
         print(f"  {name}{own and f' ({own})'}: {_shown(medians[name])} ({', '.join(map(_shown, found))})", flush=True)
-    for name in ours:
-        print(f"  ratio of {name} to {last}: {_ratio(medians[name], medians[last])}", flush=True)
-    return medians["now"]
+    for name in variants if last else ():
+        if name != last:
+            print(f"  ratio of {name} to {last}: {_ratio(medians[name], medians[last])}", flush=True)
+    return medians["now, the same work"]
 
 
 class Timer:
@@ -151,7 +156,7 @@ class Timer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,
+            process_group=0,
             preexec_fn=confine,
         )
         try:
