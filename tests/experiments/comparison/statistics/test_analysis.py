@@ -38,7 +38,7 @@ def committed(name: str) -> Analysis:
         ("cifar10-resnet18-w16-15epochs", "critmom", "constant", (1.16, 1.07, 1.26)),
         ("cifar10-resnet18-w16-15epochs", "critmom", "matched", (1.01, 0.93, 1.10)),
         ("cifar10-vit-20000images", "critmom", "constant", (1.21, 1.08, 1.35)),
-        ("shakespeare-gpt2", "critmom", "constant", (1.25, 1.04, 1.50)),
+        ("shakespeare-gpt2", "critmom", "constant", (1.25, 1.155, 1.35)),
     ],
 )
 def test_the_committed_comparisons_say_what_was_computed_apart(
