@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from hf_critmom.reporting.page import LARGEST_PAGE
+from hf_critmom.reporting.page import MAX_PAGE_BYTES
 from hf_critmom.storage.environment import versions
 
 FLAGS = ["--no-sandbox", "--disable-gpu"]
@@ -40,7 +40,7 @@ def main() -> None:
             content = page.read_bytes()
             seconds = [_draw(browser, page, args.width, args.height) for _ in range(args.runs)]
             spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
-            large = "  too large" if len(content) > LARGEST_PAGE else ""
+            large = "  too large" if len(content) > MAX_PAGE_BYTES else ""
             name = f"{page.parent.name}/{page.name}"
             print(f"{name:50} {len(content):>10,} {len(gzip.compress(content)):>10,} {spread:>32}{large}")
             if args.screenshots:

@@ -18,8 +18,9 @@ from types import FrameType
 
 from hf_critmom import __version__
 from hf_critmom.errors import InputError
-from hf_critmom.storage.commands import declared_secrets, redact, secret_arguments
 from hf_critmom.storage.files import UNWRITABLE
+from hf_critmom.storage.recorded_commands import secret_arguments
+from hf_critmom.storage.redaction import declared_secrets, redact
 
 PROGRAM = "hf-critmom"
 CONTINUES = "the same command continues it; everything that is finished is kept"

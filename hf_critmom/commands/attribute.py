@@ -5,8 +5,8 @@ import json
 from accelerate import PartialState
 
 from hf_critmom.commands import PROGRAM
-from hf_critmom.commands.checkpoints import checkpoint_specs
-from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, quieten_libraries, rename_flags
+from hf_critmom.commands.checkpoint_records import checkpoint_specs
+from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, rename_flags, silence_libraries
 from hf_critmom.commands.report import print_report
 from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.diagnosis.arguments import ALIASES, AttributionArguments
@@ -15,18 +15,18 @@ from hf_critmom.experiments.diagnosis.plan import AttributionRequest
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
 from hf_critmom.experiments.diagnosis.runner import run_attribution
 from hf_critmom.experiments.diagnosis.summary import attribution_as_json
-from hf_critmom.storage.commands import recorded_command
 from hf_critmom.storage.files import explain_write_errors
+from hf_critmom.storage.recorded_commands import recorded_command
 from hf_critmom.tasks import CheckpointArguments, DataArguments, task_name
 
 
 def main(argv: list[str]) -> int:
     """Studies what is not yet studied of an attribution, and prints its report."""
     request, as_json = _parse(argv)
-    quieten_libraries()
+    silence_libraries()
     folder = run_attribution(request)
     if PartialState().is_main_process:
-        with explain_write_errors(folder, DiagnosisError, "what was found stays"):
+        with explain_write_errors(folder, DiagnosisError, "finished studies are kept"):
             if as_json:
                 write_attribution_report(folder)
                 print(json.dumps(attribution_as_json(folder), indent=2))

@@ -1,7 +1,7 @@
 """``hf-critmom compare``: compare methods on a task, or continue a comparison."""
 
 from hf_critmom.commands import PROGRAM
-from hf_critmom.commands.parser import dataclass_parser, given_flags, parse_dataclasses, quieten_libraries
+from hf_critmom.commands.parser import dataclass_parser, given_flags, parse_dataclasses, silence_libraries
 from hf_critmom.commands.report import print_report
 from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.comparison import (
@@ -13,14 +13,14 @@ from hf_critmom.experiments.comparison import (
 from hf_critmom.experiments.comparison.arguments import CADENCE_FLAGS
 from hf_critmom.experiments.comparison.script.arguments import ScriptArguments, ScriptRequest
 from hf_critmom.experiments.comparison.script.command_line import Script, split_script
-from hf_critmom.storage.commands import recorded_command
+from hf_critmom.storage.recorded_commands import recorded_command
 from hf_critmom.tasks import DataArguments, ModelArguments, flag_defaults, task_name
 
 
 def main(argv: list[str]) -> int:
     """Runs what is not yet finished of a comparison, and prints its report."""
     request = parse_comparison(argv)
-    quieten_libraries()
+    silence_libraries()
     if isinstance(request, ScriptRequest):
         from hf_critmom.experiments.comparison.script.runner import run_script_comparison
 

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from hf_critmom.commands.runs import recorded_training
+    from hf_critmom.commands.comparison_runs import recorded_training
     from hf_critmom.experiments.doctor import (
         EvaluationTargets,
         examine,

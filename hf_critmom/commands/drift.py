@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hf_critmom.commands.parser import Parser, quieten_libraries
+from hf_critmom.commands.parser import Parser, silence_libraries
 from hf_critmom.commands.report import print_report
 
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     plan = Plan.read(args.folder)
     torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
-    quieten_libraries()
+    silence_libraries()
     task = load_compared_task(args.folder, plan, task=args.task, trust_remote_code=args.trust_remote_code)
     console = Console(stderr=True, highlight=False, quiet=not PartialState().is_main_process)
     measure_drift(

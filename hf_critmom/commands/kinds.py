@@ -8,18 +8,18 @@ from hf_critmom.storage.files import explain_write_errors, remove_partial_files
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-FILE_OF = {"attribution": "attribution.json", "repair": "repair.json", "comparison": "comparison.json"}
+PLAN_FILES = {"attribution": "attribution.json", "repair": "repair.json", "comparison": "comparison.json"}
 """The file by which a folder is known to hold an experiment."""
 
 
-def kind_in(folder: Path) -> str | None:
+def find_kind(folder: Path) -> str | None:
     """Which kind of experiment a folder holds; None if it holds none."""
-    return next((kind for kind, name in FILE_OF.items() if (folder / name).exists()), None)
+    return next((kind for kind, name in PLAN_FILES.items() if (folder / name).exists()), None)
 
 
-def found_as_json(folder: Path) -> dict[str, Any]:
+def results_as_json(folder: Path) -> dict[str, Any]:
     """What an experiment found, for programs; nothing in its folder changes."""
-    kind = kind_in(folder)
+    kind = find_kind(folder)
     if kind == "attribution":
         from hf_critmom.experiments.diagnosis.summary import attribution_as_json
 
@@ -37,19 +37,19 @@ def found_as_json(folder: Path) -> dict[str, Any]:
 def write_report(folder: Path) -> "list[RenderableType]":
     """Builds the report of an experiment; returns its tables for the terminal."""
     remove_partial_files(folder)
-    kind = kind_in(folder)
+    kind = find_kind(folder)
     if kind == "attribution":
         from hf_critmom.experiments.diagnosis.errors import DiagnosisError
         from hf_critmom.experiments.diagnosis.report import write_attribution_report
 
-        with explain_write_errors(folder, DiagnosisError, "what was found stays"):
+        with explain_write_errors(folder, DiagnosisError, "finished studies are kept"):
             return write_attribution_report(folder)
     if kind == "repair":
         from hf_critmom.experiments.repair.errors import RepairError
         from hf_critmom.experiments.repair.report import write_repair_report
         from hf_critmom.experiments.repair.results import read_repair
 
-        with explain_write_errors(folder, RepairError, "what is finished stays"):
+        with explain_write_errors(folder, RepairError, "finished runs are kept"):
             return [write_repair_report(read_repair(folder))]
     from hf_critmom.experiments import comparison
 

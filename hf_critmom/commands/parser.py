@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hf_critmom.commands import program
 from hf_critmom.errors import InputError, root_message
-from hf_critmom.storage.commands import recorded_arguments
+from hf_critmom.storage.recorded_commands import recorded_arguments
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -191,7 +191,7 @@ def rename_flags(argv: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
     return renamed
 
 
-def quieten_libraries() -> None:
+def silence_libraries() -> None:
     """Silences what Transformers and Datasets print: errors are raised, and the commands show their own progress."""
     import datasets
     from transformers.utils import logging

@@ -6,13 +6,13 @@ from pathlib import Path
 from rich.console import Console
 
 from hf_critmom.commands import PROGRAM
-from hf_critmom.commands.checkpoints import find_record
+from hf_critmom.commands.checkpoint_records import find_record
 from hf_critmom.commands.parser import (
     dataclass_parser,
     given_flags,
     parse_dataclasses,
-    quieten_libraries,
     rename_flags,
+    silence_libraries,
 )
 from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.errors import InputError
@@ -21,19 +21,19 @@ from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.report import write_repair_report
 from hf_critmom.experiments.repair.request import RepairRequest, run_repair
 from hf_critmom.reporting.text import printable
-from hf_critmom.storage.commands import recorded_command
 from hf_critmom.storage.files import explain_write_errors
+from hf_critmom.storage.recorded_commands import recorded_command
 from hf_critmom.tasks import CheckpointArguments, DataArguments
 
 
 def main(argv: list[str]) -> int:
     """Repairs a checkpoint, or continues its repair, and prints the report."""
     request = parse_repair(argv)
-    quieten_libraries()
+    silence_libraries()
     console = Console(stderr=True, highlight=False, markup=False, quiet=request.training.process_index != 0)
     repair = run_repair(request, progress=partial(console.print, soft_wrap=True))
     if request.training.process_index == 0:
-        with explain_write_errors(repair.folder, RepairError, "what is finished stays, and is not repeated"):
+        with explain_write_errors(repair.folder, RepairError, "finished runs are kept, and are not repeated"):
             report = write_repair_report(repair)
         Console().print(report)
         made = "Repaired model and report" if repair.verification else "Report"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_critmom.commands.kinds import found_as_json, kind_in, write_report
+from hf_critmom.commands.kinds import find_kind, results_as_json, write_report
 from hf_critmom.commands.parser import Parser
 from hf_critmom.errors import InputError
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         raise InputError("--output_dir is for the page of several comparisons: a single report stays in its folder.")
     (folder,) = args.folder
     if args.json:
-        print(json.dumps(found_as_json(folder), indent=2))
+        print(json.dumps(results_as_json(folder), indent=2))
     else:
         print_report(folder)
     return 0
@@ -43,7 +43,7 @@ def _overview(folders: list[Path], output: Path, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(overview_as_json(overview), indent=2))
         return 0
-    if kind := kind_in(output):
+    if kind := find_kind(output):
         raise InputError(f"{output} holds a {kind}, whose page this would replace: choose another --output_dir.")
     from hf_critmom.experiments.comparison.rendering.overview_page import write_overview
 

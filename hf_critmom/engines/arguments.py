@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hf_critmom.engines.errors import EngineError
-from hf_critmom.storage.workers import MOST_WORKERS
+from hf_critmom.storage.workers import MAX_WORKERS
 
 ENGINES = ("local", "ray")
 
@@ -71,8 +71,8 @@ class EngineArguments:
             )
         for flag in ("workers", "threads_per_worker"):
             value = getattr(self, flag)
-            if value is not None and not 1 <= value <= MOST_WORKERS:
-                raise EngineError(f"--{flag} must be at least 1 and at most {MOST_WORKERS:,}, got {value:,}.")
+            if value is not None and not 1 <= value <= MAX_WORKERS:
+                raise EngineError(f"--{flag} must be at least 1 and at most {MAX_WORKERS:,}, got {value:,}.")
 
     @property
     def on_ray(self) -> bool:

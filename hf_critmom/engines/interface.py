@@ -40,7 +40,7 @@ class Executor(Protocol):
     def isolate(self) -> None:
         """Prepares a forked process for its first run."""
 
-    def prepare(self, plan: Any, threads: int) -> "Computing":
+    def prepare(self, plan: Any, threads: int) -> "ComputeEnvironment":
         """Prepares a process that has received the executor for its first run.
 
         Args:
@@ -72,7 +72,7 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True)
-class Computing:
+class ComputeEnvironment:
     """Device and versions of a process that computes.
 
     Attributes:
@@ -153,10 +153,10 @@ class Observer(Protocol):
         (numbers of running and of finished runs by machine, and number of waiting runs), and those of the executor.
         """
 
-    def started(self) -> None:
+    def workers_started(self) -> None:
         """Called when all workers have been forked: threads may be started from now on."""
 
-    def died(self, worker: int, sentence: str) -> None:
+    def worker_died(self, worker: int, sentence: str) -> None:
         """Called when a worker has died; the sentence says what happens to its run."""
 
 
@@ -180,10 +180,10 @@ class Engine(Protocol):
             InputError: If it cannot be reached.
         """
 
-    def workers_for(self, num_jobs: int) -> int:
+    def num_workers(self, num_jobs: int) -> int:
         """Number of runs made at the same time, out of ``num_jobs``."""
 
-    def make(self, work: Work, observer: Observer) -> None:
+    def run(self, work: Work, observer: Observer) -> None:
         """Makes the runs that are not finished, and returns when all are finished or have failed.
 
         Args:

@@ -10,7 +10,7 @@ from hf_critmom.errors import InputError, root_message
 from hf_critmom.storage.environment import device_name
 from hf_critmom.storage.files import why_unwritable
 from hf_critmom.storage.run_folder import run_all
-from hf_critmom.storage.threads import computing_with
+from hf_critmom.storage.threads import torch_threads
 from hf_critmom.storage.workers import Send, run_in_workers, usable_cores
 
 
@@ -33,14 +33,14 @@ class LocalEngine:
     def start(self) -> None:
         pass  # workers are forked when runs are made
 
-    def workers_for(self, num_jobs: int) -> int:
+    def num_workers(self, num_jobs: int) -> int:
         return min(self.workers, num_jobs)
 
-    def make(self, work: Work, observer: Observer) -> None:
-        workers = self.workers_for(len(work.jobs))
+    def run(self, work: Work, observer: Observer) -> None:
+        workers = self.num_workers(len(work.jobs))
         if workers < 2:
-            observer.started()
-            with computing_with(self.threads):
+            observer.workers_started()
+            with torch_threads(self.threads):
                 self._work(work, lambda *event: observer.handle(0, *event))
             return
 
@@ -52,9 +52,9 @@ class LocalEngine:
             work_apart,
             workers=workers,
             threads=self.threads,
-            handle=observer.handle,
-            forked=observer.started,
-            died=lambda worker, number: observer.died(
+            on_event=observer.handle,
+            on_forked=observer.workers_started,
+            on_death=lambda worker, number: observer.worker_died(
                 worker, f"A worker was killed (signal {number}): the others make its run."
             ),
         )
@@ -77,8 +77,8 @@ class LocalEngine:
             path=lambda folder: folder,
             execute=lambda folder, _: self._execute(jobs[folder], work, send),
             is_finished=lambda folder: work.store.finished(jobs[folder]),
-            finished=lambda folder, _, earlier: send("finished", folder, earlier),
-            waiting=lambda number: send("waiting", number),
+            on_finished=lambda folder, _, earlier: send("finished", folder, earlier),
+            on_waiting=lambda number: send("waiting", number),
         )
 
     def _execute(self, job: Job, work: Work, send: Send) -> None:

@@ -20,14 +20,14 @@ from typing import Any
 from hf_critmom.engines.errors import EngineError
 from hf_critmom.engines.interface import Executor, Job, Load, Observer, Work, keep_failure
 from hf_critmom.engines.ray_cluster import Cluster, Share
-from hf_critmom.engines.ray_worker import SECONDS_BETWEEN_STEPS, Place, Returned, RunWorker
+from hf_critmom.engines.ray_worker import SECONDS_BETWEEN_STEPS, RunOutput, RunWorker, WorkerInfo
 from hf_critmom.errors import root_message
 from hf_critmom.storage.locks import LOCKS_FOLDER, try_lock
-from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS, lock_name
+from hf_critmom.storage.run_folder import POLL_SECONDS, lock_name
 
-MOST_RETRIES = 3
+MAX_RETRIES = 3
 """How often a run that was lost with its process or machine is repeated."""
-MOST_FAILED_STARTS = 5
+MAX_FAILED_STARTS = 5
 """Number of workers that may die in succession, before they are ready, until the command gives up."""
 SECONDS_WITHOUT_ROOM = 120.0
 """Seconds for which the cluster may have no room for any run until the command gives up."""
@@ -51,7 +51,7 @@ class _Worker:
     number: int
     actor: Any
     node: str = ""
-    place: Place | None = None
+    place: WorkerInfo | None = None
     job: Job | None = None
     claim: ExitStack | None = None
 
@@ -99,12 +99,12 @@ class RayEngine:
         assert self._cluster is not None
         return self._cluster
 
-    def workers_for(self, num_jobs: int) -> int:
+    def num_workers(self, num_jobs: int) -> int:
         if not num_jobs:
             return 0
         return max(1, min(num_jobs, self.cluster.room(), self.most_workers or num_jobs))
 
-    def make(self, work: Work, observer: Observer) -> None:
+    def run(self, work: Work, observer: Observer) -> None:
         if not work.jobs:
             return
         folder = work.store.folder.absolute()
@@ -112,7 +112,7 @@ class RayEngine:
         token.parent.mkdir(exist_ok=True)
         token.touch()
         try:
-            _Round(self, work, folder, observer).run()
+            _Execution(self, work, folder, observer).run()
         finally:
             token.unlink(missing_ok=True)
 
@@ -175,8 +175,8 @@ class RayEngine:
         self.cluster.ray.kill(worker.actor)
 
 
-class _Round:
-    """One call of `RayEngine.make`.
+class _Execution:
+    """One call of `RayEngine.run`.
 
     Args:
         engine: The engine.
@@ -205,7 +205,7 @@ class _Round:
         Raises:
             EngineError: If no run can be made, or no more can be.
         """
-        self.observer.started()
+        self.observer.workers_started()
         try:
             while True:
                 self._start_workers()
@@ -238,7 +238,7 @@ class _Round:
                 "when it has one; finished runs are kept."
             )
         else:
-            self._seconds_without_room += SECONDS_BETWEEN_LOOKS
+            self._seconds_without_room += POLL_SECONDS
 
     def _assign(self) -> None:
         """Assigns runs to idle workers; a run that another launch is making is tried again later."""
@@ -261,14 +261,14 @@ class _Round:
             self.elsewhere.append(job)
         else:
             worker.job, worker.claim = job, claim.pop_all()
-            self.refs[worker.actor.make.remote(job, self.plan_ref)] = worker
+            self.refs[worker.actor.run.remote(job, self.plan_ref)] = worker
 
     def _wait(self) -> None:
         """Waits until a worker is ready or returns its run, and handles what it returned."""
         if not self.refs:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(POLL_SECONDS)
             return
-        ready, _ = self.ray.wait([*self.refs], timeout=SECONDS_BETWEEN_LOOKS)
+        ready, _ = self.ray.wait([*self.refs], timeout=POLL_SECONDS)
         self._forward_events()
         for ref in ready:
             worker = self.refs.pop(ref)
@@ -277,12 +277,12 @@ class _Round:
             except self.ray.exceptions.RayError as error:
                 self._failed(worker, error)
                 continue
-            if isinstance(returned, Place):
+            if isinstance(returned, WorkerInfo):
                 self._ready(worker, returned)
             else:
                 self._returned(worker, returned)
 
-    def _ready(self, worker: _Worker, place: Place) -> None:
+    def _ready(self, worker: _Worker, place: WorkerInfo) -> None:
         self.engine._failed_starts = 0
         worker.place, worker.node = place, self.names.get(place.node, place.node)
         if place.refused:
@@ -296,7 +296,7 @@ class _Round:
         ]:
             self.observer.handle(worker.number, "said", f"{worker.node} computes with {', '.join(different)}.")
 
-    def _returned(self, worker: _Worker, returned: Returned) -> None:
+    def _returned(self, worker: _Worker, returned: RunOutput) -> None:
         job = worker.job
         assert job is not None
         if returned.refused:
@@ -334,20 +334,20 @@ class _Round:
             ) from error
         if job is None:
             self.engine._failed_starts += 1
-            if self.engine._failed_starts >= MOST_FAILED_STARTS:
+            if self.engine._failed_starts >= MAX_FAILED_STARTS:
                 raise EngineError(
-                    f"{MOST_FAILED_STARTS} workers of the Ray cluster in succession died before they were ready "
+                    f"{MAX_FAILED_STARTS} workers of the Ray cluster in succession died before they were ready "
                     f"({root_message(error)}): look at its logs, and repeat the command; finished runs are kept."
                 )
             return
         self.lost[job.folder] += 1
         where = f"its process or machine ({node})"
-        if self.lost[job.folder] <= MOST_RETRIES:
+        if self.lost[job.folder] <= MAX_RETRIES:
             self.waiting.appendleft(job)
-            self.observer.died(worker.number, f"{job.title} was lost with {where}: it is repeated.")
+            self.observer.worker_died(worker.number, f"{job.title} was lost with {where}: it is repeated.")
         else:
             message = f"it was lost {self.lost[job.folder]} times with {where}"
-            self.observer.died(worker.number, f"{job.title} was lost with {where}.")
+            self.observer.worker_died(worker.number, f"{job.title} was lost with {where}.")
             sentence = keep_failure(job, self.work.store.folder, message, str(error))
             self.observer.handle(worker.number, "failed", sentence)
 

@@ -22,7 +22,7 @@ SECONDS_BETWEEN_STEPS = 0.5
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerInfo:
     """Where a worker is.
 
     Attributes:
@@ -41,7 +41,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Returned:
+class RunOutput:
     """What a worker returns for a run: the result with the files to keep, or why there is none.
 
     Attributes:
@@ -95,7 +95,7 @@ class RunWorker:
         self.token, self.seconds_between_steps = token, seconds_between_steps
         self._reported = 0.0
 
-    def prepare(self, plan: Any) -> Place:
+    def prepare(self, plan: Any) -> WorkerInfo:
         """Loads the data that runs share; the first worker of a machine does so alone, and downloads it for all."""
         import ray
 
@@ -109,28 +109,28 @@ class RunWorker:
                     computing = self.executor.prepare(plan, self.threads)
                     prepared.touch()
         except InputError as error:
-            return Place(node, refused=str(error))
-        return Place(node, computing.device, dict(computing.versions), self.shared)
+            return WorkerInfo(node, refused=str(error))
+        return WorkerInfo(node, computing.device, dict(computing.versions), self.shared)
 
-    def make(self, job: Job, plan: Any) -> Returned:
+    def run(self, job: Job, plan: Any) -> RunOutput:
         """Makes a run: in the experiment's folder if that is seen and runs are resumable, else in a temporary one."""
         if self.shared:
-            return self._make(job, plan, self.folder / job.folder)
+            return self._execute(job, plan, self.folder / job.folder)
         with tempfile.TemporaryDirectory(prefix="hf-critmom-", ignore_cleanup_errors=True) as scratch:
             experiment = Path(scratch) / self.folder.name  # trackers name projects and runs by these folders
             experiment.mkdir()
-            returned = self._make(job, plan, experiment / job.folder)
+            returned = self._execute(job, plan, experiment / job.folder)
             made = returned.result is not None
             return replace(returned, files=_files(experiment / job.folder) if made else {})
 
-    def _make(self, job: Job, plan: Any, folder: Path) -> Returned:
+    def _execute(self, job: Job, plan: Any, folder: Path) -> RunOutput:
         try:
-            return Returned(self.executor.execute(job, plan, folder, self._send))
+            return RunOutput(self.executor.execute(job, plan, folder, self._send))
         except InputError as error:
-            return Returned(refused=str(error))
+            return RunOutput(refused=str(error))
         except Exception as error:  # the user's model and optimizer may raise anything
             trace = "".join(traceback.format_exception(error))
-            return Returned(message=root_message(error), traceback=trace)
+            return RunOutput(message=root_message(error), traceback=trace)
 
     def _send(self, kind: str, *content: Any) -> None:
         if kind == "step":

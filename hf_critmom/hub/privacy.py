@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from hf_critmom.experiments.comparison.plan import PLAN_FILE
 from hf_critmom.hub.errors import HubError
-from hf_critmom.storage.commands import find_secrets, shorten_paths
+from hf_critmom.storage.recorded_commands import shorten_paths
+from hf_critmom.storage.redaction import find_secrets
 from hf_critmom.storage.run_folder import RESULT_FILE
 
 _TEXT = (".md", ".json", ".yaml", ".txt", ".html", ".svg", ".jinja", ".bpe", ".model", ".spm")

@@ -40,14 +40,14 @@ class Estimate:
     Attributes:
         value: The estimate; NaN if there is none.
         standard_error: Standard error; NaN for a single value.
-        freedom: Degrees of freedom of Student's t.
+        dof: Degrees of freedom of Student's t.
         n: Number of seeds behind it.
         paired: Whether it is a mean of differences within seeds.
     """
 
     value: float
     standard_error: float
-    freedom: float
+    dof: float
     n: int
     paired: bool = True
 
@@ -60,7 +60,7 @@ class Estimate:
         if math.isnan(self.standard_error):
             return Interval(self.value, -math.inf, math.inf, self.n)
         # The upper tail, not 0.5 + confidence / 2: a level near 1 would lose its digits, and one of 1 be infinite.
-        half = float(stats.t.isf((1.0 - confidence) / 2.0, self.freedom)) * self.standard_error
+        half = float(stats.t.isf((1.0 - confidence) / 2.0, self.dof)) * self.standard_error
         half = 0.0 if self.standard_error == 0.0 else half
         return Interval(self.value, self.value - half, self.value + half, self.n)
 
@@ -89,7 +89,7 @@ class Estimate:
         distance = sign * (self.value - null)
         if self.standard_error <= _NO_SPREAD:
             return 0.0 if distance > _NO_SPREAD else 1.0
-        return float(stats.t.sf(distance / self.standard_error, self.freedom))
+        return float(stats.t.sf(distance / self.standard_error, self.dof))
 
 
 def paired_estimate(differences: np.ndarray) -> Estimate:
@@ -122,8 +122,8 @@ def welch_estimate(first: np.ndarray, second: np.ndarray) -> Estimate:
     if error <= _NO_SPREAD:
         return Estimate(value, 0.0, n - 1.0, n, paired=False)
     shares = [part / sum(parts) for part in parts]
-    freedom = 1.0 / sum(share**2 / (len(of) - 1) for share, of in zip(shares, (first, second), strict=True))
-    return Estimate(value, error, freedom, n, paired=False)
+    dof = 1.0 / sum(share**2 / (len(of) - 1) for share, of in zip(shares, (first, second), strict=True))
+    return Estimate(value, error, dof, n, paired=False)
 
 
 def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:

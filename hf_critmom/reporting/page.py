@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_critmom.reporting.page_data import by_columns, deflated
+from hf_critmom.reporting.page_data import deflate, to_columns
 from hf_critmom.reporting.tables import Table
 from hf_critmom.reporting.templates import render
 from hf_critmom.storage.files import atomic_write
 
 PAGE_FILE = "report.html"
-LARGEST_PAGE = 2_000_000
+MAX_PAGE_BYTES = 2_000_000
 """Bytes that a page should stay below."""
 
 BACKGROUNDS = {"light": "#ffffff", "dark": "#15181d"}
@@ -60,7 +60,7 @@ class Control:
         name: Name of the parameter.
         label: Label of the element.
         options: Values, with the label of each.
-        several: Whether several values can be chosen (check boxes; the parameter is a list) or one (a menu).
+        multiple: Whether several values can be chosen (check boxes; the parameter is a list) or one (a menu).
         chosen: The initial values; None: all of them, or the first.
         colors: Colour of each value, as a line beside its check box.
         dashes: Dashes of these lines, as SVG has them; empty: none.
@@ -69,7 +69,7 @@ class Control:
     name: str
     label: str
     options: Mapping[str, str]
-    several: bool = False
+    multiple: bool = False
     chosen: Sequence[str] | None = None
     colors: Mapping[str, str] = field(default_factory=dict)
     dashes: Mapping[str, str] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Control:
     def initial(self) -> list[str] | str:
         """The parameter's initial value."""
         chosen = list(self.options if self.chosen is None else self.chosen)
-        return chosen if self.several else chosen[0]
+        return chosen if self.multiple else chosen[0]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def write_page(
     """
     charts = {chart.name: chart.specification for section in sections for chart in section.charts}
     # Altair names a dataset after its content, so what several charts draw is here once.
-    datasets = {name: by_columns(rows) for chart in charts.values() for name, rows in chart.get("datasets", {}).items()}
+    datasets = {name: to_columns(rows) for chart in charts.values() for name, rows in chart.get("datasets", {}).items()}
     drawn = {"datasets": datasets, "charts": {name: _in_both_schemes(chart) for name, chart in charts.items()}}
     page = render(
         "page.html",
@@ -164,7 +164,7 @@ def write_page(
         headlines=headlines,
         sections=sections,
         script=_deflated_script() if charts else "",
-        drawn=deflated(json.dumps(drawn, allow_nan=False, separators=(",", ":"))),
+        drawn=deflate(json.dumps(drawn, allow_nan=False, separators=(",", ":"))),
         backgrounds=BACKGROUNDS,
         ink=INK,
     )
@@ -200,16 +200,16 @@ def vega_script() -> str:
 
 @functools.cache
 def _deflated_script() -> str:
-    return deflated(vega_script())
+    return deflate(vega_script())
 
 
-def readable_color(color: str, scheme: str, *, least: float = 3.0) -> str:
+def readable_color(color: str, scheme: str, *, min_contrast: float = 3.0) -> str:
     """A colour that stands out from a scheme's background: lightened or darkened until the contrast suffices.
 
     Args:
         color: Hexadecimal, such as ``#0072B2``.
         scheme: "light" or "dark".
-        least: Least contrast ratio, as WCAG 2 defines it; it requires 3 of graphics, 4.5 of text.
+        min_contrast: Smallest contrast ratio, as WCAG 2 defines it; it requires 3 of graphics, 4.5 of text.
     """
     toward = (0.0, 0.0, 0.0) if scheme == "light" else (1.0, 1.0, 1.0)
     background = _luminance(_channels(BACKGROUNDS[scheme]))
@@ -217,7 +217,7 @@ def readable_color(color: str, scheme: str, *, least: float = 3.0) -> str:
     for share in range(0, 101, 5):
         mixed = tuple(own + (goal - own) * share / 100 for own, goal in zip(channels, toward, strict=True))
         low, high = sorted((_luminance(mixed), background))
-        if (high + 0.05) / (low + 0.05) >= least:
+        if (high + 0.05) / (low + 0.05) >= min_contrast:
             break
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in mixed)
 

@@ -13,16 +13,16 @@ DIGITS = 5
 """Significant digits of the numbers that charts draw; integers keep all of theirs."""
 
 
-def deflated(text: str) -> str:
+def deflate(text: str) -> str:
     """Text deflated (RFC 1950, what browsers call "deflate"), in base64, so that nothing in it acts as HTML."""
     return base64.b64encode(zlib.compress(text.encode(), level=9)).decode()
 
 
-def by_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def to_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Rows as columns with short numbers; a field that a row lacks is None there.
 
     Example:
-        >>> by_columns([{"step": 1.0, "value": 0.1234567}, {"step": 123456.0}])
+        >>> to_columns([{"step": 1.0, "value": 0.1234567}, {"step": 123456.0}])
         {'step': [1, 123456], 'value': [0.12346, None]}
     """
     names = dict.fromkeys(name for row in rows for name in row)

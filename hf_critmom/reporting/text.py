@@ -4,7 +4,7 @@ import re
 
 from rich.markup import escape
 
-LONGEST_LABEL = 60
+MAX_LABEL_LENGTH = 60
 """Characters of a text in a figure."""
 
 
@@ -21,7 +21,7 @@ def figure_text(text: object) -> str:
         \$5 to \$10
     """
     line = _one_line(text)
-    shortened = line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
+    shortened = line if len(line) <= MAX_LABEL_LENGTH else f"{line[: MAX_LABEL_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
     return shortened.replace("$", r"\$")
 
 

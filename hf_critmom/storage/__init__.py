@@ -1,1 +1,1 @@
-"""What an experiment keeps on disk: atomic writes, locks, plans, run folders, checkpoints and the environment."""
+"""Everything experiments keep on disk, and the processes that share it: atomic writes, locks, plans, runs, workers."""

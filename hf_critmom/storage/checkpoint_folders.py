@@ -1,26 +1,26 @@
-"""Folders of checkpoints in a run's folder: which there are, and removing them; what they hold is not looked at."""
+"""Checkpoint folders in a run's output folder: listing, renaming and removing them, without reading what they hold."""
 
 import re
 import shutil
 from pathlib import Path
 
 SET_ASIDE = "incomplete-"
-"""Prefix of checkpoints that a run has skipped."""
+"""Prefix of the folders of checkpoints that a run skipped."""
 STEP = re.compile(r"checkpoint-(\d+)")
-"""Name of a checkpoint, with its step."""
+"""Folder name of a checkpoint; the group is its step."""
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of an output folder, complete or not, the oldest first."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in an output folder, complete or not, oldest first."""
     found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := STEP.fullmatch(path.name))]
     return [path for _, path in sorted(found) if path.is_dir()]
 
 
 def set_aside(skipped: list[Path]) -> None:
-    """Renames checkpoints that a run has skipped, so that the Trainer does not count them among its own.
+    """Renames checkpoints that a run skipped, so that the Trainer does not count them towards ``save_total_limit``.
 
-    It keeps the newest of its checkpoints, and would keep a damaged one rather than those that follow. Only the
-    process that trains in the folder may call this.
+    The Trainer could otherwise keep a damaged checkpoint and delete a good one in its place. Only the process that
+    trains in the folder may call this.
     """
     for checkpoint in skipped:
         target = checkpoint.with_name(SET_ASIDE + checkpoint.name)
@@ -30,18 +30,18 @@ def set_aside(skipped: list[Path]) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Removes the checkpoints of a run that is finished, those that it skipped among them."""
+    """Removes all checkpoints of a finished run, including those that it skipped."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     remove_set_aside(folder)
 
 
 def has_set_aside(folder: Path) -> bool:
-    """Whether a folder holds checkpoints that a run has skipped: see `set_aside`."""
+    """Whether a folder holds checkpoints that were renamed by `set_aside`."""
     return any(folder.glob(f"{SET_ASIDE}checkpoint-*"))
 
 
 def remove_set_aside(folder: Path) -> None:
-    """Removes them."""
+    """Removes the checkpoints that were renamed by `set_aside`."""
     for checkpoint in folder.glob(f"{SET_ASIDE}checkpoint-*"):
         shutil.rmtree(checkpoint)

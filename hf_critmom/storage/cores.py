@@ -1,4 +1,4 @@
-"""How many cores a process may use: its affinity, and the CPU quotas of its control groups."""
+"""The number of cores that a process may use, by its CPU affinity and the CPU quotas of its cgroups."""
 
 import math
 from collections.abc import Iterator
@@ -6,35 +6,35 @@ from pathlib import Path, PurePosixPath
 
 import joblib
 
-_GROUPS = Path("/proc/self/cgroup")
-_CONTROL = Path("/sys/fs/cgroup")
+_CGROUPS_FILE = Path("/proc/self/cgroup")
+_CGROUPS_MOUNT = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its CPU affinity and the quotas of its control groups are respected.
+    """The number of cores that this process may use, by its CPU affinity and the CPU quotas of its cgroups.
 
-    joblib knows of the quota that a container shows at the root of its control groups; those of a service or job of the
-    machine itself lie deeper.
+    joblib reads the quota at the root of the cgroup file system, where a container sees its own. The quota of a
+    service or batch job that runs outside of a container is set on a nested cgroup, which `cpu_quota` finds.
     """
     return max(1, math.ceil(min(float(joblib.cpu_count()), cpu_quota())))
 
 
-def cpu_quota(groups: Path = _GROUPS, control: Path = _CONTROL) -> float:
-    """Cores that the control groups of this process allow it, the narrowest of them; infinite where none does.
+def cpu_quota(groups: Path = _CGROUPS_FILE, mount: Path = _CGROUPS_MOUNT) -> float:
+    """The smallest CPU quota of this process's cgroups, in cores; infinity if none has a quota.
 
     Args:
-        groups: The file that lists its groups.
-        control: Where the file system of control groups is mounted.
+        groups: The file that lists the cgroups of the process.
+        mount: Mount point of the cgroup file system.
     """
     try:
         lines = groups.read_text().splitlines()
     except OSError:
         return math.inf
-    return min((quota for line in lines for quota in _quotas(line, control)), default=math.inf)
+    return min((quota for line in lines for quota in _quotas(line, mount)), default=math.inf)
 
 
-def _quotas(line: str, control: Path) -> Iterator[float]:
-    """The quotas that a line of the file of groups leads to: of the group, and of those that it lies in."""
+def _quotas(line: str, mount: Path) -> Iterator[float]:
+    """The quotas of the cgroup in a line of ``/proc/self/cgroup``, and of its ancestors."""
     _, controllers, path = line.split(":", 2)
     if controllers and "cpu" not in controllers.split(","):
         return
@@ -42,17 +42,15 @@ def _quotas(line: str, control: Path) -> Iterator[float]:
     group = PurePosixPath(path).relative_to("/")
     for root in dict.fromkeys(roots):
         for one in (group, *group.parents):
-            folder = control / root / one
-            if (quota := _read(folder / "cpu.max")) is not None or (
-                quota := _read(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
-            ) is not None:  # version 2
-                yield quota
+            for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # cgroup v2, v1
+                if (quota := _read(*(mount / root / one / name for name in names))) is not None:
+                    yield quota
 
 
 def _read(*files: Path) -> float | None:
-    """A quota in cores; None where there is none."""
+    """A quota in cores; None if there is none."""
     try:
         quota, period = map(float, " ".join(file.read_text() for file in files).split())
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # missing, or "max"
         return None
     return quota / period if quota > 0.0 < period else None

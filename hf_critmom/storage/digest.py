@@ -1,4 +1,4 @@
-"""Digests by which a model's weights and the files of a checkpoint are recognised."""
+"""Digests that identify a model's weights and the files of a checkpoint."""
 
 import hashlib
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def files_digest(files: Iterable[Path]) -> str:
-    """SHA-256 of files: names and contents, sorted by name."""
+    """SHA-256 of the names and contents of files, sorted by name."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         with file.open("rb") as content:

@@ -1,4 +1,4 @@
-"""What computed a result: versions of the libraries, and the machine."""
+"""The environment that a result was computed in: versions of the libraries, and the hardware."""
 
 import importlib.metadata
 import os
@@ -10,20 +10,20 @@ from accelerate import PartialState
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that compute, and the machine."""
+    """Versions of Python and of the libraries that results depend on, and the hardware."""
     names = ("hf-critmom", "transformers", "accelerate", "torch", "timm", "datasets")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"python": platform.python_version(), **found, "hardware": hardware()}
 
 
 def device_name() -> str:
-    """What this process trains on: the name of its accelerator, or the kind of its device."""
+    """The device that this process trains on: the GPU's name, or the device type."""
     device = PartialState().device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device.type)
 
 
 def hardware() -> str:
-    """The processor or accelerator that trains, for cards."""
+    """The GPUs or CPU cores that train, as a phrase for cards."""
     if PartialState().device.type == "cuda":  # not merely present: --use_cpu leaves it idle
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,7 +1,7 @@
-"""Errors about what is kept on disk, for those who raise them without reading files."""
+"""Errors about files on disk, in a module that is cheap to import."""
 
 from hf_critmom.errors import InputError
 
 
 class CheckpointError(InputError):
-    """A checkpoint that a run cannot be continued from; the message names the checkpoint and what is wrong with it."""
+    """A checkpoint cannot be used; the message names the file or folder and says what is wrong with it."""

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and the folders that they are written to."""
+"""Files that are written completely or not at all, and checks of the folders that they are written to."""
 
 import errno
 import json
@@ -25,11 +25,12 @@ except ImportError:  # Windows
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Yields a temporary file to write to, which then takes the name of ``file``: all of it appears, or nothing.
+    """Yields a temporary file to write to, which is then renamed to ``file``: all of it appears, or nothing.
 
-    The temporary file is locked meanwhile, so that `remove_partial_files` knows what a killed process has left.
+    The temporary file is locked while it is written, so that `remove_partial_files` can tell it from one that a killed
+    process left.
     """
-    # Not the process's number: machines that share the folder may have processes of the same number.
+    # Not the process id: it is not unique among the machines that share the folder.
     partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.partial{file.suffix}")
     with partial.open("xb") as lock:
         try:
@@ -39,19 +40,19 @@ def atomic_write(file: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             partial.replace(file)
         finally:
-            with suppress(OSError):  # where the folder is gone or read-only by now, the first error says so
+            with suppress(OSError):  # if the folder is gone or read-only by now, the first error says so
                 partial.unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Removes what processes that were killed while they wrote have left in a folder and the folders in it.
+    """Removes the temporary files that killed processes left in a folder and its subfolders.
 
-    Files that other processes are writing at this moment stay.
+    Those that other processes are writing at this moment stay.
     """
     for partial in folder.rglob(".*.partial*"):
         if not _PARTIAL.fullmatch(partial.name):
             continue
-        with suppress(OSError), partial.open("rb+") as file:  # another launch was quicker, or is writing it
+        with suppress(OSError), partial.open("rb+") as file:  # another launch removed it first, or is writing it
             if _lock(file):
                 partial.unlink()
 
@@ -60,7 +61,7 @@ _PARTIAL = re.compile(r"\..+\.partial(\.\w+)?")
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Locks an open file for this process; False where the system or the file system has no such locks.
+    """Locks an open file for this process; returns False if the operating or file system has no such locks.
 
     Raises:
         BlockingIOError: If another process holds the lock.
@@ -75,72 +76,71 @@ def _lock(file: BinaryIO) -> bool:
     return fcntl is not None
 
 
-LARGEST_TEXT = 256 * 2**20
-"""Bytes of the largest file of text that is read as a whole; ours are far smaller."""
+MAX_TEXT_BYTES = 256 * 2**20
+"""Largest text file that is read, in bytes; ours are far smaller."""
 
 
 def read_text(file: Path) -> str:
-    """The text of a regular file, UTF-8.
+    """Reads a regular UTF-8 text file.
 
     Raises:
-        OSError: If it cannot be read, or is a device or a pipe, which may never end.
-        ValueError: If it is larger than any such file, or not UTF-8.
+        OSError: If it cannot be read, or is a device or pipe, which may never end.
+        ValueError: If it is larger than `MAX_TEXT_BYTES`, or not UTF-8.
     """
     size = file.stat().st_size
     if not file.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file", str(file))
-    if size > LARGEST_TEXT:
-        raise ValueError(f"it has {size:,} bytes, and {LARGEST_TEXT:,} at most are read")
+    if size > MAX_TEXT_BYTES:
+        raise ValueError(f"it has {size:,} bytes, and at most {MAX_TEXT_BYTES:,} are read")
     return file.read_text(encoding="utf-8")
 
 
-def irregular_file(folder: Path) -> Path | None:
-    """A pipe, socket or device among the files of a folder, whose reading may never end; None where there is none."""
+def find_irregular_file(folder: Path) -> Path | None:
+    """Finds a pipe, socket or device in a folder, which might never end when read; None if there is none."""
     try:
         found = [path for path in folder.iterdir() if path.exists() and not (path.is_file() or path.is_dir())]
-    except OSError:  # no folder, or none that may be read: whoever reads it says so
+    except OSError:  # missing or unreadable, which whoever reads it next reports
         return None
     return min(found, default=None)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON, completely or not at all."""
+    """Writes a JSON file, completely or not at all."""
     with atomic_write(file) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def finite(value: Any) -> Any:
-    """The value with None in the place of numbers that JSON cannot hold."""
+def replace_non_finite(value: Any) -> Any:
+    """Replaces NaN and infinity, which JSON cannot hold, by None, also in dictionaries and lists."""
     if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
+        return {name: replace_non_finite(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [finite(item) for item in value]
+        return [replace_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def create_or_open_folder(
     folder: Path, kind: str, plan_file: str | None, error: type[InputError], *, write: bool
 ) -> None:
-    """Creates an output folder or opens one of the same kind; a folder with other files is refused.
-
-    Of several processes one writes.
+    """Creates an output folder, or accepts an existing one of the same kind.
 
     Args:
         folder: The folder.
-        kind: What is to be kept there, such as "comparison".
-        plan_file: Name of the file that a folder of this kind holds from the first on; None: it may hold any others.
-        error: What is raised.
-        write: Whether this process is the one that writes.
+        kind: What the folder is for, such as "comparison".
+        plan_file: Name of the file that is written first to a folder of this kind. A folder with other files but
+            without this one is refused. None: accept any folder.
+        error: Type of the error to raise.
+        write: Whether this is the process that writes; others only check the folder's name.
 
     Raises:
-        InputError: Of the type given, if it holds other files, or cannot be written.
+        InputError: Of the given type, if the folder holds other files, or cannot be written.
     """
     check_folder_name(folder, error)
     if not write:
         return
     try:
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        # Hidden ones are locks, and what another launch may just be writing.
+        # Hidden files are locks, and what another launch may be writing right now.
         others = plan_file is not None and plan_file not in names
         if others and any(not name.startswith(".") for name in names):
             raise error(f"{folder} holds files, but no {kind}: choose an empty or new --output_dir.")
@@ -154,17 +154,17 @@ def create_or_open_folder(
 
 
 def check_folder_name(folder: Path, error: type[InputError]) -> None:
-    """Refuses an output folder that cannot be one, before any work: a file, a link that leads nowhere, too long a name.
+    """Checks before any work that a path can be an output folder, and that its name holds no secret.
 
     Raises:
-        InputError: Of the type given.
+        InputError: Of the given type, if it is a file, a broken link, too long, or looks like a secret.
     """
     kinds = find_secrets(folder.name, names=False)
-    if kinds and not re.search("[0-9a-f]{40}", folder.name):  # which may be a commit
+    if kinds and not re.search("[0-9a-f]{40}", folder.name):  # that may be a commit hash
         raise error(f"--output_dir holds what looks like {' and '.join(kinds)}: choose another name.")
     try:
         with suppress(FileNotFoundError, NotADirectoryError):
-            folder.stat()  # fails where links lead in a circle, or the name is too long
+            folder.stat()  # fails if links form a loop, or the name is too long
         if folder.exists() and not folder.is_dir():
             raise error(f"{folder} is a file: --output_dir must be a folder, or not exist yet.")
         if folder.is_symlink() and not folder.exists():
@@ -178,15 +178,15 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES
 
 @contextmanager
 def explain_write_errors(folder: Path, error: type[InputError], kept: str) -> Iterator[None]:
-    """Says in one sentence that a folder could not be written.
+    """Turns a failure to write to a folder, such as a full disk, into an error of one sentence.
 
     Args:
-        folder: The folder that is written to within.
-        error: The error that is raised.
-        kept: What is kept of the work, for the sentence.
+        folder: The folder that is written to inside of the context.
+        error: Type of the error to raise.
+        kept: Which part of the work is kept, as the end of the sentence.
 
     Raises:
-        InputError: Of the type given, if it could not.
+        InputError: Of the given type, if the folder could not be written.
     """
     try:
         yield
@@ -194,17 +194,17 @@ def explain_write_errors(folder: Path, error: type[InputError], kept: str) -> It
         if not (why := why_unwritable(folder, problem)):
             raise
         raise error(
-            f"{folder} cannot be written any more ({why}): make room there, or let it be written, then repeat the "
+            f"{folder} cannot be written any more ({why}): free some space or fix its permissions, then repeat the "
             f"command; {kept}."
         ) from problem
 
 
 def why_unwritable(folder: Path, error: BaseException) -> str:
-    """Why writing to a folder failed, if that is what an error means; empty if it is another error.
+    """Why a folder could not be written, if that is what caused an error; empty for any other cause.
 
-    Where the folder is gone, any error of a file means that. A full disk reaches us as an `OSError` from Python's own
-    writing only: safetensors gives the number within its text, and torch raises a `RuntimeError` about positions in a
-    stream, upon which a file is tried.
+    If the folder is gone, every error counts. A full disk is an `OSError` only if Python itself writes: safetensors
+    puts the error number into its message, and torch raises a `RuntimeError` about positions in a stream. After one of
+    those, a test file is written.
 
     Args:
         folder: The folder that was written to.

@@ -1,4 +1,4 @@
-"""Locks of a folder, so that processes and machines that share it do not do the same work twice."""
+"""File locks, so that processes and machines that share a folder do not do the same work twice."""
 
 import errno
 import os
@@ -13,36 +13,35 @@ from hf_critmom.errors import InputError
 
 LOCKS_FOLDER = ".locks"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.ENOSYS)
-"""What a file system answers that has no locks, or none that hold, as buckets that are mounted and some NFS."""
+"""Errors of file systems without reliable locks, such as mounted buckets and some NFS servers."""
+
+_SINGLE_WRITER: ContextVar[bool] = ContextVar("single_writer", default=False)
 
 
-_ONLY_WRITER: ContextVar[bool] = ContextVar("only_writer", default=False)
-
-
-class NoFileLocks(InputError):
-    """A folder whose file system has no locks: launches that share it could do the same work twice."""
+class NoFileLocksError(InputError):
+    """A folder's file system has no file locks: launches that share it could do the same work twice."""
 
 
 @contextmanager
-def only_writer(only: bool = True) -> Iterator[None]:
-    """Within it, a folder without file locks is no error: one command alone is known to write it.
+def single_writer(single: bool = True) -> Iterator[None]:
+    """Inside of this context, missing file locks are no error, because a single command writes the folder.
 
     Args:
-        only: Whether that is known.
+        single: Whether that is known to be so.
     """
-    token = _ONLY_WRITER.set(only)
+    token = _SINGLE_WRITER.set(single)
     try:
         yield
     finally:
-        _ONLY_WRITER.reset(token)
+        _SINGLE_WRITER.reset(token)
 
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Waits for a lock of a folder, and holds it.
+    """Waits for a lock in a folder, and holds it.
 
     Raises:
-        NoFileLocks: If its file system has none.
+        NoFileLocksError: If the folder's file system has no file locks.
     """
     lock = _lock(folder, name)
     with _explain(folder):
@@ -55,22 +54,22 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def try_lock(folder: Path, name: str) -> Iterator[bool]:
-    """Tries to lock a piece of work for this launch, without waiting.
+    """Tries to acquire a lock for this launch, without waiting.
 
-    The operating system holds the lock, so that it ends with the process that took it, also with one that is killed.
-    Under several processes the main process takes it for all of them.
+    The operating system releases the lock when the process that holds it ends, even if it is killed. In a distributed
+    launch, the main process acquires the lock for all processes.
 
     Args:
         folder: The shared folder.
-        name: Name of the work.
+        name: Name of the lock.
 
     Yields:
-        Whether this launch holds the lock; False: another one does.
+        Whether this launch holds the lock; False if another one does.
 
     Raises:
-        NoFileLocks: If the folder's file system has none.
+        NoFileLocksError: If the folder's file system has no file locks.
     """
-    from accelerate import PartialState  # only where it is used: it imports torch
+    from accelerate import PartialState  # imported late, because it imports torch
 
     process, lock = PartialState(), _lock(folder, name)
     acquired = process.is_main_process and _acquire(folder, lock)
@@ -81,18 +80,18 @@ def try_lock(folder: Path, name: str) -> Iterator[bool]:
             lock.release()
 
 
-def is_locked(folder: Path, *, besides: str = "") -> bool:
-    """Whether a process holds any lock of a folder, as a launch does that works in it.
+def is_locked(folder: Path, *, ignore: str = "") -> bool:
+    """Whether any process holds a lock in a folder, as every launch does that works in it.
 
     Args:
         folder: The folder.
-        besides: Name of a lock that does not count, for instance the caller's own.
+        ignore: Name of a lock that does not count, such as the caller's own.
 
     Raises:
-        NoFileLocks: If the folder's file system has none.
+        NoFileLocksError: If the folder's file system has no file locks.
     """
     for file in (folder / LOCKS_FOLDER).glob("*.lock"):
-        if file.stem == besides:
+        if file.stem == ignore:
             continue
         lock = _file_lock(file)
         try:
@@ -101,14 +100,14 @@ def is_locked(folder: Path, *, besides: str = "") -> bool:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-            continue  # a folder that may only be read: whether somebody works in it cannot be known
+            continue  # in a read-only folder, this cannot be known
         lock.release()
     return False
 
 
 def broadcast_from_main(value: bool) -> bool:
-    """The main process's value, on every process: files may look different to the others at the same moment."""
-    from accelerate.utils import broadcast_object_list  # as above
+    """Broadcasts the main process's value, for decisions on files, which processes may see at different moments."""
+    from accelerate.utils import broadcast_object_list  # imported late, because it imports torch
 
     return bool(broadcast_object_list([value])[0])
 
@@ -120,7 +119,7 @@ def _lock(folder: Path, name: str) -> FileLock:
 
 
 def _file_lock(file: Path) -> FileLock:
-    # A lock that is a mere file would outlive a process that is killed.
+    # A soft lock, which is a mere file, would outlive a killed process.
     return FileLock(file, fallback_to_soft=False)
 
 
@@ -143,11 +142,11 @@ def _explain(folder: Path) -> Iterator[None]:
         number = getattr(error, "errno", None)
         if isinstance(error, OSError) and number not in _NO_LOCKS:
             raise
-        if _ONLY_WRITER.get():
+        if _SINGLE_WRITER.get():
             return
         why = os.strerror(number) if number else str(error)
-        raise NoFileLocks(
-            f"{folder} lies on a file system without file locks that hold ({why}), so launches that share it could "
-            "make the same run twice: choose an --output_dir on a local disk; other machines make runs for it by "
-            "--engine ray, or in folders of their own that hf-critmom merge joins."
+        raise NoFileLocksError(
+            f"{folder} is on a file system without working file locks ({why}), so launches that share it could repeat "
+            "each other's runs: choose an --output_dir on a local disk. Other machines can help with --engine ray, or "
+            "with a folder of their own, which hf-critmom merge joins."
         ) from error

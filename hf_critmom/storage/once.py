@@ -1,4 +1,4 @@
-"""Work that several launches may come to, and one of them does."""
+"""Values that several launches need, and one of them computes."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import TypeVar
 from accelerate import PartialState
 
 from hf_critmom.storage.locks import broadcast_from_main, try_lock
-from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS
+from hf_critmom.storage.run_folder import POLL_SECONDS
 
 Value = TypeVar("Value")
 
@@ -16,15 +16,18 @@ Value = TypeVar("Value")
 def compute_once(
     file: Path, *, compute: Callable[[], Value], write: Callable[[Value], object], read: Callable[[], Value]
 ) -> Value:
-    """What a file holds; if there is none it is computed and written, by one launch while the others wait.
+    """Reads a value from a file; if the file does not exist, one launch computes it first while the others wait.
 
-    A launch that dies leaves the work to the others.
+    If that launch dies, another one takes over.
 
     Args:
         file: The file, in an experiment's folder.
-        compute: Computes the value, in every process of the launch.
-        write: Stores it in the file, completely or not at all; called in the main process.
-        read: Reads it back.
+        compute: Computes the value; called in every process of the launch.
+        write: Writes the value to the file, completely or not at all; called in the main process.
+        read: Reads the value from the file.
+
+    Returns:
+        The value that `read` returns.
     """
     while not broadcast_from_main(file.exists()):
         with try_lock(file.parent, file.stem) as acquired:
@@ -35,5 +38,5 @@ def compute_once(
                         write(value)
                     PartialState().wait_for_everyone()
                 continue
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_SECONDS)
     return read()

@@ -1,4 +1,4 @@
-"""The plan of an experiment: written before the first run, compared with the request of every later command."""
+"""The plan of an experiment: written before the first run, and compared with the request of every later command."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,17 +11,17 @@ from hf_critmom.storage.files import create_or_open_folder, read_text, remove_pa
 from hf_critmom.storage.locks import locked
 
 Reconcile = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
-"""Takes the stored and the requested plan and returns the one that governs; raises where they disagree."""
+"""Takes the stored and the requested plan, and returns the one to follow; raises if they contradict each other."""
 
 
 @dataclass(frozen=True)
 class PlanFile:
-    """Where the plan of one kind of experiment lies in its folder.
+    """The file that holds the plan of one kind of experiment.
 
     Attributes:
         name: Name of the file, such as ``comparison.json``.
-        kind: What the folder then holds, such as "comparison".
-        error: The error that is raised.
+        kind: Name of the kind in messages, such as "comparison".
+        error: Type of the errors to raise.
     """
 
     name: str
@@ -29,17 +29,17 @@ class PlanFile:
     error: type[InputError]
 
     def exists(self, folder: Path) -> bool:
-        """Whether a folder holds a plan of this kind; a name that no folder can have holds none."""
+        """Whether a folder holds a plan of this kind; False for names that no folder can have."""
         try:
             return (folder / self.name).exists()
         except (OSError, ValueError):
             return False
 
     def read(self, folder: Path) -> dict[str, Any]:
-        """The plan of a folder, a JSON object.
+        """Reads the plan in a folder, a JSON object.
 
         Raises:
-            InputError: If there is none or it is damaged.
+            InputError: If it is missing or damaged.
         """
         file = folder / self.name
         try:
@@ -56,31 +56,35 @@ class PlanFile:
         return plan
 
     def write(self, folder: Path, plan: Mapping[str, Any]) -> None:
-        """Stores a plan, completely or not at all."""
+        """Writes a plan, completely or not at all."""
         write_json(folder / self.name, plan)
 
     def load_or_create(
         self, folder: Path, plan: dict[str, Any], reconcile: Reconcile, *, write: bool
     ) -> dict[str, Any]:
-        """The plan that governs a folder; a new or changed one is stored.
+        """Reconciles the requested plan with the stored one, and stores the result if it is new or changed.
 
-        Launches that begin at the same moment take turns.
+        Launches that start at the same moment take turns.
 
         Args:
-            folder: The folder; it is created if need be.
+            folder: The folder; it is created if it does not exist.
             plan: The requested plan.
-            reconcile: Called where the folder holds a plan already.
-            write: Whether this process is the one that writes.
+            reconcile: Called if the folder already holds a plan.
+            write: Whether this is the process that writes.
+
+        Returns:
+            The plan to follow.
 
         Raises:
-            InputError: If the stored plan disagrees or is damaged, the folder holds other files, or cannot be written.
+            InputError: If the stored plan contradicts the request or is damaged, or the folder holds other files or
+                cannot be written.
         """
         if self.exists(folder):
             stored = self.read(folder)
             governing = reconcile(stored, plan)
             if not write:
                 return governing
-            if governing == stored:  # like what is refused, it leaves no lock behind
+            if governing == stored:  # take no lock, which would leave a file behind
                 remove_partial_files(folder)
                 return governing
         elif not write:
@@ -90,7 +94,7 @@ class PlanFile:
         remove_partial_files(folder)
         with locked(folder, "plan"):
             if not self.exists(folder):
-                # Once more, since a launch of another kind may have been quicker.
+                # Check again: a launch of another kind may have been faster.
                 create_or_open_folder(folder, self.kind, self.name, self.error, write=True)
                 self.write(folder, plan)
                 return plan
@@ -101,16 +105,16 @@ class PlanFile:
             return governing
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON would hold it."""
+def json_roundtrip(value: Any) -> Any:
+    """Converts a value to what it would be after storing it as JSON."""
     value = getattr(value, "value", value)  # enums
     return json.loads(json.dumps(value, default=str))
 
 
 def differences(name: str, stored: Any, current: Any) -> list[str]:
-    """What two records disagree about, as "name: stored and current", names of inner values with dots.
+    """Lists where two records differ, as "name: stored and current" with dotted names of nested values.
 
-    Notes are sentences for readers: what they are about is recorded elsewhere, and a newer version may say more.
+    Values called "notes" are left out: they are sentences for readers about what other values record.
 
     Example:
         >>> differences("plan", {"lr": 0.1, "seed": 1}, {"lr": 0.2, "seed": 1})
@@ -121,4 +125,4 @@ def differences(name: str, stored: Any, current: Any) -> list[str]:
         return [
             line for key in keys for line in differences(f"{name}.{key}", stored.get(key, "-"), current.get(key, "-"))
         ]
-    return [] if plain(stored) == plain(current) else [f"{name}: {stored} and {current}"]
+    return [] if json_roundtrip(stored) == json_roundtrip(current) else [f"{name}: {stored} and {current}"]

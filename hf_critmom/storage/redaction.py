@@ -1,7 +1,7 @@
 """Secrets in text: tokens, keys and passwords, found by their form, by the name before them, or because they are known.
 
-Everything that keeps text of the user in a file passes it through `redact`; everything that publishes a file calls
-`find_secrets` first.
+Whatever stores text from the user in a file passes it through `redact`; whatever publishes a file calls `find_secrets`
+first.
 """
 
 import os
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 REDACTED = "REDACTED"
-"""Stands where a secret stood; without characters that a shell, JSON, Markdown or HTML would quote."""
+"""Replaces a secret; has no characters that a shell, JSON, Markdown or HTML would quote."""
 
 
 @dataclass(frozen=True)
 class SecretKind:
-    """A kind of secret that its form gives away.
+    """A kind of secret that is recognisable by its form.
 
     Attributes:
-        description: What it is called in sentences.
-        pattern: Matches it; where there is a group "secret", that part is the secret.
-        condition: What a match must also satisfy.
+        description: Noun phrase for messages.
+        pattern: Matches the secret, or more than it if the secret is the group "secret".
+        condition: Whether a match is really a secret.
     """
 
     description: str
@@ -30,11 +30,11 @@ class SecretKind:
     condition: Callable[[re.Match[str]], bool] = lambda match: True
 
     def is_secret(self, match: re.Match[str]) -> bool:
-        """Whether a match is a secret that was not redacted before."""
+        """Whether a match is a secret that is not redacted yet."""
         return REDACTED not in match[0] and self.condition(match)
 
     def redacted(self, match: re.Match[str]) -> str:
-        """The text of a match with its secret redacted."""
+        """The text of a match, with the secret redacted."""
         if not self.is_secret(match):
             return match[0]
         start, end = match.span("secret") if "secret" in match.re.groupindex else match.span()
@@ -42,14 +42,14 @@ class SecretKind:
 
 
 def _is_hub_token(match: re.Match[str]) -> bool:
-    """Tokens are long, or mix digits, capitals and small letters; names such as hf_critmom are and do not."""
+    """Tokens are long, or mix digits, upper and lower case, unlike names such as hf_critmom."""
     letters = match["letters"]
     mixed = all(re.search(part, letters) for part in ("[a-z]", "[A-Z]", "[0-9]"))
     return len(letters) >= 16 or (mixed and len(letters) >= 8)
 
 
 def _is_no_commit(match: re.Match[str]) -> bool:
-    """A commit has 40 hexadecimal digits as well: the word before it decides."""
+    """A commit hash has 40 hexadecimal digits, too: the word before it decides."""
     before = match.string[max(0, match.start() - 40) : match.start()].lower()
     return re.search(r"(?:commit|revision|sha1?|oid|blob|tree|resolve|head|rev|hash|@)[^a-z0-9]{0,6}$", before) is None
 
@@ -65,7 +65,7 @@ SECRET_KINDS: tuple[SecretKind, ...] = (
         _is_hub_token,
     ),
     SecretKind(
-        "a key of 40 hexadecimal digits, as Weights & Biases has them",
+        "a key of 40 hexadecimal digits, such as one of Weights & Biases",
         re.compile(r"(?<![A-Za-z0-9/_])(?:local-)?[0-9a-f]{40}(?![A-Za-z0-9])"),
         _is_no_commit,
     ),
@@ -87,11 +87,11 @@ SECRET_KINDS: tuple[SecretKind, ...] = (
         re.compile(r"\b(?:bearer|basic)\s+(?P<secret>(?=[\w.~+/=-]*\d)[\w.~+/=-]{16,})", re.IGNORECASE),
     ),
 )
-"""Secrets by their form; a new kind is a line."""
+"""Kinds of secrets; a new kind is one more entry."""
 
 
 def redact(text: str, *, known: Collection[str] = (), sentence: bool = False) -> str:
-    r"""A text with `REDACTED` in the place of everything that looks like a secret.
+    r"""Replaces everything in a text that looks like a secret by `REDACTED`.
 
     Example:
         >>> print(redact('https://user:pass@host/x?api_key=abc12345 {"hub_token": "abc"}'))
@@ -99,10 +99,10 @@ def redact(text: str, *, known: Collection[str] = (), sentence: bool = False) ->
 
     Args:
         text: The text.
-        known: Secrets that are known as such; those of the command line (`declare_secrets`) and of the environment
-            (``HF_TOKEN``, ``WANDB_API_KEY``, ...) are looked for anyway.
-        sentence: Whether the text is a sentence, in which a name such as ``--token`` has words after it, not a value,
-            unless an equals sign joins them.
+        known: Further known secrets, besides those of the command line (`declare_secrets`) and of the environment
+            (``HF_TOKEN``, ``WANDB_API_KEY``, ...).
+        sentence: Whether the text is a sentence, in which a name such as ``--token`` is followed by the next word
+            rather than by a value, unless there is an equals sign between them.
     """
     for secret in sorted({*known, *_DECLARED, *environment_secrets()}, key=len, reverse=True):
         text = text.replace(secret, REDACTED)
@@ -117,7 +117,7 @@ def redact(text: str, *, known: Collection[str] = (), sentence: bool = False) ->
 
 
 def find_secrets(text: str, *, known: Collection[str] = (), names: bool = True) -> list[str]:
-    """What kinds of secrets a text seems to hold; the secrets themselves are never said.
+    """Describes the kinds of secrets that a text seems to hold, without quoting them.
 
     Example:
         >>> find_secrets("--hub_token abc1234 https://user:pass@host")
@@ -126,14 +126,14 @@ def find_secrets(text: str, *, known: Collection[str] = (), names: bool = True) 
     Args:
         text: The text.
         known: See `redact`.
-        names: Also look for values of names such as ``hub_token`` and ``password``; not in vocabularies and program
-            text, where such a name means something else.
+        names: Whether to look for values after names such as ``hub_token`` and ``password``, too. These mean something
+            else in vocabularies and source code.
 
     Returns:
-        Descriptions such as "a Hugging Face token", each once.
+        Distinct descriptions, such as "a Hugging Face token".
     """
     secrets = {*known, *_DECLARED, *environment_secrets()}
-    found = ["a secret of this machine"] if any(secret in text for secret in secrets) else []
+    found = ["a known secret"] if any(secret in text for secret in secrets) else []
     found += [kind.description for kind in SECRET_KINDS if any(map(kind.is_secret, kind.pattern.finditer(text)))]
     if names:
         assigned = (match for match in _ASSIGNMENT.finditer(text) if _assigns_secret(match, among_sentences=True))
@@ -142,18 +142,18 @@ def find_secrets(text: str, *, known: Collection[str] = (), names: bool = True) 
 
 
 _DECLARED: set[str] = set()
-SHORTEST_SECRET = 6
-"""Characters of the shortest value that is looked for in other text: a shorter one could be any word."""
+MIN_SECRET_LENGTH = 6
+"""Length of the shortest value that is searched for in other text: a shorter one could be any word."""
 
 
 def declare_secrets(secrets: Iterable[str]) -> None:
-    """Makes secrets known to `redact` and `find_secrets` that no form gives away, such as values of ``--hub_token``."""
-    _DECLARED.update(secret for secret in secrets if len(secret) >= SHORTEST_SECRET)
+    """Makes secrets without a recognisable form, such as values of ``--hub_token``, known to this module."""
+    _DECLARED.update(secret for secret in secrets if len(secret) >= MIN_SECRET_LENGTH)
 
 
 @contextmanager
 def declared_secrets(secrets: Iterable[str]) -> Iterator[None]:
-    """While entered, secrets are known, and those that are declared within; forked processes know them, too."""
+    """Declares secrets until the end of the context, where all that were declared inside of it are forgotten, too."""
     before = set(_DECLARED)
     declare_secrets(secrets)
     try:
@@ -163,24 +163,24 @@ def declared_secrets(secrets: Iterable[str]) -> Iterator[None]:
 
 
 def environment_secrets() -> set[str]:
-    """Values of environment variables whose names say that they are secret, such as ``HF_TOKEN``."""
+    """Values of environment variables with secret names, such as ``HF_TOKEN``."""
     values = {value.strip() for name, value in os.environ.items() if is_secret_name(name)}
     return {value for value in values if re.fullmatch(r"(?![/~.])(?=.*[\d_-])[!-~]{8,}", value)}
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what goes by a name (of a flag, a variable, a key of JSON) is a secret.
+    """Whether the value of a flag, a variable or a JSON key of this name is a secret.
 
     Example:
         >>> [is_secret_name(name) for name in ("hub_token", "WANDB_API_KEY", "dbPassword", "eos_token", "max_tokens")]
         [True, True, True, False, False]
     """
-    normal = normal_name(name)
+    normal = normalize_name(name)
     return _SECRET_NAME.search(normal) is not None and _PUBLIC_NAME.search(normal) is None
 
 
 def is_secret_value(value: Any) -> bool:
-    """Whether a value could be a secret at all: no number, switch, variable or placeholder."""
+    """Whether a value can be a secret at all, rather than a number, a switch, a variable or a placeholder."""
     if not isinstance(value, str):
         return False
     bare = value.strip("\\\"'` ")
@@ -188,8 +188,8 @@ def is_secret_value(value: Any) -> bool:
     return bare.lower() not in _SWITCHES and not is_placeholder
 
 
-def normal_name(name: str) -> str:
-    """A name in small letters, its words joined by underscores."""
+def normalize_name(name: str) -> str:
+    """Converts a name to snake case."""
     return re.sub(r"[.-]", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.lstrip("-"))).lower()
 
 
@@ -200,13 +200,13 @@ _SECRET_NAME = re.compile(
     r"|(?:^|_)p(?:wd|ass)$|secrets?(?:_|$)|credentials?(?:_|$)|(?:^|_)auth(?:orization)?$|(?:^|_)cookies?$"
 )
 _PUBLIC_NAME = re.compile(
-    # Special tokens of tokenizers, shares per token, and keys that name columns.
+    # Special tokens of tokenizers, rates per token, and keys that name columns.
     r"(?:^|_)(?:bos|eos|pad|unk|sep|cls|mask|image|video|audio|boi|eoi|start|end|per|special|prefix|suffix|middle|stop"
     r"|newline|eot|eod)_token$|(?:^|_)(?:label|text|image|audio|video|sort|group|column|feature|target|primary|foreign"
     r"|dict|metric|input|output|sample|prompt|response|messages?|data|dataset|json|state|index|loss|field)_keys?$"
 )
 _COMMON_WORDS = {"key", "keys", "auth", "cookie", "cookies", "pass"}
-"""Names that are secret as flags, but mean all sorts of things in JSON and in sentences."""
+"""Names that are secret as flags, but have many other meanings in JSON and in sentences."""
 
 _ASSIGNMENT = re.compile(
     r"(?P<name>(?<![\w.-])(?:--)?(?=[a-z_])[\w.-]*?(?:token|key|cookie|auth|authorization|(?:password|passwd|passphrase"
@@ -215,20 +215,20 @@ _ASSIGNMENT = re.compile(
     r"(?P<value>\\?\"(?:[^\"\\\n]|\\[^\"\n])*\\?\"|'[^'\n]*'|\$\{\w+\}|[^\s,;&\"'`<>(){}\[\]|\\]+)",
     re.IGNORECASE,
 )
-"""``name=value``, ``"name": "value"``, ``name: value``, also with escaped quotes, and ``--name value``."""
+"""``name=value``, ``"name": "value"``, ``name: value``, all with escaped quotes or not, and ``--name value``."""
 
 
 def _assigns_secret(match: re.Match[str], *, among_sentences: bool = False) -> bool:
     """Whether an assignment gives a value to a secret.
 
     Args:
-        match: Of `_ASSIGNMENT`.
-        among_sentences: Whether a word and a colon may also be part of a sentence.
+        match: A match of `_ASSIGNMENT`.
+        among_sentences: Whether a word followed by a colon may be part of a sentence.
     """
     name, between, value = match["name"], match["between"], match["value"]
     if not is_secret_name(name) or not is_secret_value(value):
         return False
-    normal, bare = normal_name(name), value.strip("\\\"'")
+    normal, bare = normalize_name(name), value.strip("\\\"'")
     if not between.strip():  # words in a row, unless the first is a flag
         return name.startswith("--") and not value.startswith("--")
     if name.startswith("--"):

@@ -1,4 +1,4 @@
-"""How many threads a run computes with: measured before it is fixed, for another number gives other last digits."""
+"""The number of threads of each run: measured before it is fixed, because results depend on it in their last digits."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,70 +10,70 @@ from hf_critmom.errors import InputError
 from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.workers import run_in_workers
 
-LEAST_SECONDS = 0.25
-"""Of a step, below which it is made of kernels that are too small to be divided."""
-LEAST_GAIN = 1.8
-"""By how much a step has to be faster for twice as many threads; several runs at a time gain nearly twice."""
+MIN_STEP_SECONDS = 0.25
+"""Shortest training step whose kernels are large enough to be split over threads."""
+MIN_SPEEDUP = 1.8
+"""Speedup that a step needs to get twice as many threads; twice as many workers would speed up runs almost by 2."""
 
 
 def choose_threads(measure: Callable[[], float], seconds: float | None = None, *, cores: int | None = None) -> int:
-    """Threads for each run: twice as many while a step gains from that what another worker would bring.
+    """Chooses the number of threads of each run: doubles it while a step speeds up as much as with another worker.
 
-    Each measurement is made in a process of its own, since one that has computed with several threads cannot be forked.
+    Each measurement is made in its own process, because one that has computed with several threads cannot be forked.
 
     Args:
-        measure: Measures the seconds of a step.
-        seconds: What it measures with one thread, where that is known.
-        cores: Cores that may be used; None: those of this process.
+        measure: Measures the seconds of a training step.
+        seconds: The seconds of a step with one thread, if already measured.
+        cores: Number of usable cores; None: those of this process.
     """
     cores = usable_cores() if cores is None else cores
     if cores < 2:
         return 1
     threads = 1
     seconds = _measured(measure, 1) if seconds is None else seconds
-    while seconds >= LEAST_SECONDS and 2 * threads <= cores:
+    while seconds >= MIN_STEP_SECONDS and 2 * threads <= cores:
         faster = _measured(measure, 2 * threads)
-        if seconds < LEAST_GAIN * faster:
+        if seconds < MIN_SPEEDUP * faster:
             break
         threads, seconds = 2 * threads, faster
     return threads
 
 
-def settle_threads(
+def resolve_threads(
     stored: int | None,
-    wanted: int | None,
-    measure: Callable[[], float] | None,
+    requested: int | None,
+    default: Callable[[], int],
     *,
     folder: Path,
     kind: str,
     error: type[InputError],
 ) -> int:
-    """Threads that each run of an experiment computes with: those of its folder, the flag's, else as measured.
+    """The number of threads of each run: the stored one, else that of the flag, else the default.
 
     Args:
-        stored: The number that the experiment in the folder computes with, if there is one.
-        wanted: What ``--threads_per_worker`` says.
-        measure: See `choose_threads`; None: nothing is measured, and it is this process's number.
-        folder: The folder.
-        kind: What it holds, such as "repair".
-        error: What is raised.
+        stored: The number in the plan of the experiment; None if it is new.
+        requested: Value of ``--threads_per_worker``; None if the flag is not given.
+        default: Called for the number if it is neither stored nor requested; may measure it with `choose_threads`.
+        folder: The experiment's folder.
+        kind: Kind of the experiment, such as "repair".
+        error: Type of the error to raise.
 
     Raises:
-        InputError: If the flag contradicts the folder: another number of threads gives other results.
+        InputError: Of the given type, if the flag contradicts the plan.
     """
-    if stored is not None and wanted not in (None, stored):
+    if stored is not None and requested not in (None, stored):
         raise error(
-            f"The {kind} in {folder} computes with {stored} thread{'s' if stored > 1 else ''}, and another number "
-            f"gives other results: leave --threads_per_worker {wanted} out, or choose another --output_dir."
+            f"The {kind} in {folder} uses {stored} thread{'s' if stored > 1 else ''} per run, and results depend on "
+            f"that number: leave --threads_per_worker {requested} out, or choose another --output_dir."
         )
-    if stored is not None or wanted is not None:
-        return int(stored or wanted or 1)
-    return torch.get_num_threads() if measure is None else choose_threads(measure)
+    if stored is not None or requested is not None:
+        return int(stored or requested or 1)
+    return default()
 
 
 @contextmanager
-def computing_with(threads: int) -> Iterator[None]:
-    """Within it, this process computes with so many threads."""
+def torch_threads(threads: int) -> Iterator[None]:
+    """Sets torch's number of threads until the end of the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -83,12 +83,12 @@ def computing_with(threads: int) -> Iterator[None]:
 
 
 def _measured(measure: Callable[[], float], threads: int) -> float:
-    """What is measured in a process of its own with so many threads."""
+    """Measures in a separate process with the given number of threads."""
     found: list[float] = []
 
     def handle(worker: int, kind: str, *content: object) -> None:
         if kind == "measured":
             found.append(float(str(content[0])))
 
-    run_in_workers(lambda send: send("measured", measure()), workers=1, threads=threads, handle=handle)
+    run_in_workers(lambda send: send("measured", measure()), workers=1, threads=threads, on_event=handle)
     return found[0]

@@ -1,9 +1,9 @@
-"""Workers: forked processes of one command that divide its runs by their claims, as several launches do.
+"""Workers: forked processes of one command that share out its runs by file locks, as several launches do.
 
-Runs are claimed by file locks (`run_folder.run_all`), so workers need nothing of each other, and one that dies leaves
-its run to the others. They are forked, because data and code that the command has loaded are then there at once and
-shared; a pool of spawned processes would load them again, six seconds for the imports alone. A process that holds an
-accelerator cannot be forked: there a command has one worker.
+Because of the locks (see `run_folder.run_all`), workers need not communicate, and if one dies, another takes over its
+run. They are forked because they then share the code and data that the command has loaded; spawned processes would
+load them again, which takes six seconds for the imports alone. A process that uses an accelerator cannot be forked, so
+a command has one worker there.
 """
 
 import gc
@@ -23,52 +23,50 @@ from hf_critmom.errors import InputError
 from hf_critmom.storage.cores import usable_cores
 
 Send = Callable[..., None]
-"""Sends an event, of values that can be pickled, from a worker to the command."""
+"""Sends an event, which consists of picklable values, from a worker to the command."""
 
-
-MOST_WORKERS = 1000
-"""And threads of each, that anybody means."""
-
+MAX_WORKERS = 1000
+"""Largest number of workers, and of threads per worker, that is accepted."""
 
 _number: int | None = None
 
 
 def worker_number() -> int | None:
-    """Number of the worker that this process is, from 0; None in any other process."""
+    """The number of this worker, from 0; None if this process is not a worker."""
     return _number
 
 
-class WorkersDied(InputError):
-    """Every worker died before the work was done."""
+class WorkersDiedError(InputError):
+    """All workers died before the work was done."""
 
 
-def settle_workers(wanted: int | None, threads: int, work: int | None = None) -> int:
-    """Processes that work at the same time: one for each core, or as many as are wanted; never more than there is work.
+def resolve_workers(requested: int | None, threads: int, num_jobs: int | None = None) -> int:
+    """The number of workers: as requested, else as many as the usable cores allow; at most one per job.
 
     Args:
-        wanted: The number on the command line; None: none was given.
-        threads: Threads of each.
-        work: Pieces of work, where the number is known.
+        requested: Value of ``--workers``; None if the flag is not given.
+        threads: Number of threads of each worker.
+        num_jobs: Number of jobs, if it is known.
 
     Raises:
-        InputError: If one of them is no number of workers or threads.
+        InputError: If a number of workers or threads is out of range.
     """
-    for flag, value in (("workers", wanted), ("threads_per_worker", threads)):
-        if value is not None and not 1 <= value <= MOST_WORKERS:
-            raise InputError(f"--{flag} must be at least 1 and at most {MOST_WORKERS:,}, got {value:,}.")
-    workers = max(1, usable_cores() // threads) if wanted is None else wanted
-    return workers if work is None else max(1, min(workers, work))
+    for flag, value in (("workers", requested), ("threads_per_worker", threads)):
+        if value is not None and not 1 <= value <= MAX_WORKERS:
+            raise InputError(f"--{flag} must be at least 1 and at most {MAX_WORKERS:,}, got {value:,}.")
+    workers = max(1, usable_cores() // threads) if requested is None else requested
+    return workers if num_jobs is None else max(1, min(workers, num_jobs))
 
 
 def check_workers(workers: int, threads: int) -> None:
-    """Checks that a command can have workers.
+    """Checks that this process can start a number of workers.
 
     Args:
         workers: Number of workers.
-        threads: Threads of each.
+        threads: Number of threads of each.
 
     Raises:
-        InputError: If it cannot.
+        InputError: If it cannot, because of a launcher or an accelerator, or a number is below 1.
     """
     for flag, value in (("workers", workers), ("threads_per_worker", threads)):
         if value < 1:
@@ -77,13 +75,14 @@ def check_workers(workers: int, threads: int) -> None:
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            f"--workers {workers} under a launcher of several processes: these share each run, so use --workers 1."
+            f"--workers {workers} cannot be combined with a distributed launch, whose processes share each run: use "
+            "--workers 1."
         )
-    import torch  # only where it is used: workers of an engine may compute without
+    import torch  # imported late: an engine's workers may not need it
 
     if torch.cuda.is_initialized():
         raise InputError(
-            f"--workers {workers} cannot share an accelerator that this process has begun to use: use --workers 1, and "
+            f"--workers {workers} cannot share the accelerator that this process already uses: use --workers 1, and "
             "start the same command several times."
         )
 
@@ -93,25 +92,25 @@ def run_in_workers(
     *,
     workers: int,
     threads: int = 1,
-    handle: Callable[..., None] = lambda worker, *event: None,
-    forked: Callable[[], None] = lambda: None,
-    died: Callable[[int, int], None] = lambda worker, signal_number: None,
+    on_event: Callable[..., None] = lambda worker, *event: None,
+    on_forked: Callable[[], None] = lambda: None,
+    on_death: Callable[[int, int], None] = lambda worker, signal_number: None,
 ) -> None:
-    """Does the same work in several workers, and waits for all of them.
+    """Calls the same function in several workers, and waits for all of them.
 
     Args:
-        work: What each worker does; it is given a function that sends events to this process.
+        work: The function; its argument is a function that sends events to this process.
         workers: Number of workers.
-        threads: Threads that each computes with.
-        handle: Called in this process with a worker's number and each event that it sends; lines that it writes to
-            standard error are events, too: ``"said"`` and the line.
-        forked: Called in this process when all workers are there: what needs a thread may begin.
-        died: Called with the number of a worker that was killed, and the signal.
+        threads: Number of torch's threads in each.
+        on_event: Called in this process with a worker's number and each event that it sends. Each line that a worker
+            writes to standard error is an event, too: ``"said"`` and the line.
+        on_forked: Called in this process when all workers have been forked: threads may be started from now on.
+        on_death: Called in this process with the number of a worker that was killed, and the signal.
 
     Raises:
-        InputError: If the work raised one in a worker; the other workers went on first.
-        WorkersDied: If all workers were killed.
-        RuntimeError: If the work raised another error, with its traceback.
+        InputError: If the function raised one in a worker; the other workers finish first.
+        WorkersDiedError: If all workers were killed.
+        RuntimeError: If the function raised any other error; the message holds its traceback.
     """
     context = multiprocessing.get_context("fork")
     pool: dict[Connection, tuple[int, BaseProcess]] = {}
@@ -125,24 +124,24 @@ def run_in_workers(
         pool[receiver] = (number, process)
     errors: list[Exception] = []
     killed: list[int] = []
-    forked()
+    on_forked()
     try:
-        _attend(pool, handle, died, errors, killed)
+        _handle_events(pool, on_event, on_death, errors, killed)
     finally:
-        _stop(process for _, process in pool.values())
+        _stop_workers(process for _, process in pool.values())
     if errors:
         raise errors[0]
     if len(killed) == workers:
-        raise WorkersDied(
-            f"All {workers} workers were killed (signal {killed[0]}), perhaps since memory ran out: repeat the command "
-            "with fewer --workers; what is finished is kept."
+        raise WorkersDiedError(
+            f"All {workers} workers were killed (signal {killed[0]}), perhaps because memory ran out: repeat the "
+            "command with fewer --workers; what is finished is kept."
         )
 
 
-def _attend(
+def _handle_events(
     pool: dict[Connection, tuple[int, BaseProcess]],
-    handle: Callable[..., None],
-    died: Callable[[int, int], None],
+    on_event: Callable[..., None],
+    on_death: Callable[[int, int], None],
     errors: list[Exception],
     killed: list[int],
 ) -> None:
@@ -159,18 +158,18 @@ def _attend(
                 process.join()
                 if process.exitcode is not None and process.exitcode < 0:
                     killed.append(-process.exitcode)
-                    died(number, -process.exitcode)
+                    on_death(number, -process.exitcode)
                 continue
             if kind == "event":
-                handle(number, *content)
+                on_event(number, *content)
             elif kind == "refused":
                 errors.append(content)
             else:
                 errors.append(RuntimeError(f"A worker failed:\n{content}"))
 
 
-def _stop(processes: Iterable[BaseProcess]) -> None:
-    """Ends the workers that are left: first so that they can clean up, then by force."""
+def _stop_workers(processes: Iterable[BaseProcess]) -> None:
+    """Terminates the workers that are still running, and kills those that do not end within five seconds."""
     left = [process for process in processes if process.is_alive()]
     for process in left:
         process.terminate()
@@ -185,9 +184,9 @@ def _stop(processes: Iterable[BaseProcess]) -> None:
 def _work(work: Callable[[Send], None], number: int, sender: Connection, threads: int, parent: int) -> None:
     global _number
     _number = number
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the command ends its workers
-    signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the command stops its workers
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
@@ -197,8 +196,8 @@ def _work(work: Callable[[Send], None], number: int, sender: Connection, threads
         with lock:
             sender.send((kind, content))
 
-    gc.freeze()  # what was loaded before stays shared with the other workers
-    said = _relay_errors(lambda line: send("event", ("said", line)))
+    gc.freeze()  # keeps the memory of loaded objects shared with the other workers
+    finish_relay = _relay_stderr(lambda line: send("event", ("said", line)))
     try:
         work(lambda *event: send("event", event))
     except InputError as error:
@@ -206,12 +205,12 @@ def _work(work: Callable[[Send], None], number: int, sender: Connection, threads
     except Exception:
         send("failed", traceback.format_exc())
     finally:
-        said()
+        finish_relay()
         sender.close()
 
 
-def _relay_errors(send: Callable[[str], None]) -> Callable[[], None]:
-    """Sends what this process writes to standard error line by line; what is returned sends the rest."""
+def _relay_stderr(send: Callable[[str], None]) -> Callable[[], None]:
+    """Sends what this process writes to standard error, line by line; returns a function that ends that."""
     receiving, writing = os.pipe()
     sys.stderr.flush()
     os.dup2(writing, 2)
@@ -228,19 +227,19 @@ def _relay_errors(send: Callable[[str], None]) -> Callable[[], None]:
 
     def finish() -> None:
         sys.stderr.flush()
-        os.close(2)  # the end of the lines
+        os.close(2)  # ends the loop over lines
         thread.join(5.0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
     return finish
 
 
-def _leave(*_: Any) -> None:
+def _exit_on_sigterm(*_: Any) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process when the command has ended, also if that was killed."""
+def _exit_with_parent(parent: int) -> None:
+    """Exits when the command has ended, even if it was killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from hf_critmom.errors import root_message
-from hf_critmom.storage.commands import recorded_path
 from hf_critmom.storage.digest import files_digest
+from hf_critmom.storage.recorded_commands import recorded_path
 from hf_critmom.tasks.arguments import CheckpointArguments, ModelArguments
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.image_task import ImageTask

@@ -10,7 +10,7 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from hf_critmom.errors import root_message
-from hf_critmom.storage.files import irregular_file
+from hf_critmom.storage.files import find_irregular_file
 from hf_critmom.storage.redaction import find_secrets
 from hf_critmom.tasks.arguments import DTYPES, CheckpointArguments
 from hf_critmom.tasks.errors import TaskError
@@ -33,7 +33,7 @@ def load_pretrained(auto: Any, name_or_path: str, what: str, loading: Checkpoint
         raise TaskError(
             f"{name_or_path!r} holds what looks like {' and '.join(kinds)}, and names are recorded: rename it."
         )
-    if odd := irregular_file(Path(name_or_path)):
+    if odd := find_irregular_file(Path(name_or_path)):
         raise TaskError(f"{odd} is not a regular file, and reading it may never end: remove it.")
     try:
         # Left out, Transformers would ask for permission on the terminal.

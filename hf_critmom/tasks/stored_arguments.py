@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hf_critmom.storage.commands import recorded_value
 from hf_critmom.storage.files import check_folder_name
+from hf_critmom.storage.recorded_commands import recorded_value
 from hf_critmom.tasks.arguments import DataArguments
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.paths import is_file, is_folder

@@ -9,8 +9,9 @@ import torch
 from transformers import TrainingArguments
 
 from hf_critmom.errors import InputError, root_message
-from hf_critmom.storage.commands import recorded_value, redact
-from hf_critmom.storage.plan import plain
+from hf_critmom.storage.plan import json_roundtrip
+from hf_critmom.storage.recorded_commands import recorded_value
+from hf_critmom.storage.redaction import redact
 from hf_critmom.training.flags import FLAGS, check_finite, check_flags
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -73,7 +74,7 @@ def recorded_training_arguments(args: TrainingArguments) -> dict[str, Any]:
 def decisive_arguments(args: TrainingArguments) -> dict[str, Any]:
     """Training arguments that results depend on, and the total batch size, as JSON values."""
     names = [part.name for part in fields(TrainingArguments) if part.name not in FLAGS or FLAGS[part.name].recorded]
-    recorded = {name: recorded_value(plain(getattr(args, name))) for name in names}
+    recorded = {name: recorded_value(json_roundtrip(getattr(args, name))) for name in names}
     recorded["total_train_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return recorded
 
@@ -89,7 +90,7 @@ def differing_arguments(recorded: Mapping[str, Any], *, use_cpu: bool) -> dict[s
     return {
         name: value
         for name, value in recorded.items()
-        if not hasattr(defaults, name) or value != plain(getattr(defaults, name))
+        if not hasattr(defaults, name) or value != json_roundtrip(getattr(defaults, name))
     }
 
 

@@ -13,8 +13,9 @@ from transformers import Trainer
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.utils import logging
 
-from hf_critmom.storage.commands import redact, shorten_paths
 from hf_critmom.storage.files import atomic_write
+from hf_critmom.storage.recorded_commands import shorten_paths
+from hf_critmom.storage.redaction import redact
 
 logger = logging.get_logger(__name__)
 

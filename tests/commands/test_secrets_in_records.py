@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from hf_critmom.commands import main
-from hf_critmom.storage.commands import REDACTED, find_paths, find_secrets
+from hf_critmom.storage.recorded_commands import find_paths
+from hf_critmom.storage.redaction import REDACTED, find_secrets
 
 TOKEN = "hf_" + "QwErTyUiOpAsDfGhJkLzXcVbNmQwErTyUi"
 PLAIN = "Zz-not-like-a-token"

@@ -229,7 +229,7 @@ def engine(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """One worker."""
     from hf_critmom.engines import ray as engines
 
-    monkeypatch.setattr(engines, "MOST_RETRIES", 0)
+    monkeypatch.setattr(engines, "MAX_RETRIES", 0)
     engine = engines.RayEngine(None, Share(1.0, 0.0), 1, 1)
     yield engine
     engine.close()

@@ -111,4 +111,4 @@ def test_a_repair_does_not_depend_on_the_number_of_workers_and_on_one_that_dies(
     assert plan["threads"] == 1
     again = (*words[:-4], "--threads_per_worker", "2", "--output_dir", str(tmp_path / "2"))
     assert main(again) == 2
-    assert "computes with 1 thread, and another number gives other results" in capsys.readouterr().err
+    assert "uses 1 thread per run, and results depend on that number" in capsys.readouterr().err

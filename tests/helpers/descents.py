@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from hf_critmom.engines.interface import Computing, Engine, Load, Work
+from hf_critmom.engines.interface import ComputeEnvironment, Engine, Load, Work
 from hf_critmom.errors import InputError
 from hf_critmom.storage.run_folder import RunFolder
 
@@ -59,10 +59,10 @@ class Descents:
     def isolate(self) -> None:
         pass
 
-    def prepare(self, plan: float, threads: int) -> Computing:
+    def prepare(self, plan: float, threads: int) -> ComputeEnvironment:
         if not self.data.exists():
             raise InputError(f"There are no data at {self.data}: give every machine the same.")
-        return Computing("cpu", {"python": platform.python_version()})
+        return ComputeEnvironment("cpu", {"python": platform.python_version()})
 
     def execute(self, job: Descent, plan: float, folder: Path, send: Callable[..., None]) -> list[float]:
         with (self.data / "begun").open("a") as begun:
@@ -110,17 +110,17 @@ class Told:
         if kind == "finished" and len(self.events) % 10 == 0:
             self.memory.append(self._process.memory_full_info().uss)
 
-    def started(self) -> None:
+    def workers_started(self) -> None:
         pass
 
-    def died(self, worker: int, sentence: str) -> None:
+    def worker_died(self, worker: int, sentence: str) -> None:
         self.events.append(("died", sentence))
 
 
 def make(engine: Engine, folder: Path, data: Path, numbers: Iterable[int]) -> Told:
     """Has descents made by an engine."""
     descents, told = Descents(folder, data), Told()
-    engine.make(Work([Descent(number) for number in numbers], RATE, descents, descents), told)
+    engine.run(Work([Descent(number) for number in numbers], RATE, descents, descents), told)
     return told
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import results_table as table_of_results
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
-from hf_critmom.storage.files import finite
+from hf_critmom.storage.files import replace_non_finite
 from hf_critmom.storage.typed import from_json
 
 STEPS_PER_EPOCH = 10
@@ -46,7 +46,7 @@ def run_of(
 
 def result_of(run: dict[str, Any]) -> RunResult:
     """The result that result.json would hold so."""
-    return from_json(RunResult, finite({"training_log": [], **run}))
+    return from_json(RunResult, replace_non_finite({"training_log": [], **run}))
 
 
 def results_table(runs: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -26,7 +26,7 @@ BARE = (
 PRELOADED = ("transformers.trainer", "hf_critmom.experiments.comparison.script.recording")
 AFTER_TRANSFORMERS = ("transformers", "hf_critmom", "evaluate", "peft")
 """What the bare kind must not have imported."""
-SECONDS_BETWEEN_LOOKS = 1.0
+POLL_SECONDS = 1.0
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def serve(kind: str, address: str, owner: int) -> None:
     server = socket.socket(socket.AF_UNIX)
     server.bind(f"{address}.new")
     server.listen(16)
-    server.settimeout(SECONDS_BETWEEN_LOOKS)
+    server.settimeout(POLL_SECONDS)
     Path(f"{address}.new").rename(address)
     while _exists(owner):
         with suppress(TimeoutError):

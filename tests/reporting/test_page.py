@@ -12,7 +12,7 @@ from helpers.browser import needs_browser, opened, violations
 
 from hf_critmom.reporting.page import (
     BACKGROUNDS,
-    LARGEST_PAGE,
+    MAX_PAGE_BYTES,
     Chart,
     Control,
     Headline,
@@ -50,7 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"Curves of {HOSTILE}",
         paragraphs=[HOSTILE],
         controls=[
-            Control("arms", "arms", {arm: arm for arm in ARMS}, several=True, colors=ARMS),
+            Control("arms", "arms", {arm: arm for arm in ARMS}, multiple=True, colors=ARMS),
             Control("axis", "x axis", {"step": "steps", "epoch": "epochs"}),
         ],
         charts=[Chart("curves", f"Values over steps of {HOSTILE}", chart.to_dict())],
@@ -136,7 +136,7 @@ def test_a_page_fetches_nothing_and_is_small(page: Path) -> None:
     links = _Links()
     links.feed(re.sub(r"<script>.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL))
     assert [link for link in links.fetched if not link.startswith(("data:", "#"))] == []
-    assert page.stat().st_size < LARGEST_PAGE
+    assert page.stat().st_size < MAX_PAGE_BYTES
 
 
 @pytest.mark.parametrize("scheme", BACKGROUNDS)

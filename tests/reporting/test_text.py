@@ -12,7 +12,7 @@ from rich.console import Console
 from hf_critmom.reporting.tables import Table
 from hf_critmom.reporting.templates import environment
 from hf_critmom.reporting.text import (
-    LONGEST_LABEL,
+    MAX_LABEL_LENGTH,
     console_text,
     figure_text,
     markdown_block,
@@ -66,7 +66,7 @@ def test_characters_that_cannot_be_seen_are_replaced_in_every_medium(char: str) 
 
 def test_a_formula_is_none_in_markdown_and_a_long_name_leaves_room_for_a_figure() -> None:
     assert markdown_text("$5 to $10") == r"\$5 to \$10"
-    assert len(figure_text("x" * 150)) == LONGEST_LABEL and figure_text("x" * 150).endswith("\u2026")
+    assert len(figure_text("x" * 150)) == MAX_LABEL_LENGTH and figure_text("x" * 150).endswith("\u2026")
 
 
 @given(st.text())

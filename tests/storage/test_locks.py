@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_critmom.commands import main
-from hf_critmom.storage.locks import NoFileLocks, is_locked, locked, only_writer, try_lock
+from hf_critmom.storage.locks import NoFileLocksError, is_locked, locked, single_writer, try_lock
 
 
 def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
@@ -31,13 +31,13 @@ def test_a_file_system_without_locks_is_a_sentence(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     for lock in (locked, try_lock):
-        with pytest.raises(NoFileLocks, match=r"--engine ray.*hf-critmom merge"), lock(tmp_path, "run"):
+        with pytest.raises(NoFileLocksError, match=r"--engine ray.*hf-critmom merge"), lock(tmp_path, "run"):
             pass
     tiny = ("--max_train_samples", "64", "--max_eval_samples", "32", "--width", "2", "--evaluations_per_epoch", "1")
     if name == "EOPNOTSUPP":
         assert main(("compare", *tiny, "--use_cpu", "--output_dir", str(tmp_path / "out"))) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "file locks that hold (Operation not supported)" in line
+        assert "working file locks (Operation not supported)" in line
 
 
 def test_a_command_that_writes_alone_needs_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,9 +45,9 @@ def test_a_command_that_writes_alone_needs_no_locks(tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with only_writer(), locked(tmp_path, "run"), try_lock(tmp_path, "another") as acquired:
+    with single_writer(), locked(tmp_path, "run"), try_lock(tmp_path, "another") as acquired:
         assert acquired
-    with pytest.raises(NoFileLocks), locked(tmp_path, "run"):
+    with pytest.raises(NoFileLocksError), locked(tmp_path, "run"):
         pass
 
 

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_critmom.storage.commands import (
-    REDACTED,
+from hf_critmom.storage.recorded_commands import (
     find_paths,
-    find_secrets,
     recorded_arguments,
     recorded_command,
     recorded_path,
     recorded_value,
     shorten_paths,
 )
+from hf_critmom.storage.redaction import REDACTED, find_secrets
 
 SECRET = "zzTop-Secret"
 

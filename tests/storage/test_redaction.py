@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_critmom.storage import commands, redaction
+from hf_critmom.storage import recorded_commands, redaction
 from hf_critmom.storage.redaction import REDACTED, find_secrets, redact
 
 HUB_TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH"
@@ -90,12 +90,12 @@ def test_secrets_of_the_environment_are_known_in_any_form(monkeypatch: pytest.Mo
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/etc/service.json")
     monkeypatch.setenv("SOME_KEY", "momentum")
     assert redact("a=plain-looking-words.") == f"a={REDACTED}."
-    assert find_secrets("xplain-looking-wordsx") == ["a secret of this machine"]
+    assert find_secrets("xplain-looking-wordsx") == ["a known secret"]
     assert redact("momentum in /etc/service.json") == "momentum in /etc/service.json"
 
 
 def test_secrets_that_the_caller_knows_are_found() -> None:
-    assert find_secrets("abc open sesame", known={"open sesame"}) == ["a secret of this machine"]
+    assert find_secrets("abc open sesame", known={"open sesame"}) == ["a known secret"]
     assert redact("abc open sesame", known={"open sesame"}) == f"abc {REDACTED}"
 
 
@@ -121,10 +121,10 @@ def test_committed_results_hold_no_secrets_and_no_paths() -> None:
     for file in (Path(__file__).parents[2] / "model_cards").rglob("*"):
         if file.suffix in (".json", ".md", ".txt"):
             text = file.read_text()
-            assert (find_secrets(text), commands.find_paths(text)) == ([], []), file
+            assert (find_secrets(text), recorded_commands.find_paths(text)) == ([], []), file
 
 
-@pytest.mark.parametrize("module", [redaction, commands])
+@pytest.mark.parametrize("module", [redaction, recorded_commands])
 def test_examples_in_docstrings_are_right(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 

@@ -26,7 +26,7 @@ def test_runs_that_are_finished_are_not_made_again(tmp_path: Path) -> None:
             [1, 2],
             path=lambda run: Path("runs", str(run)),
             execute=execute,
-            finished=lambda run, folder, earlier: seen.append((run, earlier)),
+            on_finished=lambda run, folder, earlier: seen.append((run, earlier)),
         )
     assert made == [1, 2]
     assert seen == [(1, False), (2, False), (1, True), (2, True)]
@@ -58,7 +58,7 @@ def _launch(folder: Path, dies_in: str | None) -> None:
             os._exit(9)
         at.finish({"by": os.getpid()})
 
-    run_folder.SECONDS_BETWEEN_LOOKS = 0.05
+    run_folder.POLL_SECONDS = 0.05
     run_all(folder, ["a", "b", "c", "d"], path=lambda run: Path("runs", run), execute=execute)
 
 

@@ -5,8 +5,8 @@ import torch
 
 from hf_critmom.errors import InputError
 from hf_critmom.storage import workers
-from hf_critmom.storage.threads import choose_threads, computing_with
-from hf_critmom.storage.workers import settle_workers
+from hf_critmom.storage.threads import choose_threads, torch_threads
+from hf_critmom.storage.workers import resolve_workers
 
 
 @pytest.mark.parametrize(
@@ -36,17 +36,17 @@ def test_what_is_known_is_not_measured_again() -> None:
 @pytest.mark.parametrize(("wanted", "threads"), [(0, 1), (-3, 1), (10**9, 1), (None, 0), (2, 10**9)])
 def test_numbers_that_nobody_means_are_refused(wanted: int | None, threads: int) -> None:
     with pytest.raises(InputError, match="must be at least 1 and at most 1,000, got"):
-        settle_workers(wanted, threads, 4)
+        resolve_workers(wanted, threads, 4)
 
 
 def test_there_are_never_more_workers_than_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "usable_cores", lambda: 8)
-    assert [settle_workers(None, 1), settle_workers(None, 3), settle_workers(None, 16)] == [8, 2, 1]
-    assert [settle_workers(None, 1, 3), settle_workers(5, 1, 3), settle_workers(2, 4, 3)] == [3, 3, 2]
+    assert [resolve_workers(None, 1), resolve_workers(None, 3), resolve_workers(None, 16)] == [8, 2, 1]
+    assert [resolve_workers(None, 1, 3), resolve_workers(5, 1, 3), resolve_workers(2, 4, 3)] == [3, 3, 2]
 
 
 def test_threads_are_as_before_afterwards() -> None:
     before = torch.get_num_threads()
-    with computing_with(before + 1):
+    with torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before

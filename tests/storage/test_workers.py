@@ -13,12 +13,12 @@ import torch
 from hf_critmom.errors import InputError
 from hf_critmom.storage import run_folder
 from hf_critmom.storage.run_folder import RunFolder, run_all
-from hf_critmom.storage.workers import Send, WorkersDied, check_workers, run_in_workers, usable_cores
+from hf_critmom.storage.workers import Send, WorkersDiedError, check_workers, run_in_workers, usable_cores
 
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(run_folder, "POLL_SECONDS", 0.05)
 
 
 def divide(folder: Path, send: Send, *, dies_in: str = "", seconds: float = 0.05) -> None:
@@ -47,7 +47,7 @@ def test_results_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
         run_in_workers(
             lambda send, folder=folder: divide(folder, send),
             workers=workers,
-            handle=lambda worker, *event, events=events: events.append((worker, *event)),
+            on_event=lambda worker, *event, events=events: events.append((worker, *event)),
         )
         assert sorted(run for _, _, run in events) == list("abcdef")
         assert {worker for worker, _, _ in events} <= set(range(workers))
@@ -60,13 +60,13 @@ def test_a_worker_that_dies_leaves_its_run_to_the_others(tmp_path: Path) -> None
     run_in_workers(
         lambda send: divide(tmp_path, send, dies_in="c"),
         workers=2,
-        died=lambda worker, number: died.append(number),
+        on_death=lambda worker, number: died.append(number),
     )
     assert len(results(tmp_path)) == 6 and died == [signal.SIGKILL]
 
 
 def test_when_all_workers_die_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(WorkersDied, match=r"All 2 workers were killed \(signal 9\).*fewer --workers"):
+    with pytest.raises(WorkersDiedError, match=r"All 2 workers were killed \(signal 9\).*fewer --workers"):
         run_in_workers(lambda send: os.kill(os.getpid(), signal.SIGKILL), workers=2)
 
 

@@ -18,9 +18,9 @@ from hf_critmom.experiments.comparison.records import CLEAN, DRIFT_FILE, DriftRe
 from hf_critmom.experiments.comparison.results import read_results, writing
 from hf_critmom.storage.files import write_json
 from hf_critmom.storage.locks import locked, try_lock
-from hf_critmom.storage.run_folder import SECONDS_BETWEEN_LOOKS
-from hf_critmom.storage.threads import computing_with
-from hf_critmom.storage.workers import Send, check_workers, run_in_workers, settle_workers
+from hf_critmom.storage.run_folder import POLL_SECONDS
+from hf_critmom.storage.threads import torch_threads
+from hf_critmom.storage.workers import Send, check_workers, resolve_workers, run_in_workers
 from hf_critmom.tasks import (
     CORRUPTIONS,
     TASKS,
@@ -140,7 +140,7 @@ def measure_drift(
     names = list(dict.fromkeys((CLEAN, *corruptions)))
     threads = plan.recorded_threads or 1
     alone = process.device.type != "cpu" or process.num_processes > 1
-    workers = settle_workers(1 if alone and workers is None else workers, threads, len(names))
+    workers = resolve_workers(1 if alone and workers is None else workers, threads, len(names))
     check_workers(workers, threads)
     examples = _sample(task.test, max_samples)
     for run in runs:
@@ -160,9 +160,9 @@ def measure_drift(
                 split.isolate()
             measuring.measure_all(names, lambda name: send("progress", name))
 
-        run_in_workers(work, workers=workers, threads=threads, handle=handle)
+        run_in_workers(work, workers=workers, threads=threads, on_event=handle)
     else:
-        with computing_with(torch.get_num_threads() if process.device.type != "cpu" else threads):
+        with torch_threads(torch.get_num_threads() if process.device.type != "cpu" else threads):
             measuring.measure_all(names, progress)
     process.wait_for_everyone()
 
@@ -193,7 +193,7 @@ class _Measuring:
         while left:
             waiting = [name for name in left if not self._measured(name, progress)]
             if len(waiting) == len(left):
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(POLL_SECONDS)
             left = waiting
 
     def _measured(self, name: str, progress: Callable[[str], None]) -> bool:

@@ -104,7 +104,7 @@ def _unite(sources: Sequence[Source], output: Path) -> tuple[list[_Part], Plan, 
 def _read(source: Source) -> _Part:
     """Reads and checks a source."""
     plan = Plan.parse(Path(source.name), PLAN_FILE_FORMAT.read(source.folder))
-    if is_locked(source.folder, besides=LOCK):
+    if is_locked(source.folder, ignore=LOCK):
         raise ComparisonError(
             f"A launch is making runs of the comparison in {source.name}: merge it when that has ended, or stop it."
         )

@@ -29,7 +29,7 @@ from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
 from hf_critmom.experiments.comparison.statistics.claims import parse_claim
 from hf_critmom.storage.environment import versions
-from hf_critmom.storage.plan import plain
+from hf_critmom.storage.plan import json_roundtrip
 from hf_critmom.storage.typed import from_json
 from hf_critmom.tasks import Task, model_record, task_spec
 from hf_critmom.tasks.stored_arguments import store_arguments
@@ -78,28 +78,6 @@ def with_measured_cadence(
     # The best checkpoint is one of those at the ends of epochs, so that no other evaluation may be the best.
     training.evaluations_per_epoch = 1 if training.load_best_model_at_end else number
     return dataclasses.replace(request, training=training)
-
-
-def settle_threads(wanted: int | None, folder: Path, stored: Plan | None, otherwise: int) -> int:
-    """The threads that each run computes with: the plan's, else the flag's.
-
-    Args:
-        wanted: The flag.
-        folder: The comparison's folder.
-        stored: The plan in the folder, if there is one that it continues.
-        otherwise: What a new comparison computes with where the flag says nothing.
-
-    Raises:
-        ComparisonError: If the flag contradicts the plan: another number of threads is another run.
-    """
-    planned = None if stored is None else stored.recorded_threads
-    if planned is not None and wanted not in (None, planned):
-        raise ComparisonError(
-            f"The comparison in {folder} computes with {planned} "
-            f"thread{'s' if planned > 1 else ''}, and another number gives other results: leave --threads_per_worker "
-            f"{wanted} out, or choose another --output_dir."
-        )
-    return planned or wanted or otherwise
 
 
 def threads_are_open(request: ComparisonRequest) -> bool:
@@ -221,12 +199,12 @@ def plan_request(
     targets = comparison.targets or (stored.targets if stored is not None else task_spec(request.data).targets)
     seeds = select_seeds(comparison, request.training.seed, request.given, stored)
     return Plan(
-        task=from_json(TaskRecord, plain(task.description())),
+        task=from_json(TaskRecord, json_roundtrip(task.description())),
         model={**model_record(task, request.model), "num_parameters": num_parameters},
         arms=arms,
         seeds=seeds,
         targets=tuple(sorted(set(map(float, targets)), reverse=not task.greater_is_better)),
-        training=plain(training),
+        training=json_roundtrip(training),
         versions=versions(),
         command=request.command,
         tuning=plan_tuning(comparison, seeds, stored),

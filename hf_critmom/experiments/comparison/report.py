@@ -23,7 +23,7 @@ from hf_critmom.experiments.comparison.rendering.card import comparison_card
 from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
 from hf_critmom.experiments.comparison.results import write_table, writing
 from hf_critmom.reporting.figures import write_figures
-from hf_critmom.storage.files import atomic_write, finite
+from hf_critmom.storage.files import atomic_write, replace_non_finite
 
 
 def write_report(folder: Path) -> RenderableType:
@@ -90,7 +90,7 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
         if (one := budget.curvature) is not None
     ]
     parts = {"claims": claims, "would_decide": decides, "steps": steps, "momentum": momentum}
-    return dict(finite({**said, "command": plan.command, **parts}))
+    return dict(replace_non_finite({**said, "command": plan.command, **parts}))
 
 
 def figures_of(found: BudgetFindings) -> dict[str, Figure]:

@@ -1,12 +1,11 @@
 """Results of a comparison on disk: ``runs/ARM/seed-N/result.json`` and their collection, ``results.parquet``."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-from safetensors import SafetensorError
 
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.errors import ComparisonError
@@ -21,7 +20,7 @@ from hf_critmom.experiments.comparison.records import (
 )
 from hf_critmom.experiments.comparison.table import results_table
 from hf_critmom.experiments.comparison.tuning import Choice, choose
-from hf_critmom.storage.files import atomic_write, why_unwritable
+from hf_critmom.storage.files import atomic_write, explain_write_errors
 from hf_critmom.storage.run_folder import RESULT_FILE
 
 RESULTS_FILE = "results.parquet"
@@ -139,22 +138,9 @@ def write_table(folder: Path, table: pd.DataFrame) -> None:
         table.to_parquet(partial, index=False)
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Says in one sentence that a comparison's folder could not be written.
-
-    Raises:
-        ComparisonError: If it could not.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not (why := why_unwritable(folder, error)):
-            raise
-        raise ComparisonError(
-            f"{folder} cannot be written any more ({why}): make room there, or let it be written, then repeat the "
-            "command; the runs that are finished stay, and are not repeated."
-        ) from error
+def writing(folder: Path) -> AbstractContextManager[None]:
+    """Turns a failure to write to a comparison's folder, such as a full disk, into a `ComparisonError`."""
+    return explain_write_errors(folder, ComparisonError, "finished runs are kept, and are not repeated")
 
 
 def read_drift(folder: Path, results: Results) -> pd.DataFrame:

@@ -23,7 +23,6 @@ from hf_critmom.experiments.comparison.planning import (
     next_seed,
     plan_request,
     select_arms,
-    settle_threads,
     steps_per_epoch,
     threads_are_open,
     with_measured_cadence,
@@ -45,10 +44,10 @@ from hf_critmom.experiments.comparison.running.task_executor import TaskExecutor
 from hf_critmom.experiments.comparison.tuning import Choice
 from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.files import create_or_open_folder
-from hf_critmom.storage.locks import locked, only_writer, try_lock
+from hf_critmom.storage.locks import locked, single_writer, try_lock
 from hf_critmom.storage.run_folder import RunFolder
-from hf_critmom.storage.threads import choose_threads
-from hf_critmom.storage.workers import settle_workers
+from hf_critmom.storage.threads import choose_threads, resolve_threads
+from hf_critmom.storage.workers import resolve_workers
 from hf_critmom.tasks import build_model, check_model, load_task
 from hf_critmom.tasks.stored_arguments import check_output_folder
 
@@ -70,7 +69,7 @@ def run_comparison(request: ComparisonRequest) -> Path:
             run failed, or the folder cannot be written to any more; what is finished then stays.
         TaskError: If the data or the model cannot be used.
     """
-    with only_writer(request.engine.on_ray):  # a cluster's machines write nothing in the folder
+    with single_writer(request.engine.on_ray):  # a cluster's machines write nothing in the folder
         return _run_comparison(request)
 
 
@@ -81,8 +80,15 @@ def _run_comparison(request: ComparisonRequest) -> Path:
     check_output_folder(folder, request.data)
     stored = _stored_plan(folder)
     request = with_stored_cadence(request, stored)
-    otherwise = 1 if request.training.device.type == "cpu" else min(usable_cores(), 8)
-    threads = settle_threads(request.engine.threads_per_worker, folder, stored, otherwise)
+    default_threads = 1 if request.training.device.type == "cpu" else min(usable_cores(), 8)
+    threads = resolve_threads(
+        None if stored is None else stored.recorded_threads,
+        request.engine.threads_per_worker,
+        lambda: default_threads,
+        folder=folder,
+        kind="comparison",
+        error=ComparisonError,
+    )
     on_cpu = "use_cpu" in request.given and request.training.use_cpu
 
     def engine_of(threads: int) -> Engine:
@@ -238,9 +244,9 @@ class _Runner:
         missing = [run for run in runs if not RunFolder(self.folder / run.folder).finished()]
         jobs = [ArmRun(run, self._arm(run)) for run in missing]
         store = RunStore(self.folder)
-        with Progress(len(runs), self.watcher, workers=self.engine.workers_for(len(jobs))) as progress:
+        with Progress(len(runs), self.watcher, workers=self.engine.num_workers(len(jobs))) as progress:
             events = _Events(self, progress, runs, earlier=[run for run in runs if run not in missing])
-            self.engine.make(Work(jobs, self.plan, self.executor, store, self.plan.versions), events)
+            self.engine.run(Work(jobs, self.plan, self.executor, store, self.plan.versions), events)
             events.finish()
 
     def tuned_runs(self) -> list[Run]:
@@ -307,11 +313,11 @@ class _Events:
         else:
             self.progress.handle(worker, kind, *content)
 
-    def started(self) -> None:
+    def workers_started(self) -> None:
         """Begins to draw."""
         self.progress.start()
 
-    def died(self, worker: int, sentence: str) -> None:
+    def worker_died(self, worker: int, sentence: str) -> None:
         """Says that a worker died."""
         self.progress.worker_died(worker, sentence)
 
@@ -354,7 +360,7 @@ def _stored_plan(folder: Path) -> Plan | None:
 def _settle_workers(request: ComparisonRequest, threads: int) -> int:
     """Processes that make runs: as many as there are cores for, unless the flag says otherwise."""
     alone = request.training.device.type != "cpu" or request.training.world_size > 1
-    return settle_workers(1 if alone and request.engine.workers is None else request.engine.workers, threads)
+    return resolve_workers(1 if alone and request.engine.workers is None else request.engine.workers, threads)
 
 
 def _unfinished(folder: Path, stored: Plan, requested: Plan) -> bool:

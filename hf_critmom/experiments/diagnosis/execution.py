@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_critmom.attribution.attribution import predict
 from hf_critmom.attribution.doubtful_labels import DoubtfulLabel, find_doubtful_labels
 from hf_critmom.attribution.errors import AttributionError
-from hf_critmom.engines.interface import Computing, Load
+from hf_critmom.engines.interface import ComputeEnvironment, Load
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.plan import AttributionRequest, CheckpointSpec
 from hf_critmom.experiments.diagnosis.results import RESULTS_FILE, Result, read_results, store_result
@@ -134,7 +134,7 @@ class StudyExecutor:
         for split in self.task.splits.values():
             split.isolate()
 
-    def prepare(self, plan: dict[str, Any], threads: int) -> Computing:
+    def prepare(self, plan: dict[str, Any], threads: int) -> ComputeEnvironment:
         """Loads the data, and checks it against the settings."""
         torch.set_num_threads(threads)
         self._accelerator = Accelerator(cpu=self.args.use_cpu or not torch.accelerator.is_available())
@@ -142,7 +142,7 @@ class StudyExecutor:
             self._task = load_task_of(checkpoint, self.data, self.loading)
         planned = TaskRecord.from_description(plan["task"]).splits
         check_same_data(self._task, {name: split.sha256 for name, split in planned.items()})
-        return Computing(device_name(), versions())
+        return ComputeEnvironment(device_name(), versions())
 
     def execute(self, job: StudyJob, plan: dict[str, Any], folder: Path, send: Send) -> Result:
         """Studies a checkpoint.

@@ -104,7 +104,7 @@ def _shares_section(results: Sequence[Result]) -> Section:
                 where = {"checkpoint": result.label, "examples": display_name(name), "group": group}
                 rows.append({**where, "share": one.share, "low": low, "high": high})
     colors = dict(zip(kinds, [COLORS[place % len(COLORS)] for place in range(len(kinds))], strict=True))
-    controls = [Control("kinds", "examples", {name: name for name in kinds}, several=True, colors=colors)]
+    controls = [Control("kinds", "examples", {name: name for name in kinds}, multiple=True, colors=colors)]
     if len(results) > 1:
         controls.append(Control("checkpoint", "checkpoint", {one.label: one.label for one in results}))
     base = (

@@ -16,7 +16,7 @@ from hf_critmom.experiments.diagnosis.study import Study
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import create_or_open_folder, write_json
 from hf_critmom.storage.locks import locked
-from hf_critmom.storage.plan import plain
+from hf_critmom.storage.plan import json_roundtrip
 from hf_critmom.storage.typed import from_json, read_json
 from hf_critmom.tasks.records import TaskRecord
 from hf_critmom.training.history import read_entry
@@ -213,7 +213,7 @@ def restore_agreement(folder: Path) -> None:
     with locked(folder, "results"):
         stored, content = read_results(folder), read_json(folder / RESULTS_FILE)
         agreement = _agreement_record(stored.checkpoints, stored.all_settings)
-        if content.get("agreement") != plain(agreement):
+        if content.get("agreement") != json_roundtrip(agreement):
             write_json(folder / RESULTS_FILE, {**content, "agreement": agreement})
 
 

@@ -23,9 +23,9 @@ from hf_critmom.reporting.text import console_text
 from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import create_or_open_folder, explain_write_errors, remove_partial_files
-from hf_critmom.storage.locks import broadcast_from_main, only_writer
-from hf_critmom.storage.threads import settle_threads
-from hf_critmom.storage.workers import settle_workers
+from hf_critmom.storage.locks import broadcast_from_main, single_writer
+from hf_critmom.storage.threads import choose_threads, resolve_threads
+from hf_critmom.storage.workers import resolve_workers
 from hf_critmom.tasks import ImageTask, Task, load_checkpoint, load_task_of
 from hf_critmom.tasks.provenance import check_trained_on
 from hf_critmom.tasks.stored_arguments import check_output_folder
@@ -47,7 +47,7 @@ def run_attribution(request: AttributionRequest) -> Path:
         EngineError: If the engine is not available.
         TaskError: If the data or a checkpoint cannot be used.
     """
-    with only_writer(request.engine.on_ray):
+    with single_writer(request.engine.on_ray):
         return _run_attribution(request)
 
 
@@ -67,9 +67,9 @@ def _run_attribution(request: AttributionRequest) -> Path:
     digests = _check_checkpoints(request, task)
     jobs = [StudyJob.of(spec, digests[spec.label]) for spec in request.checkpoints]
     folder = Path(str(args.output_dir))
-    threads = _settle_threads(request, task, folder, measure=apart)
+    threads = _resolve_threads(request, task, folder, measure=apart)
     wanted = request.engine.workers if apart or request.engine.workers is not None else 1
-    workers = settle_workers(wanted, threads, len(jobs))
+    workers = resolve_workers(wanted, threads, len(jobs))
     engine = select_engine(request.engine, workers=workers, threads=threads, on_cpu=args.use_cpu)
     settings = settings_record(request, task, threads)
     store = StudyStore(folder, settings, request.command, [spec.label for spec in request.checkpoints])
@@ -86,7 +86,7 @@ def _run_attribution(request: AttributionRequest) -> Path:
                 remove_partial_files(folder)
             missing = [job for job in jobs if not store.finished(job)]
             with _Watcher(missing, len(executor.severities), shown=accelerator.is_main_process) as watcher:
-                engine.make(Work(missing, settings, executor, store, versions()), watcher)
+                engine.run(Work(missing, settings, executor, store, versions()), watcher)
             watcher.check()
     accelerator.wait_for_everyone()
     return folder
@@ -138,10 +138,10 @@ class _Watcher:
             self._say(content[0])
         self._show(completed=self._done.total())
 
-    def started(self) -> None:
+    def workers_started(self) -> None:
         """Does nothing: progress is drawn on events only."""
 
-    def died(self, worker: int, sentence: str) -> None:
+    def worker_died(self, worker: int, sentence: str) -> None:
         """Reports that a worker died."""
         self._say(sentence)
 
@@ -163,18 +163,21 @@ class _Watcher:
         self._bars.update(self._bar, refresh=True, **changes)
 
 
-def _settle_threads(request: AttributionRequest, task: Task, folder: Path, *, measure: bool) -> int:
+def _resolve_threads(request: AttributionRequest, task: Task, folder: Path, *, measure: bool) -> int:
     """Number of threads of each study: that of the attribution in the folder, else the flag's, else the measured one.
 
     Raises:
-        DiagnosisError: If the flag contradicts the folder: another number of threads gives other results.
+        DiagnosisError: If the flag contradicts the attribution in the folder.
     """
-    wanted = request.engine.threads_per_worker
+    requested = request.engine.threads_per_worker
     stored = read_results(folder).all_settings.get("threads") if (folder / RESULTS_FILE).exists() else None
     if stored is not None and (type(stored) is not int or stored < 1):
         raise DiagnosisError(f"{folder / RESULTS_FILE} is corrupt (settings.threads is {stored!r}): delete it.")
-    measured = (lambda: _pass_seconds(request, task)) if measure else None
-    return settle_threads(stored, wanted, measured, folder=folder, kind="attribution", error=DiagnosisError)
+
+    def default() -> int:
+        return choose_threads(lambda: _pass_seconds(request, task)) if measure else torch.get_num_threads()
+
+    return resolve_threads(stored, requested, default, folder=folder, kind="attribution", error=DiagnosisError)
 
 
 def _pass_seconds(request: AttributionRequest, task: Task) -> float:

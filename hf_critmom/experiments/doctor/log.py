@@ -11,8 +11,8 @@ from typing import Any
 from hf_critmom.experiments.doctor.errors import DoctorError
 from hf_critmom.experiments.doctor.settings import Settings, read_settings
 from hf_critmom.optim.damped import group_momentum
-from hf_critmom.storage.checkpoint_folders import checkpoints
-from hf_critmom.storage.files import irregular_file, read_text
+from hf_critmom.storage.checkpoint_folders import list_checkpoints
+from hf_critmom.storage.files import find_irregular_file, read_text
 
 STATE_FILE = "trainer_state.json"
 RESULT_FILE = "result.json"
@@ -99,11 +99,11 @@ def read_training(folder: Path) -> TrainingLog:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DoctorError(f"{folder} {what}: expected the output folder of a Trainer, or a checkpoint in it.")
-    for place in (folder, *checkpoints(folder)):
-        if odd := irregular_file(place):
+    for place in (folder, *list_checkpoints(folder)):
+        if odd := find_irregular_file(place):
             raise DoctorError(f"{odd} is not a regular file, and reading it may never end: remove it.")
     found = [(folder, file) for file in [folder / STATE_FILE] if file.exists()]
-    written = [checkpoint for checkpoint in checkpoints(folder) if (checkpoint / STATE_FILE).exists()]
+    written = [checkpoint for checkpoint in list_checkpoints(folder) if (checkpoint / STATE_FILE).exists()]
     found += [(checkpoint, checkpoint / STATE_FILE) for checkpoint in written[-1:]]
     if not found:
         raise DoctorError(_nothing_there(folder))

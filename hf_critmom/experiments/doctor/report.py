@@ -9,7 +9,7 @@ from rich.table import Table
 from hf_critmom.experiments.doctor.finding import Finding, State
 from hf_critmom.experiments.doctor.log import TrainingLog
 from hf_critmom.reporting.text import console_text
-from hf_critmom.storage.files import finite
+from hf_critmom.storage.files import replace_non_finite
 
 COLORS: dict[State, str] = {"fine": "green", "note": "cyan", "warning": "yellow", "cannot tell": "bright_black"}
 
@@ -28,4 +28,4 @@ def findings_table(log: TrainingLog, findings: Sequence[Finding]) -> Table:
 
 def findings_as_json(log: TrainingLog, findings: Sequence[Finding]) -> dict[str, Any]:
     """The findings for programs; numbers that are not finite are null."""
-    return finite({"run": str(log.folder), "findings": [asdict(one) for one in findings]})
+    return replace_non_finite({"run": str(log.folder), "findings": [asdict(one) for one in findings]})

@@ -9,8 +9,8 @@ from hf_critmom.optim.controls import CONSTANT_MOMENTUM
 from hf_critmom.optim.factory import OPTIMIZERS
 from hf_critmom.optim.options import parse_optim_args
 from hf_critmom.storage.checkpoints import OPTIMIZER_FILE, read_torch_file
-from hf_critmom.storage.disassembled import read_attributes
 from hf_critmom.storage.errors import CheckpointError
+from hf_critmom.storage.pickled_attributes import read_attributes
 
 Kind = Literal["sgd", "adam"]
 
@@ -161,7 +161,7 @@ def _param_group(places: list[Path]) -> tuple[Mapping[str, Any], str] | None:
     file = next((place / OPTIMIZER_FILE for place in reversed(places) if (place / OPTIMIZER_FILE).exists()), None)
     if file is None:
         return None
-    groups = read_torch_file(file, mapped=True).get("param_groups")
+    groups = read_torch_file(file, mmap=True).get("param_groups")
     if not (isinstance(groups, list) and groups and all(isinstance(group, dict) for group in groups)):
         raise CheckpointError(f"{file} does not hold the param groups of an optimizer.")
     decays = [group for group in groups if _number(group.get("weight_decay"))]

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from hf_critmom.attribution.groups import Groups, layer_groups
-from hf_critmom.engines.interface import Computing, Load
+from hf_critmom.engines.interface import ComputeEnvironment, Load
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairPlan
 from hf_critmom.experiments.repair.targets import Target
@@ -169,7 +169,7 @@ class TreatmentExecutor:
         """Gives this process its own state of the data."""
         self.material.isolate()
 
-    def prepare(self, plan: Shared, threads: int) -> Computing:
+    def prepare(self, plan: Shared, threads: int) -> ComputeEnvironment:
         """Loads network and data, and checks them against the plan."""
         torch.set_num_threads(threads)
         assert self.reload is not None
@@ -178,7 +178,7 @@ class TreatmentExecutor:
         if weights_digest(self._material.model) != plan.plan.weights:
             raise RepairError("the checkpoint has other weights there than on the machine of the command.")
         self._network = self._material.network(self.layers, self.args)
-        return Computing(device_name(), versions())
+        return ComputeEnvironment(device_name(), versions())
 
     def execute(self, job: Treat, plan: Shared, folder: Path, send: Send) -> dict[str, Any]:
         """Makes a treatment, or resumes it where it stopped."""

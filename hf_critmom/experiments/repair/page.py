@@ -84,7 +84,7 @@ def _treatments_section(repair: Repair) -> Section:
     roles, frame = list(repair.roles), pd.DataFrame(rows)
     y = alt.Y("role:N").title(None).sort(roles).axis(labelLimit=150)
     seeds = list(dict.fromkeys(frame["seed"]))
-    controls = [Control("seeds", "seeds", {seed: seed for seed in seeds}, several=True)] if len(seeds) > 1 else []
+    controls = [Control("seeds", "seeds", {seed: seed for seed in seeds}, multiple=True)] if len(seeds) > 1 else []
     chosen = alt.Chart(frame).transform_filter("indexof(seeds, datum.seed) >= 0")
     height, parameter = 36 * len(roles), alt.param(name="seeds", value=seeds)
     both = (

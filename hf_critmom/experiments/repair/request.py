@@ -14,7 +14,7 @@ from hf_critmom.experiments.repair.plan import RepairSettings
 from hf_critmom.experiments.repair.results import Repair
 from hf_critmom.experiments.repair.runner import repair_layers
 from hf_critmom.experiments.repair.scan import logged_training, training_seconds
-from hf_critmom.storage.commands import recorded_path
+from hf_critmom.storage.recorded_commands import recorded_path
 from hf_critmom.tasks import CheckpointArguments, DataArguments, Task, load_checkpoint, load_task_of
 from hf_critmom.tasks.portable_checkpoints import PortableCheckpoint
 from hf_critmom.tasks.provenance import TrainedOn, check_same_data, check_trained_on

@@ -19,7 +19,7 @@ from hf_critmom.experiments.repair.selection import CHOSEN, SELECTIONS, Choice, 
 from hf_critmom.experiments.repair.targets import Target, targets_by_role
 from hf_critmom.experiments.repair.verification import Verification
 from hf_critmom.reporting.intervals import Interval, mean_interval
-from hf_critmom.storage.files import atomic_write, finite, write_json
+from hf_critmom.storage.files import atomic_write, replace_non_finite, write_json
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.typed import RecordError, from_json, read_json
 
@@ -232,7 +232,7 @@ def read_choice(folder: Path, plan: RepairPlan) -> Choice:
 
 def write_choice(folder: Path, choice: Choice) -> None:
     """Stores the diagnosis."""
-    write_json(folder / DIAGNOSIS_FILE, finite(_json(asdict(choice))))
+    write_json(folder / DIAGNOSIS_FILE, replace_non_finite(_json(asdict(choice))))
 
 
 def read_treatment(run: Path, target: Target, seed: int) -> Treatment:
@@ -271,7 +271,7 @@ def read_labels(folder: Path) -> DoubtfulLabels:
 
 def write_record(file: Path, record: Any) -> None:
     """Stores a dataclass."""
-    write_json(file, finite(_json(asdict(record))))
+    write_json(file, replace_non_finite(_json(asdict(record))))
 
 
 def write_masks(folder: Path, masks: Mapping[str, torch.Tensor]) -> None:

@@ -45,11 +45,11 @@ from hf_critmom.experiments.repair.training import choose_masks, measure_cost
 from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import atomic_write, explain_write_errors
-from hf_critmom.storage.locks import only_writer
+from hf_critmom.storage.locks import single_writer
 from hf_critmom.storage.once import compute_once
 from hf_critmom.storage.run_folder import RunFolder
-from hf_critmom.storage.threads import computing_with, settle_threads
-from hf_critmom.storage.workers import Send, run_in_workers, settle_workers
+from hf_critmom.storage.threads import choose_threads, resolve_threads, torch_threads
+from hf_critmom.storage.workers import Send, resolve_workers, run_in_workers
 from hf_critmom.tasks.provenance import check_disjoint
 from hf_critmom.training.arguments import recorded_training_arguments
 
@@ -130,10 +130,17 @@ def repair_layers(
     _check_groups(layers, request)
     network.try_trainer(test_dataset)
     folder, process = Path(str(args.output_dir)), PartialState()
-    measure = (lambda: measure_cost(network, network.layers.names, steps=2).whole_seconds) if measure_threads else None
-    threads = settle_threads(stored_threads(folder), threads, measure, folder=folder, kind="repair", error=RepairError)
+
+    def default_threads() -> int:
+        if not measure_threads:
+            return torch.get_num_threads()
+        return choose_threads(lambda: measure_cost(network, network.layers.names, steps=2).whole_seconds)
+
+    threads = resolve_threads(
+        stored_threads(folder), threads, default_threads, folder=folder, kind="repair", error=RepairError
+    )
     roles = 1 + (len(CONTROLS) if request.controls else 0) + (request.granularity == "parameter")
-    workers = settle_workers(workers, threads, roles * request.num_seeds)
+    workers = resolve_workers(workers, threads, roles * request.num_seeds)
     made_by = select_engine(engine, workers=workers, threads=threads, on_cpu=on_cpu)
     plan = {
         "settings": request.record(),
@@ -150,7 +157,7 @@ def repair_layers(
         "command": command,
     }
     kept = "what is finished is kept, and not repeated"
-    with closing(made_by), only_writer(engine.on_ray), explain_write_errors(folder, RepairError, kept):
+    with closing(made_by), single_writer(engine.on_ray), explain_write_errors(folder, RepairError, kept):
         if not begun(folder):
             made_by.start()  # a missing engine is reported before a folder is created
         store_plan(plan, folder, _legacy_digest(model), write=process.is_main_process)
@@ -208,7 +215,7 @@ class RepairRunner:
     def _computed(self, part: Callable[[], Value]) -> Value:
         """Computes a part of the repair once; in another process if workers are forked from this one."""
         if not self.engine.forks:
-            with computing_with(self.engine.threads):
+            with torch_threads(self.engine.threads):
                 return part()
 
         def work(send: Send) -> None:
@@ -216,7 +223,7 @@ class RepairRunner:
             part()
 
         run_in_workers(
-            work, workers=1, threads=self.engine.threads, handle=lambda worker, kind, line: self.progress(line)
+            work, workers=1, threads=self.engine.threads, on_event=lambda worker, kind, line: self.progress(line)
         )
         return part()  # reads what was stored
 
@@ -283,7 +290,7 @@ class RepairRunner:
                 watcher.handle(0, "finished", job.folder, True)
             else:
                 missing.append(job)
-        self.engine.make(Work(missing, Shared(self.plan, masks), self.executor, store, self.plan.versions), watcher)
+        self.engine.run(Work(missing, Shared(self.plan, masks), self.executor, store, self.plan.versions), watcher)
         watcher.check()
         return {(job.target, job.seed): watcher.treatment(job) for job in jobs}
 
@@ -313,7 +320,7 @@ class _Watcher:
 
     def __init__(self, jobs: Sequence[Treat], folder: Path, engine: Engine, progress: Callable[[str], None]) -> None:
         self.folder, self.progress = folder, progress
-        self._alone = engine.workers_for(len(jobs)) < 2
+        self._alone = engine.num_workers(len(jobs)) < 2
         self._jobs = {job.folder: job for job in jobs}
         self._found: dict[Path, Treatment] = {}
         self._failures: list[str] = []
@@ -335,10 +342,10 @@ class _Watcher:
         elif kind == "said":
             self._say(content[0])
 
-    def started(self) -> None:
+    def workers_started(self) -> None:
         """Does nothing: no thread is needed."""
 
-    def died(self, worker: int, sentence: str) -> None:
+    def worker_died(self, worker: int, sentence: str) -> None:
         """Reports that a worker died."""
         self.progress(sentence)
 

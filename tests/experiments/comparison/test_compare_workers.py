@@ -105,8 +105,8 @@ def test_threads_are_measured_where_steps_are_long_and_stay_in_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
-    monkeypatch.setattr(threads, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(threads, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(threads, "MIN_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(threads, "MIN_SPEEDUP", 0.0)
     words = (*TINY[:-6], "--arms", "constant", "--num_seeds", "2", "--use_cpu", "--workers", "2", "--output_dir", "c")
     assert main(words) == 0
     assert json.loads(Path("c", "comparison.json").read_text())["threads"] == 2

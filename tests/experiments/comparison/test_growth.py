@@ -257,7 +257,7 @@ def test_the_trials_of_tuning_that_is_added_have_a_seed_that_no_run_had(folder: 
         (("--evaluations_per_epoch", "2"), "training.evaluations_per_epoch: - and 2"),
         (("--bf16", "true"), "training.bf16"),
         (("--margin", "0.2"), "margin: 0.1 and 0.2"),
-        (("--threads_per_worker", "3"), "computes with 1 thread, and another number gives other results"),
+        (("--threads_per_worker", "3"), "uses 1 thread per run, and results depend on that number"),
         (("--arms", "constant", "adamw", "--baseline", "adamw"), "against the baseline constant"),
         (
             (

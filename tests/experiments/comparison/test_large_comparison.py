@@ -13,7 +13,7 @@ from hf_critmom.experiments.comparison.findings.sentences import interval_of_rat
 from hf_critmom.experiments.comparison.rendering.page import write_comparison_page
 from hf_critmom.experiments.comparison.rendering.page_curves import LEAST_POINTS, MOST_EVALUATIONS, drawn_evaluations
 from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
-from hf_critmom.reporting.page import LARGEST_PAGE
+from hf_critmom.reporting.page import MAX_PAGE_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def found() -> Findings:
 
 def test_its_page_is_small_and_says_what_it_does_not_draw(found: Findings, tmp_path: Path) -> None:
     page = write_comparison_page(tmp_path, found).read_text()
-    assert len(page) < LARGEST_PAGE / 2  # several budgets share what is drawn, but have tables of their own
+    assert len(page) < MAX_PAGE_BYTES / 2  # several budgets share what is drawn, but have tables of their own
     assert "Drawn here: at most 55 evaluations of every run, evenly spaced;" in page
     for verdict in found.budgets[0].analysis.verdicts:
         assert interval_of_ratio(verdict.headlines[0].ratio, between="\n") in page

@@ -9,7 +9,7 @@ from helpers.browser import needs_browser, opened, violations
 
 from hf_critmom.experiments.diagnosis.page import write_attribution_page
 from hf_critmom.experiments.diagnosis.results import agreements_of, read_results
-from hf_critmom.reporting.page import LARGEST_PAGE, PAGE_FILE
+from hf_critmom.reporting.page import MAX_PAGE_BYTES, PAGE_FILE
 
 COMMITTED = Path(__file__).parents[3] / "model_cards" / "attribution-cifar10-constant-adamw" / "attribution.json"
 HOSTILE = "</script><script>window.hacked = true</script>"
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_browser
 def test_it_opens_without_network_and_another_checkpoint_changes_the_charts(browser: Any, folder: Path) -> None:
-    assert (folder / PAGE_FILE).stat().st_size < LARGEST_PAGE
+    assert (folder / PAGE_FILE).stat().st_size < MAX_PAGE_BYTES
     with opened(browser, folder / PAGE_FILE, scheme="dark", width=400) as (page, said):
         assert said == [] and not page.evaluate("window.hacked")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400

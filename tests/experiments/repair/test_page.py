@@ -10,7 +10,7 @@ from helpers.browser import needs_browser, opened, violations
 from hf_critmom.experiments.repair.page import write_repair_page
 from hf_critmom.experiments.repair.results import Repair, read_repair
 from hf_critmom.experiments.repair.sentences import outcome
-from hf_critmom.reporting.page import LARGEST_PAGE, PAGE_FILE
+from hf_critmom.reporting.page import MAX_PAGE_BYTES, PAGE_FILE
 
 COMMITTED = Path(__file__).parents[3] / "model_cards" / "repair-cifar10-constant"
 HOSTILE = "</script><script>window.hacked = true</script>"
@@ -31,7 +31,7 @@ def repair(tmp_path_factory: pytest.TempPathFactory) -> Repair:
 @needs_browser
 def test_it_opens_without_network_and_a_seed_changes_the_charts(browser: Any, repair: Repair) -> None:
     file = repair.folder / PAGE_FILE
-    assert file.stat().st_size < LARGEST_PAGE
+    assert file.stat().st_size < MAX_PAGE_BYTES
     with opened(browser, file, scheme="dark", width=400) as (page, said):
         assert said == [] and not page.evaluate("window.hacked")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400

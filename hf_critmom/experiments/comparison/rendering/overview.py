@@ -15,7 +15,7 @@ from hf_critmom.experiments.comparison.findings.findings import Findings, read_f
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.summaries import ArmSummary
 from hf_critmom.reporting.intervals import Interval, mean_interval
-from hf_critmom.storage.files import finite
+from hf_critmom.storage.files import replace_non_finite
 from hf_critmom.storage.redaction import redact
 
 LARGEST_FACTOR = 4.0
@@ -176,7 +176,7 @@ def _steps(summary: ArmSummary, target: float) -> float:
 def overview_as_json(overview: Overview) -> dict[str, Any]:
     """The results of several comparisons together, as JSON values."""
     return dict(
-        finite(
+        replace_non_finite(
             {
                 "baseline": overview.baseline,
                 "workloads": [

@@ -108,7 +108,7 @@ def _profile_section(overview: Overview) -> Section:
         return Section("Performance profile", ["No arm is in every task, or no task has a target that was reached."])
     dashes = {name: " ".join(map(str, dash)) for name, dash in dashes_of(arms).items() if dash[1]}
     control = Control(
-        "arms", "arms", {name: name for name in arms}, several=True, colors=colors_of(arms), dashes=dashes
+        "arms", "arms", {name: name for name in arms}, multiple=True, colors=colors_of(arms), dashes=dashes
     )
     title = "factor of the fastest arm's steps"
     chart = steps_chart(rows, arms, share=True, x_title=title, domain=(1.0, LARGEST_FACTOR), x_format=".3g", height=260)

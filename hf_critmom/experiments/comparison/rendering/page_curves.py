@@ -50,11 +50,11 @@ def curves_section(
             "arms",
             "arms",
             {name: name for name in arms},
-            several=True,
+            multiple=True,
             colors=colors_of(arms),
             dashes={name: " ".join(map(str, dash)) for name, dash in dashes_of(arms).items() if dash[1]},
         ),
-        Control("seeds", "seeds", {seed: seed for seed in seeds}, several=True),
+        Control("seeds", "seeds", {seed: seed for seed in seeds}, multiple=True),
         Control("axis", "x axis", X_AXES),
         Control("metric", "metric", {name: name.replace("_", " ") for name in metrics or [main]}),
         Control(

@@ -24,7 +24,7 @@ from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
 from hf_critmom.experiments.comparison.running.recorder import EvaluateWithinEpochs, RunRecorder, SaveAfterEvaluation
 from hf_critmom.storage.environment import versions
-from hf_critmom.storage.files import finite
+from hf_critmom.storage.files import replace_non_finite
 from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.typed import from_json
 from hf_critmom.tasks import ModelArguments, Task, build_model
@@ -314,4 +314,4 @@ def execute_run(
     del trainer
     gc.collect()
     result["wall_seconds"] = recorder.wall_seconds + time.perf_counter() - began
-    return from_json(RunResult, finite(result))
+    return from_json(RunResult, replace_non_finite(result))

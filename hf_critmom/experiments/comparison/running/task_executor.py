@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from hf_critmom.engines.interface import Computing
+from hf_critmom.engines.interface import ComputeEnvironment
 from hf_critmom.experiments.comparison.arguments import ComparisonRequest
 from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.records import RunResult
@@ -55,13 +55,13 @@ class TaskExecutor:
         for split in self.task.splits.values():
             split.isolate()
 
-    def prepare(self, plan: Plan, threads: int) -> Computing:
+    def prepare(self, plan: Plan, threads: int) -> ComputeEnvironment:
         """Loads the data, and checks that they are the plan's."""
         torch.set_num_threads(threads)
         settle_device(self.training, on_cpu=self.only_cpu)
         self._task = load_task(self.data, self.model)
         check_same_data(self._task, {name: split.sha256 for name, split in plan.task.splits.items()})
-        return Computing(device_name(), versions())
+        return ComputeEnvironment(device_name(), versions())
 
     def execute(self, job: ArmRun, plan: Plan, folder: Path, send: Send) -> RunResult:
         """Makes a run; the first seed's are measured where the request asks for it."""

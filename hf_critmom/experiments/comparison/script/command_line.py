@@ -19,16 +19,10 @@ import yaml
 
 from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.storage.commands import (
-    recorded_arguments,
-    recorded_value,
-    redact,
-    secret_arguments,
-    secret_values,
-)
 from hf_critmom.storage.digest import files_digest
 from hf_critmom.storage.files import read_text
-from hf_critmom.storage.redaction import declare_secrets
+from hf_critmom.storage.recorded_commands import recorded_arguments, recorded_value, secret_arguments, secret_values
+from hf_critmom.storage.redaction import declare_secrets, redact
 
 REFUSED = {
     "push_to_hub": "every run would be pushed: hf-critmom push DIR REPO_ID pushes the comparison when it is made",

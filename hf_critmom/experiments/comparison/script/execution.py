@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hf_critmom.engines.interface import Computing
+from hf_critmom.engines.interface import ComputeEnvironment
 from hf_critmom.errors import InputError
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.failures import FAILURE_FILE, keep_lines
@@ -24,7 +24,7 @@ from hf_critmom.experiments.comparison.script.recording import TRAINER_STATE_FIL
 from hf_critmom.experiments.comparison.script.rehearsal import check_metric
 from hf_critmom.storage.checkpoints import last_complete_checkpoint
 from hf_critmom.storage.environment import device_name, versions
-from hf_critmom.storage.files import finite
+from hf_critmom.storage.files import replace_non_finite
 from hf_critmom.storage.plan import differences
 from hf_critmom.storage.typed import from_json
 from hf_critmom.storage.workers import Send
@@ -59,7 +59,7 @@ class ScriptRuns:
     def isolate(self) -> None:
         """Nothing is shared: a run has processes of its own."""
 
-    def prepare(self, plan: Plan, threads: int) -> Computing:
+    def prepare(self, plan: Plan, threads: int) -> ComputeEnvironment:
         """Checks that the script is there, and that it is the plan's."""
         torch.set_num_threads(threads)
         self.script.check()
@@ -69,7 +69,7 @@ class ScriptRuns:
                 f"{self.script.title} is another script there than in the plan ({different}): give every machine the "
                 "same one."
             )
-        return Computing(device_name(), versions())
+        return ComputeEnvironment(device_name(), versions())
 
     def execute(self, job: ArmRun, plan: Plan, folder: Path, send: Send) -> RunResult:
         """Makes a run from where it stopped, see `Executor`."""
@@ -150,7 +150,7 @@ def read_log(folder: Path) -> list[dict[str, float | None]]:
         elif "momentum" in record:
             damping = {name: value for name, value in numbers.items() if name.startswith(_DAMPING)}
             records[step] = {**records.get(step, {"step": step}), **damping}
-    return [dict(finite(record)) for _, record in sorted(records.items()) if "loss" in record]
+    return [dict(replace_non_finite(record)) for _, record in sorted(records.items()) if "loss" in record]
 
 
 def run_result(
@@ -200,4 +200,4 @@ def run_result(
         "pairing": dict(recording.pairing),
         **recording.summary,
     }
-    return from_json(RunResult, finite(result))
+    return from_json(RunResult, replace_non_finite(result))

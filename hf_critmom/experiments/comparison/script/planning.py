@@ -21,7 +21,7 @@ from hf_critmom.experiments.comparison.planning import (
 from hf_critmom.experiments.comparison.records import RunResult, TaskRecord
 from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
 from hf_critmom.experiments.comparison.script.instructions import Recording
-from hf_critmom.storage.commands import recorded_value
+from hf_critmom.storage.recorded_commands import recorded_value
 from hf_critmom.storage.typed import from_json
 from hf_critmom.training.arguments import differing_arguments
 

@@ -30,7 +30,7 @@ from hf_critmom.storage.files import atomic_write
 from hf_critmom.storage.redaction import redact
 from hf_critmom.storage.typed import RecordError
 
-SECONDS_BETWEEN_LOOKS = 0.1
+POLL_SECONDS = 0.1
 SECONDS_TO_END = 5.0
 _BYTES_AT_ONCE = 2**22
 KEPT_LINES = 30
@@ -193,7 +193,7 @@ class ScriptRun:
                     tell("line", lines[-1].strip())
                 if status is not None:
                     return status
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(POLL_SECONDS)
 
     def _recorded(self, status: int) -> Recording:
         """What was recorded of a run that has ended."""

@@ -24,7 +24,7 @@ from hf_critmom.experiments.comparison.script.fingerprints import batch_fingerpr
 from hf_critmom.experiments.comparison.script.instructions import RECORDING_FILE, Instructions, append_event
 from hf_critmom.storage.checkpoint_folders import remove_checkpoints
 from hf_critmom.storage.environment import versions
-from hf_critmom.storage.files import finite, write_json
+from hf_critmom.storage.files import replace_non_finite, write_json
 from hf_critmom.storage.redaction import is_secret_name, is_secret_value
 from hf_critmom.training.arguments import decisive_arguments
 from hf_critmom.training.callbacks.divergence import StopWhenDiverged, has_diverged
@@ -287,7 +287,9 @@ class ScriptRecorder(RunRecorder):
         self.evaluation_seconds = measured.get("eval_runtime", self.evaluation_seconds)
         if state.is_world_process_zero and self.evaluations:
             self._record(args, state)
-            self.session.tell("evaluated", float(state.epoch or 0.0), finite(self.evaluations[-1]), at_once=True)
+            self.session.tell(
+                "evaluated", float(state.epoch or 0.0), replace_non_finite(self.evaluations[-1]), at_once=True
+            )
 
     def on_predict(
         self,
@@ -359,7 +361,7 @@ class ScriptRecorder(RunRecorder):
             "evaluation_seconds": self.evaluation_seconds,
             "summary": self.summary(),
         }
-        write_json(self.session.folder / RECORDING_FILE, finite(recorded))
+        write_json(self.session.folder / RECORDING_FILE, replace_non_finite(recorded))
 
 
 def _conditions(trainer: "Trainer", args: TrainingArguments, state: TrainerState) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
-from hf_critmom.experiments.comparison.planning import select_arms, settle_threads
+from hf_critmom.experiments.comparison.planning import select_arms
 from hf_critmom.experiments.comparison.records import LARGEST_SEED, RunResult
 from hf_critmom.experiments.comparison.results import writing
 from hf_critmom.experiments.comparison.runner import make_runs, with_settings
@@ -34,8 +34,9 @@ from hf_critmom.experiments.comparison.script.planning import (
 from hf_critmom.experiments.comparison.script.processes import RunFailed
 from hf_critmom.experiments.comparison.script.rehearsal import rehearse
 from hf_critmom.storage.files import create_or_open_folder, write_json
-from hf_critmom.storage.locks import LOCKS_FOLDER, locked, only_writer, try_lock
+from hf_critmom.storage.locks import LOCKS_FOLDER, locked, single_writer, try_lock
 from hf_critmom.storage.run_folder import RESULT_FILE
+from hf_critmom.storage.threads import resolve_threads
 from hf_critmom.storage.typed import RecordError, from_json, read_json
 from hf_critmom.storage.workers import check_workers, usable_cores
 
@@ -55,7 +56,7 @@ def run_script_comparison(request: ScriptRequest) -> Path:
         ComparisonError: If the script cannot be compared, the folder holds a comparison under other conditions, a run
             failed, or the folder cannot be written to any more; what is finished then stays.
     """
-    with only_writer(request.engine.on_ray):
+    with single_writer(request.engine.on_ray):
         return _run_script_comparison(request)
 
 
@@ -98,7 +99,14 @@ def _settle_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tupl
             stored = None if alone else stored
     if stored is not None and not stored.task.is_script:
         raise ComparisonError(f"{folder} holds a comparison on {stored.task.name}: choose another --output_dir.")
-    threads = settle_threads(request.engine.threads_per_worker, folder, stored, max(1, usable_cores() // workers))
+    threads = resolve_threads(
+        None if stored is None else stored.recorded_threads,
+        request.engine.threads_per_worker,
+        lambda: max(1, usable_cores() // workers),
+        folder=folder,
+        kind="comparison",
+        error=ComparisonError,
+    )
     check_workers(workers, threads)
     own = str(script.value("optim") or "adamw_torch")
     arms = select_arms(comparison, folder, stored, arms_for(own), DEFAULT_SCRIPT_ARMS)

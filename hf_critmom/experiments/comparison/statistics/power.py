@@ -36,11 +36,11 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
     spread = estimate.standard_error * math.sqrt(estimate.n)
 
     def power(seeds: int) -> float:
-        error, freedom = spread / math.sqrt(seeds), seeds - 1.0
+        error, dof = spread / math.sqrt(seeds), seeds - 1.0
         # What the look may spend, which its level is not below: the looks before it have spent some of it already.
         level, level_within = (spent(seeds, looks.last, of) - before(of) for of in (alpha, alpha_within))
-        different = power_of_difference(estimate.value, error, freedom, level)
-        within = power_of_equivalence(estimate.value, error, freedom, level_within, margin)
+        different = power_of_difference(estimate.value, error, dof, level)
+        within = power_of_equivalence(estimate.value, error, dof, level_within, margin)
         return max(different, within)
 
     def before(alpha: float) -> float:
@@ -58,26 +58,26 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
     return high
 
 
-def power_of_difference(true: float, error: float, freedom: float, level: float) -> float:
+def power_of_difference(true: float, error: float, dof: float, level: float) -> float:
     """Probability that a two-sided t test at a level finds a difference.
 
     Args:
         true: The true difference.
         error: Standard error of its estimate.
-        freedom: Degrees of freedom.
+        dof: Degrees of freedom.
         level: Level of the test.
     """
     if level <= 0.0:
         return 0.0
     if error == 0.0:
         return float(true != 0.0)
-    critical, shift = float(stats.t.isf(level / 2.0, freedom)), abs(true) / error
+    critical, shift = float(stats.t.isf(level / 2.0, dof)), abs(true) / error
     if shift > 1e3:  # beyond what the noncentral distribution is computed for
         return float(shift > critical)
-    return float(stats.nct.sf(critical, freedom, shift))
+    return float(stats.nct.sf(critical, dof, shift))
 
 
-def power_of_equivalence(true: float, error: float, freedom: float, level: float, margin: float) -> float:
+def power_of_equivalence(true: float, error: float, dof: float, level: float, margin: float) -> float:
     """Probability that two one-sided t tests find a difference within a margin; slightly understated.
 
     It is the sum of the two tests' powers less 1, which is what both of them reject with at the least (exact as soon as
@@ -86,7 +86,7 @@ def power_of_equivalence(true: float, error: float, freedom: float, level: float
     Args:
         true: The true difference.
         error: Standard error of its estimate.
-        freedom: Degrees of freedom.
+        dof: Degrees of freedom.
         level: Twice the level of each of the tests.
         margin: The margin.
     """
@@ -94,9 +94,9 @@ def power_of_equivalence(true: float, error: float, freedom: float, level: float
         return 0.0
     if error == 0.0:
         return float(abs(true) < margin)
-    critical = float(stats.t.isf(min(level, 1.0) / 2.0, freedom))
+    critical = float(stats.t.isf(min(level, 1.0) / 2.0, dof))
     powers = []
     for distance in (margin - true, margin + true):
         shift = distance / error
-        powers.append(float(shift > critical) if abs(shift) > 1e3 else float(stats.nct.sf(critical, freedom, shift)))
+        powers.append(float(shift > critical) if abs(shift) > 1e3 else float(stats.nct.sf(critical, dof, shift)))
     return max(sum(powers) - 1.0, 0.0)

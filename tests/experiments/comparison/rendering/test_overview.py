@@ -15,7 +15,7 @@ from hf_critmom.commands import main
 from hf_critmom.experiments.comparison.rendering.overview import Overview, read_overview
 from hf_critmom.experiments.comparison.rendering.overview_page import write_overview
 from hf_critmom.reporting.intervals import mean_interval
-from hf_critmom.reporting.page import LARGEST_PAGE, PAGE_FILE
+from hf_critmom.reporting.page import MAX_PAGE_BYTES, PAGE_FILE
 
 CARDS = Path(__file__).parents[4] / "model_cards"
 FOLDERS = [CARDS / "digits-resnet18-w16", CARDS / "cifar10-vit-20000images"]
@@ -83,7 +83,7 @@ def test_the_page_opens_without_network_and_takes_foreign_names_as_text(browser:
     plan["task"]["name"] = hostile
     (tmp_path / FOLDERS[0].name / "comparison.json").write_text(json.dumps(plan))
     write_overview(read_overview([tmp_path / folder.name for folder in FOLDERS]), tmp_path / "all")
-    assert (tmp_path / "all" / PAGE_FILE).stat().st_size < LARGEST_PAGE
+    assert (tmp_path / "all" / PAGE_FILE).stat().st_size < MAX_PAGE_BYTES
     with opened(browser, tmp_path / "all" / PAGE_FILE, width=400) as (page, said):
         assert said == [] and not page.evaluate("window.hacked") and violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 400

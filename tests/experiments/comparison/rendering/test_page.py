@@ -11,7 +11,7 @@ from helpers.browser import needs_browser, opened, violations
 from hf_critmom.experiments.comparison import write_report
 from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.rendering.page import missing_in_words
-from hf_critmom.reporting.page import LARGEST_PAGE, PAGE_FILE
+from hf_critmom.reporting.page import MAX_PAGE_BYTES, PAGE_FILE
 
 COMMITTED = Path(__file__).parents[4] / "model_cards" / "digits-resnet18-w16"
 HOSTILE = "digits</script><script>window.hacked = true</script>"
@@ -32,7 +32,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_one_small_file(comparison: Path) -> None:
-    assert 0 < (comparison / PAGE_FILE).stat().st_size < LARGEST_PAGE
+    assert 0 < (comparison / PAGE_FILE).stat().st_size < MAX_PAGE_BYTES
 
 
 def test_an_unfinished_comparison_says_what_is_missing(comparison: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def seen(devices: Devices) -> dict[int, str | None]:
     run_in_workers(
         lambda send: send("seen", devices.environment().get(VISIBLE)),
         workers=devices.workers,
-        handle=lambda worker, kind, names: found.update({worker: names}),
+        on_event=lambda worker, kind, names: found.update({worker: names}),
     )
     return found
 

@@ -1,8 +1,8 @@
-"""Attributes of a pickled object, read from the pickle's instructions without executing any of them.
+"""Attributes of a pickled object, read from the pickle's opcodes without executing any of them.
 
-`training_args.bin` of a Trainer pickles an object of whatever class the script had, so unpickling it would import and
-run foreign code. Here the instructions are only disassembled: plain values are taken as they stand, and whatever a
-program would have to be called for becomes an `Opaque`, which holds the arguments of the call.
+A Trainer's ``training_args.bin`` pickles an object of whatever class the script used, so unpickling it would import
+and run code that is not ours. Here the opcodes are only disassembled: plain values are taken as they are, and whatever
+needs an import or a call becomes an `Opaque`, which holds the arguments of the call.
 """
 
 import pickletools
@@ -14,17 +14,17 @@ from typing import Any
 
 from hf_critmom.storage.errors import CheckpointError
 
-LARGEST = 2**20
-"""Bytes of a pickle that are read; training arguments take about 4,000."""
+MAX_PICKLE_BYTES = 2**20
+"""Largest pickle that is read, in bytes; pickled training arguments have about 4,000."""
 
 
 @dataclass(eq=False)
 class Opaque:
-    """What only executing a pickle would make: an object, by the arguments of the call that makes it.
+    """An object that only executing the pickle could create.
 
     Attributes:
-        arguments: The arguments.
-        state: What its attributes are set from, if they are.
+        arguments: Arguments of the call that would create it.
+        state: The state that its attributes would be set from; None if there is none.
     """
 
     arguments: Any = ()
@@ -32,24 +32,24 @@ class Opaque:
 
 
 def read_attributes(file: Path, names: Container[str]) -> dict[str, Any]:
-    """Plain attributes of the object that `torch.save` has written to a file; nothing in the file is executed.
+    """Reads plain attributes of the object that `torch.save` wrote to a file, without executing anything in the file.
 
     Args:
         file: The file.
-        names: Names of the attributes. Others, which may be secrets, are not returned.
+        names: Names of the attributes to return; others may be secrets.
 
     Returns:
-        Numbers, texts and None by name; an enumeration's member stands for its value. Attributes of other kinds are
-        left out.
+        Numbers, strings and None by attribute name; enum members as their values. Attributes of other types are left
+        out.
 
     Raises:
-        CheckpointError: If the file cannot be read, or holds no object with attributes.
+        CheckpointError: If the file cannot be read, or does not hold an object with attributes.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            if archive.getinfo(name).file_size > LARGEST:
-                raise ValueError(f"it is larger than {LARGEST:,} bytes")
+            if archive.getinfo(name).file_size > MAX_PICKLE_BYTES:
+                raise ValueError(f"it is larger than {MAX_PICKLE_BYTES:,} bytes")
             found = _disassemble(archive.read(name))
     except StopIteration:
         raise CheckpointError(f"{file} cannot be read (it holds no pickle).") from None
@@ -57,19 +57,19 @@ def read_attributes(file: Path, names: Container[str]) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read ({type(error).__name__}: {error}).") from None
     state = found.state if isinstance(found, Opaque) else None
     if not isinstance(state, dict):
-        raise CheckpointError(f"{file} holds no object with attributes.")
+        raise CheckpointError(f"{file} does not hold an object with attributes.")
     values = {name: _member_value(value) for name, value in state.items() if name in names}
     return {name: value for name, value in values.items() if isinstance(value, str | int | float | None)}
 
 
 def _member_value(value: Any) -> Any:
-    """The value of an enumeration's member, which is made from it alone; anything else as it is."""
+    """Unwraps an enum member, which is created from its value alone; other values stay as they are."""
     alone = isinstance(value, Opaque) and isinstance(value.arguments, tuple) and len(value.arguments) == 1
     return value.arguments[0] if alone else value
 
 
 def _disassemble(pickled: bytes) -> Any:
-    """What a pickle's instructions build, with an `Opaque` wherever they import or call something."""
+    """The object that a pickle describes, with an `Opaque` for everything that is imported or called."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     mark = object()
@@ -129,10 +129,10 @@ def _disassemble(pickled: bytes) -> Any:
         elif name == "BINPERSID":
             stack[-1] = Opaque()
         elif argument is not None and instruction.stack_before == [] and len(instruction.stack_after) == 1:
-            stack.append(argument)  # numbers and texts
+            stack.append(argument)  # numbers and strings
         else:
-            raise ValueError(f"it holds the instruction {name}")
-    raise ValueError("it has no end")
+            raise ValueError(f"it holds the opcode {name}")
+    raise ValueError("its pickle has no STOP opcode")
 
 
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}

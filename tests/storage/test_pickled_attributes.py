@@ -10,8 +10,8 @@ import torch
 from transformers import TrainingArguments
 
 from hf_critmom.experiments.doctor.settings import ARGUMENTS
-from hf_critmom.storage.disassembled import LARGEST, read_attributes
 from hf_critmom.storage.errors import CheckpointError
+from hf_critmom.storage.pickled_attributes import MAX_PICKLE_BYTES, read_attributes
 
 
 class Kind(enum.Enum):
@@ -61,12 +61,12 @@ def test_training_arguments_are_read_as_they_were_saved(tmp_path):
 
 @pytest.mark.parametrize("value", [3.0, [1, 2], {"x": 1}, "text"])
 def test_files_without_an_object_are_refused(tmp_path, value):
-    with pytest.raises(CheckpointError, match="holds no object with attributes"):
+    with pytest.raises(CheckpointError, match="does not hold an object with attributes"):
         read_attributes(stored(tmp_path, value), PLAIN)
 
 
 @pytest.mark.parametrize(
-    "pickled", [b"", b".", b"garbage", b"\x80\x02]h\x05.", b"\x80\x02t.", b"\x80\x02" + b"x" * LARGEST]
+    "pickled", [b"", b".", b"garbage", b"\x80\x02]h\x05.", b"\x80\x02t.", b"\x80\x02" + b"x" * MAX_PICKLE_BYTES]
 )
 def test_damaged_files_are_one_sentence(tmp_path, pickled):
     file = tmp_path / "file.bin"

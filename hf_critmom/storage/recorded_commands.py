@@ -1,6 +1,6 @@
-"""Commands as they are recorded: without secrets, and without paths that say whose machine it was.
+"""Command lines as they are recorded: without secrets, and without paths that identify a machine or its user.
 
-Everything that keeps a command line, an argument or a path in a file calls a function of this module.
+Whatever stores a command line, an argument or a path in a file passes it through this module.
 """
 
 import math
@@ -12,61 +12,44 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from hf_critmom.storage.redaction import (
+    MIN_SECRET_LENGTH,
     REDACTED,
-    SHORTEST_SECRET,
-    declared_secrets,
-    find_secrets,
     is_secret_name,
     is_secret_value,
-    normal_name,
+    normalize_name,
     redact,
 )
 
-__all__ = [
-    "REDACTED",
-    "declared_secrets",
-    "find_paths",
-    "find_secrets",
-    "recorded_arguments",
-    "recorded_command",
-    "recorded_path",
-    "recorded_value",
-    "redact",
-    "secret_arguments",
-    "secret_values",
-    "shorten_paths",
-]
-
 
 def recorded_command(program: str, argv: Sequence[str]) -> str:
-    """A command line as it may be kept in a file and published.
+    """Turns a command line into one that may be stored in a file and published.
 
     Example:
         >>> recorded_command("hf-critmom compare", ["--hub_token", "abc", "--arms", "critmom", "--task=/data/cats"])
         'hf-critmom compare --hub_token REDACTED --arms critmom --task=cats'
 
     Args:
-        program: The program's name, with its subcommand.
+        program: Name of the program, with its subcommand.
         argv: Its arguments.
 
     Returns:
-        The command, quoted for a shell. Values of flags that carry secrets (``--hub_token X``, ``--api-key=X``) and
-        whatever looks like a secret are `REDACTED`; absolute paths are relative to the working folder where they lie
-        below it, else their last part.
+        The command, quoted for a shell. Values of secret flags (``--hub_token X``, ``--api-key=X``) and anything that
+        looks like a secret become `REDACTED`. Absolute paths become relative to the working directory if they lie
+        below it; of others, only the last part is kept.
     """
     return shlex.join([*shlex.split(program), *recorded_arguments(argv)])
 
 
 def recorded_arguments(argv: Sequence[str], *, text: Callable[[str], str] | None = None) -> list[str]:
-    """Command-line arguments as `recorded_command` keeps them, one by one.
+    """Does what `recorded_command` does, argument by argument.
 
     Args:
         argv: The arguments.
-        text: What becomes of those that are no secret by their names; by default as in commands.
+        text: Applied to arguments that are not secret by name; by default, redacts secrets and shortens paths.
     """
     text = text or _recorded_text
     recorded: list[str] = []
-    num_secret = 0.0  # how many of the next arguments are values of a flag that carries secrets
+    num_secret = 0.0  # number of arguments ahead that are values of a secret flag
     for argument in argv:
         flag, equals, value = argument.partition("=")
         if re.fullmatch(r"--?[A-Za-z][\w.-]*", flag) is None or (num_secret and not argument.startswith("--")):
@@ -85,29 +68,29 @@ def recorded_arguments(argv: Sequence[str], *, text: Callable[[str], str] | None
 
 
 def secret_arguments(argv: Sequence[str]) -> set[str]:
-    """Values of flags that carry secrets, so that they are not quoted either; shorter ones could be any word."""
+    """Values of secret flags, except those that are so short that they could be any word."""
     found = set()
     for argument, recorded in zip(argv, recorded_arguments(argv), strict=True):
         if recorded == REDACTED:
             found.add(argument)
         elif recorded.endswith(f"={REDACTED}"):
             found.add(argument.partition("=")[2])
-    return {secret for secret in found if len(secret) >= SHORTEST_SECRET}
+    return {secret for secret in found if len(secret) >= MIN_SECRET_LENGTH}
 
 
 def secret_values(value: Any) -> set[str]:
-    """Values in a JSON-like value that are secrets by their names, as `secret_arguments` finds them in arguments."""
+    """Values that are secret by the names of their keys, anywhere in a JSON-like value; see `secret_arguments`."""
     if isinstance(value, list | tuple):
         return {secret for item in value for secret in secret_values(item)}
     if not isinstance(value, Mapping):
         return set()
     found = {item for name, item in value.items() if is_secret_name(str(name)) and is_secret_value(item)}
     found |= {secret for item in value.values() for secret in secret_values(item)}
-    return {secret for secret in found if len(secret) >= SHORTEST_SECRET}
+    return {secret for secret in found if len(secret) >= MIN_SECRET_LENGTH}
 
 
 def recorded_value(value: Any, *, text: Callable[[str], str] | None = None) -> Any:
-    """A JSON-like value as it may be kept in a file: every string in it as `recorded_command` keeps arguments.
+    """Does what `recorded_command` does to every string in a JSON-like value.
 
     Args:
         value: The value.
@@ -125,7 +108,7 @@ def recorded_value(value: Any, *, text: Callable[[str], str] | None = None) -> A
 
 
 def recorded_path(path: str | Path) -> str:
-    """A path without the machine that it is on.
+    """Removes from a path what identifies the machine or its user.
 
     Example:
         >>> recorded_path("/data/cats"), recorded_path("data/cats"), recorded_path("google/vit")
@@ -135,8 +118,8 @@ def recorded_path(path: str | Path) -> str:
         path: A path, or a name on the Hub, which stays as it is.
 
     Returns:
-        An absolute path, or one that begins with a home folder, relative to the working folder where it lies below it,
-        else its last part; another path as it is, unless it leads through a home folder.
+        For an absolute path, or one that begins with ``~``: the path relative to the working directory if it lies
+        below it, else its last part. Other paths stay as they are, unless they lead through a home directory.
     """
     text = str(path)
     if re.match(r"[A-Za-z]:[\\/]|\\\\", text):
@@ -150,23 +133,23 @@ def recorded_path(path: str | Path) -> str:
     if not normal.is_absolute():
         leads_home = normal.parts[:1] == ("..",) and {"home", "Users", Path.home().name} & set(normal.parts)
         return normal.name if leads_home else text
-    if (relative := _below_working_folder(normal)) is not None:
+    if (relative := _relative_to_cwd(normal)) is not None:
         return relative
     is_home = normal == Path.home() or (len(normal.parts) == 3 and normal.parts[1] in ("home", "Users"))
     return "~" if is_home else normal.name or "/"
 
 
 def shorten_paths(text: str, *, home_only: bool = False) -> str:
-    """A text with every absolute path in it as `recorded_path` gives it.
+    """Replaces every absolute path in a text by what `recorded_path` makes of it.
 
     Example:
         >>> shorten_paths("trained on `/data/cats`, see https://example.org/a/b")
         'trained on `cats`, see https://example.org/a/b'
 
     Args:
-        text: A card, JSON, a shell command. Absolute paths of one part, such as ``/tmp``, stay.
-        home_only: Shorten only what leads through a home folder or the working folder: for program text, where a slash
-            need not begin a path.
+        text: A card, JSON or a shell command. Absolute paths with a single part, such as ``/tmp``, stay.
+        home_only: Shorten only paths through a home directory or the working directory; for source code, where a
+            slash need not begin a path.
     """
 
     def shortened(match: re.Match[str]) -> str:
@@ -177,7 +160,7 @@ def shorten_paths(text: str, *, home_only: bool = False) -> str:
 
 
 def find_paths(text: str, *, home_only: bool = False) -> list[str]:
-    """Last parts of the paths that `shorten_paths` would shorten in a text."""
+    """What `shorten_paths` would put in place of the paths in a text."""
     paths = [_path_and_rest(match)[0] for match in _PATH.finditer(text)]
     return [recorded_path(path) for path in paths if not home_only or _is_private(path)]
 
@@ -194,8 +177,8 @@ _PATH = re.compile(
 
 
 def _is_secret_flag(flag: str) -> bool:
-    """Whether a flag's value is a secret; abbreviations such as ``--hub_tok`` count, as parsers may allow them."""
-    name = normal_name(flag)
+    """Whether a flag takes a secret; abbreviations such as ``--hub_tok`` count, because argparse may accept them."""
+    name = normalize_name(flag)
     if is_secret_name(name):
         return True
     stems = {known: known.rpartition("_")[0] + "_" for known in _SECRET_FLAGS}
@@ -208,15 +191,15 @@ def _recorded_secret(value: str) -> str:
 
 
 def _recorded_text(value: str) -> str:
-    """An argument or value that is no secret by its name: secrets in it redacted, paths shortened."""
+    """Redacts secrets and shortens paths in an argument or value that is not secret by name."""
     redacted = redact(value)
     begins_as_path = re.match(r"/(?!/)|~[\w.-]*(?:/|$)|[A-Za-z]:\\|\.\./", redacted) is not None
     is_list = "\n" in redacted or re.search(r"[,;:=|]\s*(?:/|~|\.\./)", redacted) is not None
     return recorded_path(redacted) if begins_as_path and not is_list else shorten_paths(redacted)
 
 
-def _below_working_folder(path: Path) -> str | None:
-    """An absolute path relative to the working folder, whether it, or the folder, is written through links or not."""
+def _relative_to_cwd(path: Path) -> str | None:
+    """An absolute path relative to the working directory, also through symbolic links; None if it is not below it."""
     here = Path.cwd()
     for absolute, folder in ((path, Path(os.environ.get("PWD", here))), (path, here), (path.resolve(), here)):
         if folder != Path(folder.anchor) and absolute.is_relative_to(folder):
@@ -225,14 +208,14 @@ def _below_working_folder(path: Path) -> str | None:
 
 
 def _path_and_rest(match: re.Match[str]) -> tuple[str, str]:
-    """A path that was found in a text, and the punctuation after it."""
+    """Splits a match into the path and the punctuation after it."""
     path = match["path"].rstrip(".")
     return path, match["path"][len(path) :]
 
 
 def _is_private(path: str) -> bool:
-    """Whether a path leads through a home folder or the working folder."""
+    """Whether a path leads through a home directory or the working directory."""
     if re.match(r"~|/(?:home|Users|root)(?:/|$)|[A-Za-z]:\\+Users\\", path):
         return True
     normal = Path(os.path.normpath(path))
-    return normal.is_relative_to(Path.home()) or _below_working_folder(normal) is not None
+    return normal.is_relative_to(Path.home()) or _relative_to_cwd(normal) is not None
