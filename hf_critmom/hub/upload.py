@@ -167,16 +167,13 @@ class _Comparison:
 def _read_comparison(folder: Path) -> _Comparison:
     """Copies a comparison's records, and rebuilds its report from them alone."""
     with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary)
+        copy = Path(temporary, folder.resolve().name)  # the report's commands name the folder
+        copy.mkdir()
         try:
             copy_records(folder, copy)
             plan = Plan.read(copy)
-            runs = {folder / run.relative_to(copy): result for run, result in finished_runs(copy, plan).items()}
-            if not runs:
-                raise ComparisonError(
-                    f"No run of the comparison in {folder} has finished: repeat its command, {plan.command}."
-                )
             write_report(copy)
+            runs = {folder / run.relative_to(copy): result for run, result in finished_runs(copy, plan).items()}
         except ComparisonError as error:
             raise ComparisonError(str(error).replace(str(copy), str(folder))) from None
         report: dict[str, bytes | Path] = {path.as_posix(): (copy / path).read_bytes() for path in report_files(copy)}

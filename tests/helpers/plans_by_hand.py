@@ -1,6 +1,7 @@
 """Plans and findings made by hand, with nothing in them but what a test is about."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,4 +69,4 @@ def findings_of_size(arms: int, seeds: int, targets: int, evaluations: int, logg
                 ),
                 versions={"hardware": "none"},
             )
-    return findings_of(plan, Results(results, {}, []))
+    return findings_of(Path("comparison-points"), plan, Results(results, {}, []))

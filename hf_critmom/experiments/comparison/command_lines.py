@@ -1,8 +1,8 @@
-"""Command lines of a comparison as text: flags that are replaced, left out, or completed from an earlier command."""
+"""Command lines of a comparison as text: flags that are read, replaced, left out, or added from an earlier command."""
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hf_critmom.engines.arguments import EngineArguments
 
@@ -10,42 +10,67 @@ _NOT_COMPLETED = {one.name for one in dataclasses.fields(EngineArguments)} - {"t
     *("output_dir", "until_decided", "max_seeds"),
 }
 """Flags that say where and how long a command works; a plan keeps what the others say."""
+_JOINT = " && "
 
 
-def with_flag(argv: Sequence[str], flag: str, values: Sequence[str]) -> list[str]:
-    """A command in which a flag has these values, in the place of those that it had.
+def with_flag(argv: Sequence[str], flag: str, values: Sequence[str] = ()) -> list[str]:
+    """A command in which a flag has these values, instead of those that it may have had.
 
     Args:
         argv: The command.
         flag: The flag, such as "--num_seeds".
         values: Its values.
     """
-    rest = without_flag(argv, flag)
-    end = rest.index("--") if "--" in rest else len(rest)  # what follows is a script's own
-    return [*rest[:end], flag, *values, *rest[end:]]
+    own, of_script = _split(without_flag(argv, flag))
+    return [*own, flag, *values, *of_script]
 
 
-def without_flag(argv: Sequence[str], flag: str) -> list[str]:
-    """A command without a flag and its values.
+def without_flag(argv: Sequence[str], *flags: str) -> list[str]:
+    """A command without some flags and their values.
+
+    Args:
+        argv: The command.
+        flags: The flags.
+    """
+    dropped = {_name(flag) for flag in flags}
+    own, of_script = _split(argv)
+    kept: list[str] = []
+    dropping = False
+    for argument in own:
+        if argument.startswith("--"):
+            dropping = _name(argument) in dropped
+        if not dropping:
+            kept.append(argument)
+    return [*kept, *of_script]
+
+
+def flag_values(argv: Sequence[str], flag: str) -> list[str] | None:
+    """The values of a flag in a command; None if the command does not have it.
+
+    Example:
+        >>> flag_values(["compare", "--arms", "constant", "critmom", "--num-seeds=3"], "--arms")
+        ['constant', 'critmom']
+        >>> flag_values(["compare", "--arms", "constant", "critmom", "--num-seeds=3"], "--num_seeds")
+        ['3']
 
     Args:
         argv: The command.
         flag: The flag.
     """
-    kept: list[str] = []
-    dropping = False
-    for place, argument in enumerate(argv):
-        if argument == "--":
-            return [*kept, *argv[place:]]
-        if argument.startswith("--"):
-            dropping = _name(argument) == _name(flag)
-        if not dropping:
-            kept.append(argument)
-    return kept
+    found = _flags(_split(argv)[0]).get(_name(flag))
+    if found is None:
+        return None
+    _, equals, value = found[0].partition("=")
+    return [value] if equals else found[1:]
+
+
+def script_has_flag(argv: Sequence[str], *flags: str) -> bool:
+    """Whether a script's own arguments, those after ``--``, have one of some flags."""
+    return not _flags(_split(argv)[1][1:]).keys().isdisjoint(map(_name, flags))
 
 
 def completed(command: str, earlier: str, *, seeds: int) -> str:
-    """A command with what only an earlier one says, so that it makes the same comparison in an empty folder.
+    """A command with the flags that only an earlier one has, so that it makes the same comparison in an empty folder.
 
     A command that continues a comparison may leave out what its plan knows, such as arms and targets.
 
@@ -62,14 +87,51 @@ def completed(command: str, earlier: str, *, seeds: int) -> str:
         argv, before = shlex.split(command), shlex.split(earlier)
     except ValueError:  # an early plan keeps a command for people
         return command
-    own, others = _flags(argv), _flags(before)
-    missing = {name: words for name, words in others.items() if name not in own and name not in _NOT_COMPLETED}
+    (own, of_script), (others, _) = _split(argv), _split(before)
+    known = _flags(own)
+    missing = {name: words for name, words in _flags(others).items() if name not in {*known, *_NOT_COMPLETED}}
     if "num_seeds" in missing:
         missing["num_seeds"] = ["--num_seeds", str(seeds)]
     if not argv or not missing or "&&" in before:
         return command
+    return shlex.join([*own, *(word for words in missing.values() for word in words), *of_script])
+
+
+def is_completed(command: str, given: str) -> bool:
+    """Whether a command is another one, maybe with flags that `completed` added to it.
+
+    Args:
+        command: The command.
+        given: The other one.
+    """
+    if command == given:
+        return True
+    try:
+        (own, of_script), (others, of_other) = _split(shlex.split(command)), _split(shlex.split(given))
+    except ValueError:
+        return False
+    added = own[len(others) :]
+    return own[: len(others)] == others and of_script == of_other and added[:1] != [] and added[0].startswith("--")
+
+
+def joint_command(commands: Iterable[str]) -> str:
+    """Commands one after another, each once, such as those of the parts of a merged comparison."""
+    return _JOINT.join(dict.fromkeys(one for command in commands for one in command.split(_JOINT)))
+
+
+def single_commands(command: str) -> list[list[str]]:
+    """The commands in what `joint_command` returned, as arguments.
+
+    Raises:
+        ValueError: If one is not quoted as a shell would have it.
+    """
+    return [shlex.split(one) for one in command.split(_JOINT)]
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own arguments, and the script's with the ``--`` before them."""
     end = argv.index("--") if "--" in argv else len(argv)
-    return shlex.join([*argv[:end], *(word for words in missing.values() for word in words), *argv[end:]])
+    return list(argv[:end]), list(argv[end:])
 
 
 def _flags(argv: Sequence[str]) -> dict[str, list[str]]:
@@ -77,8 +139,6 @@ def _flags(argv: Sequence[str]) -> dict[str, list[str]]:
     flags: dict[str, list[str]] = {}
     words: list[str] = []
     for argument in argv:
-        if argument == "--":
-            break
         if argument.startswith("--"):
             words = flags[_name(argument)] = []
         words.append(argument)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.findings.commands import continuing_command
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.records import DRIFT_FILE, DriftRecord, RunResult, read_drift_record
 from hf_critmom.experiments.comparison.results import read_results, write_results, writing
@@ -280,7 +281,6 @@ def _notes(parts: Sequence[_Part], plan: Plan, output: Path) -> list[str]:
     done = {run for part in parts for run in part.runs}
     if missing := len(planned - done):
         notes.append(
-            f"{missing} of {len(planned)} runs are missing: compare with --output_dir {output} and the arguments of "
-            "one of the parts makes them."
+            f"{missing} of {len(planned)} runs are missing; this command makes them: {continuing_command(plan, output)}"
         )
     return notes

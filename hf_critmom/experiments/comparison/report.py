@@ -63,7 +63,7 @@ def read_with_results(folder: Path) -> Findings:
     found = read_findings(folder)
     if not found.results.runs:
         raise ComparisonError(
-            f"No run of the comparison in {folder} has finished: repeat its command, {found.plan.command}."
+            f"No run of the comparison in {folder} has finished: repeat its command, {found.continuing_command}."
         )
     return found
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from hf_critmom.experiments.comparison.command_lines import joint_command
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import complete_seeds, first_extension
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Run
@@ -155,7 +156,7 @@ def _command(plans: Sequence[Plan], arms: Collection[str], seeds: Collection[int
     for plan in plans:
         if {*plan.arms} >= {*arms} and {*plan.seeds} >= {*seeds}:
             return plan.command
-    return " && ".join(dict.fromkeys(command for plan in plans for command in plan.command.split(" && ")))
+    return joint_command(plan.command for plan in plans)
 
 
 def _moment(history: Sequence[Extension]) -> datetime | None:

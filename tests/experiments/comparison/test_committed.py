@@ -36,7 +36,9 @@ def test_the_comparisons_of_the_repository_are_read_as_they_are(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_committed_card_says_what_its_committed_runs_say(name: str) -> None:
+def test_a_committed_card_says_what_its_committed_runs_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(COMMITTED)  # where they were built: a command names the folder as it is called from there
+    monkeypatch.setenv("PWD", str(COMMITTED))
     found = read_findings(COMMITTED / name)
     card = comparison_card(found, [figures_of(budget) for budget in found.budgets])
     assert card == (COMMITTED / name / "README.md").read_text(encoding="utf-8")

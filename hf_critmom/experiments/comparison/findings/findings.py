@@ -9,6 +9,7 @@ import pandas as pd
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.failures import failures_in
 from hf_critmom.experiments.comparison.findings.analyses import analyse_budget
+from hf_critmom.experiments.comparison.findings.commands import continuing_command
 from hf_critmom.experiments.comparison.findings.fairness import StepComparison, compare_steps
 from hf_critmom.experiments.comparison.findings.momentum import CurvatureSummary, summarise_curvature
 from hf_critmom.experiments.comparison.findings.outlook import Outlook, outlook
@@ -44,6 +45,7 @@ class Findings:
     """What a comparison found.
 
     Attributes:
+        folder: Its folder.
         plan: Its plan.
         results: What is finished.
         table: The results table, of all budgets.
@@ -52,6 +54,7 @@ class Findings:
         failures: What a reader must know of runs of a script that failed, as sentences.
     """
 
+    folder: Path
     plan: Plan
     results: Results
     table: pd.DataFrame
@@ -71,9 +74,14 @@ class Findings:
         return sum(run in self.results.runs for run in self.plan.runs())
 
     @property
+    def continuing_command(self) -> str:
+        """The command that makes the missing runs."""
+        return continuing_command(self.plan, self.folder)
+
+    @property
     def outlook(self) -> Outlook | None:
         """What would probably decide the claims that are open."""
-        return outlook(self.plan, [verdict for one in self.budgets for verdict in one.analysis.verdicts])
+        return outlook(self.plan, self.folder, [verdict for one in self.budgets for verdict in one.analysis.verdicts])
 
 
 def read_findings(folder: Path) -> Findings:
@@ -88,15 +96,16 @@ def read_findings(folder: Path) -> Findings:
     plan = Plan.read(folder)
     results = read_results(folder, plan)
     failures = failures_in(folder, plan) if plan.task.is_script else ()
-    return findings_of(plan, results, read_drift(folder, results), failures)
+    return findings_of(folder, plan, results, read_drift(folder, results), failures)
 
 
 def findings_of(
-    plan: Plan, results: Results, drift: pd.DataFrame | None = None, failures: Sequence[str] = ()
+    folder: Path, plan: Plan, results: Results, drift: pd.DataFrame | None = None, failures: Sequence[str] = ()
 ) -> Findings:
     """What these results say.
 
     Args:
+        folder: The comparison's folder.
         plan: The plan.
         results: What is finished.
         drift: Accuracies on corrupted images, see `read_drift`, if they were measured.
@@ -107,7 +116,7 @@ def findings_of(
         analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in plan.budgets if results.runs
     ]
     budgets = tuple(_at_budget(plan, results, arms, analysis) for analysis in analyses if analysis.arms)
-    return Findings(plan, results, table, arms, budgets, tuple(failures))
+    return Findings(folder, plan, results, table, arms, budgets, tuple(failures))
 
 
 def _arms(plan: Plan, results: Results) -> dict[str, Arm]:

@@ -1,11 +1,11 @@
 """How many more seeds would probably decide what is open, and the command that adds them."""
 
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from hf_critmom.experiments.comparison.command_lines import with_flag, without_flag
-from hf_critmom.experiments.comparison.plan import LookPlan, Plan
+from hf_critmom.experiments.comparison.findings.commands import command_for_seeds
+from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.statistics.power import POWER
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, Verdict
 
@@ -42,11 +42,12 @@ class Outlook:
         )
 
 
-def outlook(plan: Plan, verdicts: Iterable[Verdict]) -> Outlook | None:
+def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | None:
     """The numbers of seeds that would probably decide open claims, and the command; None where none is known.
 
     Args:
         plan: The comparison's plan.
+        folder: Its folder.
         verdicts: What it says, at all budgets.
     """
     undecided = [verdict for verdict in verdicts if verdict.word == NOT_DECIDED]
@@ -56,32 +57,4 @@ def outlook(plan: Plan, verdicts: Iterable[Verdict]) -> Outlook | None:
     if not needed:
         return None
     decided = {seeds: sum(one <= seeds for one in needed) for seeds in needed}
-    return Outlook(decided, len(plan.seeds), len(undecided), command_for(plan, needed[0]))
-
-
-def command_for(plan: Plan, seeds: int) -> str:
-    """The command that brings a comparison to a number of seeds, or, for one that grows by itself, up to that number.
-
-    Args:
-        plan: The comparison's plan.
-        seeds: The number of seeds.
-    """
-    try:
-        argv = shlex.split(plan.command)
-    except ValueError:  # an early plan keeps a command for people, who know what to do with it
-        return f"{plan.command} --num_seeds {seeds}"
-    if not _known_to_command(plan) >= plan.arms.keys():  # arms were added by commands that named only them
-        argv = with_flag(without_flag(argv, "--arms_file"), "--arms", list(plan.arms))
-    looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
-    if looks.first < looks.last or "--until_decided" in argv:
-        argv = argv if "--until_decided" in argv else with_flag(argv, "--until_decided", [])
-        return shlex.join(with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > looks.last else argv)
-    return shlex.join(with_flag(argv, "--num_seeds", [str(seeds)]))
-
-
-def _known_to_command(plan: Plan) -> set[str]:
-    """Arms that the plan's command named, or covered: it became the plan's because it left none out by then."""
-    if not plan.history:
-        return set(plan.arms)
-    places = [place for place, one in enumerate(plan.history) if one.command == plan.command]
-    return {arm for one in plan.history[: places[-1] + 1] for arm in one.arms} if places else set()
+    return Outlook(decided, len(plan.seeds), len(undecided), command_for_seeds(plan, folder, needed[0]))

@@ -124,8 +124,8 @@ def read_overview(folders: Sequence[Path]) -> Overview:
     for folder, one in zip(folders, found, strict=True):
         if not one.budgets:
             raise ComparisonError(
-                f"No run of the comparison in {folder} has finished: repeat its command, {one.plan.command}, or leave "
-                "it out."
+                f"No run of the comparison in {folder} has finished: repeat its command, {one.continuing_command}, or "
+                "leave it out."
             )
     tasks = [one.plan.task.name for one in found]
     workloads = []

@@ -12,6 +12,7 @@ from hf_critmom.reporting.tables import Table
 
 MOST_NAMES = 8
 """Largest number of arms that the title of a page names; of more, it states the number."""
+_CONTINUING = "What continues it"
 
 
 def write_comparison_page(folder: Path, found: Findings) -> Path:
@@ -42,14 +43,18 @@ def write_comparison_page(folder: Path, found: Findings) -> Path:
         subtitle=f"{training_in_words(plan, budget)}, {counted([len(plan.seeds)], 'seed')}",
         notice=" ".join(filter(None, [missing_in_words(found), *found.caveats])),
         headlines=said,
-        sections=[*sections, *_more(found), how],
+        sections=[*sections, *_next_commands(found), how],
     )
 
 
-def _more(found: Findings) -> list[Section]:
-    """What would probably decide the open claims, if that can be estimated."""
-    more = found.outlook
-    return [] if more is None else [Section("What would decide it", paragraphs=[more.sentence], code=more.command)]
+def _next_commands(found: Findings) -> list[Section]:
+    """The command that makes what is missing, if it is not the plan's, and what would decide the open claims."""
+    sections = []
+    if missing_in_words(found) and found.continuing_command != found.plan.command:
+        sections.append(Section(_CONTINUING, code=found.continuing_command))
+    if (more := found.outlook) is not None:
+        sections.append(Section("What would decide it", paragraphs=[more.sentence], code=more.command))
+    return sections
 
 
 def missing_in_words(found: Findings) -> str:
@@ -66,9 +71,10 @@ def missing_in_words(found: Findings) -> str:
     parts += [counted([trials], "tuning trial")] if trials else []
     if not parts:
         return ""
+    where = "at the end of this page" if found.continuing_command == plan.command else f'under "{_CONTINUING}"'
     return (
         f"Unfinished: {found.finished} of {counted([len(plan.runs())], 'run')} are finished. Missing: "
-        f"{'; '.join(parts)}. The command at the end of this page continues it."
+        f"{'; '.join(parts)}. The command {where} continues it."
     )
 
 

@@ -1,13 +1,13 @@
 """Claims about what a report proposes: how many seeds would probably decide it, by which command, and how it grew."""
 
 import dataclasses
-import shlex
+from pathlib import Path
 
 import pytest
 from helpers.plans_by_hand import plan_of
 
 from hf_critmom.experiments.comparison.findings.history import history_in_words
-from hf_critmom.experiments.comparison.findings.outlook import command_for, outlook
+from hf_critmom.experiments.comparison.findings.outlook import outlook
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan
 from hf_critmom.experiments.comparison.statistics.claims import Claim
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, SLOWER, Verdict
@@ -24,62 +24,21 @@ def verdict(needed, word=NOT_DECIDED):
     return Verdict(Claim("critmom < constant", "critmom", ("constant",)), word, (), 3, needed=needed)
 
 
-@pytest.mark.parametrize(
-    ("given", "then"),
-    [
-        ("compare --output_dir out", "compare --output_dir out --num_seeds 7"),
-        ("compare --num_seeds 3 --bf16", "compare --bf16 --num_seeds 7"),
-        ("compare --num_seeds=3 --bf16", "compare --bf16 --num_seeds 7"),
-        ("compare --script train.py -- --num_seeds 3", "compare --script train.py --num_seeds 7 -- --num_seeds 3"),
-        ("compare --arms 'timm:lion[lr=1e-4]' sgd", "compare --arms 'timm:lion[lr=1e-4]' sgd --num_seeds 7"),
-    ],
-)
-def test_a_comparison_of_fixed_size_is_given_more_seeds(given, then):
-    assert command_for(planned(f"hf-critmom {given}"), 7) == f"hf-critmom {then}"
-
-
-def test_a_comparison_that_grows_by_itself_goes_on_or_is_given_a_higher_end():
-    plan = planned("hf-critmom compare --until_decided", looks=LookPlan(3, 10))
-    assert command_for(plan, 8) == "hf-critmom compare --until_decided"
-    assert command_for(plan, 14) == "hf-critmom compare --until_decided --max_seeds 14"
-    plan = planned("hf-critmom compare --until_decided --max_seeds 10 --bf16", looks=LookPlan(3, 10))
-    assert command_for(plan, 14) == "hf-critmom compare --until_decided --bf16 --max_seeds 14"
-
-
-def test_one_that_was_to_grow_to_where_it_began_is_given_a_higher_end():
-    plan = planned("hf-critmom compare --until_decided --num_seeds 3 --max_seeds 3", looks=LookPlan(3, 3))
-    assert command_for(plan, 4) == "hf-critmom compare --until_decided --num_seeds 3 --max_seeds 4"
-
-
-def test_arms_that_later_commands_added_get_the_seeds_too():
-    added = Extension("2026-11-29T10:00:00+00:00", "hf-critmom compare --arms adamw", ("adamw",), finished=6)
-    plan = planned("hf-critmom compare --arms constant critmom", history=(added,))
-    grown = dataclasses.replace(plan, arms={**plan.arms, **plan_of(("adamw",)).arms})
-    assert shlex.split(command_for(grown, 5)) == [
-        *("hf-critmom", "compare", "--arms", "constant", "critmom", "adamw", "--num_seeds", "5")
-    ]
-
-
-def test_a_command_that_added_seeds_to_every_arm_goes_on_as_it_is():
-    command = "hf-critmom compare --arms constant critmom --num_seeds 3"
-    plan = planned(history=(Extension("2026-11-29T10:00:00+00:00", command, seeds=(2,), finished=4),))
-    later = dataclasses.replace(plan, command=command)
-    assert command_for(later, 5) == "hf-critmom compare --arms constant critmom --num_seeds 5"
-
-
 def test_the_least_number_that_decides_anything_is_proposed_and_what_more_would_decide_is_said():
-    found = outlook(planned(), [verdict(7), verdict(10), verdict(10), verdict(None), verdict(None, SLOWER)])
+    found = outlook(
+        planned(), Path("out"), [verdict(7), verdict(10), verdict(10), verdict(None), verdict(None, SLOWER)]
+    )
     assert found is not None and found.seeds == {7: 1, 10: 3}
     assert found.command.endswith("--num_seeds 7")
     assert found.sentence.startswith("4 more seeds (7 in all) would probably decide 1 of 4 open claims")
     assert "(3 with 10 seeds)" in found.sentence
-    one = outlook(planned(), [verdict(4)])
+    one = outlook(planned(), Path("out"), [verdict(4)])
     assert one is not None and one.sentence.startswith("1 more seed (4 in all) would probably decide it")
 
 
 @pytest.mark.parametrize("verdicts", [[], [verdict(None)], [verdict(7, SLOWER)]])
 def test_where_no_number_is_known_nothing_is_proposed(verdicts):
-    assert outlook(planned(), verdicts) is None
+    assert outlook(planned(), Path("out"), verdicts) is None
 
 
 # -------------------------------------------------------------------------------------------------------- the history

@@ -46,6 +46,18 @@ def test_an_unfinished_comparison_says_what_is_missing(comparison: Path, tmp_pat
     assert said.startswith(f"Unfinished: {runs - 2} of {runs} runs are finished. Missing: critmom with seeds 43, 44. ")
 
 
+def test_an_unfinished_comparison_gives_the_command_that_continues_it(tmp_path: Path) -> None:
+    for name, own in (("comparison-digits", True), ("renamed", False)):
+        folder = shutil.copytree(COMMITTED, tmp_path / name)
+        (folder / "runs/critmom/seed-44/result.json").unlink()
+        write_report(folder)
+        card, page = ((folder / file).read_text() for file in ("README.md", PAGE_FILE))
+        assert ("The command below continues it." in card) is own
+        assert ("continues it:\n\n```\nhf-critmom compare --output_dir renamed\n```" in card) is not own
+        assert ("The command at the end of this page continues it." in page) is own
+        assert ("What continues it" in page) is not own
+
+
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_opens_without_network_and_its_controls_change_the_charts(

@@ -1,0 +1,107 @@
+"""Commands that a report proposes: one that continues its comparison, and one that adds seeds to it."""
+
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+from hf_critmom.experiments.comparison.arms.arm import ARMS
+from hf_critmom.experiments.comparison.arms.foreign import is_described, parse_arm
+from hf_critmom.experiments.comparison.command_lines import (
+    flag_values,
+    is_completed,
+    script_has_flag,
+    single_commands,
+    with_flag,
+    without_flag,
+)
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan
+from hf_critmom.storage.commands import recorded_path
+
+
+def continuing_command(plan: Plan, folder: Path) -> str:
+    """The command that makes the missing runs of a comparison: its plan's own, if that covers all of them.
+
+    Args:
+        plan: The comparison's plan.
+        folder: Its folder.
+    """
+    try:
+        argv, covered = _covering_command(plan, folder)
+    except ValueError:  # an early plan keeps a command for people, who know what to do with it
+        return plan.command
+    if flag_values(argv, "--until_decided") is None and not covered.issuperset(plan.seeds):
+        argv = without_flag(argv, "--num_seeds")  # then the seeds are those of the plan
+    return plan.command if argv == shlex.split(plan.command) else shlex.join(argv)
+
+
+def command_for_seeds(plan: Plan, folder: Path, seeds: int) -> str:
+    """The command that brings a comparison to a number of seeds; one that grows until it is decided, up to that number.
+
+    Args:
+        plan: The comparison's plan.
+        folder: Its folder.
+        seeds: The number of seeds, more than the plan has.
+    """
+    try:
+        argv, covered = _covering_command(plan, folder)
+    except ValueError:
+        return f"{plan.command} --num_seeds {seeds}"
+    looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
+    grows = flag_values(argv, "--until_decided") is not None
+    if grows or looks.first < looks.last:
+        argv = argv if grows else with_flag(without_flag(argv, "--num_seeds"), "--until_decided")
+        most = min([looks.last, *map(int, flag_values(argv, "--max_seeds") or ())])
+        return shlex.join(with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > most else argv)
+    start, number = min(plan.seeds), seeds
+    trial_seed = None if plan.tuning is None else plan.tuning.seed
+    following = [seed for seed in range(start, start + seeds) if seed != trial_seed]
+    if following[: len(plan.seeds)] != sorted(plan.seeds):  # there are gaps, which more seeds from the first would fill
+        start, number = max(plan.seeds) + 1, seeds - len(plan.seeds)
+    argv = with_flag(argv, "--num_seeds", [str(number)])
+    if start != min(covered, default=None) and not script_has_flag(argv, "--seed", "--data_seed"):
+        argv = with_flag(argv, "--seed", [str(start)])
+    return shlex.join(argv)
+
+
+def _covering_command(plan: Plan, folder: Path) -> tuple[list[str], set[int]]:
+    """The plan's command, with every arm and this folder, and the seeds that it covers as far as that is known."""
+    argv, *others = single_commands(plan.command)
+    arms, seeds = (set[str](), set[int]()) if others else _covered(plan)
+    if not arms.issuperset(plan.arms):
+        argv = _with_every_arm(argv, plan)
+    (named,) = flag_values(argv, "--output_dir") or [f"comparison-{plan.task.name}"]
+    if Path(named).name != folder.resolve().name:  # it was renamed, copied or merged
+        argv = with_flag(argv, "--output_dir", [recorded_path(folder)])
+    return argv, seeds
+
+
+def _covered(plan: Plan) -> tuple[set[str], set[int]]:
+    """Arms and seeds that the plan's command covers: it became the plan's because it left none out by then."""
+    if not plan.history:
+        return set(plan.arms), set(plan.seeds)
+    places = [place for place, one in enumerate(plan.history) if is_completed(plan.command, one.command)]
+    history = plan.history[: places[-1] + 1] if places else ()
+    return {arm for one in history for arm in one.arms}, {seed for one in history for seed in one.seeds}
+
+
+def _with_every_arm(argv: list[str], plan: Plan) -> list[str]:
+    """A command that names every arm as the commands did that added them.
+
+    Where no command names one of them, or two files of arms would be needed, it names none: then the arms are those of
+    the plan.
+    """
+    spelled: dict[str, str] = {}
+    files: set[str] = set()
+    for command in (plan.command, *(one.command for one in plan.history)):
+        for one in single_commands(command):
+            files.update(flag_values(one, "--arms_file") or ())
+            for text in flag_values(one, "--arms") or ():
+                with suppress(ComparisonError):  # an early version may have read it otherwise
+                    spelled.setdefault(parse_arm(text).name if is_described(text) else text, text)
+    spelled = {name: spelled.get(name, name) for name in plan.arms if name in spelled or name in ARMS}
+    argv = without_flag(argv, "--arms", "--arms_file")
+    if spelled.keys() != plan.arms.keys() or len(files) > 1:
+        return argv
+    argv = with_flag(argv, "--arms_file", [*files]) if files else argv
+    return with_flag(argv, "--arms", list(spelled.values()))
