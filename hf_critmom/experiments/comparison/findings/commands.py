@@ -16,7 +16,7 @@ from hf_critmom.experiments.comparison.command_lines import (
 )
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
-from hf_critmom.storage.commands import recorded_path
+from hf_critmom.storage.recorded_commands import recorded_path
 
 
 def continuing_command(plan: Plan, folder: Path) -> str:
