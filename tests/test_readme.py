@@ -33,11 +33,11 @@ PARSERS = {
     "compare": lambda argv: parse_comparison([*argv, "--use_cpu"]),
     "attribute": parse_attribution,
     "repair": parse_repair,
-    "report": lambda argv: report.parser().parse_args(argv),
-    "doctor": lambda argv: doctor.parser().parse_args(argv),
-    "merge": lambda argv: merge.parser().parse_args(argv),
-    "drift": lambda argv: drift.parser().parse_args(argv),
-    "push": lambda argv: push.parser().parse_args(argv),
+    "report": lambda argv: report.build_parser().parse_args(argv),
+    "doctor": lambda argv: doctor.build_parser().parse_args(argv),
+    "merge": lambda argv: merge.build_parser().parse_args(argv),
+    "drift": lambda argv: drift.build_parser().parse_args(argv),
+    "push": lambda argv: push.build_parser().parse_args(argv),
     "run": lambda argv: None,
 }
 

@@ -1,6 +1,6 @@
 """The command line: ``hf-critmom``, ``python -m hf_critmom`` and ``hf critmom``, with a module per subcommand.
 
-This module imports nothing heavy: help, version and errors of the command line answer without importing torch.
+This module imports nothing heavy, so that ``--help``, ``--version`` and an unknown command need not import torch.
 """
 
 import difflib
@@ -23,13 +23,13 @@ from hf_critmom.storage.recorded_commands import secret_arguments
 from hf_critmom.storage.redaction import declared_secrets, redact
 
 PROGRAM = "hf-critmom"
-CONTINUES = "the same command continues it; everything that is finished is kept"
+CONTINUE = "repeat the command to continue it; what is finished is kept"
 REPEAT = "repeat the command; nothing was lost"
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand, imported when it is called.
+    """A subcommand, whose module is imported when it is called.
 
     Attributes:
         usage: Its arguments, for the overview.
@@ -51,35 +51,35 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "[--task NAME_OR_DATASET] [--arms ...] [...]",
         "compare optimizers on a task, or continue a comparison",
-        interrupted=CONTINUES,
+        interrupted=CONTINUE,
     ),
     "merge": Command(
         "DIR [DIR ...] --output_dir DIR",
-        "join comparisons of the same conditions that were made in several folders or on several machines",
+        "join comparisons of the same conditions from several folders or machines",
     ),
     "report": Command("DIR", "rebuild the report of a comparison from its results"),
     "attribute": Command(
         "CHECKPOINT [CHECKPOINT ...] [--task ...] [...]",
-        "find the layers that the remaining mistakes lie in",
-        interrupted=CONTINUES,
+        "find the layers to blame for the remaining mistakes",
+        interrupted=CONTINUE,
     ),
     "repair": Command(
         "CHECKPOINT [--task ...] [--groups auto|NAMES] [--controls]",
-        "retrain the layers to blame, and verify",
-        interrupted=CONTINUES,
+        "retrain the layers to blame, and verify the result",
+        interrupted=CONTINUE,
     ),
     "drift": Command(
         "DIR [--corruptions ...] [--max_eval_samples N]",
-        "test a comparison's networks on corrupted images",
-        interrupted=CONTINUES,
+        "test the networks of a comparison on corrupted images",
+        interrupted=CONTINUE,
     ),
     "doctor": Command(
         "RUN [--targets VALUE ...] [--json]",
-        "examine the log of any Trainer's run: steps, damping, what critmom would do",
+        "examine the log of any Trainer run: steps, damping, what critmom would do",
     ),
     "push": Command("DIR REPO_ID [--private] [--dry_run] [...]", "push a comparison and one of its models to the Hub"),
 }
-"""The subcommands; each is the function ``main`` of the module of the same name."""
+"""The subcommands; each is the function ``main`` of the module with its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Command-line arguments; ``sys.argv[1:]`` by default.
 
     Returns:
-        The exit status: 0; 2 for input that cannot be used, with one sentence on standard error; 130 after Ctrl-C and
-        143 after SIGTERM.
+        The exit status: 0; 2 for invalid input, with one sentence on standard error; 130 after Ctrl-C, 143 after
+        SIGTERM, and 141 if the reader of standard output is gone.
     """
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # so that flushing at exit does not fail once more
+    except BrokenPipeError:  # the reader of our output, such as head, is gone
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # so that flushing at exit does not fail again
         return 141
 
 
@@ -117,11 +117,11 @@ def _main(args: list[str]) -> int:
         return _run(name, rest)
     if odd := next((arg for arg in rest if not _is_text(arg)), None):
         return _fail(
-            f"{program()} {name}", f"the argument {odd!r} holds bytes that are no text, which no record could keep."
+            f"{program()} {name}", f"the argument {odd!r} is not valid UTF-8, so it cannot be recorded: rename it."
         )
-    _print_what_can_be_printed()
+    _escape_unencodable_output()
     try:
-        with _sigterm_raises():
+        with _raise_on_sigterm():
             return _run(name, rest)
     except _Terminated:
         return _fail(f"{program()} {name}", f"terminated: {command.interrupted}.", status=143)
@@ -132,7 +132,7 @@ def _main(args: list[str]) -> int:
 def program() -> str:
     """The program as it was called: ``hf-critmom``, ``python -m hf_critmom`` or ``hf critmom``.
 
-    The Hub's command line starts its extensions from its own folder of them.
+    The ``hf`` command keeps its extensions in its own folder, which is how a call through it is recognised.
     """
     called = Path(sys.argv[0])
     if called.name == "__main__.py" and called.parent.name == "hf_critmom":
@@ -141,11 +141,12 @@ def program() -> str:
 
 
 def usage() -> str:
-    """The overview of the subcommands."""
+    """The overview of all subcommands."""
     lines = [f"usage: {program()} COMMAND ...", "", "Critically damped momentum for Hugging Face Transformers.", ""]
     for name, command in COMMANDS.items():
         lines += [f"  {program()} {name} {command.usage}", f"      {command.help}"]
-    return "\n".join([*lines, "", f"{program()} COMMAND --help shows more; {program()} --version the version."])
+    lines += ["", f"{program()} COMMAND --help shows the flags of a command, {program()} --version the version."]
+    return "\n".join(lines)
 
 
 def _run(name: str, argv: list[str]) -> int:
@@ -156,61 +157,61 @@ def _run(name: str, argv: list[str]) -> int:
         except InputError as error:
             return _fail(f"{program()} {name}", f"error: {error}")
         except (OSError, RuntimeError) as error:
-            if name == "run" or not (said := _said_of_file(error)):  # a script's errors are its own
+            if name == "run" or not (sentence := _explain_file_error(error)):  # a script's errors are its own
                 raise
-            return _fail(f"{program()} {name}", f"error: {said}.")
+            return _fail(f"{program()} {name}", f"error: {sentence}.")
 
 
-def _said_of_file(error: OSError | RuntimeError) -> str:
-    """What is to be said of a path that no file can have, or of a disk that takes no more; empty for other errors.
+def _explain_file_error(error: OSError | RuntimeError) -> str:
+    """Explains an invalid path, a missing file or a full disk in a sentence; empty for other errors.
 
-    Where a command knows what is kept of its work, it says so before an error comes here.
+    This is the fallback of commands that do not explain the error themselves.
     """
     if not isinstance(error, OSError):
-        return f"{error}: check the paths that are given" if str(error).startswith("Symlink loop from") else ""
+        return f"{error}: check the given paths" if str(error).startswith("Symlink loop from") else ""
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return f"{error.filename} is no path ({error.strerror}): check the paths that are given"
+        return f"{error.filename} is not a valid path ({error.strerror}): check the given paths"
     if error.errno in UNWRITABLE and not isinstance(error, PermissionError):
         what = error.filename or "A file of this command"
-        return f"{what} cannot be written ({error.strerror}): make room there, or let it be written, then {REPEAT}"
-    if isinstance(error, _OF_A_PATH) and error.filename is not None:
-        return f"{error.filename} cannot be used ({error.strerror}): see what became of it, then {REPEAT}"
+        return f"{what} cannot be written ({error.strerror}): free some space or fix its permissions, then {REPEAT}"
+    if isinstance(error, _PATH_ERRORS) and error.filename is not None:
+        return f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions, then {REPEAT}"
     return ""
 
 
-_OF_A_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+_PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
-def _print_what_can_be_printed() -> None:
-    """Terminals whose encoding lacks a character, as in the locale C, are shown its number: no work fails by that."""
+def _escape_unencodable_output() -> None:
+    """Escapes characters that the terminal's encoding lacks, as in the C locale, so that printing them cannot fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _is_text(argument: str) -> bool:
-    """Whether an argument can be written to files: Python keeps bytes that are not UTF-8 as surrogates."""
+    """Whether an argument can be stored: Python represents bytes that are not UTF-8 by surrogates."""
     return "\0" not in argument and not any("\ud800" <= char <= "\udfff" for char in argument)
 
 
 def _fail(where: str, message: str, *, status: int = 2) -> int:
-    """Says why a command ended, in one line without what terminals obey and without secrets, and returns its status."""
+    """Prints why a command ended, in one line without control characters or secrets, and returns its exit status."""
     rank = os.environ.get("LOCAL_RANK", "0")
-    if rank == "0" or not rank.isdecimal():  # of the processes on a machine, one says it
+    if rank == "0" or not rank.isdecimal():  # one process per machine prints it
         text = message if message.startswith(("error: ", "interrupted", "terminated")) else f"error: {message}"
         text = redact(text, sentence=True)
-        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)  # terminals obey others
+        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
         print(f"{where}: {line}", file=sys.stderr)
     return status
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does: locks are released, and partial files removed."""
+    """SIGTERM, which ends a command as Ctrl-C does: it releases its locks and removes its partial files."""
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Makes SIGTERM end this process, but not those that it forks, by an exception."""
+def _raise_on_sigterm() -> Iterator[None]:
+    """Raises an exception on SIGTERM in this process, but not in processes that it forks."""
     process = os.getpid()
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -221,7 +222,7 @@ def _sigterm_raises() -> Iterator[None]:
 
     try:
         before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # signals are handled in the main thread only
+    except ValueError:  # only the main thread can handle signals
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""``hf-critmom attribute``: find the layers that the remaining mistakes lie in."""
+"""``hf-critmom attribute``: find the layers to blame for the remaining mistakes."""
 
 import json
 
@@ -21,7 +21,7 @@ from hf_critmom.tasks import CheckpointArguments, DataArguments, task_name
 
 
 def main(argv: list[str]) -> int:
-    """Studies what is not yet studied of an attribution, and prints its report."""
+    """Runs the unfinished studies of an attribution, and prints its report."""
     request, as_json = _parse(argv)
     silence_libraries()
     folder = run_attribution(request)
@@ -39,7 +39,7 @@ def parse_attribution(argv: list[str]) -> AttributionRequest:
     """Turns the flags of ``attribute`` into a request.
 
     Raises:
-        InputError: If a flag's value cannot be used, or a checkpoint is named twice.
+        InputError: If a flag's value is invalid, or a checkpoint is named twice.
     """
     return _parse(argv)[0]
 
@@ -52,9 +52,9 @@ def _parse(argv: list[str]) -> tuple[AttributionRequest, bool]:
         description="Find the layer groups in which the gradients on misclassified examples are largest.",
     )
     parser.add_argument(
-        "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or name on the Hub"
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or its name on the Hub"
     )
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON, for programs")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     arguments, data, loading, engine, named = parse_dataclasses(parser, rename_flags(argv, ALIASES))
     arguments.output_dir = arguments.output_dir or f"attribution-{task_name(data)}"
     command = recorded_command(f"{PROGRAM} attribute", argv)

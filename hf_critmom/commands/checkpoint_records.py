@@ -1,4 +1,4 @@
-"""What is recorded of the checkpoints that commands are given, by the experiment that trained them."""
+"""Records of given checkpoints, from the experiment that trained them."""
 
 import shlex
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from hf_critmom.tasks.provenance import TrainedOn
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """What an experiment's folder says of a checkpoint in it.
+    """What the folder of an experiment records about a checkpoint in it.
 
     Attributes:
-        trained_on: What it was trained on; None: not recorded.
-        arm: The arm of the comparison that it is a run of, if it is one.
-        seed: That run's seed.
+        trained_on: What it was trained on; None if that is not recorded.
+        arm: Arm of the comparison, if the checkpoint belongs to one of its runs.
+        seed: Seed of that run.
     """
 
     trained_on: TrainedOn | None = None
@@ -29,10 +29,10 @@ class CheckpointRecord:
 
 
 def find_record(checkpoint: str) -> CheckpointRecord:
-    """The record of a checkpoint, from the comparison or repair whose folder it lies in.
+    """Finds the record of a checkpoint in the folder of a comparison or repair that it lies in.
 
     Raises:
-        InputError: If there is one and it is damaged.
+        InputError: If that folder's plan is damaged.
     """
     path = Path(checkpoint).resolve()
     if (run := find_run(path)) is not None:
@@ -44,26 +44,26 @@ def find_record(checkpoint: str) -> CheckpointRecord:
 
 
 def checkpoint_specs(paths: Sequence[str]) -> list[CheckpointSpec]:
-    """Checkpoints to be studied, each with a label of its own.
+    """Specifies the checkpoints to study, each with a unique label.
 
     Raises:
-        InputError: If a checkpoint is named twice, or its folder's record is damaged.
+        InputError: If a checkpoint is named twice, or the plan of the experiment that trained it is damaged.
     """
     labels = _labels(paths)
     specs = []
     for path, label in zip(paths, labels, strict=True):
         record, name = find_record(path), Path(path).name
-        of_a_step = f", {name}" if name.startswith("checkpoint-") else ""
-        title = label if record.arm is None else f"{record.arm}, seed {record.seed}{of_a_step}"
+        step = f", {name}" if name.startswith("checkpoint-") else ""
+        title = label if record.arm is None else f"{record.arm}, seed {record.seed}{step}"
         specs.append(CheckpointSpec(path, title, record.arm, record.seed, record.trained_on))
     if len({spec.label for spec in specs}) < len(specs):  # runs of the same name from two comparisons
         specs = [replace(spec, label=label) for spec, label in zip(specs, labels, strict=True)]
-    # A folder may be called anything, and its name stands in tables, figures and pages.
+    # Folder names are arbitrary, and appear in tables, figures and pages.
     return [replace(spec, label=redact(spec.label)) for spec in specs]
 
 
 def _labels(paths: Sequence[str]) -> list[str]:
-    """The shortest ends of paths that tell them apart."""
+    """The shortest suffixes of paths that are unique."""
     parts = [Path(path).absolute().parts if Path(path).exists() else Path(path).parts for path in paths]
     if len(set(parts)) < len(parts):
         raise InputError(f"A checkpoint is named twice among {shlex.join(paths)}: name each once.")
@@ -74,7 +74,7 @@ def _labels(paths: Sequence[str]) -> list[str]:
 
 
 def _trained_on(task: object, command: object) -> TrainedOn | None:
-    """The training split's fingerprint in the description of a task; a script alone knows what it trains on."""
+    """The fingerprint of the training split in a task's description; there is none if a script loads its own data."""
     sha256 = None if isinstance(task, dict) and "script" in task else task
     for name in ("splits", "train", "sha256"):
         sha256 = sha256.get(name) if isinstance(sha256, dict) else None

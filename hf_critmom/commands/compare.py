@@ -1,4 +1,4 @@
-"""``hf-critmom compare``: compare methods on a task, or continue a comparison."""
+"""``hf-critmom compare``: compare optimizers on a task, or continue a comparison."""
 
 from hf_critmom.commands import PROGRAM
 from hf_critmom.commands.parser import dataclass_parser, given_flags, parse_dataclasses, silence_libraries
@@ -18,7 +18,7 @@ from hf_critmom.tasks import DataArguments, ModelArguments, flag_defaults, task_
 
 
 def main(argv: list[str]) -> int:
-    """Runs what is not yet finished of a comparison, and prints its report."""
+    """Executes the unfinished runs of a comparison, and prints its report."""
     request = parse_comparison(argv)
     silence_libraries()
     if isinstance(request, ScriptRequest):
@@ -33,10 +33,10 @@ def main(argv: list[str]) -> int:
 
 
 def parse_comparison(argv: list[str]) -> ComparisonRequest | ScriptRequest:
-    """Turns the flags of ``compare`` into arguments; what no flag says comes from the task's own defaults.
+    """Turns the flags of ``compare`` into a request; flags that are not given have the task's defaults.
 
     Raises:
-        InputError: If a flag's value cannot be used.
+        InputError: If a flag's value is invalid.
     """
     flags, script = split_script(argv)
     if script is not None:
@@ -61,7 +61,7 @@ def parse_comparison(argv: list[str]) -> ComparisonRequest | ScriptRequest:
     data, model, _ = task_parser.parse_args_into_dataclasses(flags, return_remaining_strings=True)
     given = given_flags(flags)
     defaults = flag_defaults(data, model)
-    # A task's own way of saying how often to evaluate gives way to the other one.
+    # An evaluation interval from the command line replaces the task's default one.
     replaced = CADENCE_FLAGS - {"evaluations_per_epoch"} if "evaluations_per_epoch" in given else set()
     replaced |= {"evaluations_per_epoch"} if given & {"eval_strategy", "eval_steps"} else set()
     defaults = {name: value for name, value in defaults.items() if name not in replaced}
@@ -72,7 +72,7 @@ def parse_comparison(argv: list[str]) -> ComparisonRequest | ScriptRequest:
 
 
 def _parse_script(flags: list[str], script: Script, argv: list[str]) -> ScriptRequest:
-    """The same for a comparison in a script, whose own arguments are left to it."""
+    """Parses the flags for a comparison in a script; the script parses its own arguments."""
     parser = dataclass_parser(
         "compare",
         (ComparisonArguments, ScriptArguments, EngineArguments),

@@ -1,4 +1,4 @@
-"""Runs of comparisons as trainings to examine: their log lies in ``result.json``, their settings in the plan."""
+"""Logs of the runs of comparisons: the log is in ``result.json``, the settings are in the plan."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,10 @@ from hf_critmom.experiments.doctor import Settings, TrainingLog, named_settings
 
 
 def recorded_training(folder: Path) -> TrainingLog | None:
-    """The log of a comparison's finished run; None for any other folder.
+    """Reads the log of a finished run of a comparison; None for any other folder.
 
     Raises:
-        InputError: If plan or result are damaged.
+        InputError: If the plan or the result is damaged.
     """
     found = find_run(folder)
     if found is None or not (folder / RESULT_FILE).exists():

@@ -1,4 +1,4 @@
-"""``hf-critmom doctor``: what the log of a training tells about its optimizer, with nothing trained again."""
+"""``hf-critmom doctor``: examine the log of a finished or running training, without training anything."""
 
 import json
 from pathlib import Path
@@ -6,21 +6,26 @@ from pathlib import Path
 from hf_critmom.commands.parser import Parser
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The flags of ``doctor``."""
-    found = Parser("doctor", "Examine the log of a training: steps, momentum, clipping, damping, divergence, cadence.")
-    found.add_argument("run", type=Path, help="output folder of a Trainer, or a checkpoint in it; it is only read")
-    found.add_argument(
-        "--targets", type=float, nargs="+", default=(), metavar="VALUE", help="values whose first reaching is timed"
+    parser = Parser("doctor", "Examine the log of a training run: steps, momentum, clipping, damping, divergence.")
+    parser.add_argument("run", type=Path, help="output folder of a Trainer, or a checkpoint in it; never written to")
+    parser.add_argument(
+        "--targets",
+        type=float,
+        nargs="+",
+        default=(),
+        metavar="VALUE",
+        help="report when the metric first reached these values",
     )
-    found.add_argument("--metric", help="what targets are values of; default: accuracy where it was logged, else loss")
-    found.add_argument("--json", action="store_true", help="print the findings as JSON, for programs")
-    return found
+    parser.add_argument("--metric", help="metric of the targets; default: accuracy if it was logged, else loss")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    return parser
 
 
 def main(argv: list[str]) -> int:
-    """Examines a training and prints what was found."""
-    args = parser().parse_args(argv)
+    """Examines a training run, and prints the findings."""
+    args = build_parser().parse_args(argv)
 
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""``hf-critmom drift``: test a comparison's networks on corrupted images."""
+"""``hf-critmom drift``: test the networks of a comparison on corrupted images."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ from hf_critmom.commands.parser import Parser, silence_libraries
 from hf_critmom.commands.report import print_report
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The flags of ``drift``."""
     from hf_critmom.tasks import CORRUPTIONS
 
-    found = Parser("drift", "Test a comparison's networks on corrupted images.")
-    found.add_argument("folder", type=Path, help="folder of the comparison, with its models")
-    found.add_argument("--workers", type=int, metavar="N", help="processes that measure; default: one for each core")
-    found.add_argument(
+    parser = Parser("drift", "Test the networks of a comparison on corrupted images.")
+    parser.add_argument("folder", type=Path, help="folder of the comparison, with the models of its runs")
+    parser.add_argument("--workers", type=int, metavar="N", help="number of processes; default: one per usable core")
+    parser.add_argument(
         "--corruptions",
         nargs="+",
         choices=CORRUPTIONS,
@@ -22,16 +22,16 @@ def parser() -> Parser:
         help="corruptions to measure, each at five severities: "
         + "; ".join(f"{name} ({corruption.help})" for name, corruption in CORRUPTIONS.items()),
     )
-    found.add_argument("--max_eval_samples", type=int, metavar="N", help="test with N images, drawn at random")
-    found.add_argument("--task", metavar="TEXT", help="where the data is, if not where the comparison found it")
-    found.add_argument(
+    parser.add_argument("--max_eval_samples", type=int, metavar="N", help="test on N random images")
+    parser.add_argument("--task", metavar="TEXT", help="new location of the data, if it was moved after the comparison")
+    parser.add_argument(
         "--trust_remote_code", action="store_true", help="run Python code that comes with the model's image processor"
     )
-    return found
+    return parser
 
 
 def main(argv: list[str]) -> int:
-    """Tests the networks of a comparison on corrupted images and prints its report."""
+    """Tests the networks of a comparison on corrupted images, and prints its report."""
     import torch
     from accelerate import PartialState
     from rich.console import Console
@@ -40,9 +40,9 @@ def main(argv: list[str]) -> int:
     from hf_critmom.experiments.comparison.plan import Plan
     from hf_critmom.tasks import CheckpointArguments
 
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     plan = Plan.read(args.folder)
-    torch.set_num_threads(1)  # workers are forked: no pool of threads may exist before
+    torch.set_num_threads(1)  # workers are forked, and no thread pool may exist before that
     silence_libraries()
     task = load_compared_task(args.folder, plan, task=args.task, trust_remote_code=args.trust_remote_code)
     console = Console(stderr=True, highlight=False, quiet=not PartialState().is_main_process)

@@ -1,4 +1,4 @@
-"""The kinds of experiments that a folder can hold, and the report of each."""
+"""The kinds of experiments that a folder can hold, and their reports."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,17 +8,17 @@ from hf_critmom.storage.files import explain_write_errors, remove_partial_files
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PLAN_FILES = {"attribution": "attribution.json", "repair": "repair.json", "comparison": "comparison.json"}
-"""The file by which a folder is known to hold an experiment."""
+MARKER_FILES = {"attribution": "attribution.json", "repair": "repair.json", "comparison": "comparison.json"}
+"""The file that identifies a folder with an experiment of each kind."""
 
 
 def find_kind(folder: Path) -> str | None:
-    """Which kind of experiment a folder holds; None if it holds none."""
-    return next((kind for kind, name in PLAN_FILES.items() if (folder / name).exists()), None)
+    """The kind of experiment in a folder; None if there is none."""
+    return next((kind for kind, name in MARKER_FILES.items() if (folder / name).exists()), None)
 
 
 def results_as_json(folder: Path) -> dict[str, Any]:
-    """What an experiment found, for programs; nothing in its folder changes."""
+    """The results of an experiment as JSON types; nothing in its folder changes."""
     kind = find_kind(folder)
     if kind == "attribution":
         from hf_critmom.experiments.diagnosis.summary import attribution_as_json
@@ -35,7 +35,7 @@ def results_as_json(folder: Path) -> dict[str, Any]:
 
 
 def write_report(folder: Path) -> "list[RenderableType]":
-    """Builds the report of an experiment; returns its tables for the terminal."""
+    """Writes the report of an experiment, and returns its tables for the terminal."""
     remove_partial_files(folder)
     kind = find_kind(folder)
     if kind == "attribution":

@@ -1,4 +1,4 @@
-"""``hf-critmom merge``: join comparisons of the same conditions that were made in several folders."""
+"""``hf-critmom merge``: join comparisons of the same conditions from several folders or machines."""
 
 from pathlib import Path
 
@@ -6,30 +6,32 @@ from hf_critmom.commands.parser import Parser
 from hf_critmom.commands.report import print_report
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The flags of ``merge``."""
-    found = Parser("merge", "Join comparisons of the same conditions, such as the shares of several machines.")
-    found.add_argument(
+    parser = Parser("merge", "Join comparisons of the same conditions from several folders or machines.")
+    parser.add_argument(
         "sources",
         nargs="+",
         metavar="DIR",
-        help="folder of a comparison, or repository that holds one: hf://datasets/OWNER/NAME, with @REVISION for a "
-        "branch; the first decides about the baseline and the order of the arms",
+        help="folder of a comparison, or repository with one: hf://datasets/OWNER/NAME, with @REVISION for a branch; "
+        "the first one determines the baseline and the order of the arms",
     )
-    found.add_argument(
+    parser.add_argument(
         "--output_dir",
         "--output-dir",
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of the joined comparison; one that it holds already is added to",
+        help="folder of the joined comparison; if it already holds one, the others are added to it",
     )
-    found.add_argument("--token", help="access token for private repositories; default: HF_TOKEN, or the stored one")
-    return found
+    parser.add_argument(
+        "--token", help="token for private repositories; default: HF_TOKEN, or the token of hf auth login"
+    )
+    return parser
 
 
 def main(argv: list[str]) -> int:
-    """Joins comparisons, and prints the report of all of them together."""
+    """Joins comparisons, and prints the joint report."""
     import tempfile
 
     from rich.console import Console
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> int:
     from hf_critmom.hub.pulling import is_repository, pull_comparison
     from hf_critmom.reporting.text import printable
 
-    args = parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="hf-critmom-") as pulled:
         sources = [
             Source(name, pull_comparison(name, Path(pulled, str(number)), token=args.token), is_pulled=True)

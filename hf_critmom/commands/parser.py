@@ -1,4 +1,4 @@
-"""The parser that the subcommands share, and what all of them do before and after their work."""
+"""The argument parsers of the subcommands."""
 
 import argparse
 import inspect
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
 
-class _ErrorsInOneSentence:
-    """A parser that answers arguments it cannot use with one sentence rather than with the usage of every flag."""
+class _OneSentenceErrors:
+    """A parser mixin that reports invalid arguments in one sentence, instead of printing the usage of all flags."""
 
     prog: str
 
@@ -27,8 +27,8 @@ class _ErrorsInOneSentence:
         raise InputError(f"{message}: see {self.prog} --help.")
 
 
-class Parser(_ErrorsInOneSentence, ArgumentParser):
-    """The parser of a subcommand without training arguments.
+class Parser(_OneSentenceErrors, ArgumentParser):
+    """The parser of a subcommand without training flags.
 
     Args:
         command: Name of the subcommand.
@@ -37,56 +37,54 @@ class Parser(_ErrorsInOneSentence, ArgumentParser):
 
     def __init__(self, command: str, description: str) -> None:
         super().__init__(prog=f"{program()} {command}", description=description, allow_abbrev=False)
-        self.register("type", Path, _named_path)
+        self.register("type", Path, _nonempty_path)
 
 
-def _named_path(text: str) -> Path:
-    """A path; an empty one would be the current folder, which nobody has named.
+def _nonempty_path(text: str) -> Path:
+    """Converts an argument to a path; an empty one would silently mean the current directory.
 
     Raises:
         argparse.ArgumentTypeError: If it is empty.
     """
     if not text:
-        raise argparse.ArgumentTypeError("it is empty, give a path")
+        raise argparse.ArgumentTypeError("it is empty, expected a path")
     return Path(text)
 
 
 def dataclass_parser(
     command: str, dataclass_types: Sequence[type], *, usage: str = "", description: str = "", add_help: bool = True
 ) -> "HfArgumentParser":
-    """The parser of a subcommand whose flags are the fields of dataclasses, `TrainingArguments` among them.
+    """The parser of a subcommand whose flags are the fields of dataclasses, which may include `TrainingArguments`.
 
-    Its help shows our own flags by dataclass, under the title that the dataclass has as ``_argument_group_name``; the
-    flags that are `TrainingArguments`' own are shown by ``--help_all`` only.
+    Its help lists the flags of each dataclass under the title ``_argument_group_name`` of that dataclass. Flags that
+    `TrainingArguments` itself declares are only shown by ``--help_all``.
 
     Args:
         command: Name of the subcommand.
         dataclass_types: The dataclasses.
-        usage: Arguments in the first line of its help.
-        description: What it does.
-        add_help: Whether it answers ``--help``.
+        usage: Arguments in the first line of the help.
+        description: What the subcommand does.
+        add_help: Whether the parser has ``--help`` and ``--help_all``.
     """
     from transformers import HfArgumentParser, TrainingArguments
 
-    inherited = {
+    hidden = {
         part.name
         for dataclass_type in dataclass_types
         if issubclass(dataclass_type, TrainingArguments)
         for part in fields(dataclass_type)
-        if part.name in TrainingArguments.__dataclass_fields__ and not _is_ours(dataclass_type, part.name)
+        if part.name in TrainingArguments.__dataclass_fields__ and not _is_redeclared(dataclass_type, part.name)
     }
 
-    hidden = set(inherited)
-
     class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-        """Leaves out the flags that are hidden."""
+        """Leaves out hidden flags."""
 
         def add_argument(self, action: argparse.Action) -> None:
             if action.dest not in hidden:
                 super().add_argument(action)
 
         def _format_action_invocation(self, action: argparse.Action) -> str:
-            """A flag by its first spelling, with a short placeholder; others are accepted all the same."""
+            """Shows only the first spelling of a flag, with a short placeholder."""
             if not action.option_strings or action.nargs == 0:
                 return super()._format_action_invocation(action)
             placeholder = _PLACEHOLDERS.get(action.type or str, "VALUE")
@@ -99,14 +97,14 @@ def dataclass_parser(
             return action.help if action.default is None else super()._get_help_string(action)
 
     class ShowAll(argparse.Action):
-        """Shows the help with every flag."""
+        """Prints the help with all flags."""
 
         def __call__(self, parser: ArgumentParser, *args: Any, **kwargs: Any) -> None:
             hidden.clear()
             parser.print_help()
             parser.exit()
 
-    class DataclassParser(_ErrorsInOneSentence, HfArgumentParser):
+    class DataclassParser(_OneSentenceErrors, HfArgumentParser):
         pass
 
     parser = DataclassParser(
@@ -132,8 +130,8 @@ def dataclass_parser(
 _PLACEHOLDERS: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT"}
 
 
-def _is_ours(dataclass_type: type, name: str) -> bool:
-    """Whether a subclass of `TrainingArguments` declares a field itself."""
+def _is_redeclared(dataclass_type: type, name: str) -> bool:
+    """Whether a subclass of `TrainingArguments` itself declares a field."""
     from transformers import TrainingArguments
 
     classes = dataclass_type.__mro__[: dataclass_type.__mro__.index(TrainingArguments)]
@@ -141,17 +139,17 @@ def _is_ours(dataclass_type: type, name: str) -> bool:
 
 
 def parse_dataclasses(parser: "HfArgumentParser", argv: Sequence[str]) -> tuple[Any, ...]:
-    """Parses arguments into the parser's dataclasses, followed by a namespace of its other arguments, if any.
+    """Parses arguments into the parser's dataclasses, followed by a namespace if it has other arguments.
 
     Raises:
-        InputError: If a flag is unknown or its value cannot be used.
+        InputError: If a flag is unknown, or its value is invalid.
     """
     check_lists(parser, argv)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     except InputError:
         raise
-    except ValueError as error:  # TrainingArguments' own checks
+    except ValueError as error:  # from the checks of TrainingArguments
         parser.error(root_message(error))
     if unknown:
         parser.error(f"unknown arguments {shlex.join(recorded_arguments(unknown))}")
@@ -163,12 +161,12 @@ def parse_dataclasses(parser: "HfArgumentParser", argv: Sequence[str]) -> tuple[
 
 
 def check_lists(parser: ArgumentParser, argv: Sequence[str]) -> None:
-    """Refuses a list, such as that of the arms, that is given twice: the first values would be dropped in silence.
+    """Checks that no flag with a list of values is given twice, because argparse would ignore the first list.
 
-    A flag with a default, as of any program, has its last value.
+    Lists with a default are excepted: of these, as of single values, the last one given counts.
 
     Raises:
-        InputError: If there is one.
+        InputError: If a flag is given twice.
     """
     lists = [action for action in parser._actions if action.nargs in ("+", "*") and action.default is None]
     several = {flag: action for action in lists for flag in action.option_strings}
@@ -178,12 +176,12 @@ def check_lists(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def given_flags(argv: Sequence[str]) -> frozenset[str]:
-    """Names of the flags among command-line arguments."""
+    """Names of the flags in command-line arguments."""
     return frozenset(flag.lstrip("-").partition("=")[0].replace("-", "_") for flag in argv if flag.startswith("--"))
 
 
 def rename_flags(argv: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
-    """Command-line arguments with the earlier spellings of flags replaced by those of today."""
+    """Replaces former names of flags in command-line arguments by the current ones."""
     renamed = []
     for argument in argv:
         flag, equals, value = argument.partition("=")
@@ -192,12 +190,12 @@ def rename_flags(argv: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
 
 
 def silence_libraries() -> None:
-    """Silences what Transformers and Datasets print: errors are raised, and the commands show their own progress."""
+    """Turns off logs and progress bars of Transformers and Datasets; the commands show their own progress."""
     import datasets
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say is in the error that it raises
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its messages are in the errors that it raises
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()

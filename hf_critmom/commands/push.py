@@ -1,4 +1,4 @@
-"""``hf-critmom push``: bring a comparison and one of its models to the Hub."""
+"""``hf-critmom push``: push a comparison and one of its models to the Hub."""
 
 import json
 import sys
@@ -13,30 +13,34 @@ if TYPE_CHECKING:
 _REPO_TYPES = ("model", "dataset", "space")
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The flags of ``push``."""
-    found = Parser("push", "Bring a comparison to the Hub.")
-    found.add_argument("folder", type=Path, help="folder of the comparison; it is only read")
-    found.add_argument("repo_id", help="repository to push to, NAMESPACE/NAME; it is created if need be")
-    found.add_argument("--private", action="store_true", help="create the repository as a private one")
-    found.add_argument("--dry_run", "--dry-run", action="store_true", help="only list what would be pushed")
-    found.add_argument(
-        "--repo_type", "--repo-type", choices=_REPO_TYPES, default="model", help="kind of repository; default: model"
+    parser = Parser("push", "Push a comparison and one of its models to the Hub.")
+    parser.add_argument("folder", type=Path, help="folder of the comparison; nothing is written to it")
+    parser.add_argument("repo_id", help="repository to push to, NAMESPACE/NAME; it is created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is created")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="only list what would be pushed")
+    parser.add_argument(
+        "--repo_type",
+        "--repo-type",
+        choices=_REPO_TYPES,
+        default="model",
+        help="type of repository; default: model",
     )
-    found.add_argument("--revision", help="branch to push to; default: the main one")
-    found.add_argument("--arm", help="push this arm's model; default: the best by final validation")
-    found.add_argument("--seed", type=int, help="push this seed's model; default: the best by final validation")
-    found.add_argument("--dataset_id", help="dataset of the Hub that the test result is on, for .eval_results")
-    found.add_argument("--task_id", default="default", help="task of that dataset; default: default")
-    found.add_argument("--message", "--commit_message", help="summary of the commit; default: what was compared")
-    found.add_argument("--token", help="access token; default: HF_TOKEN, or what hf auth login has stored")
-    found.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
-    return found
+    parser.add_argument("--revision", help="branch to push to; default: main")
+    parser.add_argument("--arm", help="push a model of this arm; default: the model with the best final validation")
+    parser.add_argument("--seed", type=int, help="push a model of this seed; default: as for --arm")
+    parser.add_argument("--dataset_id", help="Hub dataset of the test split, to publish the result in .eval_results")
+    parser.add_argument("--task_id", default="default", help="task of that dataset; default: %(default)s")
+    parser.add_argument("--message", "--commit_message", help="commit message; default: what was compared")
+    parser.add_argument("--token", help="access token; default: HF_TOKEN, or the token of hf auth login")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
 
 
 def main(argv: list[str]) -> int:
     """Pushes a comparison, or lists what would be pushed."""
-    args = vars(parser().parse_args(argv))
+    args = vars(build_parser().parse_args(argv))
 
     from huggingface_hub.utils import disable_progress_bars, logging
 
@@ -46,7 +50,7 @@ def main(argv: list[str]) -> int:
     as_json = args.pop("json")
     if as_json or not sys.stderr.isatty():
         disable_progress_bars()
-        logging.set_verbosity_error()  # what fails in the end is one sentence
+        logging.set_verbosity_error()  # an error is reported in one sentence
     upload, pushed = push_comparison(args.pop("folder"), repository, **args)
     if as_json:
         print(json.dumps(_result(upload, pushed), indent=2))
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def _result(upload: "Upload", pushed: "Pushed | None") -> dict[str, Any]:
-    """A push, or a dry run, as JSON."""
+    """The result of a push or a dry run as JSON types."""
     return {
         "repo_id": upload.repository.repo_id,
         "repo_type": upload.repository.repo_type,
@@ -78,11 +82,13 @@ def _print(upload: "Upload", pushed: "Pushed | None") -> None:
     sizes = upload.sizes()
     files = f"{len(sizes)} files, {sum(sizes.values()):,} bytes"
     if pushed is None:
-        console.print(f"Would push {files}, to {upload.repository}:")
+        console.print(f"Would push {files} to {upload.repository}:")
         for path, size in sizes.items():
             console.print(f"{size:>13,}  {path}")
     for note in [*upload.notes, *(pushed.notes if pushed else ())]:
         console.print(note)
     if pushed is not None:
-        console.print(f"Pushed: {files}." if pushed.changed else f"Nothing new: {upload.repository} has all {files}.")
+        console.print(
+            f"Pushed: {files}." if pushed.changed else f"Nothing to push: {upload.repository} already has all {files}."
+        )
         console.print(pushed.url)

@@ -1,4 +1,4 @@
-"""``hf-critmom repair``: retrain the layers to blame for a network's errors, and verify what that did."""
+"""``hf-critmom repair``: retrain the layers to blame for a network's mistakes, and verify the result."""
 
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,8 @@ def main(argv: list[str]) -> int:
         with explain_write_errors(repair.folder, RepairError, "finished runs are kept, and are not repeated"):
             report = write_repair_report(repair)
         Console().print(report)
-        made = "Repaired model and report" if repair.verification else "Report"
-        Console().print(printable(f"{made}: {repair.folder}"), highlight=False, markup=False, soft_wrap=True)
+        content = "Repaired model and report" if repair.verification else "Report"
+        Console().print(printable(f"{content}: {repair.folder}"), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -45,14 +45,14 @@ def parse_repair(argv: list[str]) -> RepairRequest:
     """Turns the flags of ``repair`` into a request.
 
     Raises:
-        InputError: If a flag's value cannot be used, or the checkpoint's own folder cannot be read.
+        InputError: If a flag's value is invalid, or the plan of the experiment that trained the checkpoint is damaged.
     """
     dataclass_types = (RepairArguments, DataArguments, CheckpointArguments, RepairTrainingArguments, EngineArguments)
     parser = dataclass_parser(
         "repair",
         dataclass_types,
         usage="CHECKPOINT [--groups auto|NAMES] [--controls] [flags]",
-        description="Retrain the layer groups that a network's errors are blamed on, and verify what that did.",
+        description="Retrain the layer groups to blame for a network's mistakes, and verify the result.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint, or its name on the Hub")
     arguments = rename_flags(argv, ALIASES)
@@ -62,7 +62,7 @@ def parse_repair(argv: list[str]) -> RepairRequest:
     repair, data, loading, training, engine, _ = parse_dataclasses(parser, arguments)
     folder = Path(checkpoint)
     if folder.is_dir() and Path(str(training.output_dir)).resolve() == folder.resolve():
-        raise InputError(f"--output_dir {training.output_dir} is the checkpoint itself, which is never overwritten.")
+        raise InputError(f"--output_dir {training.output_dir} is the checkpoint's own folder: choose another one.")
     trained_on = find_record(checkpoint).trained_on
     command = recorded_command(f"{PROGRAM} repair", argv)
     on_cpu = training.use_cpu and "use_cpu" in given_flags(arguments)

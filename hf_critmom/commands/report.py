@@ -12,22 +12,24 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The flags of ``report``."""
-    found = Parser("report", "Rebuild the report of a comparison, an attribution or a repair; of several, one page.")
-    found.add_argument("folder", type=Path, nargs="+", help="folder of the experiment, or folders of comparisons")
-    found.add_argument("--output_dir", type=Path, help="where the page of several comparisons goes; default: overview")
-    found.add_argument("--json", action="store_true", help="print what was found as JSON, for programs")
-    return found
+    parser = Parser(
+        "report", "Rebuild the report of a comparison, attribution or repair, or a page of several comparisons."
+    )
+    parser.add_argument("folder", type=Path, nargs="+", help="folder of the experiment, or of each comparison")
+    parser.add_argument("--output_dir", type=Path, help="folder for the page of several comparisons; default: overview")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, and write nothing")
+    return parser
 
 
 def main(argv: list[str]) -> int:
-    """Rebuilds the report of an experiment, or puts several comparisons on a page, and prints it."""
-    args = parser().parse_args(argv)
+    """Rebuilds and prints the report of an experiment, or of several comparisons on one page."""
+    args = build_parser().parse_args(argv)
     if len(args.folder) > 1:
         return _overview(args.folder, args.output_dir or Path("overview"), as_json=args.json)
     if args.output_dir is not None:
-        raise InputError("--output_dir is for the page of several comparisons: a single report stays in its folder.")
+        raise InputError("--output_dir is for the page of several comparisons: leave it out, or name several folders.")
     (folder,) = args.folder
     if args.json:
         print(json.dumps(results_as_json(folder), indent=2))
@@ -52,7 +54,7 @@ def _overview(folders: list[Path], output: Path, *, as_json: bool) -> int:
 
 
 def print_report(folder: Path) -> None:
-    """Builds the report of an experiment and prints its tables."""
+    """Writes the report of an experiment, and prints its tables."""
     _print(write_report(folder), folder / "README.md")
 
 

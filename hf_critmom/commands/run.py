@@ -1,4 +1,4 @@
-"""``hf-critmom run``: an unmodified training script with the optimizers registered."""
+"""``hf-critmom run``: run an unmodified training script with the optimizer names registered."""
 
 import runpy
 import sys
@@ -14,10 +14,10 @@ NO_DAMPING_LOG, RECORDED = "--no_damping_log", "--recorded"
 
 
 def main(argv: list[str]) -> int:
-    """Runs a script or module, which sees the arguments, name and import path that it would see under plain python.
+    """Runs a script or module with the same arguments, ``__name__`` and import path as under plain ``python``.
 
-    Every Trainer that it builds logs its damping state, unless `NO_DAMPING_LOG` stands before the script. A comparison
-    starts the runs of a script with `RECORDED` and a file of instructions before it.
+    Every Trainer that it creates logs its damping state, unless `NO_DAMPING_LOG` precedes the script. A comparison
+    starts the runs of a script with `RECORDED` and a file of instructions before the script.
     """
     from hf_critmom.training.watching import watched_trainers
 
@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int:
             runpy.run_path(str(script.absolute()), run_name="__main__")
         else:
             print(
-                f"usage: {PROGRAM} run SCRIPT [ARGS...] | {PROGRAM} run -m MODULE [ARGS...]; {NO_DAMPING_LOG} before "
-                "SCRIPT or -m keeps the damping state out of the log",
+                f"usage: {PROGRAM} run SCRIPT [ARGS...] | {PROGRAM} run -m MODULE [ARGS...]; with {NO_DAMPING_LOG} "
+                "before SCRIPT or -m, the damping state is not logged",
                 file=sys.stderr,
             )
             return 0 if argv[:1] in (["-h"], ["--help"]) else 2
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def _recording(instructions: str) -> AbstractContextManager[Callable[[Any], None]]:
-    """What is done with the Trainers of a run that a comparison started; nothing with those of others."""
+    """A context that records the Trainer of a run that a comparison started, and does nothing for other runs."""
     if not instructions:
         return nullcontext(lambda trainer: None)
     from hf_critmom.experiments.comparison.script.recording import recorded_run

@@ -1,1 +1,1 @@
-"""Engines make the runs of an experiment: in processes of this machine (`local`) or on a Ray cluster (`ray`)."""
+"""Engines execute the runs of an experiment: in local processes (`local`) or on a Ray cluster (`ray`)."""

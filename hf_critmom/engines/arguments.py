@@ -1,4 +1,4 @@
-"""Flags of the engine; every command that makes many runs has them."""
+"""Flags of the engines, which every command with many runs has."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,28 +12,28 @@ ENGINES = ("local", "ray")
 
 @dataclass
 class EngineArguments:
-    """Flags that choose where the runs of an experiment are made, and how many at the same time."""
+    """Flags that choose where the runs of an experiment are executed, and how many at the same time."""
 
     _argument_group_name: ClassVar[str] = "workers and machines (a run is one arm and seed, study or treatment)"
 
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of processes that make runs at the same time; results do not depend on it. Default: "
-            "one for each usable core, and 1 on an accelerator."
+            "help": "Number of runs at the same time, each in its own process; results do not depend on it. Default: "
+            "as many as the usable cores allow, and 1 on an accelerator."
         },
     )
     threads_per_worker: int | None = field(
         default=None,
         metadata={
-            "help": "Number of threads of each run, on which the last digits of its results depend. Default: 1, "
-            "or more if a short measurement finds that the model's steps are as many times faster."
+            "help": "Number of CPU threads of each run; results depend on it in their last digits. Default: 1, or more "
+            "if a short measurement shows that steps of the model are almost as many times faster."
         },
     )
     engine: str = field(
         default="local",
         metadata={
-            "help": "Engine that makes the runs: local, processes of this machine; or ray, a Ray cluster, whose "
+            "help": "Where the runs are executed: local, in processes on this machine; or ray, on a Ray cluster, whose "
             "machines need the same packages and data, but not the output folder."
         },
     )
@@ -47,13 +47,13 @@ class EngineArguments:
     gpus_per_run: float | None = field(
         default=None,
         metadata={
-            "help": "Number of GPUs for each run with --engine ray; at 0.25, four runs share a GPU. Default: 1 if the "
+            "help": "Number of GPUs per run with --engine ray; with 0.25, four runs share a GPU. Default: 1 if the "
             "cluster has any."
         },
     )
     cpus_per_run: float | None = field(
         default=None,
-        metadata={"help": "Number of CPUs for each run with --engine ray; default: --threads_per_worker."},
+        metadata={"help": "Number of CPUs per run with --engine ray; default: --threads_per_worker."},
     )
 
     def __post_init__(self) -> None:
@@ -76,5 +76,5 @@ class EngineArguments:
 
     @property
     def on_ray(self) -> bool:
-        """Whether a Ray cluster makes the runs."""
+        """Whether the runs are executed on a Ray cluster."""
         return self.engine == "ray"

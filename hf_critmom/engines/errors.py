@@ -4,4 +4,4 @@ from hf_critmom.errors import InputError
 
 
 class EngineError(InputError):
-    """An engine cannot make runs, or cannot make more."""
+    """An engine cannot execute runs, or no more of them."""

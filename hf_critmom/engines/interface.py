@@ -1,8 +1,8 @@
-"""The interface of engines, and what all of them do with a failed run.
+"""The interface between engines and experiments.
 
-An experiment has an `Executor`, which makes one run in a folder and returns its result, and a `Store`, which keeps the
-results; an `Engine` decides where and when runs are made. So a new kind of experiment needs only an executor and a
-store to run on every engine.
+An experiment has an `Executor`, which executes one run in a folder and returns its result, and a `Store`, which keeps
+the results. An `Engine` decides where and when runs are executed. A new kind of experiment therefore needs only an
+executor and a store to run on every engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from hf_critmom.storage.workers import Send
 
 
 class Job(Protocol):
-    """A run to be made, with what the executor needs to know about it; it can be pickled."""
+    """A run to execute, with what the executor needs to know about it; picklable."""
 
     @property
     def folder(self) -> Path:
@@ -27,53 +27,52 @@ class Job(Protocol):
 
 
 class Executor(Protocol):
-    """Makes the runs of an experiment, each in its folder.
+    """Executes the runs of an experiment, each in its folder.
 
-    An engine that makes runs on other machines pickles the executor, which then names its data without holding them;
-    `prepare` loads them there.
+    An engine for other machines pickles the executor, without its data, which `prepare` loads there.
     """
 
     @property
     def resumable(self) -> bool:
-        """Whether runs keep checkpoints in their folders, from which they resume."""
+        """Whether runs save checkpoints in their folders and can resume from them."""
 
     def isolate(self) -> None:
         """Prepares a forked process for its first run."""
 
     def prepare(self, plan: Any, threads: int) -> "ComputeEnvironment":
-        """Prepares a process that has received the executor for its first run.
+        """Prepares a process that has unpickled the executor for its first run.
 
         Args:
             plan: See `Work`.
             threads: Number of threads of each run.
 
         Returns:
-            Device and versions of the process.
+            Device and versions that the process computes with.
 
         Raises:
             InputError: If data or files that the runs need are missing, or differ from the plan's.
         """
 
     def execute(self, job: Any, plan: Any, folder: Path, send: Send) -> Any:
-        """Makes a run, or resumes it where it stopped.
+        """Executes a run, or resumes it from its last checkpoint.
 
         Args:
             job: The run.
             plan: See `Work`.
             folder: The run's folder.
-            send: Takes the events of the run, for the experiment's `Observer`.
+            send: Sends the events of the run to the experiment's `Observer`.
 
         Returns:
             The result, for the store.
 
         Raises:
-            InputError: If no run of the experiment can be made. Any other error concerns this run alone.
+            InputError: If no run of the experiment can be executed. Any other error concerns this run alone.
         """
 
 
 @dataclass(frozen=True)
 class ComputeEnvironment:
-    """Device and versions of a process that computes.
+    """Device and versions that a process computes with.
 
     Attributes:
         device: Name of the device.
@@ -86,14 +85,14 @@ class ComputeEnvironment:
 
 @dataclass(frozen=True)
 class Load:
-    """Where a run was made, and how much of its device it had.
+    """Where a run was executed, and how much of its device it had.
 
     Attributes:
-        workers: Number of processes that made runs of the same launch at the same time.
+        workers: Number of processes that executed runs of the same launch at the same time.
         node: Name of the machine.
         device: Name of the device.
         share: Share of the device that the run had to itself; below 1, other runs of the same launch used the rest.
-        retries: How often the run was lost with its process or machine before.
+        retries: How often the run had been lost with its process or machine before.
     """
 
     workers: int
@@ -104,35 +103,35 @@ class Load:
 
 
 class Store(Protocol):
-    """Keeps the results, on the machine of the command."""
+    """Keeps the results, on the machine that the command runs on."""
 
     @property
     def folder(self) -> Path:
         """The experiment's folder."""
 
     def finished(self, job: Any) -> bool:
-        """Whether the result of a run exists, as seen by the main process."""
+        """Whether the result of a run exists, according to the main process."""
 
     def keep(self, job: Any, result: Any, load: Load) -> None:
-        """Keeps a result, completely or not at all; called in the main process.
+        """Stores a result, completely or not at all; called in the main process.
 
         Args:
             job: The run.
             result: What the executor returned.
-            load: Where the run was made.
+            load: Where the run was executed.
         """
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of an engine.
+    """What an engine has to do.
 
     Attributes:
         jobs: The runs, in the order in which they are started.
-        plan: What all runs share; it can be pickled, and is sent to each machine once.
-        executor: Makes each run.
+        plan: What all runs share; picklable, and sent to each machine once.
+        executor: Executes each run.
         store: Keeps the results.
-        versions: Versions of the packages and hardware that compute, which other machines should share.
+        versions: Versions of the packages and the hardware; other machines should have the same.
     """
 
     jobs: Sequence[Job]
@@ -143,13 +142,13 @@ class Work:
 
 
 class Observer(Protocol):
-    """Receives the events of an engine that makes runs."""
+    """Receives the events of an engine while it executes runs."""
 
     def handle(self, worker: int, kind: str, *content: Any) -> None:
         """Handles an event of a worker.
 
         Kinds are ``"finished"`` (the run's `Job.folder`, and whether it was finished before), ``"failed"`` (a
-        sentence), ``"waiting"`` (number of runs that other launches are making), ``"said"`` (a line), ``"machines"``
+        sentence), ``"waiting"`` (number of runs that other launches are executing), ``"said"`` (a line), ``"machines"``
         (numbers of running and of finished runs by machine, and number of waiting runs), and those of the executor.
         """
 
@@ -161,7 +160,7 @@ class Observer(Protocol):
 
 
 class Engine(Protocol):
-    """Makes runs.
+    """Executes runs.
 
     Attributes:
         threads: Number of threads of each run.
@@ -171,7 +170,7 @@ class Engine(Protocol):
 
     @property
     def forks(self) -> bool:
-        """Whether workers are forked from this process, which must not have computed with several threads before."""
+        """Whether workers are forked from this process, which then must not have computed with several threads."""
 
     def start(self) -> None:
         """Connects to the cluster, if the engine has one.
@@ -181,25 +180,25 @@ class Engine(Protocol):
         """
 
     def num_workers(self, num_jobs: int) -> int:
-        """Number of runs made at the same time, out of ``num_jobs``."""
+        """Number of runs executed at the same time, out of ``num_jobs``."""
 
     def run(self, work: Work, observer: Observer) -> None:
-        """Makes the runs that are not finished, and returns when all are finished or have failed.
+        """Executes the unfinished runs, and returns when all are finished or have failed.
 
         Args:
-            work: The runs.
-            observer: Receives the events. A run that fails is reported, and the others go on.
+            work: The runs. If one fails, that is reported, and the others go on.
+            observer: Receives the events.
 
         Raises:
-            InputError: If the executor raised one, or the engine can make no more runs; what is finished is kept.
+            InputError: If the executor raised one, or the engine cannot execute more runs; finished runs are kept.
         """
 
     def close(self) -> None:
-        """Stops everything that the engine has started."""
+        """Stops everything that the engine started."""
 
 
-def keep_failure(job: Job, folder: Path, message: str, traceback: str) -> str:
-    """Keeps the traceback of a failed run in its folder, and returns a sentence that says where.
+def record_failure(job: Job, folder: Path, message: str, traceback: str) -> str:
+    """Writes the traceback of a failed run to ``error.txt`` in its folder, and returns a sentence for the user.
 
     Args:
         job: The run.

@@ -1,11 +1,11 @@
-"""Runs in processes of this machine: forked workers that share them out by locks, as several launches do."""
+"""The local engine: forked workers on this machine share out the runs by file locks, as several launches do."""
 
 import platform
 import traceback
 
 from accelerate import PartialState
 
-from hf_critmom.engines.interface import Job, Load, Observer, Work, keep_failure
+from hf_critmom.engines.interface import Job, Load, Observer, Work, record_failure
 from hf_critmom.errors import InputError, root_message
 from hf_critmom.storage.environment import device_name
 from hf_critmom.storage.files import why_unwritable
@@ -15,10 +15,10 @@ from hf_critmom.storage.workers import Send, run_in_workers, usable_cores
 
 
 class LocalEngine:
-    """Makes runs in forked workers, or in this process if there is only one worker.
+    """Executes runs in forked workers, or in this process if there is only one worker.
 
     Args:
-        workers: Largest number of runs made at the same time.
+        workers: Largest number of runs at the same time.
         threads: Number of threads of each run.
     """
 
@@ -31,7 +31,7 @@ class LocalEngine:
         return self.workers > 1
 
     def start(self) -> None:
-        pass  # workers are forked when runs are made
+        pass  # workers are forked in `run`
 
     def num_workers(self, num_jobs: int) -> int:
         return min(self.workers, num_jobs)
@@ -44,32 +44,32 @@ class LocalEngine:
                 self._work(work, lambda *event: observer.handle(0, *event))
             return
 
-        def work_apart(send: Send) -> None:
+        def work_in_fork(send: Send) -> None:
             work.executor.isolate()
             self._work(work, send)
 
         run_in_workers(
-            work_apart,
+            work_in_fork,
             workers=workers,
             threads=self.threads,
             on_event=observer.handle,
             on_forked=observer.workers_started,
             on_death=lambda worker, number: observer.worker_died(
-                worker, f"A worker was killed (signal {number}): the others make its run."
+                worker, f"A worker was killed (signal {number}): another one takes over its run."
             ),
         )
 
     def close(self) -> None:
-        pass  # workers end with their work
+        pass  # workers end with `run`
 
     def _share(self) -> float:
-        """The share of its device that a run has to itself: an accelerator, or as many cores as it has threads."""
+        """The share that a run has of an accelerator, or of as many cores as it has threads."""
         if self.process.device.type != "cpu":
             return 1.0 / self.workers
         return min(1.0, usable_cores() / (self.workers * self.threads))
 
     def _work(self, work: Work, send: Send) -> None:
-        """Makes runs until none is left."""
+        """Executes runs until none is left."""
         jobs = {job.folder: job for job in work.jobs}
         run_all(
             work.store.folder,
@@ -91,7 +91,7 @@ class LocalEngine:
             if why_unwritable(folder, error) or self.process.num_processes > 1:
                 raise  # the other processes of this launch would wait for this one
             trace = "".join(traceback.format_exception(error))
-            send("failed", keep_failure(job, folder, root_message(error), trace))
+            send("failed", record_failure(job, folder, root_message(error), trace))
             return
         if self.process.is_main_process:
             load = Load(self.workers, platform.node(), device_name(), self._share())

@@ -1,12 +1,12 @@
-"""Runs on the machines of a Ray cluster: the command assigns them, and alone writes the experiment's folder.
+"""The Ray engine: the command assigns runs to the machines of a Ray cluster, and alone writes the experiment's folder.
 
-A worker is a Ray actor: a process that keeps its share of a machine and its loaded data, and makes one run after
+A worker is a Ray actor: a process that keeps its share of a machine and its loaded data, and executes one run after
 another. It trains in a temporary folder and returns the record and the files to keep, so no machine needs to see the
-experiment's folder. On a machine that sees it, if runs keep checkpoints, a run trains in the experiment's folder: when
-it is lost with its machine, it resumes elsewhere from its last checkpoint.
+experiment's folder. If a machine does see it, and runs save checkpoints, the run trains in the experiment's folder:
+when it is lost with its machine, it resumes elsewhere from its last checkpoint.
 
-Each worker has one run at a time, so waiting runs are entries of the plan, not objects of Ray, however many there are.
-A run that is lost with its process or machine is repeated, a limited number of times, and its record says how often.
+Each worker gets one run at a time, so waiting runs take no memory in Ray, however many there are. A run that is lost
+with its process or machine is retried a limited number of times, and its record says how often.
 """
 
 import time
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.engines.errors import EngineError
-from hf_critmom.engines.interface import Executor, Job, Load, Observer, Work, keep_failure
+from hf_critmom.engines.interface import Executor, Job, Load, Observer, Work, record_failure
 from hf_critmom.engines.ray_cluster import Cluster, Share
 from hf_critmom.engines.ray_worker import SECONDS_BETWEEN_STEPS, RunOutput, RunWorker, WorkerInfo
 from hf_critmom.errors import root_message
@@ -26,11 +26,11 @@ from hf_critmom.storage.locks import LOCKS_FOLDER, try_lock
 from hf_critmom.storage.run_folder import POLL_SECONDS, lock_name
 
 MAX_RETRIES = 3
-"""How often a run that was lost with its process or machine is repeated."""
+"""How often a run is retried after it was lost with its process or machine."""
 MAX_FAILED_STARTS = 5
-"""Number of workers that may die in succession, before they are ready, until the command gives up."""
+"""The command gives up when this many workers in a row have died before they were ready."""
 SECONDS_WITHOUT_ROOM = 120.0
-"""Seconds for which the cluster may have no room for any run until the command gives up."""
+"""The command gives up when the cluster has had no room for any run for this long."""
 STEP_EVENTS_PER_SECOND = 50
 """Largest number of step events per second, of all workers together."""
 
@@ -43,40 +43,40 @@ class _Worker:
         number: Number of the worker in events.
         actor: Handle of the actor.
         node: Name of its machine; empty until the worker is ready.
-        place: Its node, device and versions; None until the worker is ready.
+        info: Its node, device and versions; None until the worker is ready.
         job: The current run; None if the worker is idle.
-        claim: Holds the lock of the run.
+        lock: Holds the lock of the run.
     """
 
     number: int
     actor: Any
     node: str = ""
-    place: WorkerInfo | None = None
+    info: WorkerInfo | None = None
     job: Job | None = None
-    claim: ExitStack | None = None
+    lock: ExitStack | None = None
 
     def release(self) -> None:
         """Releases the current run and its lock."""
-        if self.claim is not None:
-            self.claim.close()
-        self.job, self.claim = None, None
+        if self.lock is not None:
+            self.lock.close()
+        self.job, self.lock = None, None
 
 
 class RayEngine:
-    """Makes runs on a Ray cluster.
+    """Executes runs on a Ray cluster.
 
     Args:
         address: Address of the cluster; None to start one on this machine.
         share: The share of a machine for each run.
-        workers: Largest number of runs made at the same time; None: as many as the cluster has room for.
+        workers: Largest number of runs at the same time; None: as many as the cluster has room for.
         threads: Number of threads of each run.
     """
 
     def __init__(self, address: str | None, share: Share, workers: int | None, threads: int) -> None:
-        self.address, self.share, self.most_workers, self.threads = address, share, workers, threads
+        self.address, self.share, self.max_workers, self.threads = address, share, workers, threads
         self._cluster: Cluster | None = None
         self._workers: dict[int, _Worker] = {}
-        self._begun = 0  # number of workers so far
+        self._num_started = 0  # workers started so far
         self._failed_starts = 0
         self._queue: Any = None
         self._actor_class: Any = None
@@ -94,7 +94,7 @@ class RayEngine:
 
     @property
     def cluster(self) -> Cluster:
-        """The connection."""
+        """The connection, which is made on first use."""
         self.start()
         assert self._cluster is not None
         return self._cluster
@@ -102,7 +102,7 @@ class RayEngine:
     def num_workers(self, num_jobs: int) -> int:
         if not num_jobs:
             return 0
-        return max(1, min(num_jobs, self.cluster.room(), self.most_workers or num_jobs))
+        return max(1, min(num_jobs, self.cluster.room(), self.max_workers or num_jobs))
 
     def run(self, work: Work, observer: Observer) -> None:
         if not work.jobs:
@@ -153,7 +153,7 @@ class RayEngine:
         if self._actor_class is None:
             self._actor_class = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus or 0, max_restarts=0)(RunWorker)
         seconds = max(SECONDS_BETWEEN_STEPS, self.cluster.room() / STEP_EVENTS_PER_SECOND)
-        number, self._begun = self._begun, self._begun + 1
+        number, self._num_started = self._num_started, self._num_started + 1
         actor = self._actor_class.remote(
             self._executor[1],
             self.threads,
@@ -176,7 +176,7 @@ class RayEngine:
 
 
 class _Execution:
-    """One call of `RayEngine.run`.
+    """A single call of `RayEngine.run`.
 
     Args:
         engine: The engine.
@@ -189,7 +189,7 @@ class _Execution:
         self.engine, self.work, self.folder, self.observer = engine, work, folder, observer
         self.ray = engine.cluster.ray
         self.waiting = deque(work.jobs)
-        self.elsewhere: deque[Job] = deque()  # runs that another launch is making
+        self.elsewhere: deque[Job] = deque()  # runs that another launch is executing
         self.lost: Counter[Path] = Counter()  # by the run's folder
         self.finished: Counter[str] = Counter()  # by machine
         self.refused = ""
@@ -203,7 +203,7 @@ class _Execution:
         """Returns when every run is finished or has failed.
 
         Raises:
-            EngineError: If no run can be made, or no more can be.
+            EngineError: If no run can be executed, or no more of them.
         """
         self.observer.workers_started()
         try:
@@ -218,15 +218,15 @@ class _Execution:
                         return
                 self._wait()
         finally:
-            for worker in self.refs.values():  # any are left only after an error
+            for worker in self.refs.values():  # none are left unless an error occurred
                 self.engine.discard(worker)
             self._forward_events()
 
     def _start_workers(self) -> None:
-        """Starts workers while there are runs and room for them, also on machines that joined later."""
+        """Starts workers as long as there are runs and room for them, also on machines that joined later."""
         self.names, self.room = self.engine.cluster.names(), self.engine.cluster.room()
         left = len(self.waiting) + sum(worker.job is not None for worker in self.engine.workers)
-        wanted = min(left, self.room, self.engine.most_workers or left)
+        wanted = min(left, self.room, self.engine.max_workers or left)
         for _ in range(wanted - len(self.engine.workers)):
             worker = self.engine.add_worker(self.work.executor, self.folder)
             self.refs[worker.actor.prepare.remote(self.plan_ref)] = worker
@@ -234,33 +234,33 @@ class _Execution:
             self._seconds_without_room = 0.0
         elif self._seconds_without_room > SECONDS_WITHOUT_ROOM:
             raise EngineError(
-                f"The Ray cluster has had no machine for a run for {SECONDS_WITHOUT_ROOM:.0f} s: repeat the command "
-                "when it has one; finished runs are kept."
+                f"No machine of the Ray cluster has had room for a run for {SECONDS_WITHOUT_ROOM:.0f} s: repeat the "
+                "command when one has; finished runs are kept."
             )
         else:
             self._seconds_without_room += POLL_SECONDS
 
     def _assign(self) -> None:
-        """Assigns runs to idle workers; a run that another launch is making is tried again later."""
+        """Assigns runs to idle workers; runs that other launches are executing are checked again later."""
         busy = set(map(id, self.refs.values()))
         for worker in self.engine.workers:
-            if worker.place is None or id(worker) in busy:
+            if worker.info is None or id(worker) in busy:
                 continue
             while self.waiting and worker.job is None:
-                self._give(worker, self.waiting.popleft())
+                self._start_run(worker, self.waiting.popleft())
         if not self.waiting and self.elsewhere:
             if not any(worker.job for worker in self.engine.workers):
                 self.observer.handle(0, "waiting", len(self.elsewhere))
             self.waiting, self.elsewhere = self.elsewhere, deque()
 
-    def _give(self, worker: _Worker, job: Job) -> None:
-        claim = ExitStack()
+    def _start_run(self, worker: _Worker, job: Job) -> None:
+        lock = ExitStack()
         if self.work.store.finished(job):
             self.observer.handle(worker.number, "finished", job.folder, True)
-        elif not claim.enter_context(try_lock(self.folder, lock_name(job.folder))):
+        elif not lock.enter_context(try_lock(self.folder, lock_name(job.folder))):
             self.elsewhere.append(job)
         else:
-            worker.job, worker.claim = job, claim.pop_all()
+            worker.job, worker.lock = job, lock.pop_all()
             self.refs[worker.actor.run.remote(job, self.plan_ref)] = worker
 
     def _wait(self) -> None:
@@ -275,56 +275,56 @@ class _Execution:
             try:
                 returned = self.ray.get(ref)
             except self.ray.exceptions.RayError as error:
-                self._failed(worker, error)
+                self._worker_failed(worker, error)
                 continue
             if isinstance(returned, WorkerInfo):
-                self._ready(worker, returned)
+                self._worker_ready(worker, returned)
             else:
-                self._returned(worker, returned)
+                self._run_returned(worker, returned)
 
-    def _ready(self, worker: _Worker, place: WorkerInfo) -> None:
+    def _worker_ready(self, worker: _Worker, info: WorkerInfo) -> None:
         self.engine._failed_starts = 0
-        worker.place, worker.node = place, self.names.get(place.node, place.node)
-        if place.refused:
-            self._refuse(worker, place.refused)
+        worker.info, worker.node = info, self.names.get(info.node, info.node)
+        if info.refused:
+            self._refuse(worker, info.refused)
             return
-        ours = self.work.versions
+        planned = self.work.versions
         if different := [
-            f"{name} {version} ({ours[name]} in the plan)"
-            for name, version in place.versions.items()
-            if name != "hardware" and ours.get(name, version) != version
+            f"{name} {version} ({planned[name]} in the plan)"
+            for name, version in info.versions.items()
+            if name != "hardware" and planned.get(name, version) != version
         ]:
-            self.observer.handle(worker.number, "said", f"{worker.node} computes with {', '.join(different)}.")
+            self.observer.handle(worker.number, "said", f"{worker.node} has other versions: {', '.join(different)}.")
 
-    def _returned(self, worker: _Worker, returned: RunOutput) -> None:
+    def _run_returned(self, worker: _Worker, output: RunOutput) -> None:
         job = worker.job
         assert job is not None
-        if returned.refused:
-            self._refuse(worker, returned.refused)
+        if output.refused:
+            self._refuse(worker, output.refused)
             return
-        if returned.result is None:
-            sentence = keep_failure(job, self.work.store.folder, returned.message, returned.traceback)
+        if output.result is None:
+            sentence = record_failure(job, self.work.store.folder, output.message, output.traceback)
             self.observer.handle(worker.number, "failed", sentence)
         else:
-            for name, content in returned.files.items():
+            for name, content in output.files.items():
                 file = self.folder / job.folder / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content.data)
-            self.work.store.keep(job, returned.result, self._load(worker, job))
+            self.work.store.keep(job, output.result, self._load(worker, job))
             self.finished[worker.node] += 1
             self.observer.handle(worker.number, "finished", job.folder, False)
         worker.release()
 
     def _load(self, worker: _Worker, job: Job) -> Load:
-        """Where a run was made."""
-        assert worker.place is not None
+        """Where a run was executed."""
+        assert worker.info is not None
         share = self.engine.cluster.share
         share_of_device = min(1.0, share.gpus or share.cpus / self.engine.threads)
         workers = len(self.engine.workers)
-        return Load(workers, worker.node, worker.place.device, share_of_device, self.lost[job.folder])
+        return Load(workers, worker.node, worker.info.device, share_of_device, self.lost[job.folder])
 
-    def _failed(self, worker: _Worker, error: Exception) -> None:
-        """Handles the death of a worker: its run is repeated, a limited number of times."""
+    def _worker_failed(self, worker: _Worker, error: Exception) -> None:
+        """Handles the death of a worker: its run is retried, a limited number of times."""
         job, node = worker.job, worker.node
         self.engine.discard(worker)
         if isinstance(error, self.ray.exceptions.RayTaskError):
@@ -336,23 +336,23 @@ class _Execution:
             self.engine._failed_starts += 1
             if self.engine._failed_starts >= MAX_FAILED_STARTS:
                 raise EngineError(
-                    f"{MAX_FAILED_STARTS} workers of the Ray cluster in succession died before they were ready "
-                    f"({root_message(error)}): look at its logs, and repeat the command; finished runs are kept."
+                    f"{MAX_FAILED_STARTS} workers of the Ray cluster in a row died before they were ready "
+                    f"({root_message(error)}): check Ray's logs, and repeat the command; finished runs are kept."
                 )
             return
         self.lost[job.folder] += 1
         where = f"its process or machine ({node})"
         if self.lost[job.folder] <= MAX_RETRIES:
             self.waiting.appendleft(job)
-            self.observer.worker_died(worker.number, f"{job.title} was lost with {where}: it is repeated.")
+            self.observer.worker_died(worker.number, f"{job.title} was lost with {where}, and is retried.")
         else:
             message = f"it was lost {self.lost[job.folder]} times with {where}"
             self.observer.worker_died(worker.number, f"{job.title} was lost with {where}.")
-            sentence = keep_failure(job, self.work.store.folder, message, str(error))
+            sentence = record_failure(job, self.work.store.folder, message, str(error))
             self.observer.handle(worker.number, "failed", sentence)
 
     def _refuse(self, worker: _Worker, sentence: str) -> None:
-        """No run can be made: starts no more, and lets the running ones finish."""
+        """Starts no more runs, because none can be executed, and lets the running ones finish."""
         self.refused = self.refused or f"{worker.node}: {sentence}"
         self.engine.discard(worker)
         self.waiting.clear()

@@ -1,4 +1,4 @@
-"""The Ray cluster that makes runs: connecting to it, or starting it on this machine, and how many runs fit."""
+"""Connects to a Ray cluster or starts one on this machine, and counts how many runs it has room for."""
 
 import importlib.util
 import math
@@ -17,8 +17,9 @@ from hf_critmom.engines.errors import EngineError
 from hf_critmom.storage.workers import usable_cores
 
 SECONDS_TO_ANSWER = 30
-"""Seconds that a cluster may take to answer until it counts as unreachable."""
+"""A cluster that has not answered after this long counts as unreachable."""
 SECONDS_TO_CONNECT = 5
+"""Timeout for a connection to the port of a cluster."""
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -28,7 +29,7 @@ class Share:
 
     Attributes:
         cpus: Number of CPUs.
-        gpus: Number of GPUs; with a fraction, several runs share one. None: 1 if the cluster has any.
+        gpus: Number of GPUs; below 1, several runs share one. None: 1 if the cluster has any.
     """
 
     cpus: float
@@ -38,13 +39,13 @@ class Share:
         """Number of shares that a machine has room for.
 
         Args:
-            resources: Resources of the machine, by their names in Ray.
+            resources: Resources of the machine, by Ray's names of them.
         """
         wanted = {"CPU": self.cpus, "GPU": self.gpus or 0.0}
         numbers = [
             math.floor(resources.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items() if amount > 0.0
         ]
-        if 0.0 < wanted["GPU"] < 1.0:  # a fraction is of a single GPU
+        if 0.0 < wanted["GPU"] < 1.0:  # a fraction is taken of a single GPU
             numbers.append(int(resources.get("GPU", 0.0)) * math.floor(1.0 / wanted["GPU"] + 1e-6))
         return min(numbers)
 
@@ -53,8 +54,8 @@ class Cluster:
     """A connection to Ray.
 
     Args:
-        address: Address of the cluster, or "auto" for that of this machine or environment; None to start one on this
-            machine, which `close` stops.
+        address: Address of the cluster, or "auto" for the one that this machine or ``RAY_ADDRESS`` belongs to; None to
+            start one on this machine, which `close` stops.
         share: The share of a machine for each run.
 
     Raises:
@@ -64,14 +65,14 @@ class Cluster:
     def __init__(self, address: str | None, share: Share) -> None:
         if importlib.util.find_spec("ray") is None:
             raise EngineError("--engine ray needs the package ray: pip install 'hf-critmom[ray]'.")
-        import ray  # late: the package is optional, and takes a second to import
+        import ray  # imported late: the package is optional, and slow to import
 
         self.ray: Any = ray
-        self.is_ours = not ray.is_initialized()  # a program that is connected already stays connected
-        if self.is_ours:
+        self.owns_connection = not ray.is_initialized()  # an existing connection of this program is reused
+        if self.owns_connection:
             self._connect(address)
         try:
-            has_gpus = any(resources.get("GPU", 0.0) > 0.0 for _, resources in self._nodes())
+            has_gpus = any(resources.get("GPU", 0.0) > 0.0 for resources in self._machines())
             self.share = Share(share.cpus, (1.0 if has_gpus else 0.0) if share.gpus is None else share.gpus)
             self._check_room()
         except EngineError:
@@ -79,46 +80,45 @@ class Cluster:
             raise
 
     def room(self) -> int:
-        """Number of runs that the whole cluster has room for at the same time."""
-        return sum(self.share.fits(resources) for _, resources in self._nodes())
+        """Number of runs that the cluster has room for at the same time."""
+        return sum(self.share.fits(resources) for resources in self._machines())
 
     def names(self) -> dict[str, str]:
-        """Names of the machines by their ids in Ray: host names, made unique if several machines share one."""
+        """Names of the machines by their ids in Ray: host names, with part of the id if machines share one."""
         hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in self.ray.nodes()}
         shared = Counter(hosts.values())
         return {node: host if shared[host] == 1 else f"{host}-{node[:6]}" for node, host in hosts.items()}
 
     def close(self) -> None:
-        """Closes the connection, and stops a cluster that was started for it."""
-        if self.is_ours:
+        """Closes the connection, and stops the cluster if it was started for it."""
+        if self.owns_connection:
             self.ray.shutdown()
 
-    def _nodes(self) -> list[tuple[str, Mapping[str, float]]]:
-        """Id and resources of each machine that is alive."""
-        return [(node["NodeID"], node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
+    def _machines(self) -> list[Mapping[str, float]]:
+        """Resources of each machine that is alive."""
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def _connect(self, address: str | None) -> None:
         if address is not None:
             _check_answer(address)
         room: dict[str, Any] = {} if address is not None else {"num_cpus": usable_cores(), "include_dashboard": False}
-        with _own_signals():
+        with _preserve_signal_handlers():
             try:
                 self.ray.init(address=address or "local", **room, **_QUIET)
-            except Exception as error:  # a busy machine makes it raise a bare Exception
-                where = "on this machine" if address is None else f"to {address}"
+            except Exception as error:  # on a busy machine, it may raise a bare Exception
+                action = "start on this machine" if address is None else f"connect to {address}"
                 raise EngineError(
-                    f"Ray cannot be {'started' if address is None else 'connected'} {where} ({_first_line(error)})."
+                    f"Ray could not {action} ({_first_line(error)}): check Ray's logs, and repeat the command."
                 ) from error
 
     def _check_room(self) -> None:
-        """Refuses shares of CPUs or GPUs that no machine has."""
-        nodes = [resources for _, resources in self._nodes()]
+        """Raises an `EngineError` if no machine has room for a run."""
         for flag, name, wanted in (("cpus", "CPU", self.share.cpus), ("gpus", "GPU", self.share.gpus or 0.0)):
-            most = max((resources.get(name, 0.0) for resources in nodes), default=0.0)
+            most = max((resources.get(name, 0.0) for resources in self._machines()), default=0.0)
             if wanted > most:
                 raise EngineError(
-                    f"--{flag}_per_run {wanted:g} is more than any of the {len(nodes)} machines of the Ray cluster "
-                    f"has, which is {most:g} {name}s at most: request less."
+                    f"--{flag}_per_run {wanted:g} exceeds the largest machine of the Ray cluster ({most:g} {name}): "
+                    "request less."
                 )
         if not self.room():
             raise EngineError(
@@ -127,7 +127,7 @@ class Cluster:
             )
 
 
-_TRY = """
+_CONNECT_SCRIPT = """
 import sys, ray
 try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -137,7 +137,7 @@ except Exception as error:
 
 
 def _check_answer(address: str) -> None:
-    """Checks in a separate process that Ray answers: its own attempt takes minutes, and then aborts the process.
+    """Checks in a separate process that Ray answers: `ray.init` would wait for minutes, and then abort the process.
 
     Raises:
         EngineError: If Ray does not answer within `SECONDS_TO_ANSWER`.
@@ -146,7 +146,7 @@ def _check_answer(address: str) -> None:
     try:
         _check_port(address)
         answer = subprocess.run(
-            [sys.executable, "-c", _TRY, address], capture_output=True, text=True, timeout=SECONDS_TO_ANSWER
+            [sys.executable, "-c", _CONNECT_SCRIPT, address], capture_output=True, text=True, timeout=SECONDS_TO_ANSWER
         )
     except subprocess.TimeoutExpired:
         pass
@@ -179,8 +179,8 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Preserves this process's handlers of SIGTERM and SIGINT, which Ray would replace."""
+def _preserve_signal_handlers() -> Iterator[None]:
+    """Restores this process's handlers of SIGTERM and SIGINT at the end, because Ray replaces them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The process on the machines of a Ray cluster, which makes one run after another and returns the results."""
+"""The worker process on the machines of a Ray cluster, which executes one run after another and returns the results."""
 
 import os
 import tempfile
@@ -23,14 +23,14 @@ SECONDS_BETWEEN_STEPS = 0.5
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """Where a worker is.
+    """What a worker reports when it is ready.
 
     Attributes:
         node: Id of its machine in Ray.
         device: Name of the device that it trains on.
-        versions: Versions of the packages and hardware that compute there.
-        shared: Whether it trains in the experiment's folder, which it sees.
-        refused: Why it cannot make runs, as a sentence; empty if it can.
+        versions: Versions of the packages and the hardware there.
+        shared: Whether it sees the experiment's folder, and trains in it.
+        refused: Why it cannot execute runs, as a sentence; empty if it can.
     """
 
     node: str = ""
@@ -42,14 +42,14 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class RunOutput:
-    """What a worker returns for a run: the result with the files to keep, or why there is none.
+    """What a worker returns for a run: the result and the files to keep, or why there is none.
 
     Attributes:
         result: The result; None if there is none.
-        files: Contents of the files to keep as uint8, by path in the run's folder.
-        message: Message of the run's error.
-        traceback: Traceback of the run's error.
-        refused: Why no run can be made, as a sentence; empty if runs can be.
+        files: Contents of the files to keep, as arrays of uint8, by path relative to the run's folder.
+        message: Message of the error, if the run failed.
+        traceback: Traceback of the error, if the run failed.
+        refused: Why no run can be executed, as a sentence; empty if runs can be.
     """
 
     result: Any = None
@@ -60,17 +60,17 @@ class RunOutput:
 
 
 class RunWorker:
-    """Makes runs; an actor of Ray, which gives it its own share of a machine.
+    """Executes runs, as a Ray actor with its own share of a machine.
 
     Args:
-        executor: Makes each run.
+        executor: Executes each run.
         threads: Number of threads of each run.
         on_cpu: Whether the worker has no share of an accelerator.
-        number: Number of the worker, which its events carry.
-        events: Ray queue actor that takes the events, see `hf_critmom.engines.interface.Observer`.
-        working_folder: Working folder of the command, which becomes the worker's if this machine has it.
+        number: Number of the worker, which identifies its events.
+        events: Actor of the Ray queue for events, see `hf_critmom.engines.interface.Observer`.
+        working_directory: Working directory of the command, which the worker changes to if it exists on its machine.
         folder: The experiment's folder, as an absolute path on the machine of the command.
-        token: Name of a file among that folder's locks, by which a worker recognises that it sees the same folder.
+        token: Name of a file among that folder's locks; a worker that finds it sees the same folder.
         seconds_between_steps: Smallest interval, in seconds, at which the worker reports the step of its run.
     """
 
@@ -81,47 +81,47 @@ class RunWorker:
         on_cpu: bool,
         number: int,
         events: Any,
-        working_folder: Path,
+        working_directory: Path,
         folder: Path,
         token: str,
         seconds_between_steps: float,
     ) -> None:
         if on_cpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        if working_folder.is_dir():
-            os.chdir(working_folder)
+        if working_directory.is_dir():
+            os.chdir(working_directory)
         self.executor, self.threads, self.number, self.events = executor, threads, number, events
         self.folder, self.shared = folder, executor.resumable and (folder / LOCKS_FOLDER / token).exists()
         self.token, self.seconds_between_steps = token, seconds_between_steps
-        self._reported = 0.0
+        self._last_step_report = 0.0
 
     def prepare(self, plan: Any) -> WorkerInfo:
-        """Loads the data that runs share; the first worker of a machine does so alone, and downloads it for all."""
+        """Loads the data of the runs; a machine's first worker does so alone, so that it downloads for all of them."""
         import ray
 
         node = ray.get_runtime_context().get_node_id()
         prepared = Path(tempfile.gettempdir()) / f"hf-critmom-{self.token}"
         try:
             if prepared.exists():
-                computing = self.executor.prepare(plan, self.threads)
+                environment = self.executor.prepare(plan, self.threads)
             else:
                 with filelock.FileLock(f"{prepared}.lock"):
-                    computing = self.executor.prepare(plan, self.threads)
+                    environment = self.executor.prepare(plan, self.threads)
                     prepared.touch()
         except InputError as error:
             return WorkerInfo(node, refused=str(error))
-        return WorkerInfo(node, computing.device, dict(computing.versions), self.shared)
+        return WorkerInfo(node, environment.device, dict(environment.versions), self.shared)
 
     def run(self, job: Job, plan: Any) -> RunOutput:
-        """Makes a run: in the experiment's folder if that is seen and runs are resumable, else in a temporary one."""
+        """Executes a run: in the experiment's folder if it is shared, else in a temporary one."""
         if self.shared:
             return self._execute(job, plan, self.folder / job.folder)
         with tempfile.TemporaryDirectory(prefix="hf-critmom-", ignore_cleanup_errors=True) as scratch:
             experiment = Path(scratch) / self.folder.name  # trackers name projects and runs by these folders
             experiment.mkdir()
-            returned = self._execute(job, plan, experiment / job.folder)
-            made = returned.result is not None
-            return replace(returned, files=_files(experiment / job.folder) if made else {})
+            output = self._execute(job, plan, experiment / job.folder)
+            files = {} if output.result is None else _read_files(experiment / job.folder)
+            return replace(output, files=files)
 
     def _execute(self, job: Job, plan: Any, folder: Path) -> RunOutput:
         try:
@@ -134,14 +134,14 @@ class RunWorker:
 
     def _send(self, kind: str, *content: Any) -> None:
         if kind == "step":
-            if time.monotonic() - self._reported < self.seconds_between_steps:
+            if time.monotonic() - self._last_step_report < self.seconds_between_steps:
                 return
-            self._reported = time.monotonic()
+            self._last_step_report = time.monotonic()
         self.events.put_nowait.remote((self.number, kind, *content))
 
 
-def _files(folder: Path) -> dict[str, np.ndarray]:
-    """The files that a run leaves in its folder, by path, without those that only an unfinished run needs."""
+def _read_files(folder: Path) -> dict[str, np.ndarray]:
+    """The files in a run's folder by relative path, without the checkpoints, which are removed, and the result."""
     if not folder.is_dir():
         return {}
     remove_checkpoints(folder)

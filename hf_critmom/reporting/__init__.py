@@ -1,1 +1,1 @@
-"""How results are shown: tables, figures, cards, pages, and intervals with their words."""
+"""Presentation of results: tables, figures, model cards, HTML pages, and confidence intervals."""

@@ -1,4 +1,4 @@
-"""Metadata of the cards that experiments write, in the Hub's format."""
+"""Model cards that experiments write, with metadata in the Hub's format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from hf_critmom.reporting.templates import render
 
 @dataclass(frozen=True)
 class CardResult:
-    """A value that a card reports in its metadata.
+    """A value on the test split, for the metadata of a card.
 
     Attributes:
         metric: Name of the metric.
-        description: Subject of the value, such as "accuracy, critmom, mean of 5 seeds".
-        value: The value; rounded to six digits.
+        description: What the value is, such as "accuracy, critmom, mean of 5 seeds".
+        value: The value; the card rounds it to six decimals.
     """
 
     metric: str
@@ -36,12 +36,12 @@ def card_metadata(
     """The metadata of a model card.
 
     Args:
-        hub_task: The Hub's name for the task, such as "image-classification".
-        dataset: Name of the dataset.
-        source: Where the dataset comes from.
+        hub_task: The Hub's name of the task, such as "image-classification".
+        dataset: Type of the dataset in the metadata: its identifier.
+        source: Name of the dataset in the metadata: where it comes from.
         metric: Name of the metric.
-        model_name: Name of the card.
-        tags: Tags, besides ``hf-critmom``.
+        model_name: Name of the model.
+        tags: Tags besides ``hf-critmom``.
         results: Values on the test split.
     """
     evaluated = [
@@ -68,5 +68,5 @@ def card_metadata(
 
 
 def render_card(template: str, data: ModelCardData, **context: object) -> str:
-    """Renders a template that begins with the metadata as its ``front_matter``."""
+    """Renders a template, which begins with the metadata as ``front_matter``."""
     return render(template, front_matter=data.to_yaml(), **context)

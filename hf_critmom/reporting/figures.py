@@ -1,4 +1,4 @@
-"""How figures are stored beside a card."""
+"""Figures as files beside a card."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,21 +12,21 @@ from hf_critmom.storage.files import atomic_write
 FIGURES_FOLDER = "figures"
 
 _SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hf-critmom"}
-"""Text stays text, and the same figure gives the same file."""
+"""Keeps text as text, and makes the files reproducible."""
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
-    """Writes figures into a folder's ``figures/``, each completely or not at all.
+    """Writes figures to ``figures/`` in a folder, each file completely or not at all.
 
     Args:
         folder: The folder.
-        figures: Figures by file name, ``NAME.png``; each is stored as ``NAME.svg`` too.
+        figures: Figures by file name, ``NAME.png``; each is also written as ``NAME.svg``.
     """
     (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
     for name, figure in figures.items():
         file = folder / FIGURES_FOLDER / name
         with atomic_write(file) as partial:
             figure.savefig(partial, format="png", dpi=120)
-        figure.set_layout_engine("none")  # what was found for the first file holds for the second
+        figure.set_layout_engine("none")  # keep the layout of the first file in the second
         with mpl.rc_context(_SVG), atomic_write(file.with_suffix(".svg")) as partial:
             figure.savefig(partial, format="svg", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Estimates with their intervals and tests, by Student's t."""
+"""Estimates with confidence intervals and tests, based on Student's t."""
 
 import math
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-"""Default level of intervals."""
+"""Default confidence level."""
 
-_NO_SPREAD = 1e-12  # a standard error below this is rounding
+_NO_SPREAD = 1e-12  # smaller standard errors are rounding errors
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval.
+    """An estimate with its confidence interval.
 
     Attributes:
         estimate: The point estimate; NaN if there is none.
-        low: Lower end; minus infinity (for a ratio: 0) if the data give no bound.
-        high: Upper end; infinity if the data give no bound.
-        n: Number of seeds behind it.
+        low: Lower bound; minus infinity (for a ratio: 0) if the data give none.
+        high: Upper bound; infinity if the data give none.
+        n: Number of seeds.
     """
 
     estimate: float
@@ -29,20 +29,20 @@ class Interval:
     n: int
 
     def exp(self) -> "Interval":
-        """The interval of a ratio whose logarithm has this one."""
+        """The interval of a ratio, if this is the interval of its logarithm."""
         return Interval(_exp(self.estimate), _exp(self.low), _exp(self.high), self.n)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or a difference of means, with the values that its interval and its tests need.
+    """A mean or a difference of means, with what its interval and its tests need.
 
     Attributes:
         value: The estimate; NaN if there is none.
         standard_error: Standard error; NaN for a single value.
         dof: Degrees of freedom of Student's t.
-        n: Number of seeds behind it.
-        paired: Whether it is a mean of differences within seeds.
+        n: Number of seeds.
+        paired: Whether it is a mean of differences between runs of the same seed.
     """
 
     value: float
@@ -52,20 +52,20 @@ class Estimate:
     paired: bool = True
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """Student's t interval; unbounded where there is no standard error.
+        """Student's t interval; unbounded if there is no standard error.
 
         Args:
-            confidence: Level of the interval.
+            confidence: Confidence level.
         """
         if math.isnan(self.standard_error):
             return Interval(self.value, -math.inf, math.inf, self.n)
-        # The upper tail, not 0.5 + confidence / 2: a level near 1 would lose its digits, and one of 1 be infinite.
+        # isf of the upper tail, because ppf(0.5 + confidence / 2) loses digits for levels near 1, and is infinite at 1.
         half = float(stats.t.isf((1.0 - confidence) / 2.0, self.dof)) * self.standard_error
         half = 0.0 if self.standard_error == 0.0 else half
         return Interval(self.value, self.value - half, self.value + half, self.n)
 
     def p_value(self, null: float = 0.0) -> float:
-        """p-value of the two-sided t test that the true value is `null`; 1 where there is no standard error."""
+        """p-value of the two-sided t test of the null hypothesis `null`; 1 if there is no standard error."""
         return min(2.0 * min(self.p_below(null), self.p_above(null)), 1.0)
 
     def p_below(self, null: float = 0.0) -> float:
@@ -77,9 +77,9 @@ class Estimate:
         return self._tail(null, 1.0)
 
     def p_within(self, margin: float) -> float:
-        """p-value of the two one-sided tests whose alternative is a true value between -`margin` and `margin`.
+        """p-value of two one-sided tests whose joint alternative is a true value between -`margin` and `margin`.
 
-        Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657: each of the two at the full level, both have to reject.
+        Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657: both tests have to reject, each at the full level.
         """
         return max(self.p_above(-margin), self.p_below(margin))
 
@@ -93,7 +93,7 @@ class Estimate:
 
 
 def paired_estimate(differences: np.ndarray) -> Estimate:
-    """Mean of independent values, such as the differences of paired seeds.
+    """Mean of independent values, such as differences between runs of the same seed.
 
     Args:
         differences: One value per seed.
@@ -131,13 +131,13 @@ def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Inte
 
     Args:
         values: Independent values.
-        confidence: Level of the interval.
+        confidence: Confidence level.
     """
     return paired_estimate(values).interval(confidence)
 
 
 def _exp(value: float) -> float:
-    """The exponential, infinite where it exceeds what a float holds."""
+    """The exponential; infinity on overflow."""
     try:
         return math.exp(value)
     except OverflowError:

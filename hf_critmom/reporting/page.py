@@ -1,10 +1,10 @@
-"""A page to look at: one HTML file that opens anywhere, without network, in light and dark.
+"""A report as a single HTML file, which needs no network and has a light and a dark colour scheme.
 
-Charts are Vega-Lite specifications (made with Altair); the scripts that draw them are inlined once, deflated like the
-data. Browsers inflate them since 2023 (`DecompressionStream`); an older one says so and shows the tables.
+Charts are Vega-Lite specifications, made with Altair. The scripts that draw them and the data are deflated and inlined
+once. All major browsers can inflate them since 2023 (`DecompressionStream`); older ones show a notice and the tables.
 
-The controls of a page (which arms, which axis) are ordinary form elements, so that they work by keyboard and with a
-screen reader, and set parameters of the same name in every chart that has one.
+The controls of a page (which arms, which axis) are plain form elements, which work with a keyboard and a screen
+reader. Each sets the parameter of its name in every chart that has one.
 """
 
 import functools
@@ -25,7 +25,7 @@ from hf_critmom.storage.files import atomic_write
 
 PAGE_FILE = "report.html"
 MAX_PAGE_BYTES = 2_000_000
-"""Bytes that a page should stay below."""
+"""Largest size that a page should have, in bytes."""
 
 BACKGROUNDS = {"light": "#ffffff", "dark": "#15181d"}
 INK = {"light": "#1b1f24", "dark": "#e8eaed"}
@@ -36,12 +36,12 @@ class Headline:
     """A statement at the top of a page.
 
     Attributes:
-        word: Its word, shown as a coloured badge.
-        tone: What the word means: "good", "bad", "even" or "open".
+        word: The verdict in a word or two, shown as a coloured badge.
+        tone: Colour of the badge: "good", "bad", "even" or "open".
         sentence: The statement.
-        numbers: The numbers behind it, in small print.
-        reasons: Sentences with its evidence, folded away.
-        label: Subject of the statement, such as a task, if the page has several.
+        numbers: The numbers that support it, below the statement.
+        reasons: Sentences of evidence, in a collapsed list.
+        label: What the statement is about, such as a task, if the page covers several.
     """
 
     word: str
@@ -59,24 +59,24 @@ class Control:
     Attributes:
         name: Name of the parameter.
         label: Label of the element.
-        options: Values, with the label of each.
-        multiple: Whether several values can be chosen (check boxes; the parameter is a list) or one (a menu).
-        chosen: The initial values; None: all of them, or the first.
-        colors: Colour of each value, as a line beside its check box.
-        dashes: Dashes of these lines, as SVG has them; empty: none.
+        options: Labels of the values, by value.
+        multiple: Whether several values can be selected (checkboxes; the parameter is a list) or one (a menu).
+        selected: The values that are selected at first; None: all of them, or the first for a menu.
+        colors: Colours of the values; each is shown as a line beside the checkbox.
+        dashes: Dash patterns of these lines, as ``stroke-dasharray`` of SVG; solid for values without one.
     """
 
     name: str
     label: str
     options: Mapping[str, str]
     multiple: bool = False
-    chosen: Sequence[str] | None = None
+    selected: Sequence[str] | None = None
     colors: Mapping[str, str] = field(default_factory=dict)
     dashes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def swatches(self) -> dict[str, dict[str, str]]:
-        """Colour of each value in each colour scheme, as its chart draws it."""
+        """Colour of each value in each colour scheme, the same as in the charts."""
         return {
             value: {scheme: readable_color(color, scheme) for scheme in BACKGROUNDS}
             for value, color in self.colors.items()
@@ -85,8 +85,8 @@ class Control:
     @property
     def initial(self) -> list[str] | str:
         """The parameter's initial value."""
-        chosen = list(self.options if self.chosen is None else self.chosen)
-        return chosen if self.multiple else chosen[0]
+        selected = list(self.options if self.selected is None else self.selected)
+        return selected if self.multiple else selected[0]
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,9 @@ class Chart:
 
     Attributes:
         name: Identifier, of letters, digits and "-".
-        description: Caption, and description for readers who cannot see the chart.
-        specification: A Vega-Lite specification; its colours are those of the light scheme, and its width is that of
-            its container, so that it fits every screen.
-        title: Shown above it; charts with titles are placed side by side if there is room.
+        description: Caption, and description for screen readers.
+        specification: A Vega-Lite specification, with the colours of the light scheme and the width of its container.
+        title: Title above the chart.
     """
 
     name: str
@@ -109,14 +108,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under its own heading.
+    """A part of a page with its own heading.
 
     Attributes:
         title: The heading.
-        paragraphs: Plain text before everything else.
+        paragraphs: Plain text at the top.
         controls: Form elements for its charts.
         charts: Charts.
-        caption: Common caption below the charts; empty: each chart shows its description.
+        caption: Common caption below the charts; if empty, each chart has its description as caption.
         tables: Tables.
         code: A command, with a button that copies it.
     """
@@ -139,21 +138,21 @@ def write_page(
     headlines: Sequence[Headline] = (),
     sections: Sequence[Section] = (),
 ) -> Path:
-    """Writes ``report.html`` into a folder, completely or not at all.
+    """Writes ``report.html`` to a folder, completely or not at all.
 
     Args:
         folder: The folder.
         title: Title of the page.
-        subtitle: A line below it.
-        notice: A sentence on what is unfinished; empty if nothing is.
+        subtitle: A line below the title.
+        notice: A sentence about unfinished work; empty if there is none.
         headlines: The statements at the top.
-        sections: The rest.
+        sections: The other parts.
 
     Returns:
-        The file.
+        Path of the file.
     """
     charts = {chart.name: chart.specification for section in sections for chart in section.charts}
-    # Altair names a dataset after its content, so what several charts draw is here once.
+    # Altair names datasets by their content, so one that several charts draw is stored once.
     datasets = {name: to_columns(rows) for chart in charts.values() for name, rows in chart.get("datasets", {}).items()}
     drawn = {"datasets": datasets, "charts": {name: _in_both_schemes(chart) for name, chart in charts.items()}}
     page = render(
@@ -177,7 +176,7 @@ def write_page(
 def vega_script() -> str:
     """Vega, Vega-Lite and Vega-Embed (BSD-3-Clause) as one script, from the package vl-convert-python.
 
-    Putting it together takes seconds, so it is kept in the cache folder of the Hugging Face libraries.
+    Bundling them takes seconds, so the script is cached in the cache folder of the Hugging Face libraries.
     """
     import vl_convert
     from huggingface_hub.constants import HF_HOME
@@ -193,7 +192,7 @@ def vega_script() -> str:
         with tempfile.NamedTemporaryFile("w", dir=cached.parent, delete=False, encoding="utf-8") as partial:
             partial.write(script)
         os.replace(partial.name, cached)  # noqa: PTH105
-    except OSError:  # a cache that cannot be written only costs these seconds again
+    except OSError:  # without a cache, the next call bundles it again
         return script
     return script
 
@@ -204,12 +203,12 @@ def _deflated_script() -> str:
 
 
 def readable_color(color: str, scheme: str, *, min_contrast: float = 3.0) -> str:
-    """A colour that stands out from a scheme's background: lightened or darkened until the contrast suffices.
+    """Darkens or lightens a colour until it has enough contrast with a scheme's background.
 
     Args:
-        color: Hexadecimal, such as ``#0072B2``.
+        color: Hexadecimal colour, such as ``#0072B2``.
         scheme: "light" or "dark".
-        min_contrast: Smallest contrast ratio, as WCAG 2 defines it; it requires 3 of graphics, 4.5 of text.
+        min_contrast: Smallest contrast ratio; WCAG 2 requires 3 for graphics and 4.5 for text.
     """
     toward = (0.0, 0.0, 0.0) if scheme == "light" else (1.0, 1.0, 1.0)
     background = _luminance(_channels(BACKGROUNDS[scheme]))
@@ -233,7 +232,7 @@ def _luminance(channels: Sequence[float]) -> float:
 
 
 def _in_both_schemes(specification: Mapping[str, Any]) -> dict[str, Any]:
-    """The names of a specification's data, and its remainder in the colours of each scheme."""
+    """Splits a specification into the names of its datasets and the rest, in the colours of each scheme."""
     rest = {name: value for name, value in specification.items() if name != "datasets"}
     return {"datasets": [*specification.get("datasets", {})], **{one: _in_scheme(rest, one) for one in BACKGROUNDS}}
 

@@ -1,4 +1,4 @@
-"""The one Jinja environment in which every card and report is rendered."""
+"""The Jinja environment that renders all cards and pages."""
 
 from functools import cache
 from typing import Any
@@ -10,13 +10,13 @@ from hf_critmom.reporting.text import markdown_block, markdown_code, markdown_te
 
 
 @cache
-def environment() -> Environment:
-    """The environment: a template that names an undefined variable is an error, and HTML templates escape all text.
+def jinja_environment() -> Environment:
+    """The environment: undefined variables are errors, and HTML templates escape all text.
 
-    In Markdown foreign text passes a filter: ``md`` in sentences, ``md_code`` as inline code, ``md_block`` as a block.
-    Characters that cannot be seen are replaced everywhere.
+    In Markdown templates, foreign text needs a filter: ``md`` in sentences, ``md_code`` as inline code, ``md_block`` as
+    a code block. Control characters are replaced everywhere.
     """
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("hf_critmom.reporting"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -24,8 +24,8 @@ def environment() -> Environment:
         finalize=_printable,
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
     )
-    made.filters.update(md=markdown_text, md_code=markdown_code, md_block=markdown_block)
-    return made
+    environment.filters.update(md=markdown_text, md_code=markdown_code, md_block=markdown_block)
+    return environment
 
 
 def _printable(value: Any) -> Any:
@@ -33,10 +33,10 @@ def _printable(value: Any) -> Any:
 
 
 def render(template: str, **context: Any) -> str:
-    """Renders a template of ``reporting/templates``.
+    """Renders a template from ``reporting/templates``.
 
     Args:
         template: File name without ``.jinja``, such as ``comparison.md``.
         context: Variables of the template.
     """
-    return environment().get_template(f"{template}.jinja").render(**context)
+    return jinja_environment().get_template(f"{template}.jinja").render(**context)

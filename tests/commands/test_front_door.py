@@ -179,7 +179,7 @@ def test_an_interrupted_command_says_in_a_sentence_that_it_can_be_continued(
         out, error = process.communicate(timeout=60)
     assert process.returncode == status
     assert out == "cleaned up\n"
-    assert error.count("\n") == 1 and f"{word}: the same command continues it" in error
+    assert error.count("\n") == 1 and f"{word}: repeat the command to continue it" in error
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ sys.exit(main(["report", "caf\u00e9 \u00b1"]))
         (OSError(errno.EROFS, "Read-only file system", "out/x"), "out/x cannot be written (Read-only file system)"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "out/x"), "out/x cannot be used (No such file"),
         (PermissionError(errno.EACCES, "Permission denied", "out/x"), "out/x cannot be used (Permission denied)"),
-        (OSError(errno.ELOOP, "Too many levels", "loop"), "loop is no path (Too many levels)"),
+        (OSError(errno.ELOOP, "Too many levels", "loop"), "loop is not a valid path (Too many levels)"),
     ],
 )
 def test_what_becomes_of_a_file_meanwhile_is_a_sentence_in_every_command(

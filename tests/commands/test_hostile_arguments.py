@@ -27,7 +27,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 def test_bytes_that_are_no_text_are_refused_since_no_record_could_keep_them(
     capsys: pytest.CaptureFixture[str], command: str, argument: str
 ) -> None:
-    assert f"the argument {argument!r} holds bytes that are no text" in refused(capsys, command, argument)
+    assert f"the argument {argument!r} is not valid UTF-8" in refused(capsys, command, argument)
 
 
 def test_terminals_do_not_obey_what_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +104,7 @@ def test_a_path_that_no_file_can_have_is_refused(
 
 @pytest.mark.parametrize("args", [("report", ""), ("doctor", ""), ("merge", "x", "--output_dir", "")], ids=" ".join)
 def test_an_empty_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[str], args: tuple[str, ...]) -> None:
-    assert "it is empty, give a path" in refused(capsys, *args)
+    assert "it is empty, expected a path" in refused(capsys, *args)
 
 
 @pytest.mark.parametrize(("file", "kind"), [("attribution.json", "an attribution"), ("repair.json", "a repair")])

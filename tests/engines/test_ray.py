@@ -257,8 +257,8 @@ def test_a_machine_without_the_data_is_a_sentence(engine: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("share", "said"),
     [
-        (Share(3.0, 0.0), r"^--cpus_per_run 3 is more than any of the \d machines .* has, which is 1 CPUs at most"),
-        (Share(1.0, 0.25), r"^--gpus_per_run 0.25 is more than any of .* which is 0 GPUs at most"),
+        (Share(3.0, 0.0), r"^--cpus_per_run 3 exceeds the largest machine of the Ray cluster \(1 CPU\): request less"),
+        (Share(1.0, 0.25), r"^--gpus_per_run 0.25 exceeds .* \(0 GPU\)"),
     ],
 )
 def test_more_than_any_machine_has_is_a_sentence(cluster: Any, share: Share, said: str) -> None:

@@ -105,7 +105,7 @@ def test_a_repair_does_not_depend_on_the_number_of_workers_and_on_one_that_dies(
         assert main(words) == 0
     said = capsys.readouterr().err
     assert forked == [1, 2, 1]  # the diagnosis and the cost have one each
-    assert "A worker was killed (signal 9): the others make its run." in said
+    assert "A worker was killed (signal 9): another one takes over its run." in said
     assert outcome(tmp_path / "1") == outcome(tmp_path / "2")
     plan = json.loads((tmp_path / "2" / "repair.json").read_text())
     assert plan["threads"] == 1

@@ -319,7 +319,7 @@ def test_a_push_repeated_uploads_and_commits_nothing(finished: Path, hub: HubSer
     before = hub.repositories["model", NAME].messages()
     hub.requests.clear()
     printed = push(finished, NAME)
-    assert "Nothing new" in printed and "Pushed" not in printed
+    assert "Nothing to push" in printed and "Pushed" not in printed
     assert hub.repositories["model", NAME].messages() == before
     assert not hub.asked("^PUT|/commit/|/repos/create")
 
@@ -367,7 +367,7 @@ def test_a_name_that_another_type_of_repository_has_taken_is_refused(
 
 
 def test_a_revision_is_a_branch_of_its_own(finished: Path, hub: HubServer, push: Push) -> None:
-    for expected in ("Pushed: ", "Nothing new"):
+    for expected in ("Pushed: ", "Nothing to push"):
         assert expected in push(finished, NAME, "--revision", "trial")
     repository = hub.repositories["model", NAME]
     assert repository.messages() == ["initial commit"] and len(repository.messages("trial")) == 2

@@ -31,7 +31,7 @@ def test_a_space_is_static_and_shows_the_page(with_page: Path, hub: HubServer, p
     assert files.keys() - {".gitattributes"} == {"README.md", "index.html"}
     assert b"<html" in files["index.html"] and b"critmom" in files["index.html"]
     assert f"{hub.url}/spaces/{NAME}/commit/" in printed
-    assert "Nothing new" in push(with_page, NAME, *SPACE)
+    assert "Nothing to push" in push(with_page, NAME, *SPACE)
 
 
 def test_the_card_of_a_space_is_valid(with_page: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_model_card_links_to_the_space_in_whatever_order_they_are_pushed(
     for repo_type in ("model", "space"):  # both know each other now, and nothing changes any more
         push(with_page, NAME, "--repo_type", repo_type)
     for repo_type in ("model", "space"):
-        assert "Nothing new" in push(with_page, NAME, "--repo_type", repo_type)
+        assert "Nothing to push" in push(with_page, NAME, "--repo_type", repo_type)
 
 
 def test_without_a_space_no_card_links_to_one(upload: Upload) -> None:

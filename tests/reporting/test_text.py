@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from hf_critmom.reporting.tables import Table
-from hf_critmom.reporting.templates import environment
+from hf_critmom.reporting.templates import jinja_environment
 from hf_critmom.reporting.text import (
     MAX_LABEL_LENGTH,
     console_text,
@@ -58,7 +58,7 @@ def test_characters_that_cannot_be_seen_are_replaced_in_every_medium(char: str) 
     table = Table(["class"], [[f"cat{char}"]], title=f"of {char}")
     shown = io.StringIO()
     Console(file=shown, width=60).print(table.rich())
-    page = environment().from_string("{{ name }}").render(name=f"cat{char}")
+    page = jinja_environment().from_string("{{ name }}").render(name=f"cat{char}")
     drawn = [function(f"cat{char}") for function in (figure_text, markdown_text, markdown_code)]
     for text in (shown.getvalue(), page, table.markdown(), *drawn):
         assert char not in text and "cat" in text

@@ -449,7 +449,9 @@ def test_a_folder_with_another_repair_or_other_files_is_refused(
     (tmp_path / "thesis" / "thesis.tex").touch()
     assert "no repair" in refused("repair", str(checkpoint), *REPAIR, "--output_dir", "thesis")
     before = snapshot(checkpoint)
-    assert "never overwritten" in refused("repair", str(checkpoint), *REPAIR, "--output_dir", str(checkpoint))
+    assert "is the checkpoint's own folder" in refused(
+        "repair", str(checkpoint), *REPAIR, "--output_dir", str(checkpoint)
+    )
     assert snapshot(checkpoint) == before
 
 

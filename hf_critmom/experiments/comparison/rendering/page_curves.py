@@ -61,7 +61,7 @@ def curves_section(
             "shown",
             "lines",
             {"both": "median and every seed", "median": "median", "seeds": "every seed"},
-            chosen=["both" if len(curves[["arm", "seed"]].drop_duplicates()) <= MOST_CURVES else "median"],
+            selected=["both" if len(curves[["arm", "seed"]].drop_duplicates()) <= MOST_CURVES else "median"],
         ),
         Control("range", "y axis", {"all": "everything", "targets": "near the targets"}),
     ]
