@@ -18,6 +18,8 @@ LARGEST_NUMBER_OF_SEEDS = 1000
 LARGEST_FACTOR = 1e6
 DEFAULT_MARGIN = 0.1
 LARGEST_EVALUATIONS_PER_EPOCH = 1000
+GRID_FLAGS = ("learning_rate_grid", "step_grid", "weight_decay_grid")
+"""Flags that give points of the tuning grid."""
 CADENCE_FLAGS = frozenset({"eval_strategy", "eval_steps", "evaluations_per_epoch"})
 """Flags that say how often a run is evaluated."""
 

@@ -10,7 +10,9 @@ _NOT_COMPLETED = {one.name for one in dataclasses.fields(EngineArguments)} - {"t
     *("output_dir", "until_decided", "max_seeds"),
 }
 """Flags that say where and how long a command works; a plan keeps what the others say."""
-_JOINT = " && "
+
+JOINT = " && "
+"""What stands between the commands in what `joint_command` returns."""
 
 
 def with_flag(argv: Sequence[str], flag: str, values: Sequence[str] = ()) -> list[str]:
@@ -116,7 +118,7 @@ def is_completed(command: str, given: str) -> bool:
 
 def joint_command(commands: Iterable[str]) -> str:
     """Commands one after another, each once, such as those of the parts of a merged comparison."""
-    return _JOINT.join(dict.fromkeys(one for command in commands for one in command.split(_JOINT)))
+    return JOINT.join(dict.fromkeys(one for command in commands for one in command.split(JOINT)))
 
 
 def single_commands(command: str) -> list[list[str]]:
@@ -125,7 +127,7 @@ def single_commands(command: str) -> list[list[str]]:
     Raises:
         ValueError: If one is not quoted as a shell would have it.
     """
-    return [shlex.split(one) for one in command.split(_JOINT)]
+    return [shlex.split(one) for one in command.split(JOINT)]
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

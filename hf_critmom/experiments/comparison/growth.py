@@ -1,12 +1,14 @@
 """How a comparison grows: a command under the stored conditions adds arms, seeds, targets or tuning to the plan."""
 
 import dataclasses
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hf_critmom.experiments.comparison.command_lines import completed
+from hf_critmom.experiments.comparison.arguments import GRID_FLAGS
+from hf_critmom.experiments.comparison.command_lines import JOINT, completed, flag_values, is_completed
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Extension, LookPlan, Plan, Run, Tuning
 from hf_critmom.experiments.comparison.results import read_results
@@ -96,11 +98,52 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         if len(history) > 1 and last.command == added.command and not others:
             history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))  # one seed more
         grown = dataclasses.replace(grown, history=(*history, added))
-    covered = {*requested.arms} >= {*grown.arms} and {*requested.seeds} >= {*grown.seeds}
-    if not covered or requested.tuning != tuning:
+    uncovered = stored.history[covered_steps(stored) :]
+    if not _covers(requested, grown) or not _names(requested.command, uncovered):
         return grown
     command = completed(requested.command, stored.command, seeds=len(grown.seeds))
     return dataclasses.replace(grown, command=command)
+
+
+def covered_steps(plan: Plan) -> int:
+    """Number of steps of a plan's history that its command covers; 0 if it cannot be told.
+
+    Args:
+        plan: The plan.
+    """
+    parts = plan.command.split(JOINT)
+    places = [place for place, one in enumerate(plan.history) if any(is_completed(part, one.command) for part in parts)]
+    return places[-1] + 1 if places else 0
+
+
+def _covers(requested: Plan, grown: Plan) -> bool:
+    """Whether a command makes everything that a plan has, if it is run in an empty folder.
+
+    Targets that were added after results had been seen are exploratory; in an empty folder they would not be.
+    """
+    return (
+        {*requested.arms} >= {*grown.arms}
+        and {*requested.seeds} >= {*grown.seeds}
+        and {*requested.targets} >= {*grown.targets}
+        and not grown.exploratory_targets
+        and {*requested.claims} >= {*grown.claims}
+        and requested.tuning == grown.tuning
+    )
+
+
+def _names(command: str, steps: Sequence[Extension]) -> bool:
+    """Whether a command names what steps of a history added, instead of leaving it to the plan."""
+    try:
+        argv = shlex.split(command)
+    except ValueError:
+        return False
+    named = {flag for flag in ("arms", "claim", *GRID_FLAGS) if flag_values(argv, f"--{flag}") is not None}
+    claims = [step for step in steps if not (step.arms or step.seeds or step.targets or step.tuning)]
+    return (
+        ("arms" in named or not any(step.arms for step in steps))
+        and (not named.isdisjoint(GRID_FLAGS) or not any(step.tuning for step in steps))
+        and ("claim" in named or not claims)
+    )
 
 
 def joint_tuning(stored: Plan, requested: Plan) -> Tuning | None:

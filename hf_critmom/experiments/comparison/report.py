@@ -90,7 +90,7 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
         if (one := budget.curvature) is not None
     ]
     parts = {"claims": claims, "would_decide": decides, "steps": steps, "momentum": momentum}
-    return dict(replace_non_finite({**said, "command": plan.command, **parts}))
+    return dict(replace_non_finite({**said, "command": plan.command, "commands": found.commands, **parts}))
 
 
 def figures_of(found: BudgetFindings) -> dict[str, Figure]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison import ComparisonError
 from hf_critmom.experiments.comparison.arms.arm import EARLY_ARMS, Arm
 from hf_critmom.experiments.comparison.arms.selection import get_arms
+from hf_critmom.experiments.comparison.command_lines import with_flag
+from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.findings.history import history_in_words
 from hf_critmom.experiments.comparison.growth import begun, extend, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Trial, Tuning
@@ -69,6 +72,43 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
         return lines[0]
 
     return answer
+
+
+# ---------------------------------------------------------------------------------------------- the commands that grew
+
+
+@pytest.mark.parametrize(
+    "growth",
+    [
+        ("--num_seeds 2", "--arms constant critmom"),
+        ("--arms constant critmom --targets 0.05 0.1", "--num_seeds 2"),
+        ("--learning_rate_grid 0.5 1", "--learning_rate_grid 1 2", "--arms constant nesterov"),
+        ("--weight_decay_grid 0 1", "--learning_rate_grid 1 2 --weight_decay_grid 0 1 --num_seeds 2"),
+        ("--arms critmom constant --claim 'critmom < constant'", "--arms nesterov"),
+        ("--arms_file arms.toml --arms constant slow", "--num_seeds 2", "--arms constant 'nesterov[lr=0.01,name=low]'"),
+    ],
+    ids=lambda commands: " then ".join(commands),
+)
+def test_the_commands_of_a_card_make_the_same_comparison_in_an_empty_folder(
+    growth: tuple[str, ...], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "arms.toml").write_text('[slow]\noptimizer = "sgd"\nlearning_rate = 0.01\n')
+    for words in growth:
+        added = shlex.split(words)
+        assert compare(*TINY, *added, folder=folder) == 0
+    commands = read_findings(folder).commands
+    card = (folder / "README.md").read_text()
+    assert all(command in card for command in commands)
+    assert ("one after another" in card) == (len(commands) > 1)
+    for command in commands:
+        _, *argv = shlex.split(command)
+        assert main(with_flag(argv, "--output_dir", [str(tmp_path / "again")])) == 0
+    assert outcome(tmp_path / "again") == outcome(folder)
+    plan, again = Plan.read(folder), Plan.read(tmp_path / "again")
+    assert not plan.differences(again) and again.tuning == plan.tuning
+    assert (again.arms, again.targets, again.exploratory_targets) == (plan.arms, plan.targets, plan.exploratory_targets)
+    assert {*again.seeds} == {*plan.seeds} and {*again.claims} == {*plan.claims}
 
 
 # ------------------------------------------------------------------------------------------------- arms and seeds added
@@ -130,9 +170,18 @@ def test_the_plan_tells_how_the_comparison_grew(folder: Path) -> None:
     assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "2", folder=folder) == 0
     assert Plan.read(folder).command == first.command and len(Plan.read(folder).history) == 2
     assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "3", folder=folder) == 0
-    assert "--num_seeds 3" in Plan.read(folder).command  # it asks for all of it
+    assert Plan.read(folder).command == first.command  # in an empty folder no target would be exploratory
+
+
+def test_the_command_of_a_plan_is_the_last_one_that_makes_all_of_it(folder: Path) -> None:
+    assert compare(*TINY, "--arms", "critmom", "--num_seeds", "1", folder=folder) == 0
+    assert len(read_findings(folder).commands) == 2
+    assert compare(*TINY, "--num_seeds", "2", folder=folder) == 0  # of the arms of the plan, which it leaves open
+    assert len(read_findings(folder).commands) == 3
+    assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "3", folder=folder) == 0
+    assert len(read_findings(folder).commands) == 1 and "--num_seeds 3" in Plan.read(folder).command
     assert compare(*TINY, "--num_seeds", "4", folder=folder) == 0
-    command = Plan.read(folder).command  # which would make the same comparison in an empty folder
+    command = Plan.read(folder).command
     assert "--num_seeds 4" in command and "--arms constant critmom" in command
 
 

@@ -1,4 +1,4 @@
-"""Commands that a report proposes: one that continues its comparison, and one that adds seeds to it."""
+"""Commands that a report shows: those that made its comparison, one that continues it, and one that adds seeds."""
 
 import shlex
 from contextlib import suppress
@@ -8,13 +8,13 @@ from hf_critmom.experiments.comparison.arms.arm import ARMS
 from hf_critmom.experiments.comparison.arms.foreign import is_described, parse_arm
 from hf_critmom.experiments.comparison.command_lines import (
     flag_values,
-    is_completed,
     script_has_flag,
     single_commands,
     with_flag,
     without_flag,
 )
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.growth import covered_steps
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
 from hf_critmom.storage.recorded_commands import recorded_path
 
@@ -33,6 +33,18 @@ def continuing_command(plan: Plan, folder: Path) -> str:
     if flag_values(argv, "--until_decided") is None and not covered.issuperset(plan.seeds):
         argv = without_flag(argv, "--num_seeds")  # then the seeds are those of the plan
     return plan.command if argv == shlex.split(plan.command) else shlex.join(argv)
+
+
+def recorded_commands(plan: Plan) -> list[str]:
+    """The commands that, one after another in an empty folder, make a comparison as it is.
+
+    The first one is the plan's own; the others grew the comparison afterwards and did not cover all of it.
+
+    Args:
+        plan: The comparison's plan.
+    """
+    later = plan.history[covered:] if (covered := covered_steps(plan)) else ()
+    return list(dict.fromkeys([plan.command, *(one.command for one in later)]))
 
 
 def command_for_seeds(plan: Plan, folder: Path, seeds: int) -> str:
@@ -80,8 +92,7 @@ def _covered(plan: Plan) -> tuple[set[str], set[int]]:
     """Arms and seeds that the plan's command covers: it became the plan's because it left none out by then."""
     if not plan.history:
         return set(plan.arms), set(plan.seeds)
-    places = [place for place, one in enumerate(plan.history) if is_completed(plan.command, one.command)]
-    history = plan.history[: places[-1] + 1] if places else ()
+    history = plan.history[: covered_steps(plan)]
     return {arm for one in history for arm in one.arms}, {seed for one in history for seed in one.seeds}
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.failures import failures_in
 from hf_critmom.experiments.comparison.findings.analyses import analyse_budget
-from hf_critmom.experiments.comparison.findings.commands import continuing_command
+from hf_critmom.experiments.comparison.findings.commands import continuing_command, recorded_commands
 from hf_critmom.experiments.comparison.findings.fairness import StepComparison, compare_steps
 from hf_critmom.experiments.comparison.findings.momentum import CurvatureSummary, summarise_curvature
 from hf_critmom.experiments.comparison.findings.outlook import Outlook, outlook
@@ -72,6 +72,11 @@ class Findings:
     def finished(self) -> int:
         """How many of the planned runs are finished."""
         return sum(run in self.results.runs for run in self.plan.runs())
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that made the comparison, one after another."""
+        return recorded_commands(self.plan)
 
     @property
     def continuing_command(self) -> str:

@@ -96,6 +96,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         tried="Every arm" if len(tried) == len(plan.arms) else listed(tried),
         history=history_in_words(plan),
         outlook=found.outlook,
+        commands=found.commands,
         continuing_command=found.continuing_command,
         choices=[choice_row(choice, results, metric.name) for choice in results.choices],
         finished=sum(run in results.runs for run in planned),

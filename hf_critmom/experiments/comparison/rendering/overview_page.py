@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.text import Text
 
+from hf_critmom.experiments.comparison.command_lines import joint_command
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.descriptions import counted, training_in_words
 from hf_critmom.experiments.comparison.findings.sentences import difference_in_words, interval_of_ratio
@@ -139,7 +140,7 @@ def _what(overview: Overview) -> Section:
         plan = one.found.plan
         finished = f"{one.found.finished} of {len(plan.runs())}"
         training = training_in_words(plan, one.analysis.budget)
-        rows.append([one.name, training, str(len(plan.seeds)), finished, plan.command])
+        rows.append([one.name, training, str(len(plan.seeds)), finished, joint_command(one.found.commands)])
     left = ("training", "command")
     return Section(
         "What was compared", tables=[Table(["task", "training", "seeds", "runs", "command"], rows, left=left)]

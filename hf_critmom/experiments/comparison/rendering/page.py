@@ -34,7 +34,12 @@ def write_comparison_page(folder: Path, found: Findings) -> Path:
         sections += shown if place == 0 else [replace(section, controls=()) for section in shown]
     rows = [[name, f"{arm.help}."] for name, arm in found.arms.items()]
     what = Table(["arm", "what it is"], rows, left=("what it is",))
-    how = Section("What was compared, and how", history_in_words(plan), tables=[what, _setup(found)], code=plan.command)
+    how = Section(
+        "What was compared, and how",
+        history_in_words(plan),
+        tables=[what, _setup(found)],
+        code="\n".join(found.commands),
+    )
     budget = found.budgets[0].analysis.budget
     arms = ", ".join(found.arms) if len(found.arms) <= MOST_NAMES else f"{len(found.arms)} arms"
     return write_page(
