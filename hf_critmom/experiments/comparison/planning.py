@@ -23,6 +23,7 @@ from hf_critmom.experiments.comparison.arguments import (
     ComparisonTrainingArguments,
 )
 from hf_critmom.experiments.comparison.arms.arm import ARMS, Arm
+from hf_critmom.experiments.comparison.arms.foreign import names_code
 from hf_critmom.experiments.comparison.arms.selection import check_arm, get_arms, read_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
@@ -107,7 +108,7 @@ def select_arms(
     """
     names, file = comparison.arms, comparison.arms_file
     if names is None and stored is not None:
-        foreign = [name for name, arm in stored.arms.items() if "." in arm.optimizer and ":" not in arm.optimizer]
+        foreign = [name for name, arm in stored.arms.items() if names_code(arm.optimizer)]
         if foreign:
             raise ComparisonError(
                 f"The arms {', '.join(foreign)} of the comparison in {folder} run code that their "

@@ -85,7 +85,7 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
         ("--learning_rate_grid 0.5 1", "--learning_rate_grid 1 2", "--arms constant nesterov"),
         ("--weight_decay_grid 0 1", "--learning_rate_grid 1 2 --weight_decay_grid 0 1 --num_seeds 2"),
         ("--arms critmom constant --claim 'critmom < constant'", "--arms nesterov"),
-        ("--arms_file arms.toml --arms constant slow", "--num_seeds 2", "--arms constant 'nesterov[lr=0.01,name=low]'"),
+        ("--arms_file arms.toml --arms constant slow", "--num_seeds 2", "--arms slow 'nesterov[lr=0.01,name=low]'"),
     ],
     ids=lambda commands: " then ".join(commands),
 )

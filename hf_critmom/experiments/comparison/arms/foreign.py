@@ -69,6 +69,11 @@ def is_foreign(source: str) -> bool:
     return ":" in source or "." in source
 
 
+def names_code(source: str) -> bool:
+    """Whether an optimizer is a dotted path, by which any installed class can be run."""
+    return "." in source and ":" not in source
+
+
 def is_described(text: str) -> bool:
     """Whether an arm is described rather than named."""
     return is_foreign(text) or "[" in text or "=" in text

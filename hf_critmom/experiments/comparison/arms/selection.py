@@ -29,6 +29,7 @@ from hf_critmom.experiments.comparison.arms.foreign import (
     foreign_optimizer,
     is_described,
     is_foreign,
+    names_code,
     own_settings,
     parse_arm,
 )
@@ -51,7 +52,8 @@ def get_arms(
         names: Names of arms and of sets of arms in `ARM_SETS`, and descriptions, see
             `hf_critmom.experiments.comparison.arms.foreign`.
         known: The arms to choose among.
-        stored: The arms of the comparison that is continued; those of an early version stay as they are.
+        stored: The arms of the comparison that is continued, which may be named, too; those of an early version stay
+            as they are.
 
     Raises:
         ComparisonError: If one is not known or named twice, cannot be built, or needs a package that is not installed.
@@ -75,6 +77,8 @@ def get_arms(
 def _arm(text: str, known: Mapping[str, Arm], stored: Mapping[str, Arm], color: str) -> Arm:
     if text in known:
         return known[text]
+    if text in stored and not names_code(stored[text].optimizer):
+        return stored[text]
     if not is_described(text):
         near = difflib.get_close_matches(text, [*known, *ARM_SETS], n=3)
         hint = f"did you mean {' or '.join(near)}? The arms are" if near else "choose among"
