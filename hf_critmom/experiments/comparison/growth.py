@@ -60,9 +60,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     """
     tuning = joint_tuning(stored, requested)
     tunes = tuning != stored.tuning
-    takes = requested.tuning is not None and (stored.tuning is None or stored.tuning.takes(requested.tuning))
-    compared = [dataclasses.replace(plan, tuning=tuning) if takes else plan for plan in (stored, requested)]
-    if different := compared[0].differences(compared[1]):
+    if different := other_conditions(stored, requested):
         raise ComparisonError(
             f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): more arms, "
             "seeds, targets and points of the tuning grid can be added to it, but its conditions stay; give those of "
@@ -144,6 +142,19 @@ def _names(command: str, steps: Sequence[Extension]) -> bool:
         and (not named.isdisjoint(GRID_FLAGS) or not any(step.tuning for step in steps))
         and ("claim" in named or not claims)
     )
+
+
+def other_conditions(stored: Plan, requested: Plan) -> list[str]:
+    """Conditions that two plans disagree about, as `Plan.differences` has them; points of a grid that grows are none.
+
+    Args:
+        stored: A plan.
+        requested: The other one.
+    """
+    own, other = stored.tuning, requested.tuning
+    if own is None or other is None or own.takes(other):
+        stored, requested = (dataclasses.replace(plan, tuning=None) for plan in (stored, requested))
+    return stored.differences(requested)
 
 
 def joint_tuning(stored: Plan, requested: Plan) -> Tuning | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from hf_critmom.experiments.comparison.command_lines import joint_command
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.growth import complete_seeds, first_extension
-from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Run
+from hf_critmom.experiments.comparison.growth import complete_seeds, first_extension, joint_tuning, other_conditions
+from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Run, Tuning
 from hf_critmom.experiments.comparison.records import RunResult
 
 
@@ -52,7 +52,8 @@ class Part:
 def unite(parts: Sequence[Part]) -> Plan:
     """The plan of all parts together; the first part's own plan where the others add nothing to it.
 
-    Arms stand in the order in which parts and their plans name them, seeds rise. A target is a planned one if every
+    Arms stand in the order in which parts and their plans name them, seeds rise. Tuning grids that can grow have the
+    points of all. A target is a planned one if every
     part planned it, else exploratory: before the results of some part nobody had named it. The baseline is that of the
     first part.
 
@@ -63,15 +64,17 @@ def unite(parts: Sequence[Part]) -> Plan:
         ComparisonError: If two of them have other conditions, or different arms of the same name.
     """
     first = parts[0]
-    arms = dict(first.plan.arms)
+    arms, tuning = dict(first.plan.arms), first.plan.tuning
     for part in parts[1:]:
-        if different := dataclasses.replace(first.plan, arms=arms).differences(part.plan):
+        joint = dataclasses.replace(first.plan, arms=arms, tuning=tuning)
+        if different := other_conditions(joint, part.plan):
             raise ComparisonError(
                 f"{first.name} and {part.name} hold comparisons under different conditions ({'; '.join(different)}; "
                 f"{first.name} first): only comparisons of the same conditions can be merged; make the runs of one of "
                 "them again under those of the other."
             )
         arms |= {name: arm for name, arm in part.plan.arms.items() if name not in arms}
+        tuning = joint_tuning(joint, part.plan)
     plans = [part.plan for part in parts]
     seeds = tuple(sorted({seed for plan in plans for seed in plan.seeds}))
     planned = tuple(target for target in first.plan.targets if all(target in plan.targets for plan in plans))
@@ -83,12 +86,13 @@ def unite(parts: Sequence[Part]) -> Plan:
             f"{' and '.join(part.name for part in parts)} have no planned target in common: make shares of one "
             "comparison with the same --targets."
         )
-    same = (set(arms), set(seeds), planned, set(exploratory), set(claims)) == (
+    same = (set(arms), set(seeds), planned, set(exploratory), set(claims), tuning) == (
         set(first.plan.arms),
         set(first.plan.seeds),
         first.plan.targets,
         set(first.plan.exploratory_targets),
         set(first.plan.claims),
+        first.plan.tuning,
     )
     if same:
         return first.plan
@@ -101,7 +105,8 @@ def unite(parts: Sequence[Part]) -> Plan:
         "claims": claims,
         "looks": _looks(parts, len(seeds)),
         "history": _history(parts),
-        "command": _command(plans, arms, seeds),
+        "command": _command(plans, arms, seeds, tuning),
+        "tuning": tuning,
     }
     try:
         return dataclasses.replace(first.plan, **whole)
@@ -132,10 +137,12 @@ def _looks(parts: Sequence[Part], seeds: int) -> LookPlan:
 def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
     """What each command added to all that was there, in the order of time."""
     commands: dict[tuple[str, str], Extension] = {}
+    earliest = min(parts, key=lambda part: part.history[0].date)
     for part in parts:
         finished = sum(len(other.runs) for other in parts if other is not part and other.ended_before(part))
         for one in part.history:
-            added = dataclasses.replace(one, finished=one.finished + finished)
+            tunes = one.tuning or (one == part.history[0] and part.plan.tuning not in (None, earliest.plan.tuning))
+            added = dataclasses.replace(one, finished=one.finished + finished, tuning=tunes)
             commands.setdefault((one.date, one.command), added)
     history: list[Extension] = []
     for one in sorted(commands.values(), key=lambda one: one.date):
@@ -151,10 +158,10 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
     return tuple(history)
 
 
-def _command(plans: Sequence[Plan], arms: Collection[str], seeds: Collection[int]) -> str:
+def _command(plans: Sequence[Plan], arms: Collection[str], seeds: Collection[int], tuning: Tuning | None) -> str:
     """The command of a plan that has the whole extent; else those of all plans, one after another."""
     for plan in plans:
-        if {*plan.arms} >= {*arms} and {*plan.seeds} >= {*seeds}:
+        if {*plan.arms} >= {*arms} and {*plan.seeds} >= {*seeds} and plan.tuning == tuning:
             return plan.command
     return joint_command(plan.command for plan in plans)
 

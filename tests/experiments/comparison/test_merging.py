@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from helpers.plans_by_hand import plan_of
 from hf_critmom.commands import main
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison import ComparisonError, run_comparison
+from hf_critmom.experiments.comparison.command_lines import with_flag
 from hf_critmom.experiments.comparison.growth import begun
 from hf_critmom.experiments.comparison.merging import Source, merge_comparisons
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
@@ -307,3 +309,25 @@ def test_shares_of_a_tuned_comparison_have_the_same_trials() -> None:
         for seed in (42, 7, 2**32 - 1)
     ]
     assert tuning[0] == tuning[1] == tuning[2]
+
+
+def test_shares_with_other_points_of_the_grid_become_one_with_the_points_of_all(tmp_path: Path) -> None:
+    """Also one without a grid; what the joint grid lacks then is made by the command that merging names."""
+    shares = {
+        "rates": ("--num_seeds", "1", "--learning_rate_grid", "0.5", "1"),
+        "decays": ("--seed", "43", "--num_seeds", "1", "--weight_decay_grid", "1", "10"),
+        "plain": ("--seed", "44", "--num_seeds", "1"),
+        "whole": ("--num_seeds", "3", "--learning_rate_grid", "0.5", "1", "--weight_decay_grid", "1", "10"),
+    }
+    for name, words in shares.items():
+        compare("--arms", "constant", *words, folder=tmp_path / name)
+    (note,) = merge(*(tmp_path / name for name in ("rates", "decays", "plain")), to=tmp_path / "merged")
+    plan, whole = Plan.read(tmp_path / "merged"), Plan.read(tmp_path / "whole")
+    assert plan.tuning == whole.tuning and plan.seeds == whole.seeds
+    assert [one.tuning for one in plan.history] == [False, True, False]
+    assert "missing; this command makes them: hf-critmom compare" in note
+    _, _, *argv = shlex.split(note.partition("them: ")[2])
+    run_comparison(parse_comparison(with_flag(argv, "--output_dir", [str(tmp_path / "merged")])))
+    again, expected = outcome(tmp_path / "merged"), outcome(tmp_path / "whole")
+    assert {name: again[name] for name in expected} == expected
+    assert merge(*(tmp_path / name for name in ("rates", "decays")), to=tmp_path / "merged") == []
