@@ -1,10 +1,10 @@
-"""Prints how large pages of reports are, and how long a headless Chromium takes to draw them without network.
+"""Measures the size of report pages, and how long a headless Chromium takes to draw them offline.
 
     python scripts/benchmark_pages.py model_cards/*/report.html
-    python scripts/benchmark_pages.py PAGE --screenshots DIR     # also a picture in each colour scheme
+    python scripts/benchmark_pages.py PAGE --screenshots DIR     # also takes a screenshot in each colour scheme
 
-Drawn means that every chart of the page stands; the time is from opening the file until then, in a fresh browser
-context each time. It needs Chromium and Playwright (the extra "test").
+The time is from opening the file, in a fresh browser context, until all charts of the page are drawn. Needs Chromium
+and Playwright (the extra "test").
 """
 
 import argparse
@@ -15,6 +15,7 @@ import statistics
 import time
 from pathlib import Path
 
+from command_line import positive_int
 from playwright.sync_api import Browser, sync_playwright
 
 from hf_critmom.reporting.page import MAX_PAGE_BYTES
@@ -24,15 +25,19 @@ FLAGS = ["--no-sandbox", "--disable-gpu"]
 
 
 def main() -> None:
-    """Measures the pages of the command line."""
+    """Measures the given pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="+", type=Path)
-    parser.add_argument("--runs", type=int, default=3, help="how often each page is opened; default: 3")
-    parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--height", type=int, default=1400, help="of the screenshots")
-    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="where pictures of the pages go")
+    parser.add_argument("pages", nargs="+", type=Path, help="HTML files")
+    parser.add_argument("--runs", type=positive_int, default=3, help="how often to open each page; default: 3")
+    parser.add_argument("--width", type=positive_int, default=1280, help="width of the window; default: 1280")
+    parser.add_argument("--height", type=positive_int, default=1400, help="height of the window; default: 1400")
+    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="folder for screenshots of the pages")
     args = parser.parse_args()
+    if missing := [page for page in args.pages if not page.is_file()]:
+        parser.error(f"{missing[0]} is not a file: expected report.html files.")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        parser.error("there is no chromium or google-chrome on the PATH: install one of them.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         print(f"{'page':50} {'bytes':>10} {'gzip':>10} {'drawn, seconds: median (range)':>32}")
@@ -57,7 +62,7 @@ def main() -> None:
 def _draw(
     browser: Browser, page: Path, width: int, height: int, *, scheme: str = "light", screenshot: Path | None = None
 ) -> float:
-    """Seconds until a page is drawn."""
+    """Seconds until a page is drawn; saves a screenshot if a file is given."""
     context = browser.new_context(
         color_scheme=scheme,  # type: ignore[arg-type]
         viewport={"width": width, "height": height},

@@ -1,13 +1,15 @@
-"""What ``--engine ray`` costs and brings: the same comparison by local workers and by Ray, measured in one go.
+"""Measures the overhead of ``--engine ray``: the same comparison with local workers and with Ray.
 
-Runs are of ``--seconds`` seconds of training (default: 60) with the embedded images. Printed are, for one and two
-workers, runs per hour by each engine; what a run takes longer by Ray than by a local worker once the workers are there,
-in seconds and as a share of the run; what starting Ray costs a command once; and, with ``--queued N``, by how much the
-memory of a command grows that has N runs of a few steps made.
+    python scripts/benchmark_ray.py
+
+Each run trains on the embedded images for about ``--seconds`` seconds. For each number of workers, this prints runs per
+hour with each engine, the overhead of Ray per run, in seconds and relative to the run, and the one-off cost of starting
+Ray. With ``--queued N``, it also prints how the memory of the command grows while N very short runs are queued.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -19,6 +21,7 @@ import time
 from pathlib import Path
 
 import psutil
+from command_line import positive_int
 
 RUN = (
     *("compare", "--arms", "constant", "critmom", "--use_cpu", "--evaluations_per_epoch", "1", "--width", "4"),
@@ -26,15 +29,16 @@ RUN = (
 )
 
 
-def command(folder: Path, *words: str) -> tuple[float, list[float], list[int]]:
-    """Makes a comparison.
+def compare(folder: Path, *flags: str) -> tuple[float, list[float], list[int]]:
+    """Runs a comparison.
 
     Returns:
-        Seconds of the command, when after its beginning each run was finished, and its memory in bytes every second.
+        Seconds of the command; seconds from its start to the end of each run, in order; and its memory in bytes, once
+        per second.
     """
-    began = time.time()
+    started = time.time()
     process = subprocess.Popen(
-        [sys.executable, "-m", "hf_critmom", *RUN, *words, "--output_dir", str(folder)],
+        [sys.executable, "-m", "hf_critmom", *RUN, *flags, "--output_dir", str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,43 +57,43 @@ def command(folder: Path, *words: str) -> tuple[float, list[float], list[int]]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    _, said = process.communicate()
-    seconds = time.time() - began
+    _, errors = process.communicate()
+    seconds = time.time() - started
     watcher.join()
     if process.returncode:
-        sys.exit(f"The comparison failed:\n{said}")
-    finished = sorted(file.stat().st_mtime - began for file in folder.glob("runs/*/*/result.json"))
+        sys.exit(f"The comparison failed:\n{errors}")
+    finished = sorted(file.stat().st_mtime - started for file in folder.glob("runs/*/*/result.json"))
     return seconds, finished, memory
 
 
-def seconds_of_a_run(finished: list[float], workers: int) -> float:
-    """Seconds from one finished run of a worker to its next, the median; the first ones also wait for the workers."""
+def seconds_per_run(finished: list[float], workers: int) -> float:
+    """Median time from one run of a worker to its next, without the start-up of workers before the first ones."""
     return statistics.median(later - earlier for earlier, later in zip(finished, finished[workers:], strict=False))
 
 
 def main() -> None:
     """Measures, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of training of a run")
-    parser.add_argument("--runs", type=int, default=4, help="runs of each worker")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers")
-    parser.add_argument(
-        "--queued", type=int, default=200, help="runs of a few steps, for the command's memory; 0: none"
-    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="training time per run; default: 60")
+    parser.add_argument("--runs", type=positive_int, default=4, help="runs per worker, at least 2; default: 4")
+    parser.add_argument("--workers", type=positive_int, nargs="+", default=[1, 2], help="numbers of workers")
+    parser.add_argument("--queued", type=int, default=200, help="number of short runs to queue; 0: none; default: 200")
     args = parser.parse_args()
+    if not 0.0 < args.seconds < math.inf or args.runs < 2 or args.queued < 0 or args.queued == 1:
+        parser.error("--seconds must be positive, --runs at least 2, and --queued 0 or at least 2.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{cores} cores ({platform.processor() or platform.machine()}), load average {os.getloadavg()[0]:.1f}")
-    with tempfile.TemporaryDirectory() as place:
-        epochs = calibrated(Path(place), args.seconds)
-        print(f"runs of {epochs} epochs, {args.runs} a worker; each engine right after the other")
+    with tempfile.TemporaryDirectory() as scratch:
+        epochs = calibrate(Path(scratch), args.seconds)
+        print(f"runs of {epochs} epochs, {args.runs} per worker; the engines in turn")
         print(f"{'workers':>7}  {'engine':>6}  {'s a run':>8}  {'runs per hour':>13}  {'first run after, s':>18}")
         for workers in args.workers:
             found = {}
             for engine in ("local", "ray"):
-                words = ("--engine", engine, "--workers", str(workers), "--num_train_epochs", str(epochs))
+                flags = ("--engine", engine, "--workers", str(workers), "--num_train_epochs", str(epochs))
                 seeds = ("--num_seeds", str(max(1, args.runs * workers // 2)))
-                _, finished, _ = command(Path(place) / f"{engine}-{workers}", *words, *seeds)
-                found[engine] = seconds_of_a_run(finished, workers), finished[0]
+                _, finished, _ = compare(Path(scratch) / f"{engine}-{workers}", *flags, *seeds)
+                found[engine] = seconds_per_run(finished, workers), finished[0]
                 rate = 3600.0 * workers / found[engine][0]
                 print(f"{workers:7d}  {engine:>6}  {found[engine][0]:8.2f}  {rate:13.0f}  {found[engine][1]:18.1f}")
             (local, local_start), (ray, ray_start) = found["local"], found["ray"]
@@ -97,7 +101,7 @@ def main() -> None:
             print(f"         Ray: {ray - local:+.2f} s a run ({share:+.1%}), {start:+.1f} s once for its start")
         if args.queued:
             seeds = ("--num_seeds", str(args.queued // 2), "--num_train_epochs", "1", "--engine", "ray")
-            seconds, finished, memory = command(Path(place) / "queued", *seeds)
+            seconds, finished, memory = compare(Path(scratch) / "queued", *seeds)
             settled = [used for used in memory if used > max(memory) / 2]
             early, late = settled[len(settled) // 4], settled[-1]
             print(
@@ -106,10 +110,10 @@ def main() -> None:
             )
 
 
-def calibrated(place: Path, seconds: float) -> int:
-    """Epochs that take a local run so many seconds here."""
-    folder = place / "calibration"
-    command(folder, "--num_seeds", "1", "--workers", "1", "--num_train_epochs", "10")
+def calibrate(scratch: Path, seconds: float) -> int:
+    """Number of epochs for which a local run takes about this long."""
+    folder = scratch / "calibration"
+    compare(folder, "--num_seeds", "1", "--workers", "1", "--num_train_epochs", "10")
     result = json.loads(next(folder.glob("runs/*/*/result.json")).read_text())
     return max(1, round(seconds / result["wall_seconds"] * 10))
 

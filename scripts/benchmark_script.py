@@ -1,12 +1,12 @@
-"""What ``hf-critmom compare --script`` adds to the training of a script, process start aside.
+"""Measures the overhead of ``hf-critmom compare --script`` over running the script alone, without process start-up.
 
     python scripts/benchmark_script.py             # about ten minutes on an idle core
     python scripts/benchmark_script.py --quick     # about two: a smaller network, fewer steps and pairs
 
-Trains `scripts/run_clm.py`, a GPT-2 on the text of Python's standard library, alone and as a run of a comparison, in
-pairs of the same seed whose order changes, with one thread each. Prints the seconds that the script's own Trainer says
-its training took (``train_runtime``), the median and the spread of both, and the ratio of each pair (the aim is a
-median of 1.01 at most). The first pair warms the machine up and is left out.
+Runs `scripts/run_clm.py`, which trains a GPT-2 on the source code of Python's standard library, alone and as a run of
+a comparison, in pairs of the same seed and alternating order, with one thread each. Prints the training time that the
+script's own Trainer reports (``train_runtime``), median and range of both, and the median ratio within pairs (target:
+at most 1.01). The first pair is a warm-up, and is left out.
 """
 
 import argparse
@@ -30,14 +30,14 @@ MODEL = "n_layer={layers},n_head=4,n_embd={width},n_positions=128"
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=9, help="pairs of trainings that count")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of a training")
+    parser.add_argument("--pairs", type=int, default=9, help="number of pairs, after the warm-up")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each training")
     parser.add_argument("--width", type=int, default=128, help="hidden size of the network, a multiple of 4")
     parser.add_argument("--quick", action="store_true", help="width 64, 60 steps and 3 pairs")
     args = parser.parse_args()
     pairs, steps, width = (3, 60, 64) if args.quick else (args.pairs, args.steps, args.width)
     if min(pairs, steps, width) < 1 or width % 4:
-        parser.error("--pairs and --steps are positive, and --width is a multiple of 4.")
+        parser.error("--pairs and --steps must be positive, and --width a multiple of 4.")
     print(f"{steps} steps of a GPT-2 of width {width}, load before {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory(prefix="benchmark-script-") as scratch:
         training = Training(Path(scratch), steps, width)
@@ -47,22 +47,22 @@ def main() -> None:
             for name in sorted(sides, reverse=bool(pair % 2)):
                 seconds[name].append(sides[name](pair))
             shown = ", ".join(f"{name} {found[-1]:.2f} s" for name, found in seconds.items())
-            print(f"  seed {FIRST_SEED + pair}: {shown}{' (to warm up)' if pair == 0 else ''}", flush=True)
+            print(f"  seed {FIRST_SEED + pair}: {shown}{' (warm-up)' if pair == 0 else ''}", flush=True)
     counted = {name: found[1:] for name, found in seconds.items()}
     for name, found in counted.items():
         print(f"{name}: median {statistics.median(found):.2f} s ({min(found):.2f} to {max(found):.2f})")
     ratios = [compared / alone for alone, compared in zip(*counted.values(), strict=True)]
     print(
         f"compared to alone: median {statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f}, "
-        f"{len(ratios)} pairs; the aim is 1.01 at most)"
+        f"{len(ratios)} pairs; the target is at most 1.01)"
     )
 
 
 class Training:
-    """Makes the same training alone and in a comparison.
+    """Runs the same training alone and in a comparison.
 
     Args:
-        scratch: Where data and results lie.
+        scratch: Folder for data and results.
         steps: Optimizer steps.
         width: Hidden size of the network.
     """
@@ -85,17 +85,17 @@ class Training:
         self.environment = {**os.environ, **cache, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
     def alone(self, pair: int) -> float:
-        """Seconds of training of the script as a process of its own."""
+        """Training time of the script in its own process, in seconds."""
         seed = str(FIRST_SEED + pair)
         folder = self.scratch / f"alone-{seed}"
-        own = ("--optim", "adamw_torch", "--seed", seed, "--data_seed", seed, "--output_dir", str(folder))
-        return _train_runtime(self._run([sys.executable, self.script, *self.flags, *own]))
+        run_flags = ("--optim", "adamw_torch", "--seed", seed, "--data_seed", seed, "--output_dir", str(folder))
+        return _train_runtime(self._run([sys.executable, self.script, *self.flags, *run_flags]))
 
     def compared(self, pair: int) -> float:
-        """Seconds of training of the script as a run of a comparison, which grows by one seed."""
+        """Training time of the script as a run of a comparison, which grows by one seed, in seconds."""
         folder = self.scratch / "comparison"
-        what = ("--arms", "adamw", "--targets", "3", "--num_seeds", str(pair + 1), "--threads_per_worker", "1")
-        compare = ("-m", "hf_critmom", "compare", "--script", self.script, *what, "--output_dir", str(folder))
+        arms = ("--arms", "adamw", "--targets", "3", "--num_seeds", str(pair + 1), "--threads_per_worker", "1")
+        compare = ("-m", "hf_critmom", "compare", "--script", self.script, *arms, "--output_dir", str(folder))
         self._run([sys.executable, *compare, "--", *self.flags])
         run = folder / "runs" / "adamw" / f"seed-{FIRST_SEED + pair}"
         assert json.loads((run / "result.json").read_text(encoding="utf-8"))["status"] == "finished"
@@ -111,7 +111,7 @@ class Training:
 
 
 def _train_runtime(log: str) -> float:
-    """What the Trainer says its training took."""
+    """The training time that the Trainer reports, in seconds."""
     return float(re.findall(r"'train_runtime': '?([\d.]+)", log)[-1])
 
 

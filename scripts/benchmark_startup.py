@@ -1,11 +1,11 @@
-"""How long the front door takes: user CPU seconds of whole processes, measured in turns, and their ratios.
+"""Measures the start-up time of the package and the command line: user CPU seconds of whole processes, in turns.
 
     python scripts/benchmark_startup.py [--rounds 7]
 
-Prints the median over the rounds of
+Prints medians over the rounds of
 
-* ``import hf_critmom`` with Transformers' Trainer after it, beside the Trainer alone (the aim is 1.1 at most);
-* ``hf-critmom --help`` and ``--version``, beside ``python -c pass`` (the aim is 0.5 seconds at most).
+* importing ``hf_critmom`` before torch and the Trainer, and its ratio to these alone (target: at most 1.1);
+* ``hf-critmom --help`` and ``--version``, beside ``python -c pass`` (target: at most 0.5 seconds).
 """
 
 import argparse
@@ -13,6 +13,8 @@ import os
 import statistics
 import subprocess
 import sys
+
+from command_line import positive_int
 
 TRAINER = "import torch\nfrom transformers import Trainer, TrainingArguments"
 PROGRAMS = {
@@ -31,18 +33,18 @@ RATIOS = [
 
 
 def user_seconds(program: list[str]) -> float:
-    """User CPU seconds of a Python process that runs a program."""
+    """User CPU seconds of a Python process with these arguments."""
     process = subprocess.Popen([sys.executable, *program], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{program} ended with status {status}.")
+        raise SystemExit(f"python {' '.join(program)} ended with status {os.waitstatus_to_exitcode(status)}.")
     return usage.ru_utime
 
 
 def main() -> None:
-    """Measures every program in turns and prints medians and ratios."""
+    """Measures all programs in turns, and prints medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each program, after one not counted")
+    parser.add_argument("--rounds", type=positive_int, default=7, help="measurements of each program, after a warm-up")
     rounds = parser.parse_args().rounds
     seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for number in range(rounds + 1):
@@ -50,7 +52,7 @@ def main() -> None:
             measured = user_seconds(program)
             if number:
                 seconds[name].append(measured)
-    print(f"user CPU seconds, median of {rounds} rounds in turns (smallest to largest)")
+    print(f"user CPU seconds, median of {rounds} rounds (smallest to largest)")
     for name, measured in seconds.items():
         print(f"{name:32} {statistics.median(measured):7.3f} ({min(measured):.3f} to {max(measured):.3f})")
     for name, beside in RATIOS:

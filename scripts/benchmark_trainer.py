@@ -1,7 +1,7 @@
-"""Images per second of training through CritMomTrainer beside a bare PyTorch loop.
+"""Compares the training throughput of CritMomTrainer with that of a bare PyTorch loop, in images per second.
 
-Both train the same ResNet-18 on the same images with the same augmentation, precision and optimizer. They take turns
-in one process, so that whatever else the machine does meets both; medians over the rounds are compared.
+Both train the same ResNet-18 on the same images with the same augmentation, precision and optimizer. They alternate in
+one process, so that other load on the machine affects both; medians over the rounds are compared.
 
     python scripts/benchmark_trainer.py --task DIR_OF_CIFAR10 --width 16 --bf16
 """
@@ -14,29 +14,35 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
+from command_line import check_positive, one_sentence, parse_dataclasses
 from torch.utils.data import DataLoader
-from transformers import HfArgumentParser, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from hf_critmom import CritMomSGD, CritMomTrainer
+from hf_critmom.errors import InputError
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, load_task
+from hf_critmom.tasks.image_task import ImageTask
 
 
 @dataclass
 class BenchmarkArguments:
-    """Flags of the benchmark itself."""
+    """Flags of the benchmark."""
 
     width: int = field(default=16, metadata={"help": "Channels of the ResNet's first stage."})
     batch_size: int = field(default=128, metadata={"help": "Images per step."})
-    steps: int = field(default=40, metadata={"help": "Timed steps of each turn."})
-    warmup_steps: int = field(default=5, metadata={"help": "Untimed steps before them."})
-    rounds: int = field(default=7, metadata={"help": "Turns of each contestant."})
-    bf16: bool = field(default=False, metadata={"help": "bf16 autocast."})
+    steps: int = field(default=40, metadata={"help": "Timed steps per turn."})
+    warmup_steps: int = field(default=5, metadata={"help": "Untimed steps before these."})
+    rounds: int = field(default=7, metadata={"help": "Turns of the Trainer and of the loop."})
+    bf16: bool = field(default=False, metadata={"help": "Use bf16 autocast."})
     lr: float = field(default=0.1, metadata={"help": "Learning rate."})
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "batch_size", "steps", "warmup_steps", "rounds", "lr")
 
 
 class Stopwatch(TrainerCallback):
-    """Times the Trainer's steps behind the warm-up."""
+    """Times the Trainer's steps after the warm-up."""
 
     def __init__(self, warmup_steps: int) -> None:
         self.warmup_steps = warmup_steps
@@ -45,14 +51,14 @@ class Stopwatch(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.warmup_steps:
             synchronize()
-            self.begun = time.perf_counter()
+            self.started = time.perf_counter()
         elif state.global_step == state.max_steps:
             synchronize()
-            self.seconds = time.perf_counter() - self.begun
+            self.seconds = time.perf_counter() - self.started
 
 
 def synchronize() -> None:
-    """Waits for the accelerator, where there is one."""
+    """Waits for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -63,7 +69,7 @@ def new_model(task: Task, flags: BenchmarkArguments) -> torch.nn.Module:
 
 
 def bare_loop(task: Task, flags: BenchmarkArguments) -> float:
-    """Seconds of the timed steps in a plain PyTorch loop."""
+    """Seconds of the timed steps in a bare PyTorch loop."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = new_model(task, flags).to(device).train()
     optimizer = CritMomSGD(model.parameters(), lr=flags.lr, weight_decay=5e-4)
@@ -71,7 +77,7 @@ def bare_loop(task: Task, flags: BenchmarkArguments) -> float:
     loader = DataLoader(
         task.train, flags.batch_size, shuffle=True, collate_fn=task.collator, pin_memory=device.type == "cuda"
     )
-    step, begun = 0, 0.0
+    step, started = 0, 0.0
     while True:
         for batch in loader:
             batch = {name: values.to(device, non_blocking=True) for name, values in batch.items()}
@@ -83,14 +89,14 @@ def bare_loop(task: Task, flags: BenchmarkArguments) -> float:
             step += 1
             if step == flags.warmup_steps:
                 synchronize()
-                begun = time.perf_counter()
+                started = time.perf_counter()
             elif step == flags.warmup_steps + flags.steps:
                 synchronize()
-                return time.perf_counter() - begun
+                return time.perf_counter() - started
 
 
-def through_trainer(task: Task, flags: BenchmarkArguments) -> float:
-    """Seconds of the timed steps through CritMomTrainer, with what a comparison logs."""
+def trainer_loop(task: Task, flags: BenchmarkArguments) -> float:
+    """Seconds of the timed steps in CritMomTrainer, with the logs of a comparison."""
     stopwatch = Stopwatch(flags.warmup_steps)
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
@@ -123,18 +129,21 @@ def through_trainer(task: Task, flags: BenchmarkArguments) -> float:
 
 
 def main() -> None:
-    """Runs the benchmark and prints the table."""
+    """Runs the benchmark and prints the results."""
     transformers_logging.set_verbosity_error()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    flags, data = HfArgumentParser((BenchmarkArguments, DataArguments)).parse_args_into_dataclasses()
-    task = load_task(data)
-    contestants = {"bare loop": bare_loop, "CritMomTrainer": through_trainer}
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for contestant in contestants.values():
-        contestant(task, flags)  # one untimed turn each: caches, lazy imports
+    with one_sentence():
+        flags, data = parse_dataclasses(BenchmarkArguments, DataArguments, description=__doc__.splitlines()[0])
+        task = load_task(data)
+        if not isinstance(task, ImageTask):
+            raise InputError(f"{task.name} is not an image task: name one with --task.")
+    loops = {"bare loop": bare_loop, "CritMomTrainer": trainer_loop}
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for loop in loops.values():
+        loop(task, flags)  # warm-up: caches, lazy imports
     for _ in range(flags.rounds):
-        for name, contestant in contestants.items():
-            seconds[name].append(contestant(task, flags))
+        for name, loop in loops.items():
+            seconds[name].append(loop(task, flags))
     images = flags.steps * flags.batch_size
     precision = "bf16 autocast" if flags.bf16 else "fp32"
     print(f"{task.name}, width {flags.width}, batch {flags.batch_size}, {precision}, {flags.rounds} rounds")

@@ -1,22 +1,22 @@
-"""How long comparisons take with their workers, on an idle machine, beside a busy process, and under a quota.
+"""Measures how long comparisons take with workers: on an idle machine, beside a busy process, and under a CPU quota.
 
     python scripts/benchmark_workers.py            # about ten minutes on two cores
     python scripts/benchmark_workers.py --quick    # about two: fewer images, one round
 
 Prints
 
-* the seconds of the README's first command, ``hf-critmom compare``, in this version, by default and with the three
-  seeds and one evaluation an epoch that were the default before workers, and in the version before workers, in turns
-  (the aim is a ratio of 0.75 at most on two idle cores, for the same runs and evaluations);
-* that command with the former default's seeds and evaluations beside one busy process, pinned to a core and not, as
-  ratios to its own idle time (the aim is 1.5 at most), and under a CPU quota of one core, also as a ratio to the idle
-  time of one worker: one core cannot do the work of two, but it should waste nothing;
+* the time of the README's first command, ``hf-critmom compare``: in this version, in this version with the former
+  defaults (three seeds, one evaluation per epoch), and in the version before workers were introduced, in turns (target:
+  at most 0.75 of the latter for the same runs and evaluations on two idle cores);
+* the time of that command with the former defaults beside a busy process, pinned to a core or not, relative to its idle
+  time (target: at most 1.5), and under a CPU quota of one core, also relative to the idle time with one worker: one
+  core cannot do the work of two, but should waste nothing;
 * runs per hour of a small comparison with 1, 2 and as many workers as there are cores, under each of these conditions.
 
-Each command is a process with the environment that a user has, without ``OMP_NUM_THREADS``, in the session of the busy
-one: where Linux groups processes by session, a command in a session of its own has half of the machine. The version
-before is taken from this repository's history. A quota needs a control group that may be written; where there is none,
-the process is confined to one core instead, which is said.
+Each command is a process with a user's environment, without ``OMP_NUM_THREADS``, in the same session as the busy
+process: if Linux groups processes by session, a command in its own session would get half of the machine. The former
+version is taken from this repository's history. A quota needs a writable cgroup; without one, the process is confined
+to one core instead, and a line says so.
 """
 
 import argparse
@@ -33,18 +33,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from command_line import positive_int
+
 ROOT = Path(__file__).resolve().parents[1]
 SAME = ("--num_seeds", "3", "--evaluations_per_epoch", "1")
-"""The default before workers."""
+"""The former defaults, as flags."""
 BEFORE = "885c645~1"
-"""The commit before workers: one run at a time, with as many OpenMP threads as there are cores."""
+"""The commit before workers were introduced: one run at a time, with as many OpenMP threads as there are cores."""
 SMALL = (
     *("--arms", "constant", "critmom", "--num_seeds", "4", "--num_train_epochs", "4", "--evaluations_per_epoch", "1"),
     *("--width", "8"),
 )
 QUICK = ("--num_train_epochs", "1", "--max_train_samples", "512", "--max_eval_samples", "128", "--width", "4")
 Confine = Callable[[], None]
-
+"""Called in a new process, to confine it to part of the machine."""
 
 BUSY = """
 import os
@@ -58,10 +60,10 @@ while os.getppid() == parent:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2, help="turns of the README's command; medians are printed")
-    parser.add_argument("--workers", type=int, nargs="+", help="numbers of workers; default: 1, 2 and the cores")
-    parser.add_argument("--before", default=BEFORE, help="commit to compare the README's command with; empty: none")
-    parser.add_argument("--time_limit", type=float, default=300.0, help="seconds after which a command is given up")
+    parser.add_argument("--rounds", type=positive_int, default=2, help="turns of the README's command")
+    parser.add_argument("--workers", type=positive_int, nargs="+", help="numbers of workers; default: 1, 2, all cores")
+    parser.add_argument("--before", default=BEFORE, help="former version, as a commit; empty: none")
+    parser.add_argument("--time_limit", type=float, default=300.0, help="seconds after which a command is killed")
     parser.add_argument("--quick", action="store_true", help="fewer images and one round")
     args = parser.parse_args()
     rounds, flags = (1, QUICK) if args.quick else (args.rounds, ())
@@ -99,11 +101,11 @@ def main() -> None:
 
 
 Variant = tuple[Path, tuple[str, ...]]
-"""A version of the package, and flags of ``compare``."""
+"""Folder of a version of the package, and flags of ``compare``."""
 
 
 def first_command(timer: "Timer", variants: dict[str, Variant], flags: tuple[str, ...], rounds: int) -> float | None:
-    """Times the README's first command in each variant, in turns; returns the median seconds of the same work."""
+    """Times the README's first command in each variant, in turns; returns the median with the former defaults."""
     seconds: dict[str, list[float | None]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, (tree, own) in reversed(variants.items()):
@@ -121,34 +123,34 @@ def first_command(timer: "Timer", variants: dict[str, Variant], flags: tuple[str
 
 
 class Timer:
-    """Runs comparisons as processes of their own, each in a new folder.
+    """Runs comparisons, each in its own process and in a new folder.
 
     Args:
-        scratch: Where the folders lie.
-        time_limit: Seconds after which one is given up.
+        scratch: Folder for their output.
+        time_limit: Seconds after which one is killed.
     """
 
     def __init__(self, scratch: Path, time_limit: float) -> None:
         self.scratch, self.time_limit = scratch, time_limit
 
     def compare(self, tree: Path, *flags: str, confine: Confine | None = None) -> tuple[float | None, int, float]:
-        """Makes a comparison.
+        """Runs a comparison.
 
         Args:
-            tree: The version of the package.
+            tree: Folder of the version of the package.
             flags: Flags of ``compare``.
-            confine: Called in the process before it begins.
+            confine: Called in the process before it starts.
 
         Returns:
-            Seconds of the command, None if it was given up; the number of runs, and the seconds that they took
-            together, from the plan to the last result.
+            Seconds of the command, None if it was killed; the number of runs; and the seconds from the plan to the
+            last result.
         """
         folder = self.scratch / "comparison"
         shutil.rmtree(folder, ignore_errors=True)
         command = [sys.executable, "-m", "hf_critmom", "compare", *flags, "--use_cpu", "--output_dir", str(folder)]
         environment = {name: value for name, value in os.environ.items() if not re.search("(OMP|MKL)_NUM|LOKY", name)}
         environment |= {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"}
-        began = time.perf_counter()
+        started = time.perf_counter()
         process = subprocess.Popen(
             command,
             cwd=self.scratch,
@@ -160,24 +162,27 @@ class Timer:
             preexec_fn=confine,
         )
         try:
-            said = process.communicate(timeout=self.time_limit)[1]
+            errors = process.communicate(timeout=self.time_limit)[1]
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             return None, 0, 0.0
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         if process.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{said}")
+            raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
         results = [file.stat().st_mtime for file in folder.glob("runs/**/result.json")]
         return seconds, len(results), max(results) - (folder / "comparison.json").stat().st_mtime
 
 
 def check_out(commit: str, folder: Path) -> Path:
-    """A version of this repository, in a folder of its own."""
+    """Extracts a version of the package from this repository's history into a folder."""
     git = ["git", "-C", str(ROOT)]
-    archive = subprocess.run([*git, "archive", commit, "hf_critmom"], check=True, capture_output=True).stdout
+    archive = subprocess.run([*git, "archive", commit, "hf_critmom"], capture_output=True)
+    if archive.returncode:
+        reason = archive.stderr.decode(errors="replace").strip().splitlines()[-1]
+        sys.exit(f"benchmark_workers.py: error: --before {commit} is not in this repository ({reason}): name a commit.")
     folder.mkdir()
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
     found = subprocess.run([*git, "log", "-1", "--format=%h %s", commit], check=True, capture_output=True, text=True)
     print(f"{commit} is {found.stdout.strip()}", flush=True)
     return folder
@@ -185,7 +190,7 @@ def check_out(commit: str, folder: Path) -> Path:
 
 @contextmanager
 def busy(core: int | None) -> Iterator[None]:
-    """A process that computes all the time, on one core or wherever the system puts it."""
+    """Keeps a core busy with another process, which is pinned to a given core or not."""
     process = subprocess.Popen(
         [sys.executable, "-c", BUSY],
         preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
@@ -199,10 +204,10 @@ def busy(core: int | None) -> Iterator[None]:
 
 @contextmanager
 def quota_of_one_core(core: int) -> Iterator[Confine]:
-    """What confines a process and its children to the time of one core, by a control group if one may be made."""
-    group = _group_of_one_core()
+    """Yields a function that confines its process to the time of one core, by a cgroup if one can be created."""
+    group = _cgroup_of_one_core()
     if group is None:
-        print(f"  (no control group may be made here: confined to core {core} instead)", flush=True)
+        print(f"  (no cgroup can be created here: confined to core {core} instead)", flush=True)
         yield lambda: os.sched_setaffinity(0, {core})
         return
     members = group / "cgroup.procs"
@@ -212,8 +217,8 @@ def quota_of_one_core(core: int) -> Iterator[Confine]:
         _remove(group)
 
 
-def _group_of_one_core() -> Path | None:
-    """A control group, of either version, that may use the time of one core; None where none may be made."""
+def _cgroup_of_one_core() -> Path | None:
+    """Creates a cgroup (v1 or v2) with a quota of one core; None if that is not permitted."""
     control, name = Path("/sys/fs/cgroup"), f"benchmark-workers-{os.getpid()}"
     versions = {
         control / "cpu" / name: {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"},
@@ -236,7 +241,7 @@ def _group_of_one_core() -> Path | None:
 
 
 def _remove(group: Path) -> None:
-    for _ in range(50):  # its last process may still be ending
+    for _ in range(50):  # its last process may not have ended yet
         try:
             group.rmdir()
         except OSError:

@@ -1,4 +1,4 @@
-"""Files out of a ``.tar.gz`` archive, read up to a limit; nothing is unpacked to disk, and nothing of it is run."""
+"""Reads files from a ``.tar.gz`` archive up to a size limit, without unpacking it to disk or running any of it."""
 
 import gzip
 import tarfile
@@ -8,11 +8,11 @@ from typing import BinaryIO
 
 
 class ArchiveTooLarge(ValueError):
-    """An archive that holds more than it may."""
+    """An archive unpacks to more than its limit."""
 
 
 class _Bounded:
-    """The part of a stream that `tarfile` needs, of which no more than a number of bytes can be read."""
+    """The methods of a stream that `tarfile` needs, with a limit on the number of bytes that can be read."""
 
     def __init__(self, stream: BinaryIO, limit: int) -> None:
         self.stream, self.limit, self.left = stream, limit, limit
@@ -26,15 +26,15 @@ class _Bounded:
 
 
 def read_members(archive: Path, wanted: Callable[[str], bool], limit: int) -> dict[str, bytes]:
-    """Reads some members of a compressed archive.
+    """Reads selected members of a compressed archive.
 
     Args:
         archive: Path of the archive.
-        wanted: Called with the name of each regular file in it; whether the file is read.
-        limit: Bytes that the archive may unpack to, with the members that are passed over and all headers.
+        wanted: Called with the name of each regular file in it; returns whether to read the file.
+        limit: Largest unpacked size of the archive in bytes, including headers and skipped members.
 
     Returns:
-        The contents by name; of several members of one name, the first.
+        Contents by name; of members with the same name, the first.
 
     Raises:
         ArchiveTooLarge: If it unpacks to more than the limit.

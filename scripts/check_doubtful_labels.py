@@ -1,9 +1,9 @@
-"""Flips labels of a task, and measures how many of them are found as doubtful: precision and recall.
+"""Flips labels of a task, and measures the precision and recall with which they are found as doubtful labels.
 
-A share of the labels of every split is replaced by another class, those of the training split too, as in data that
-people have labelled. A network is trained, and its misclassified examples of the validation and test splits, which it
-was not trained on, are searched for doubtful labels as `hf-critmom repair --check_labels` does. Precision is the share
-of the doubtful ones that were flipped, recall the share of the flipped ones that are doubtful.
+In every split, including the training split, a fraction of the labels is replaced by random other classes, like errors
+of human annotators. After training a network, doubtful labels are searched for among its misclassified examples of the
+validation and test splits, as `hf-critmom repair --check_labels` does. Precision is the fraction of the doubtful labels
+that were flipped, recall the fraction of the flipped labels that are doubtful.
 
     python scripts/check_doubtful_labels.py                        # digits, 5 % of the labels, three seeds, two minutes
     python scripts/check_doubtful_labels.py --task data/cifar10 --width 16 --num_train_epochs 10 --flipped 0.05
@@ -13,28 +13,36 @@ import tempfile
 from dataclasses import dataclass, field
 
 import numpy as np
+from command_line import check_positive, one_sentence, parse_dataclasses
 from torch.utils.data import ConcatDataset
-from transformers import HfArgumentParser, PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from hf_critmom import CritMomTrainer
 from hf_critmom.attribution import find_doubtful_labels, predict
+from hf_critmom.errors import InputError
 from hf_critmom.tasks import DataArguments, ModelArguments, Task, build_model, load_task
+from hf_critmom.tasks.image_task import ImageTask
 
 
 @dataclass
 class LabelArguments:
-    """Flags of the measurement itself."""
+    """Flags of the measurement."""
 
-    flipped: float = field(default=0.05, metadata={"help": "Share of the labels that is replaced by another class."})
+    flipped: float = field(default=0.05, metadata={"help": "Fraction of the labels to flip."})
     width: int = field(default=16, metadata={"help": "Channels of the ResNet's first stage."})
     num_train_epochs: float = field(default=15.0, metadata={"help": "Epochs of training."})
-    num_seeds: int = field(default=3, metadata={"help": "Number of trained networks, each with its own flips."})
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is an accelerator."})
+    num_seeds: int = field(default=3, metadata={"help": "Number of networks, each with its own flips."})
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU even if there is an accelerator."})
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "num_train_epochs", "num_seeds")
+        if not 0.0 < self.flipped < 1.0:
+            raise ValueError(f"--flipped must be between 0 and 1, got {self.flipped}.")
 
 
 def flip_labels(task: Task, share: float, seed: int) -> dict[str, np.ndarray]:
-    """Replaces a share of the labels of every split by another class; returns which were, by split."""
+    """Flips a fraction of the labels of every split; returns a mask of the flipped ones for each split."""
     rng, classes = np.random.default_rng(seed), len(task.label_names)
     masks = {}
     for name, split in task.splits.items():
@@ -46,7 +54,7 @@ def flip_labels(task: Task, share: float, seed: int) -> dict[str, np.ndarray]:
 
 
 def measure(task: Task, flags: LabelArguments, seed: int) -> tuple[float, float, float, int, int]:
-    """Precision, recall, accuracy on the given labels, number of doubtful and of flipped examples of one network."""
+    """Precision, recall, accuracy on the given labels, and numbers of doubtful and flipped labels of one network."""
     masks = flip_labels(task, flags.flipped, seed)
     set_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,8 +100,12 @@ def measure(task: Task, flags: LabelArguments, seed: int) -> tuple[float, float,
 
 
 def main() -> None:
-    """Prints precision and recall of every seed, and their means."""
-    flags, data = HfArgumentParser((LabelArguments, DataArguments)).parse_args_into_dataclasses()
+    """Prints precision and recall for every seed, and their means."""
+    with one_sentence():
+        flags, data = parse_dataclasses(LabelArguments, DataArguments, description=__doc__.splitlines()[0])
+        task = load_task(data)
+        if not isinstance(task, ImageTask):
+            raise InputError(f"{task.name} is not an image task: name one with --task.")
     logging.set_verbosity_error()
     found = []
     for seed in range(flags.num_seeds):

