@@ -1,19 +1,19 @@
-"""Attack the command line as a hostile or unlucky user would, and count what holds.
+"""Attacks the command line as a hostile or unlucky user would, and counts the cases that hold.
 
     python scripts/attack.py [--parts inputs secrets damage storage kills pushes] [--kills 40] [--seed 0]
 
-* ``inputs``: wrong flags, values, paths, data and environments, see ``hostile_inputs.py``. One sentence on standard
-  error, status 2, nothing written. Those that are harmless may be accepted if the results are those without them.
-* ``secrets``: tokens given in every way; none may be in a file that is written, or be said.
-* ``damage``: every file of a comparison, an attribution and a repair, damaged in several ways, then a command that
-  reads it. One sentence and status 2, or the file is made again and the results are what they were.
-* ``storage``: disks that take no more, folders that are removed and commands that work in one at the same time. One
-  sentence, or the results that they should have, and no partial file.
-* ``kills``: commands killed at random moments and started again. The results are those of an undisturbed run.
+* ``inputs``: invalid flags, values, paths, data and environments, see ``hostile_inputs.py``. Expected: one sentence on
+  standard error, status 2, and no files. Harmless ones may be accepted, with the same results as without them.
+* ``secrets``: tokens passed in every possible way. Expected: none is in a written file or in the output.
+* ``damage``: every file of a comparison, an attribution and a repair is damaged in several ways, before a command reads
+  it. Expected: one sentence and status 2, or the same results, because the file is written again.
+* ``storage``: full disks, folders that are removed, and concurrent commands in the same folder. Expected: one sentence
+  or the correct results, and no partial files.
+* ``kills``: commands are killed at random moments and repeated. Expected: the same results as without the kill.
 * ``pushes``: the tests of faulty pushes, ``tests/hub/test_faults.py``, against a server on the loopback interface.
 
-It prints a count of each, and every case that did not hold; its status is 1 if there is one. Calls are forks of this
-process, which has imported everything once.
+Prints counts for each part, and every case that does not hold; the exit status is 1 if there are any. Calls are forks
+of this process, which imports everything once.
 """
 
 import argparse
@@ -37,19 +37,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from command_line import positive_int
 from hostile_inputs import TINY, Case, bad_data, input_cases, secret_cases
 
 from hf_critmom import commands
 
-LONGEST = 600
-"""Seconds after which a call counts as hanging, on a machine that has other work, too."""
+TIMEOUT = 600
+"""Seconds after which a call counts as hanging, even on a busy machine."""
 MEMORY = 24 * 2**30
-"""Bytes of addresses that a call may use."""
+"""Limit of a call's address space, in bytes."""
 
 
 @dataclass
 class Counts:
-    """What became of the cases of one part."""
+    """The outcomes of the cases of one part."""
 
     part: str
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -63,7 +64,7 @@ class Counts:
             print(f"  DOES NOT HOLD, {outcome}: {case}", flush=True)
 
     def report(self) -> bool:
-        """Prints the counts; whether everything held."""
+        """Prints the counts, and returns whether all cases held."""
         total = sum(self.outcomes.values())
         details = ", ".join(f"{number} {outcome}" for outcome, number in sorted(self.outcomes.items()))
         print(f"{self.part}: {total} cases, {len(self.failures)} did not hold ({details})", flush=True)
@@ -72,12 +73,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call came to.
+    """The outcome of a call.
 
     Attributes:
-        status: The exit status; negative: the signal that ended it.
-        out: What it said on standard output.
-        error: What it said on standard error.
+        status: The exit status; negative: the signal that killed it.
+        out: Standard output.
+        error: Standard error.
         hung: Whether it did not end in time.
     """
 
@@ -87,14 +88,14 @@ class Answer:
     hung: bool = False
 
     @property
-    def sentence(self) -> bool:
-        """Whether it is a refusal in one sentence."""
+    def is_sentence(self) -> bool:
+        """Whether the call was refused in one sentence."""
         lines = [line for line in self.error.splitlines() if ": error: " in line]
         return self.status == 2 and len(lines) == 1 and "Traceback" not in self.error + self.out
 
 
 def warm_up() -> None:
-    """Imports what the commands import, so that each call need not."""
+    """Imports what the commands import, so that the calls need not."""
     for name in commands.COMMANDS:
         importlib.import_module(f"hf_critmom.commands.{name}")
     modules = ("datasets", "evaluate", "matplotlib.pyplot", "pandas", "scipy.stats", "sklearn.datasets", "timm")
@@ -103,7 +104,7 @@ def warm_up() -> None:
 
 
 def start(args: tuple[str, ...], out: Any, error: Any, case: Case | None = None) -> int:
-    """Starts the command line in a fork of this process, and returns its number."""
+    """Starts the command line in a fork of this process, and returns its process id."""
     sys.stdout.flush()
     if process := os.fork():
         return process
@@ -132,7 +133,7 @@ def start(args: tuple[str, ...], out: Any, error: Any, case: Case | None = None)
 def call(*args: str, case: Case | None = None) -> Answer:
     """Calls the command line in a fork of this process."""
     with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as error:
-        process, deadline = start(args, out, error, case), time.monotonic() + LONGEST
+        process, deadline = start(args, out, error, case), time.monotonic() + TIMEOUT
         while (ended := os.waitpid(process, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         if hung := ended[0] == 0:
@@ -147,7 +148,7 @@ def call(*args: str, case: Case | None = None) -> Answer:
 
 @contextlib.contextmanager
 def empty_folder() -> Iterator[Path]:
-    """Works in a new folder."""
+    """Changes to a new, temporary working directory."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -158,11 +159,11 @@ def empty_folder() -> Iterator[Path]:
 
 
 def attack_inputs(counts: Counts, seed: int) -> None:
-    """Calls the commands with what cannot be used, or at most does no harm."""
+    """Calls the commands with invalid or harmless input."""
     with tempfile.TemporaryDirectory() as data:
         with empty_folder() as folder:
-            undisturbed = call("compare", *TINY)
-            assert undisturbed.status == 0, undisturbed.error
+            reference = call("compare", *TINY)
+            assert reference.status == 0, reference.error
             expected = _results(folder)
         for case in (*input_cases(), *bad_data(Path(data))):
             with empty_folder() as folder:
@@ -174,8 +175,8 @@ def attack_inputs(counts: Counts, seed: int) -> None:
                 results = _results(folder) if answer.status == 0 else {}
             if answer.hung:
                 counts.add("hung", case.shown, holds=False)
-            elif answer.sentence or (answer.status == 2 and case.usage and "usage: " in answer.error + answer.out):
-                counts.add("refused in a sentence" if answer.sentence else "usage", case.shown)
+            elif answer.is_sentence or (answer.status == 2 and case.usage and "usage: " in answer.error + answer.out):
+                counts.add("refused in a sentence" if answer.is_sentence else "usage", case.shown)
                 if written and not case.writes:
                     counts.add("refused, but files were written", f"{case.shown}: {written[:3]}", holds=False)
             elif answer.status in case.statuses and case.harmless and "Traceback" not in answer.error:
@@ -188,19 +189,19 @@ def attack_inputs(counts: Counts, seed: int) -> None:
 
 
 def attack_secrets(counts: Counts, seed: int) -> None:
-    """Gives tokens in every way, and looks for them in every file and in what is said."""
+    """Passes tokens in every possible way, and searches all files and all output for them."""
     for case in secret_cases():
         with empty_folder() as folder:
             case.arrange(folder)
             before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
             answer = call(*case.args, case=case)
-            told = [name for name, text in (("stdout", answer.out), ("stderr", answer.error)) if case.secret in text]
+            leaks = [name for name, text in (("stdout", answer.out), ("stderr", answer.error)) if case.secret in text]
             for path in folder.rglob("*"):
                 if path.is_file() and path not in before and case.secret.encode() in path.read_bytes():
-                    told.append(str(path.relative_to(folder)))
-        if told:
-            counts.add("told", f"{case.shown}: {told}", holds=False)
-        elif answer.status == 0 or answer.sentence:
+                    leaks.append(str(path.relative_to(folder)))
+        if leaks:
+            counts.add("leaked", f"{case.shown}: {leaks}", holds=False)
+        elif answer.status == 0 or answer.is_sentence:
             counts.add("kept" if answer.status == 0 else "kept, and refused in a sentence", case.shown)
         else:
             counts.add("traceback or other", f"{case.shown}: {answer.status} {answer.error[-300:]!r}", holds=False)
@@ -227,7 +228,7 @@ _OTHERS: Mapping[str, Any] = {"null": None, "a text": "x", "a number": -1, "a li
 
 
 def _tampered(content: bytes) -> dict[str, bytes]:
-    """JSON with each top-level value replaced by others, and each left out."""
+    """Variants of a JSON object with each top-level value replaced by others or left out."""
     try:
         stored = json.loads(content)
     except ValueError:
@@ -246,7 +247,7 @@ CLOCKS = ("seconds", "load", "wall", "versions", "per_second", "command", "date"
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    """Everything that a command found, without what a clock measured."""
+    """The results in a folder, without anything that depends on time."""
     found = {}
     for name in ("result.json", "attribution.json", "drift.json", "diagnosis.json", "changed_examples.json"):
         for file in folder.rglob(name):
@@ -266,7 +267,7 @@ def _without_clocks(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Work:
-    """A command with the folder that it writes, and others that read there."""
+    """A command, the folder that it writes to, and commands that read from it."""
 
     name: str
     folder: str
@@ -285,7 +286,7 @@ WORKS = (
 
 
 def attack_damage(counts: Counts, seed: int) -> None:
-    """Damages every file that the commands wrote, and calls something that reads it, one command after another."""
+    """Damages every file that the commands write, and calls the commands that read it, in turn."""
     draw = random.Random(seed)
     with empty_folder():
         for work in WORKS:
@@ -296,7 +297,7 @@ def attack_damage(counts: Counts, seed: int) -> None:
         for name in ("c", "a", "r"):
             shutil.copytree(name, sound / name)
         for work in WORKS:
-            expected, turn = _results(sound / work.folder), 0
+            expected, number = _results(sound / work.folder), 0
             files = [file for file in sorted((sound / work.folder).rglob("*")) if file.suffix in (".json", ".parquet")]
             files = [file for file in files if ".locks" not in file.parts and file.stat().st_size < 2**20]
             if work.name == "drift":
@@ -310,8 +311,8 @@ def attack_damage(counts: Counts, seed: int) -> None:
                 for name, damaged in damages.items():
                     if damaged == content:
                         continue
-                    turn += 1
-                    args = (work.args, *work.reads)[turn % (1 + len(work.reads))]
+                    number += 1
+                    args = (work.args, *work.reads)[number % (1 + len(work.reads))]
                     place = file.relative_to(sound)
                     for one in ("c", "a", "r"):
                         shutil.rmtree(one, ignore_errors=True)
@@ -321,8 +322,8 @@ def attack_damage(counts: Counts, seed: int) -> None:
 
 
 def _judge(counts: Counts, case: str, work: Work, answer: Answer, expected: dict[str, Any]) -> None:
-    """Counts what a command did with a damaged file."""
-    if answer.sentence:
+    """Counts the outcome of a command that read a damaged file."""
+    if answer.is_sentence:
         counts.add("one sentence", case)
     elif answer.hung or answer.status != 0:
         counts.add("traceback or hung", f"{case}: {answer.status} {answer.error[-300:]!r}", holds=False)
@@ -338,42 +339,44 @@ def _judge(counts: Counts, case: str, work: Work, answer: Answer, expected: dict
 
 
 def attack_storage(counts: Counts, seed: int) -> None:
-    """Calls every command that writes where writing fails, where its folder goes, and beside itself."""
+    """Calls every command that writes on a full disk, in a folder that is removed, and twice at the same time."""
     draw = random.Random(seed)
     with empty_folder():
         took, expected = {}, {}
         for work in WORKS:
-            began = time.monotonic()
+            started = time.monotonic()
             answer = call(*work.args)
             if answer.status != 0:
-                raise SystemExit(f"{work.name} failed undisturbed ({answer.status}): {answer.error}")
-            took[work.args], expected[work.name] = time.monotonic() - began, _results(Path(work.folder))
+                raise SystemExit(f"{work.name} failed ({answer.status}): {answer.error}")
+            took[work.args], expected[work.name] = time.monotonic() - started, _results(Path(work.folder))
         sound = Path("sound")
         for name in ("c", "a", "r"):
             shutil.copytree(name, sound / name)
-        joined = ("merge", "c", "--output_dir", "m")
+        merge = ("merge", "c", "--output_dir", "m")
         calls = [(work, args, True) for work in WORKS for args in (work.args,)]
-        calls += [(work, ("report", work.folder), False) for work in WORKS] + [(WORKS[0], joined, False)]
+        calls += [(work, ("report", work.folder), False) for work in WORKS] + [(WORKS[0], merge, False)]
 
-        def begin(work: Work, anew: bool) -> None:
+        def restore(work: Work, from_scratch: bool) -> None:
             for one in ("c", "a", "r", "m"):
                 shutil.rmtree(one, ignore_errors=True)
             for one in ("c", "a", "r"):
-                if not (anew and one == work.folder and work.name != "drift"):
+                if not (from_scratch and one == work.folder and work.name != "drift"):
                     shutil.copytree(sound / one, one)
-            if anew and work.name == "drift":
+            if from_scratch and work.name == "drift":
                 for file in Path("c").rglob("drift.json"):
                     file.unlink()
 
-        for work, args, anew in calls:
-            for limit in (2**12, 2**14, 2**16, 2**19):  # what it says is in files, too
-                begin(work, anew)
+        for work, args, from_scratch in calls:
+            for limit in (2**12, 2**14, 2**16, 2**19):  # the output goes to files, too
+                restore(work, from_scratch)
                 full = Case(args, prepare=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
                 answer = call(*args, case=full)
-                _settle(counts, f"{' '.join(args[:2])}, files of {limit:,} bytes at most", answer, Path(work.folder))
+                _judge_write(
+                    counts, f"{' '.join(args[:2])}, files of {limit:,} bytes at most", answer, Path(work.folder)
+                )
             for _ in range(3):
-                begin(work, anew)
-                folder = Path("m" if args is joined else work.folder)
+                restore(work, from_scratch)
+                folder = Path("m" if args is merge else work.folder)
                 with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as error:
                     process, seconds = start(args, out, error), draw.uniform(0.0, took.get(args, 3.0))
                     time.sleep(seconds)
@@ -381,32 +384,34 @@ def attack_storage(counts: Counts, seed: int) -> None:
                     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
                     error.seek(0)
                     answer = Answer(status, "", error.read().decode(errors="replace"))
-                _settle(counts, f"{' '.join(args[:2])}, removed after {seconds:.1f} s", answer, folder)
-            begin(work, anew)
+                _judge_write(counts, f"{' '.join(args[:2])}, removed after {seconds:.1f} s", answer, folder)
+            restore(work, from_scratch)
             with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as error:
                 together = [start(args, out, error) for _ in range(2)]
                 statuses = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in together]
-            wanted = expected[work.name] if anew else _results(sound / work.folder)  # drift comes after the comparison
+            wanted = (
+                expected[work.name] if from_scratch else _results(sound / work.folder)
+            )  # drift is measured after the comparison
             same = statuses == [0, 0] and _results(Path(work.folder)) == wanted
             counts.add("two at once, same results" if same else f"two at once, {statuses}", " ".join(args), holds=same)
 
 
-def _settle(counts: Counts, case: str, answer: Answer, folder: Path) -> None:
-    """Counts what a command did whose files were not taken."""
+def _judge_write(counts: Counts, case: str, answer: Answer, folder: Path) -> None:
+    """Counts the outcome of a command that could not write."""
     left = [str(file) for file in folder.rglob(".*.partial*")]
-    if answer.hung or not (answer.sentence or (answer.status == 0 and "Traceback" not in answer.error)):
+    if answer.hung or not (answer.is_sentence or (answer.status == 0 and "Traceback" not in answer.error)):
         counts.add("traceback or hung", f"{case}: {answer.status} {answer.error[-300:]!r}", holds=False)
     elif left:
         counts.add("partial files", f"{case}: {left}", holds=False)
     else:
-        counts.add("one sentence" if answer.sentence else "enough room, or done before", case)
+        counts.add("one sentence" if answer.is_sentence else "enough room, or done before", case)
 
 
 # -------------------------------------------------------------------------------------------------------------- kills
 
 
 def attack_kills(counts: Counts, seed: int, kills: int) -> None:
-    """Kills commands at random moments and starts them again."""
+    """Kills commands at random moments, and repeats them."""
     draw = random.Random(seed)
     saves = ("--save_strategy", "epoch", "--num_train_epochs", "4")
     works = [
@@ -423,11 +428,11 @@ def attack_kills(counts: Counts, seed: int, kills: int) -> None:
             for name in ("c", "a", "r"):
                 if Path(name).exists():
                     shutil.copytree(name, before / name)
-            began = time.monotonic()
+            started = time.monotonic()
             answer = call(*args)
             if answer.status != 0:
-                raise SystemExit(f"{work.name} failed undisturbed ({answer.status}): {answer.error}")
-            took.append(time.monotonic() - began)
+                raise SystemExit(f"{work.name} failed ({answer.status}): {answer.error}")
+            took.append(time.monotonic() - started)
             expected.append(_results(Path(work.folder)))
         for number in range(kills):
             place = number % len(works)
@@ -455,8 +460,8 @@ def attack_pushes(counts: Counts) -> None:
     """Runs the tests of faulty pushes."""
     tests = Path(__file__).parents[1] / "tests" / "hub" / "test_faults.py"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", str(tests)]
-    said = subprocess.run(command, capture_output=True, text=True, cwd=tests.parents[2]).stdout
-    for number, outcome in re.findall(r"(\d+) (passed|failed|error)", said.splitlines()[-1]):
+    output = subprocess.run(command, capture_output=True, text=True, cwd=tests.parents[2]).stdout
+    for number, outcome in re.findall(r"(\d+) (passed|failed|error)", (output.splitlines() or ["1 error"])[-1]):
         for _ in range(int(number)):
             counts.add(outcome, holds=outcome == "passed")
 
@@ -464,9 +469,9 @@ def attack_pushes(counts: Counts) -> None:
 def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("inputs", "secrets", "damage", "storage", "kills", "pushes")
-    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="which attacks to make")
-    parser.add_argument("--kills", type=int, default=40, help="number of kills")
-    parser.add_argument("--seed", type=int, default=0, help="seed for what is drawn")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="parts to run; default: all")
+    parser.add_argument("--kills", type=positive_int, default=40, help="number of kills; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; default: %(default)s")
     args = parser.parse_args()
     attacks: dict[str, Callable[[Counts], None]] = {
         "inputs": lambda counts: attack_inputs(counts, args.seed),
@@ -480,10 +485,10 @@ def _main() -> int:
     warm_up()
     held = []
     for part in args.parts:
-        counts, began = Counts(part), time.monotonic()
+        counts, started = Counts(part), time.monotonic()
         attacks[part](counts)
         held.append(counts.report())
-        print(f"  {time.monotonic() - began:.0f} s", flush=True)
+        print(f"  {time.monotonic() - started:.0f} s", flush=True)
     return 0 if all(held) else 1
 
 

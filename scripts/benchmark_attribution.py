@@ -250,9 +250,8 @@ def main() -> None:
     """Runs the benchmark and prints the results."""
     transformers_logging.set_verbosity_error()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    with one_sentence():
-        flags, data = parse_dataclasses(BenchmarkArguments, DataArguments, description=__doc__.splitlines()[0])
-        task = load_enlarged(data, flags)
+    flags, data = parse_dataclasses(BenchmarkArguments, DataArguments, description=__doc__.splitlines()[0])
+    task = load_enlarged(data, flags)
     with tempfile.TemporaryDirectory() as folder:
         trainer = new_trainer(task, new_model(task, flags), folder, flags, num_train_epochs=flags.num_train_epochs)
         trainer.train()
@@ -266,4 +265,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

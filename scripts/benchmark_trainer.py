@@ -132,11 +132,10 @@ def main() -> None:
     """Runs the benchmark and prints the results."""
     transformers_logging.set_verbosity_error()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    with one_sentence():
-        flags, data = parse_dataclasses(BenchmarkArguments, DataArguments, description=__doc__.splitlines()[0])
-        task = load_task(data)
-        if not isinstance(task, ImageTask):
-            raise InputError(f"{task.name} is not an image task: name one with --task.")
+    flags, data = parse_dataclasses(BenchmarkArguments, DataArguments, description=__doc__.splitlines()[0])
+    task = load_task(data)
+    if not isinstance(task, ImageTask):
+        raise InputError(f"{task.name} is not an image task: name one with --task.")
     loops = {"bare loop": bare_loop, "CritMomTrainer": trainer_loop}
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for loop in loops.values():
@@ -156,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

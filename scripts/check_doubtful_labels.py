@@ -101,11 +101,10 @@ def measure(task: Task, flags: LabelArguments, seed: int) -> tuple[float, float,
 
 def main() -> None:
     """Prints precision and recall for every seed, and their means."""
-    with one_sentence():
-        flags, data = parse_dataclasses(LabelArguments, DataArguments, description=__doc__.splitlines()[0])
-        task = load_task(data)
-        if not isinstance(task, ImageTask):
-            raise InputError(f"{task.name} is not an image task: name one with --task.")
+    flags, data = parse_dataclasses(LabelArguments, DataArguments, description=__doc__.splitlines()[0])
+    task = load_task(data)
+    if not isinstance(task, ImageTask):
+        raise InputError(f"{task.name} is not an image task: name one with --task.")
     logging.set_verbosity_error()
     found = []
     for seed in range(flags.num_seeds):
@@ -120,4 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence():
+        main()

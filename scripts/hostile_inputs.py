@@ -1,4 +1,4 @@
-"""Calls of the command line that cannot be followed, or do no harm: what `attack.py` tries."""
+"""Invalid and harmless calls of the command line, for `attack.py`."""
 
 import os
 import resource
@@ -16,20 +16,20 @@ TINY = (
 
 @dataclass(frozen=True)
 class Case:
-    """A call.
+    """A call of the command line.
 
     Attributes:
         args: Arguments, the subcommand first.
-        environment: Variables of its environment.
-        arrange: Prepares the folder that it works in.
+        environment: Environment variables.
+        arrange: Prepares the working directory.
         prepare: Prepares the process.
-        harmless: Whether it may be accepted, if the results are those without it.
-        statuses: The exit statuses of one that may be accepted.
-        usage: Whether it may be answered by the usage.
-        writes: Whether it may leave files when it is refused.
-        reads_only: Whether it has no results of its own.
-        secret: What must not be in any file, or said.
-        note: What is special, where the arguments do not show it.
+        harmless: Whether the call may be accepted, with the same results as without what it adds.
+        statuses: Accepted exit statuses of a harmless call.
+        usage: Whether the answer may be the usage.
+        writes: Whether the call may leave files when it is refused.
+        reads_only: Whether the call has no results.
+        secret: A secret that must not be in any file or in the output.
+        note: What is special about the call, if the arguments do not show it.
     """
 
     args: tuple[str, ...]
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def shown(self) -> str:
-        """The call without what all of them have, for a line."""
+        """The call in one line, without the flags that all calls have."""
         args = list(self.args)
         for place in range(len(args) - len(TINY) + 1):
             if tuple(args[place : place + len(TINY)]) == TINY:
@@ -58,7 +58,7 @@ class Case:
 
 
 def compare(*flags: str, **others: Any) -> Case:
-    """A small comparison with further flags; those given replace the same ones of `TINY`."""
+    """A small comparison with more flags, which override those of `TINY`."""
     names = {flag.partition("=")[0] for flag in flags if flag.startswith("--")}
     kept, skipping = [], False
     for arg in TINY:
@@ -80,7 +80,7 @@ HARMLESS = (
     *(("max_grad_norm", "1e300"), ("save_steps", "1e300")),
     *(("seed", "+42"), ("seed", "4_2"), ("num_train_epochs", "\u0661"), ("run_name", "../../x"), ("num_seeds", " 1 ")),
 )
-"""Flags and values that change no result, such as numbers as Python writes them."""
+"""Flags and values that do not change results, such as unusual spellings of numbers."""
 ALSO_HARMLESS = {
     *(("max_grad_norm", "99999999999999"), ("save_steps", "99999999999999"), ("logging_steps", "99999999999999")),
     *(("logging_steps", "1e300"),),
@@ -226,7 +226,7 @@ LOGS = {
     "a step that is too large": b'{"global_step": 3, "log_history": [{"step": 1e999, "loss": 1.0}]}',
     "steps that go back": b'{"global_step": 3, "log_history": [{"step": 2, "loss": 1.0}, {"step": -1, "loss": 1.0}]}',
 }
-"""Contents of ``trainer_state.json``; some may be examined, as far as that goes."""
+"""Contents of ``trainer_state.json``; some of them can be examined in part."""
 
 ARMS_FILES = {
     "null.json": b"null",
@@ -252,12 +252,12 @@ ARMS_FILES = {
 
 
 def input_cases() -> Iterator[Case]:
-    """What cannot be used, and a few calls that may be accepted."""
+    """Calls with invalid input, and a few harmless ones."""
     for flag in NUMBERS:
         for value in BAD_NUMBERS:
             if (flag, value) not in ALSO_HARMLESS and (flag, value) not in HARMLESS:
                 enough = flag in ("max_train_samples", "max_eval_samples") and value == "99999999999999"
-                if not enough:  # the same as all
+                if not enough:  # means all samples
                     yield compare(f"--{flag}", value)
     for flag, value in HARMLESS:
         yield compare(f"--{flag}", value, harmless=True)
@@ -279,7 +279,7 @@ def input_cases() -> Iterator[Case]:
 
 
 def _environments() -> Iterator[Case]:
-    """Odd environments."""
+    """Calls in unusual environments."""
     for name, value in (
         *(("HF_HOME", "/proc/nowhere"), ("HF_ENDPOINT", "nonsense://"), ("CUDA_VISIBLE_DEVICES", "5")),
         *(("COLUMNS", "20"), ("COLUMNS", "abc"), ("TERM", "nope"), ("TZ", "Nowhere/Nope"), ("NO_COLOR", "1")),
@@ -289,7 +289,7 @@ def _environments() -> Iterator[Case]:
     for name, value in (("WORLD_SIZE", "abc"), ("LOCAL_RANK", "x"), ("TMPDIR", "/nowhere"), ("OMP_NUM_THREADS", "abc")):
         yield compare(environment={name: value}, harmless=True)
     yield compare(prepare=lambda: os.close(0), harmless=True, note="no standard input")
-    yield compare(prepare=_closed_pipe, harmless=True, statuses=(0, 1, 141), note="nobody reads standard output")
+    yield compare(prepare=_closed_pipe, harmless=True, statuses=(0, 1, 141), note="standard output is closed")
     yield compare(prepare=lambda: os.umask(0o777), harmless=True, note="umask 777")
     limited = (2**16, 2**16)
     yield compare(
@@ -338,7 +338,7 @@ TEXTS = {
 
 
 def bad_data(folder: Path) -> Iterator[Case]:
-    """Folders and files that cannot be used, with the flags that name them."""
+    """Creates invalid data; yields calls that name it."""
     from PIL import Image
 
     def image(path: str, content: bytes | None = None, size: tuple[int, int] = (8, 8)) -> None:
@@ -387,7 +387,7 @@ def bad_data(folder: Path) -> Iterator[Case]:
 
 
 def secret_cases() -> Iterator[Case]:
-    """Calls with a token in some place."""
+    """Calls with a secret somewhere."""
     token = "hf_" + "abcDEF123" * 4
     password = "pa55-w0rd-of-mine"
     arms = f"[a]\noptimizer = 'critmom'\nhelp = 'with {token}'\n".encode()
