@@ -40,10 +40,23 @@ def load_pretrained(auto: Any, name_or_path: str, what: str, loading: Checkpoint
         return auto.from_pretrained(name_or_path, trust_remote_code=loading.trust_remote_code, **kwargs)
     except Exception as error:  # readers of weights raise errors of their own; the message says which
         _check_remote_code(error, name_or_path, loading)
+        if below := _checkpoints_below(Path(name_or_path)):
+            raise TaskError(
+                f"{name_or_path!r} is not a checkpoint itself: name one of those in it, {below}."
+            ) from error
         raise TaskError(
             f"No {what} could be loaded from {name_or_path!r} ({root_message(error)}): expected a folder that "
             "save_pretrained wrote, or the name of a model on the Hub."
         ) from error
+
+
+def _checkpoints_below(folder: Path, shown: int = 2) -> str:
+    """The first checkpoints in the folders of a folder, such as a comparison, that is none itself."""
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return ""
+    found = sorted(str(file.parent) for file in folder.rglob("config.json") if file.is_file())
+    more = f" and {len(found) - shown} more" if len(found) > shown else ""
+    return f"such as {', '.join(found[:shown])}{more}" if found else ""
 
 
 def load_model(auto: Any, name_or_path: str, what: str, loading: CheckpointArguments, **kwargs: Any) -> Any:

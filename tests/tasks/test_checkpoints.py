@@ -328,6 +328,7 @@ def test_attribute_and_repair_name_the_flag(tmp_path: Path, marker: Path, capsys
     names = {"AutoConfig": "own.OwnConfig", "AutoModelForImageClassification": "own.OwnForImageClassification"}
     content = {"auto_map": names, "model_type": "own_vit"}
     saved = with_code(Path(saved_vit(tmp_path / "saved")), marker, "config.json", content)
+    capsys.readouterr()  # the progress of saving
     for command in ("attribute", "repair"):
         assert main((command, saved, "--output_dir", str(tmp_path / command))) == 2
         shown = capsys.readouterr().err
@@ -407,6 +408,19 @@ def test_shapes_that_fit_by_accident_are_found_out(tmp_path: Path, digits: Image
         assert "Regression" in sentence(caught.value)
     with pytest.raises(TaskError, match=r"logits of shape \(2, 1\)"):
         check_model(Regression(1), digits)
+
+
+def test_a_folder_of_checkpoints_is_answered_with_some_of_them(tmp_path: Path, digits: ImageTask) -> None:
+    """As that of a comparison, whose runs lie below it."""
+    for seed in (42, 43, 44):
+        saved_vit(tmp_path / "out" / "runs" / "adamw" / f"seed-{seed}")
+    with pytest.raises(TaskError) as caught:
+        load_checkpoint(str(tmp_path / "out"), digits)
+    runs = tmp_path / "out" / "runs" / "adamw"
+    assert str(caught.value) == (
+        f"'{tmp_path / 'out'}' is not a checkpoint itself: name one of those in it, such as {runs / 'seed-42'}, "
+        f"{runs / 'seed-43'} and 1 more."
+    )
 
 
 def test_a_checkpoint_with_a_pipe_in_it_is_not_waited_for(tmp_path: Path) -> None:
