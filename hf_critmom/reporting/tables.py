@@ -7,6 +7,9 @@ from rich import table as rich_table
 
 from hf_critmom.reporting.text import console_text, markdown_cell
 
+_UNBROKEN = 14
+"""Length up to which words are not broken in a narrow terminal, as long as there are other columns to narrow."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -38,8 +41,13 @@ class Table:
         """The table for the terminal."""
         shown = rich_table.Table(title=console_text(self.title) or None, caption=console_text(self.caption) or None)
         for column, name in enumerate(self.header):
-            # Layer group names have no spaces to break at.
-            shown.add_column(console_text(name), justify="left" if self.is_left(column) else "right", overflow="fold")
+            words = " ".join([name, *(row[column] for row in self.rows)]).split()
+            shown.add_column(
+                console_text(name),
+                justify="left" if self.is_left(column) else "right",
+                overflow="fold",  # names of layer groups have no spaces to break at
+                min_width=min(max(map(len, words), default=1), _UNBROKEN),
+            )
         for row in self.rows:
             shown.add_row(*(console_text(cell) for cell in row))
         return shown
