@@ -22,7 +22,7 @@ from hf_critmom.tasks import CheckpointArguments, DataArguments, task_name
 
 def main(argv: list[str]) -> int:
     """Runs the unfinished studies of an attribution, and prints its report."""
-    request, as_json = _parse(argv)
+    request, as_json = parse_attribution(argv)
     silence_libraries()
     folder = run_attribution(request)
     if PartialState().is_main_process:
@@ -35,16 +35,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse_attribution(argv: list[str]) -> AttributionRequest:
+def parse_attribution(argv: list[str]) -> tuple[AttributionRequest, bool]:
     """Turns the flags of ``attribute`` into a request.
+
+    Returns:
+        The request, and whether the results are to be printed as JSON.
 
     Raises:
         InputError: If a flag's value is invalid, or a checkpoint is named twice.
     """
-    return _parse(argv)[0]
-
-
-def _parse(argv: list[str]) -> tuple[AttributionRequest, bool]:
     parser = dataclass_parser(
         "attribute",
         (AttributionArguments, DataArguments, CheckpointArguments, EngineArguments),

@@ -153,16 +153,11 @@ def shorten_paths(text: str, *, home_only: bool = False) -> str:
     """
 
     def shortened(match: re.Match[str]) -> str:
-        path, rest = _path_and_rest(match)
+        path = match["path"].rstrip(".")
+        rest = match["path"][len(path) :]  # punctuation at the end of a sentence
         return match[0] if home_only and not _is_private(path) else recorded_path(path) + rest
 
     return _PATH.sub(shortened, text)
-
-
-def find_paths(text: str, *, home_only: bool = False) -> list[str]:
-    """What `shorten_paths` would put in place of the paths in a text."""
-    paths = [_path_and_rest(match)[0] for match in _PATH.finditer(text)]
-    return [recorded_path(path) for path in paths if not home_only or _is_private(path)]
 
 
 _NAMELESS = "folder"
@@ -205,12 +200,6 @@ def _relative_to_cwd(path: Path) -> str | None:
         if folder != Path(folder.anchor) and absolute.is_relative_to(folder):
             return absolute.relative_to(folder).as_posix()
     return None
-
-
-def _path_and_rest(match: re.Match[str]) -> tuple[str, str]:
-    """Splits a match into the path and the punctuation after it."""
-    path = match["path"].rstrip(".")
-    return path, match["path"][len(path) :]
 
 
 def _is_private(path: str) -> bool:

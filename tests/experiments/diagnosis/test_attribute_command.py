@@ -270,10 +270,10 @@ def test_runs_are_recognised_by_their_folder(comparison):
 def test_labels_are_as_short_as_can_be(comparison):
     for folder in ("a/one", "b/one", "b/two"):
         Path(folder).mkdir(parents=True)
-    asked = parse_attribution(["a/one", "b/one", "b/two"])
+    asked, _ = parse_attribution(["a/one", "b/one", "b/two"])
     assert [spec.label for spec in asked.checkpoints] == ["a/one", "b/one", "two"]
     run = comparison / "runs" / "critmom" / "seed-43"
-    asked = parse_attribution([str(run), str(run / "checkpoint-7"), "org/name"])
+    asked, _ = parse_attribution([str(run), str(run / "checkpoint-7"), "org/name"])
     assert [spec.label for spec in asked.checkpoints] == [
         "critmom, seed 43",
         "critmom, seed 43, checkpoint-7",

@@ -162,9 +162,9 @@ def test_a_checkpoint_in_half_precision_is_attributed(checkpoints: list[Path]) -
 
 
 def test_flags_of_groups_are_called_by_what_they_are() -> None:
-    request = parse_attribution(["x", "--groups", "stem=conv1", "rest=."])
+    request, _ = parse_attribution(["x", "--groups", "stem=conv1", "rest=."])
     assert request.attribution.layer_groups == ["stem=conv1", "rest=."]
-    assert parse_attribution(["x", "--layer_groups", "."]).attribution.layer_groups == ["."]
+    assert parse_attribution(["x", "--layer_groups", "."])[0].attribution.layer_groups == ["."]
 
 
 def test_names_of_classes_and_folders_do_not_act_as_markup(tmp_path: Path) -> None:
