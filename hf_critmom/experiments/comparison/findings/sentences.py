@@ -93,6 +93,10 @@ def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[
             found.append(
                 f"It is {faster} at every target{' that tells the two apart' if one.unreached or one.at_once else ''}."
             )
+        if crossing := crossing_in_words(one):
+            found.append(
+                f"It is {crossing}: the mean over the targets hides that, so choose by the target that counts."
+            )
         if verdict.word in (FASTER, SLOWER) and verdict.allows(one.ratio):
             found.append(f"The difference is smaller than {100.0 * verdict.margin:g} %.")
         if one.area.n:
@@ -131,6 +135,22 @@ def restrictions(one: Headline, *, name: Name = str) -> list[str]:
     if not one.paired and one.ratio.n:
         found.append("The seeds of the two are not paired, so their means are compared (Welch's t interval).")
     return found
+
+
+def crossing_in_words(one: Headline) -> str:
+    """Where an arm is faster to some targets and slower to others, decided at each; else empty.
+
+    For instance "faster to 0.8, slower to 0.88 and 0.9": a mean over the targets hides it.
+
+    Args:
+        one: The ratio.
+    """
+    decided = [at for at in one.at if at.decided and not at.exploratory]
+    sides = {
+        word: [f"{at.target:.4g}" for at in decided if (at.ratio.estimate < 1.0) == (word == "faster")]
+        for word in ("faster", "slower")
+    }
+    return ", ".join(f"{word} to {listed(targets)}" for word, targets in sides.items()) if all(sides.values()) else ""
 
 
 def targets_sentence(one: Headline) -> str:
@@ -242,9 +262,9 @@ def _ratio(one: Headline, to: str = "", *, of: str = "") -> str:
         return f"no target tells them apart with {_count(n, 'seed')}"
     estimate, ends = _rounded(found)
     steps = f"{estimate} times the steps{f' of {of}' if of else ''}{to}"
-    if n == 1 or math.isinf(found.high):
-        return f"{steps} ({_count(n, 'seed')})"
-    return f"{steps} ({ends}, {_count(n, 'seed')})"
+    known = [] if n == 1 or math.isinf(found.high) else [ends]
+    crossing = crossing_in_words(one)
+    return f"{steps} ({', '.join([*known, _count(n, 'seed')])}{f'; {crossing}' if crossing else ''})"
 
 
 def _outlook(verdict: Verdict) -> str:

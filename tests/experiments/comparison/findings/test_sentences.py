@@ -261,3 +261,40 @@ def test_no_sentence_shows_an_infinity_or_a_nan_or_a_bound_that_reads_1_without_
             assert (high < 1.0) if found.word == "faster" else (low > 1.0), told
         for at in one.at if one else ():
             assert not re.search(r"\b(inf|nan)\b", interval_in_words(at))
+
+
+# --------------------------------------------------------------------------------- early to one target, late to another
+
+
+def two_speeds(arm: tuple[float, float], baseline: tuple[float, float], seeds: int = 5) -> pd.DataFrame:
+    """Runs of twelve epochs that are at 0.4 and at 0.8 after these epochs, a little later with each seed."""
+    runs = []
+    for name, (to_low, to_high) in (("critmom", arm), ("constant", baseline)):
+        for seed in range(seeds):
+            low, high = to_low + 0.05 * seed, to_high + 0.06 * seed
+            curve = [0.4 * at / low if at <= low else 0.4 + 0.4 * (at - low) / (high - low) for at in range(1, 13)]
+            runs.append(run_of(curve, arm=name, seed=seed))
+    return results_table(runs)
+
+
+def test_a_mean_over_targets_does_not_hide_that_curves_cross() -> None:
+    """As with a smaller step: early targets sooner, late ones later."""
+    found = verdict_on(SAME_RATE, two_speeds((2.0, 10.5), (4.0, 7.0)), 0.4, 0.8)
+    assert "(" in headline_sentence(found) and "seeds; faster to 0.4, slower to 0.8)" in headline_sentence(found)
+    (said,) = [one for one in explanations(found, ACCURACY) if "hides" in one]
+    assert said == (
+        "It is faster to 0.4, slower to 0.8: the mean over the targets hides that, so choose by the target that counts."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arm", "baseline", "seeds"),
+    [((2.0, 6.0), (4.0, 7.0), 5), ((4.0, 10.5), (4.0, 7.0), 5), ((2.0, 10.5), (4.0, 7.0), 1)],
+    ids=["faster to both", "equal to one", "one seed"],
+)
+def test_where_not_both_directions_are_decided_no_crossing_is_told(
+    arm: tuple[float, float], baseline: tuple[float, float], seeds: int
+) -> None:
+    found = verdict_on(SAME_RATE, two_speeds(arm, baseline, seeds), 0.4, 0.8)
+    assert "faster to" not in headline_sentence(found) and "slower to" not in headline_sentence(found)
+    assert not [one for one in explanations(found, ACCURACY) if "hides" in one]
