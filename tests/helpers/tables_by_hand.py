@@ -76,3 +76,14 @@ def compared(**arms: Epochs) -> pd.DataFrame:
     return results_table(
         [run_of(reaching_at(epoch), arm=arm, seed=seed) for arm, of in arms.items() for seed, epoch in enumerate(of)]
     )
+
+
+def two_speeds(arm: tuple[float, float], baseline: tuple[float, float], seeds: int = 5) -> pd.DataFrame:
+    """Runs of twelve epochs that are at 0.4 and at 0.8 after these epochs, a little later with each seed."""
+    runs = []
+    for name, (to_low, to_high) in (("critmom", arm), ("constant", baseline)):
+        for seed in range(seeds):
+            low, high = to_low + 0.05 * seed, to_high + 0.06 * seed
+            curve = [0.4 * at / low if at <= low else 0.4 + 0.4 * (at - low) / (high - low) for at in range(1, 13)]
+            runs.append(run_of(curve, arm=name, seed=seed))
+    return results_table(runs)

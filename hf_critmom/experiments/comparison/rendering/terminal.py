@@ -1,6 +1,7 @@
 """The report of a comparison for the terminal."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from hf_critmom.experiments.comparison.findings.descriptions import training_in_words
 from hf_critmom.experiments.comparison.findings.findings import Findings
-from hf_critmom.experiments.comparison.findings.sentences import interval_of_ratio
+from hf_critmom.experiments.comparison.findings.sentences import crossing_in_words, interval_of_ratio
 from hf_critmom.experiments.comparison.rendering.tables import long_rows, summary_rows, table_rows
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.verdict import FASTER, NO_DIFFERENCE, NOT_TESTED, SLOWER, Verdict
@@ -29,7 +30,7 @@ def terminal_report(found: Findings) -> list[RenderableType]:
         shown.append(_Results(budget.analysis, title))
         if len(budget.arms) > 1 and (steps := budget.steps.table()):
             shown.append(steps.rich())
-        shown.append(verdict_lines(budget.analysis))
+        shown.append(verdict_lines(budget.analysis.verdicts, budget.analysis.ended_on))
     curvatures = [one.curvature for one in found.budgets if one.curvature is not None]
     shown += [Text(one.sentence) for one in curvatures if one.sentence]
     if (more := found.outlook) is not None:
@@ -62,18 +63,21 @@ class _Results:
         yield Text(caption, style="italic")
 
 
-def verdict_lines(analysis: Analysis) -> RenderableType:
+def verdict_lines(verdicts: Sequence[Verdict], ended_on: str) -> RenderableType:
     """A line for each claim: its word, what it compares, ratio of steps, difference of the test metric, seeds."""
     table = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name, justify in (("verdict", "left"), ("claim", "left"), ("times the steps", "left"),
-                          (analysis.ended_on, "right"), ("seeds", "left")):  # fmt: skip
+                          (ended_on, "right"), ("seeds", "left")):  # fmt: skip
         table.add_column(name, justify=justify, no_wrap=name in ("verdict", "times the steps"), overflow="fold")  # type: ignore[arg-type]
     reasons = []
-    for verdict in analysis.verdicts:
+    for verdict in verdicts:
         if verdict.word == NOT_TESTED:
             reasons.append(Text(f"{verdict.claim.text}: not tested ({verdict.reason})."))
             continue
         table.add_row(Text(verdict.word, style=_STYLES.get(verdict.word, "bold")), *map(Text, _cells(verdict)))
+        for one in verdict.headlines:
+            if crossing := crossing_in_words(one):
+                reasons.append(Text(f"{one.arm} against {one.baseline}: {crossing}, which the mean hides."))
     return Group("", *([table] if table.row_count else []), *reasons)
 
 

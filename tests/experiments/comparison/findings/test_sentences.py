@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from helpers.tables_by_hand import ACCURACY, reaching_at, results_table, rising_to, run_of, timed
+from helpers.tables_by_hand import ACCURACY, reaching_at, results_table, rising_to, run_of, timed, two_speeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -264,17 +264,6 @@ def test_no_sentence_shows_an_infinity_or_a_nan_or_a_bound_that_reads_1_without_
 
 
 # --------------------------------------------------------------------------------- early to one target, late to another
-
-
-def two_speeds(arm: tuple[float, float], baseline: tuple[float, float], seeds: int = 5) -> pd.DataFrame:
-    """Runs of twelve epochs that are at 0.4 and at 0.8 after these epochs, a little later with each seed."""
-    runs = []
-    for name, (to_low, to_high) in (("critmom", arm), ("constant", baseline)):
-        for seed in range(seeds):
-            low, high = to_low + 0.05 * seed, to_high + 0.06 * seed
-            curve = [0.4 * at / low if at <= low else 0.4 + 0.4 * (at - low) / (high - low) for at in range(1, 13)]
-            runs.append(run_of(curve, arm=name, seed=seed))
-    return results_table(runs)
 
 
 def test_a_mean_over_targets_does_not_hide_that_curves_cross() -> None:
