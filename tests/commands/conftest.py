@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Fixtures of the tests of the command line."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from helpers.command_line import Refused, files_below, status_of, the_sentence
 
 
 @pytest.fixture
-def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
 
 
 @pytest.fixture
 def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must fail with one sentence and without a trace on disk; returns the sentence."""
+    """Runs a command that must fail with one sentence and write nothing; returns the sentence."""
 
     def run(*words: str) -> str:
         before = files_below(tmp_path)

@@ -1,4 +1,4 @@
-"""Claims about the command line: what cannot be used is answered with one sentence, and nothing on disk is lost."""
+"""Claims about the command line: invalid input is answered with one sentence, and nothing on disk is lost."""
 
 import re
 from pathlib import Path
@@ -21,13 +21,13 @@ from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.tasks import MODELS, CifarResNetConfig, ImageTask, TextTask
 from hf_critmom.tasks.models import ModelSpec
 
-pytestmark = pytest.mark.usefixtures("folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 # ------------------------------------------------------------------------------------------------------------- usage
 
 
 @pytest.mark.parametrize("words", [("--help",), ("-h",), *((command, "--help") for command in COMMANDS)])
-def test_help_exits_with_0_and_says_something(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_not_empty_and_exits_with_0(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(words) == 0
     shown = capsys.readouterr()
     assert "hf-critmom" in shown.out + shown.err and "Traceback" not in shown.err
@@ -46,7 +46,7 @@ def test_the_help_of_compare_names_our_flags_and_transformers(capsys: pytest.Cap
         assert flag in shown
 
 
-def test_without_words_the_usage_is_shown_and_the_status_is_not_0(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_arguments_the_usage_is_shown_and_the_status_is_not_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(()) != 0
     assert "usage: hf-critmom COMMAND" in capsys.readouterr().out
 
@@ -57,7 +57,7 @@ def test_an_unknown_command_is_answered_with_the_known_ones(refused: Refused) ->
 
 
 @pytest.mark.parametrize("words", [("--num_sedes", "3"), ("--width", "2", "stray"), ("--wid", "2")])
-def test_unknown_words_are_named(refused: Refused, words: tuple[str, ...]) -> None:
+def test_unknown_arguments_are_named(refused: Refused, words: tuple[str, ...]) -> None:
     sentence = refused("compare", *words)
     assert next(word for word in words if word in ("--num_sedes", "stray", "--wid")) in sentence
 
@@ -75,7 +75,7 @@ def test_unknown_words_are_named(refused: Refused, words: tuple[str, ...]) -> No
         ("--targets", "90%"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_refused(refused: Refused, words: tuple[str, ...]) -> None:
+def test_a_value_of_the_wrong_type_is_refused(refused: Refused, words: tuple[str, ...]) -> None:
     sentence = refused("compare", *words)
     assert words[-1] in sentence
 
@@ -125,11 +125,11 @@ def test_the_optimizer_is_decided_by_the_arm(refused: Refused, flag: tuple[str, 
         (["--output_dir", "mine"], "mine"),
     ],
 )
-def test_the_comparison_is_kept_under_the_name_of_its_data(words: list[str], folder: str) -> None:
+def test_the_default_output_folder_is_named_after_the_data(words: list[str], folder: str) -> None:
     assert parse_comparison(words).training.output_dir == folder
 
 
-def test_the_tasks_own_settings_hold_where_no_flag_was_given() -> None:
+def test_the_tasks_defaults_hold_where_no_flag_is_given() -> None:
     alone, told = parse_comparison([]), parse_comparison(["--num_train_epochs", "3", "--width", "4"])
     assert (alone.training.num_train_epochs, alone.model.width) == (15.0, 16)
     assert (told.training.num_train_epochs, told.model.width) == (3.0, 4)
@@ -189,7 +189,7 @@ def test_each_budget_is_positive_and_given_once(refused: Refused, epochs: tuple[
     assert "--num_train_epochs" in refused("compare", *TINY, "--num_train_epochs", *epochs)
 
 
-def test_steps_cannot_decide_beside_several_budgets(refused: Refused) -> None:
+def test_max_steps_and_several_budgets_contradict_each_other(refused: Refused) -> None:
     assert "--max_steps" in refused("compare", *TINY, "--num_train_epochs", "1", "2", "--max_steps", "3")
 
 
@@ -215,7 +215,7 @@ def test_a_file_of_arms_that_cannot_be_used_is_named(refused: Refused, tmp_path:
     assert "'odd'" in sentence and "arms.toml" in sentence
 
 
-def test_workers_that_persist_must_exist(refused: Refused) -> None:
+def test_persistent_workers_need_workers(refused: Refused) -> None:
     assert "--dataloader_num_workers" in refused("compare", *TINY, "--dataloader_persistent_workers", "true")
 
 
@@ -255,7 +255,7 @@ def test_a_missing_folder_is_named(refused: Refused, tmp_path: Path, flag: str) 
 
 
 @pytest.mark.parametrize("content", [{}, {"notes.txt": b"no pictures"}, {"program.xyz": b"\x00"}])
-def test_a_folder_that_is_no_data_set_is_named(refused: Refused, tmp_path: Path, content: dict[str, bytes]) -> None:
+def test_a_folder_that_is_no_dataset_is_named(refused: Refused, tmp_path: Path, content: dict[str, bytes]) -> None:
     (tmp_path / "stuff").mkdir()
     for name, written in content.items():
         (tmp_path / "stuff" / name).write_bytes(written)
@@ -263,7 +263,7 @@ def test_a_folder_that_is_no_data_set_is_named(refused: Refused, tmp_path: Path,
     assert "stuff" in sentence or "text" in sentence
 
 
-def test_a_data_set_without_labels_is_refused(refused: Refused, tmp_path: Path) -> None:
+def test_a_dataset_without_labels_is_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for index, image in enumerate(labelled_pictures(4)):
         image.save(tmp_path / "pictures" / f"{index}.png")
@@ -350,7 +350,7 @@ def test_the_process_answers_as_the_function_does(run_python: Any, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_process_answers_a_truncated_data_set_with_one_sentence(run_python: Any, tmp_path: Path) -> None:
+def test_the_process_answers_a_truncated_dataset_with_one_sentence(run_python: Any, tmp_path: Path) -> None:
     file = cifar_like(tmp_path / "cifar10")
     file.write_bytes(file.read_bytes()[:-100])
     done = run_python("-m", "hf_critmom", "compare", "--task", "./cifar10")

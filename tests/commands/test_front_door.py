@@ -1,4 +1,4 @@
-"""Claims about the front door: what it answers without torch, what is registered all the same, and how it ends."""
+"""Claims about the entry points: what works without importing torch, registration on import, signals and errors."""
 
 import errno
 import json
@@ -73,7 +73,7 @@ print(before == [name.value for name in arguments.OptimizerNames])
 
 
 @pytest.mark.parametrize("name", hf_critmom.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(hf_critmom, name) is getattr(hf_critmom, name)
     assert name in dir(hf_critmom)
 
@@ -83,7 +83,7 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
         _ = hf_critmom.CritMomADAM
 
 
-def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["--version"]) == 0
     assert capsys.readouterr().out == f"hf-critmom {hf_critmom.__version__}\n"
 
@@ -105,14 +105,14 @@ def test_an_unknown_command_is_answered_with_a_near_one(
         ("/home/me/.local/share/hf/extensions/hf-critmom/venv/bin/hf-critmom", "hf critmom"),
     ],
 )
-def test_it_is_called_what_it_was_called_by(monkeypatch: pytest.MonkeyPatch, called: str, shown: str) -> None:
+def test_messages_name_the_program_as_it_was_called(monkeypatch: pytest.MonkeyPatch, called: str, shown: str) -> None:
     monkeypatch.setattr(sys, "argv", [called, "--help"])
     assert commands.program() == shown
     assert commands.usage().startswith(f"usage: {shown} COMMAND")
 
 
 def test_it_works_as_an_extension_of_the_hubs_command_line(tmp_path: Path) -> None:
-    """As `hf extensions install` leaves it: a manifest that names the executable in the extension's folder."""
+    """As installed by `hf extensions install`: a manifest names the executable in the extension's folder."""
     folder = tmp_path / ".local" / "share" / "hf" / "extensions" / "hf-critmom"
     executable = folder / "venv" / "bin" / "hf-critmom"
     executable.parent.mkdir(parents=True)
@@ -153,15 +153,15 @@ sys.exit(commands.main(["compare"]))
 """
 
 
-def heeds_interrupts() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, and children inherit that."""
+def default_sigint() -> None:
+    """Background jobs of a shell ignore Ctrl-C, and children inherit that: restores the default."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
     ("sent", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_an_interrupted_command_says_in_a_sentence_that_it_can_be_continued(
+def test_an_interrupted_command_says_that_it_can_be_continued(
     tmp_path: Path, sent: signal.Signals, status: int, word: str
 ) -> None:
     command = [sys.executable, "-c", SLEEPER]
@@ -171,7 +171,7 @@ def test_an_interrupted_command_says_in_a_sentence_that_it_can_be_continued(
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        preexec_fn=heeds_interrupts,
+        preexec_fn=default_sigint,
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
         time.sleep(0.1)
@@ -182,7 +182,7 @@ def test_an_interrupted_command_says_in_a_sentence_that_it_can_be_continued(
     assert error.count("\n") == 1 and f"{word}: repeat the command to continue it" in error
 
 
-def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
     code = "from hf_critmom.commands import main\nimport sys\nsys.exit(main(['--help']))"
     shell = f'{sys.executable} -c "{code}" | true'
     finished = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, cwd=tmp_path)
@@ -204,7 +204,7 @@ def test_help_shows_our_own_flags_and_help_all_those_of_the_trainer(
     assert "--adam_beta1" not in shown["--help"] and "--adam_beta1" in shown["--help_all"]
 
 
-def test_a_terminal_without_our_characters_is_shown_their_numbers(run_bare) -> None:
+def test_characters_that_the_terminal_cannot_show_are_escaped(run_bare) -> None:
     code = """
 import io, sys
 sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="ascii")
@@ -226,7 +226,7 @@ sys.exit(main(["report", "caf\u00e9 \u00b1"]))
         (OSError(errno.ELOOP, "Too many levels", "loop"), "loop is not a valid path (Too many levels)"),
     ],
 )
-def test_what_becomes_of_a_file_meanwhile_is_a_sentence_in_every_command(
+def test_file_errors_are_one_sentence_in_every_command(
     error: OSError, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Claims about arguments that nobody can mean: one sentence in one line, before any work, and nothing written."""
+"""Claims about nonsensical arguments: they are refused in one line, before any work, and nothing is written."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """The line that a command refuses arguments with."""
+    """The line with which a command refuses its arguments."""
     assert main(args) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.count(": error: ") == 1
@@ -24,13 +24,13 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 @pytest.mark.parametrize("command", ["compare", "report", "attribute", "repair", "drift", "push"])
 @pytest.mark.parametrize("argument", ["a\0b", "a\udcff"])
-def test_bytes_that_are_no_text_are_refused_since_no_record_could_keep_them(
+def test_arguments_that_are_not_utf8_are_refused(
     capsys: pytest.CaptureFixture[str], command: str, argument: str
 ) -> None:
     assert f"the argument {argument!r} is not valid UTF-8" in refused(capsys, command, argument)
 
 
-def test_terminals_do_not_obey_what_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quoted_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert r"There is no folder \x1b[31mred\nand more: expected" in refused(
         capsys, "compare", "--train_dir", "\x1b[31mred\nand more", *TINY
     )
@@ -42,7 +42,7 @@ def test_an_empty_text_is_refused(capsys: pytest.CaptureFixture[str], flag: str,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_list_that_is_given_twice_is_refused_rather_than_half_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_list_that_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "compare", "--arms", "constant", "--arms=critmom", *TINY)
     assert "--arms is given twice: give it once, with all of its values." in line
 
@@ -81,7 +81,7 @@ def test_absurd_values_and_endless_files_are_refused(
     ids=lambda text: text[:10],
 )
 @pytest.mark.parametrize("command", [("compare",), ("attribute", "x"), ("repair", "x")], ids=lambda args: args[0])
-def test_an_output_folder_that_cannot_be_one_is_known_before_any_work(
+def test_an_impossible_output_folder_is_refused_before_any_work(
     capsys: pytest.CaptureFixture[str], command: tuple[str, ...], name: str, sentence: str, tmp_path: Path
 ) -> None:
     (tmp_path / "loop").symlink_to("loop")
@@ -108,9 +108,7 @@ def test_an_empty_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(("file", "kind"), [("attribution.json", "an attribution"), ("repair.json", "a repair")])
-def test_what_push_does_not_bring_is_said(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str, kind: str
-) -> None:
+def test_what_push_leaves_out_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str, kind: str) -> None:
     (tmp_path / file).write_text("{}")
     line = refused(capsys, "push", ".", "a/b")
     assert f". holds {kind}, and push publishes comparisons" in line and "hf upload" in line

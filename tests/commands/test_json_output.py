@@ -1,4 +1,4 @@
-"""What ``--json`` prints is what the report says, for programs."""
+"""Claims about ``--json``: it prints the results of the report."""
 
 import json
 from pathlib import Path

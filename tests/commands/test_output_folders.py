@@ -1,4 +1,4 @@
-"""Claims about the folders of comparisons: none is overwritten, and what is damaged in one is named."""
+"""Claims about the folders of comparisons: none is overwritten, and damaged files are named."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from helpers.command_line import TINY, Refused, files_below
 
 from hf_critmom.commands import main
 
-pytestmark = pytest.mark.usefixtures("folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture(scope="module")

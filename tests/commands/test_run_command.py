@@ -40,7 +40,7 @@ ARGUMENTS = ["--help", "-m", "run", "two words", "", "--dir=ü", "-h", "compare"
 
 @pytest.fixture
 def script(tmp_path):
-    """A script in a folder with another module, beside the working folder."""
+    """A script in a folder with another module, outside of the working directory."""
     folder = tmp_path / "scripts"
     folder.mkdir()
     (folder / "neighbour.py").write_text("")
@@ -202,7 +202,7 @@ if trainer.is_world_process_zero():
 
 
 def trained_by_run(tmp_path, monkeypatch, kind, *before):
-    """The log history and the card of a script that ran in this process, and that Trainer is as before."""
+    """Runs a script in this process; returns its log history and its card, and checks that Trainer is unchanged."""
     (tmp_path / "train.py").write_text(TRAINERS)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -1,4 +1,4 @@
-"""Claims about what the commands write: no secret and nobody's folders in any file, and everything still continues."""
+"""Claims about what the commands write: no secrets and no private paths, and every experiment can be continued."""
 
 import json
 import os
@@ -25,7 +25,7 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images far from the working folder, a folder per class."""
+    """A folder of images outside of the working directory, with a subfolder per class."""
     folder = tmp_path_factory.mktemp("elsewhere") / "home" / "alice" / "shapes"
     generator = np.random.default_rng(0)
     for split, number in (("train", 24), ("validation", 8), ("test", 8)):
@@ -39,7 +39,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison whose command held a token and absolute paths."""
+    """A comparison whose command contains a token and absolute paths."""
     folder = tmp_path_factory.mktemp("work") / "out"
     compare(folder, images)
     return folder
@@ -55,7 +55,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def texts(folder: Path) -> dict[Path, str]:
-    """Texts by file; of a page without the scripts that draw its charts, which hold what only looks like a path."""
+    """Text files by path; pages without their scripts, parts of which look like paths."""
     found = {
         path: path.read_text() for path in files(folder) if path.suffix in (".json", ".md", ".txt", ".html", ".svg")
     }
@@ -133,7 +133,7 @@ def test_repair_and_attribute_record_neither_token_nor_paths(comparison: Path, i
         assert (shorten_paths(text), find_secrets(text)) == (text, []), path
 
 
-def test_an_unknown_flag_with_a_token_is_refused_without_saying_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_flag_with_a_token_is_refused_without_quoting_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(("compare", "--my_token", PLAIN, "--other", TOKEN)) == 2
     shown = capsys.readouterr().err
     assert "--my_token" in shown and PLAIN not in shown and TOKEN not in shown

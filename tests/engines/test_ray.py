@@ -1,4 +1,4 @@
-"""Claims about experiments on a Ray cluster: two machines in processes of this one, one core each."""
+"""Claims about experiments on a Ray cluster of two simulated machines with one core each."""
 
 import json
 import os
@@ -34,7 +34,7 @@ ON_RAY = ("--engine", "ray")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the optimizers of a user lie, where every process finds them."""
+    """A folder with a user's optimizers, which every process can import."""
     return tmp_path_factory.mktemp("ray")
 
 
@@ -44,8 +44,8 @@ def cluster(place: Path) -> Iterator[Any]:
         yield cluster
 
 
-def made_at(folder: Path) -> dict[Path, int]:
-    """When each result of an experiment was written."""
+def result_times(folder: Path) -> dict[Path, int]:
+    """Modification time of each result of an experiment."""
     return {file: file.stat().st_mtime_ns for file in folder.glob("runs/**/result.json")}
 
 
@@ -54,7 +54,7 @@ def loads(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_comparison_on_two_machines_has_the_table_of_a_local_one(cluster: Any, place: Path, tmp_path: Path) -> None:
-    """To the bit, with runs on both machines at the same moment."""
+    """Bit for bit, with runs on both machines at the same time."""
     second_machine(cluster)
     words = (*TINY, "--arms", "users_arms.Meets[lr=0.1,name=meets]", "--num_seeds", "2", "--targets", "0.2")
     (place / "meet").touch()
@@ -70,7 +70,7 @@ def test_a_comparison_on_two_machines_has_the_table_of_a_local_one(cluster: Any,
 
 
 def test_a_machine_that_is_killed_in_the_middle_changes_no_result(cluster: Any, data: Path, tmp_path: Path) -> None:
-    """Nor does a process that is."""
+    """Nor does a killed process."""
     numbers = range(6)
     for number in numbers:
         (data / f"wait-{number}").touch()
@@ -81,10 +81,10 @@ def test_a_machine_that_is_killed_in_the_middle_changes_no_result(cluster: Any, 
     lost = {number for number, load in descents.loads(tmp_path / "ray").items() if load["retries"]}
     assert 5 in lost and len(lost) >= 2
     assert {number for number, times in descents.begun(data).items() if times > 1} >= lost
-    assert as_made_here(tmp_path, data, numbers)
+    assert same_as_local(tmp_path, data, numbers)
 
 
-def test_what_had_been_returned_outlives_a_killed_command_and_is_not_repeated(
+def test_returned_results_survive_a_killed_command_and_are_not_repeated(
     cluster: Any, data: Path, tmp_path: Path
 ) -> None:
     second_machine(cluster)
@@ -94,32 +94,34 @@ def test_what_had_been_returned_outlives_a_killed_command_and_is_not_repeated(
     folder = tmp_path / "ray"
     command = [sys.executable, descents.__file__, cluster.address, folder, data, *numbers]
     killed = subprocess.Popen([str(word) for word in command])
-    wait_until(lambda: killed.poll() is not None or (len(made_at(folder)) == 5 and len({*data.glob("running-*")}) == 2))
+    wait_until(
+        lambda: killed.poll() is not None or (len(result_times(folder)) == 5 and len({*data.glob("running-*")}) == 2)
+    )
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
-    before = made_at(folder)
+    before = result_times(folder)
     for file in data.glob("wait-*"):
         file.unlink()
     told = descents.make_on_ray(None, folder, data, numbers)
     assert [event for event in told.events if event[0] == "finished" and event[2]] == [
         ("finished", Descent(number).folder, True) for number in returned
     ]
-    after = made_at(folder)
+    after = result_times(folder)
     assert len(after) == 8 and {file: after[file] for file in before} == before
     assert {descents.begun(data)[number] for number in returned} == {1}
-    assert as_made_here(tmp_path, data, numbers)
+    assert same_as_local(tmp_path, data, numbers)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The data of descents, with a folder for each engine."""
+    """The data of descents, and a folder for each engine."""
     for name in ("ray", "local", "data"):
         (tmp_path / name).mkdir()
     return tmp_path / "data"
 
 
-def as_made_here(folder: Path, data: Path, numbers: Iterable[int]) -> bool:
-    """Whether results and files of descents on Ray are those of the same descents by a worker of this machine."""
+def same_as_local(folder: Path, data: Path, numbers: Iterable[int]) -> bool:
+    """Whether results and files of descents on Ray equal those of the same descents by a local worker."""
     descents.make(LocalEngine(1, 1), folder / "local", data, numbers)
     return descents.kept(folder / "ray") == descents.kept(folder / "local") != {}
 
@@ -137,17 +139,17 @@ def compared(cluster: Any, place: Path, tmp_path_factory: pytest.TempPathFactory
     paths = {"PYTHONPATH": os.environ["PYTHONPATH"]}
     (place / "plug").touch()  # slow runs wait
     killed = launch(*words, str(folder / "ray"), *there, said=folder / "said", environment=paths)
-    wait_until(lambda: made_at(folder / "ray"), killed)
+    wait_until(lambda: result_times(folder / "ray"), killed)
     os.kill(killed.pid or 0, signal.SIGKILL)
     assert status_of(killed) == -signal.SIGKILL
-    before = made_at(folder / "ray")
+    before = result_times(folder / "ray")
     for file in place.glob("running-*"):
         file.unlink()
     (place / "deadly").touch()
     with plug_pulled(second_machine(cluster), place):
         assert main((*words, str(folder / "ray"), *ON_RAY)) == 0
     assert not (place / "deadly").exists()
-    after = made_at(folder / "ray")
+    after = result_times(folder / "ray")
     assert len(before) < len(after) and {file: after[file] for file in before} == before
     assert main((*words, str(folder / "local"), "--workers", "1")) == 0
     return folder
@@ -156,7 +158,7 @@ def compared(cluster: Any, place: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.slow
 def test_neither_a_killed_command_nor_a_killed_machine_or_process_changes_a_result(compared: Path) -> None:
     assert outcome(compared / "ray") == outcome(compared / "local") != {}
-    assert (compared / "ray/results.parquet").exists() and len(made_at(compared / "ray")) == 6
+    assert (compared / "ray/results.parquet").exists() and len(result_times(compared / "ray")) == 6
     for name in ("model.safetensors", "config.json", "README.md", "trainer_state.json"):
         found = [len(list((compared / where).glob(f"runs/*/*/{name}"))) for where in ("ray", "local")]
         assert found[0] == found[1]
@@ -174,12 +176,12 @@ def test_an_arm_that_fails_is_a_sentence_and_one_that_diverges_a_result(
     assert main((*words, "--output_dir", str(tmp_path))) == 2
     assert "failed (the optimizer of the user is broken), see" in capfd.readouterr().err
     assert "broken" in (tmp_path / "runs" / "fails" / "seed-42" / "error.txt").read_text()
-    results = {file.parts[-3]: json.loads(file.read_text())["status"] for file in made_at(tmp_path)}
+    results = {file.parts[-3]: json.loads(file.read_text())["status"] for file in result_times(tmp_path)}
     assert results == {"explodes": "diverged"}
 
 
 @pytest.mark.slow
-def test_trials_are_made_as_by_workers_of_this_machine(cluster: Any, tmp_path: Path) -> None:
+def test_trials_are_the_same_as_with_local_workers(cluster: Any, tmp_path: Path) -> None:
     tuned = (*TINY, "--arms", "constant", "--num_seeds", "1", "--learning_rate_grid", "0.1", "1", "--workers", "1")
     for name, engine in (("ray", ON_RAY), ("local", ())):
         assert main((*tuned, *engine, "--output_dir", str(tmp_path / name))) == 0
@@ -189,10 +191,10 @@ def test_trials_are_made_as_by_workers_of_this_machine(cluster: Any, tmp_path: P
 
 
 @pytest.mark.slow
-def test_checkpoints_are_studied_as_by_workers_of_this_machine(
+def test_studies_of_checkpoints_are_the_same_as_with_local_workers(
     cluster: Any, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their files go along: a folder that only this process can name needs to be nowhere else."""
+    """The files are sent along, so the folder need not exist on other machines."""
     monkeypatch.chdir(compared / "local" / "runs")
     words = ("attribute", "dies/seed-42", "dies/seed-43", *DATA, "--use_cpu", "--workers", "1")
     found = []
@@ -204,7 +206,7 @@ def test_checkpoints_are_studied_as_by_workers_of_this_machine(
 
 
 @pytest.mark.slow
-def test_treatments_are_made_as_by_workers_of_this_machine(
+def test_treatments_are_the_same_as_with_local_workers(
     cluster: Any, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = str(compared / "local" / "runs" / "dies" / "seed-42")
@@ -235,8 +237,10 @@ def engine(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     engine.close()
 
 
-def test_two_hundred_runs_wait_without_filling_the_command_s_memory(engine: Any, data: Path, tmp_path: Path) -> None:
-    """Each returns 200 kB of files; one kills its process, and is not made more often than is allowed."""
+def test_two_hundred_waiting_runs_do_not_fill_the_memory_of_the_command(
+    engine: Any, data: Path, tmp_path: Path
+) -> None:
+    """Each returns 200 kB of files; one kills its process, and is not retried more often than allowed."""
     (data / "kill-13").touch()
     told = descents.make(engine, tmp_path / "ray", data, range(200))
     failed = [event[1] for event in told.events if event[0] == "failed"]
@@ -244,7 +248,7 @@ def test_two_hundred_runs_wait_without_filling_the_command_s_memory(engine: Any,
     assert told.memory[-1] - told.memory[len(told.memory) // 4] < 10e6
     assert all((tmp_path / "ray" / Descent(n).folder / "model.bin").stat().st_size == descents.SIZE for n in (0, 199))
     (tmp_path / "ray" / Descent(13).folder / "error.txt").unlink()
-    assert as_made_here(tmp_path, data, [number for number in range(200) if number != 13])
+    assert same_as_local(tmp_path, data, [number for number in range(200) if number != 13])
 
 
 @pytest.mark.slow
@@ -261,7 +265,7 @@ def test_a_machine_without_the_data_is_a_sentence(engine: Any, tmp_path: Path) -
         (Share(1.0, 0.25), r"^--gpus_per_run 0.25 exceeds .* \(0 GPU\)"),
     ],
 )
-def test_more_than_any_machine_has_is_a_sentence(cluster: Any, share: Share, said: str) -> None:
+def test_a_request_that_no_machine_can_meet_is_a_sentence(cluster: Any, share: Share, said: str) -> None:
     from hf_critmom.engines.ray_cluster import Cluster
 
     with pytest.raises(InputError, match=said):
@@ -269,7 +273,7 @@ def test_more_than_any_machine_has_is_a_sentence(cluster: Any, share: Share, sai
 
 
 @pytest.mark.slow
-def test_a_script_is_run_there_as_here(cluster: Any, tmp_path: Path, warm_python: str) -> None:
+def test_a_script_gives_the_same_results_on_ray(cluster: Any, tmp_path: Path, warm_python: str) -> None:
     script, arguments = write_script(tmp_path), (*ARGUMENTS, "--eval_strategy", "steps", "--eval_steps", "3")
     flags = ("--arms", "adamw", "matched", "--num_seeds", "1", "--targets", "2.7", "--threads_per_worker", "1")
     for name, engine in (("ray", ON_RAY), ("local", ())):

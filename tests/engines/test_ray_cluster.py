@@ -1,4 +1,4 @@
-"""Claims about connecting to Ray: shares of machines, and everything that is not there, each a sentence."""
+"""Claims about connecting to Ray: shares of machines, and one sentence for whatever is missing."""
 
 import importlib.util
 import socket
@@ -45,7 +45,7 @@ def test_a_machine_has_room_for_as_many_runs_as_fit(share: Share, resources: dic
         (("--engine", "local", "--ray_address", "auto"), "--ray_address applies only to --engine ray"),
     ],
 )
-def test_flags_that_cannot_be_meant_are_one_sentence(
+def test_invalid_engine_flags_are_one_sentence(
     words: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert_refused((*TINY, *words), said, tmp_path, capsys)

@@ -89,12 +89,12 @@ def test_values_without_spread_leave_no_doubt() -> None:
     assert (nothing.p_value(), nothing.p_within(0.1)) == (1.0, 0.0)
 
 
-def test_no_spread_is_too_large_for_the_interval_of_a_ratio() -> None:
+def test_the_interval_of_a_ratio_never_overflows() -> None:
     found = Estimate(6.9, 900.0, 1.0, 2).interval(0.999).exp()
     assert (found.low, found.high) == (0.0, math.inf) and found.estimate == pytest.approx(math.exp(6.9))
 
 
 def test_a_level_near_1_has_all_its_digits() -> None:
-    """With 1 - 1e-20 as the level, 0.5 + level / 2 would be 1 and the interval infinite."""
+    """For a level of 1 - 1e-20, 0.5 + level / 2 would be rounded to 1, and the interval infinite."""
     narrow, wide = (Estimate(0.0, 1.0, 9.0, 10).interval(1.0 - level).high for level in (1e-12, 1e-15))
     assert narrow < wide < math.inf

@@ -1,4 +1,4 @@
-"""Claims about pages: they open without network, obey their controls, are legible, and take foreign text as text."""
+"""Claims about pages: they work offline, follow their controls, are accessible, and show foreign text as text."""
 
 import re
 from html.parser import HTMLParser
@@ -70,9 +70,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_browser
 @pytest.mark.parametrize("scheme", BACKGROUNDS)
-def test_a_page_opens_without_network_is_legible_and_runs_no_foreign_text(
-    browser: Any, page: Path, scheme: str
-) -> None:
+def test_a_page_is_accessible_offline_and_does_not_execute_foreign_text(browser: Any, page: Path, scheme: str) -> None:
     with opened(browser, page, scheme=scheme) as (shown, said):
         assert said == []
         assert not shown.evaluate("window.hacked")

@@ -1,4 +1,4 @@
-"""Foreign text does not act as markup in any medium."""
+"""Claims about foreign text: it does not act as markup in any medium."""
 
 import io
 from html.parser import HTMLParser
@@ -54,7 +54,7 @@ UNSEEN = ("\u202e", "\u2066", "\u200b", "\ufeff", "\x1b", "\u2028", "\x00")
 
 
 @pytest.mark.parametrize("char", UNSEEN, ids=ascii)
-def test_characters_that_cannot_be_seen_are_replaced_in_every_medium(char: str) -> None:
+def test_control_characters_are_replaced_in_every_medium(char: str) -> None:
     table = Table(["class"], [[f"cat{char}"]], title=f"of {char}")
     shown = io.StringIO()
     Console(file=shown, width=60).print(table.rich())
@@ -64,13 +64,13 @@ def test_characters_that_cannot_be_seen_are_replaced_in_every_medium(char: str) 
         assert char not in text and "cat" in text
 
 
-def test_a_formula_is_none_in_markdown_and_a_long_name_leaves_room_for_a_figure() -> None:
+def test_formulas_are_escaped_in_markdown_and_long_names_shortened_in_figures() -> None:
     assert markdown_text("$5 to $10") == r"\$5 to \$10"
     assert len(figure_text("x" * 150)) == MAX_LABEL_LENGTH and figure_text("x" * 150).endswith("\u2026")
 
 
 @given(st.text())
-def test_html_and_markdown_begin_no_tag(text: str) -> None:
+def test_html_and_markdown_start_no_tag(text: str) -> None:
     for escape in (markdown_text, markdown_cell):
         parser = _Tags()
         parser.feed(escape(text))
@@ -102,7 +102,7 @@ def test_code_cannot_be_left_from_inside(text: str) -> None:
     assert first == last and first not in text
 
 
-def test_a_table_is_the_same_in_both_forms() -> None:
+def test_a_table_is_the_same_in_the_terminal_and_in_markdown() -> None:
     table = Table(["arm", "steps"], [["a|b", "12\n3 s"], ["[red]", "<b>"]], title="[x]")
     assert table.markdown() == ("| arm | steps |\n| --- | ---: |\n| a\\|b | 12<br>3 s |\n| \\[red\\] | &lt;b&gt; |")
     shown = io.StringIO()

@@ -1,4 +1,4 @@
-"""The made-up CIFAR-10 as ``scripts/fetch_cifar10.py`` writes it."""
+"""A synthetic CIFAR-10 as ``scripts/fetch_cifar10.py`` writes it."""
 
 from pathlib import Path
 

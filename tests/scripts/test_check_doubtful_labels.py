@@ -1,4 +1,4 @@
-"""Claims about the measurement of doubtful labels: flips are flips, and most of them are found on real images."""
+"""Claims about the measurement of doubtful labels: labels are flipped as stated, and most flips are found."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Claims about ``scripts/fetch_cifar10.py``, on sixty made-up images; one slow test on the real."""
+"""Claims about ``scripts/fetch_cifar10.py``, on sixty synthetic images; a slow test uses the real ones."""
 
 import dataclasses
 import hashlib
@@ -234,7 +234,7 @@ def test_an_interrupted_run_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_what_was_written_wrongly_never_appears(
+def test_a_corrupt_copy_never_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = fetch.write_dataset

@@ -1,4 +1,4 @@
-"""Sources and folders that ``scripts/fetch_cifar10.py`` refuses, with a sentence each."""
+"""Claims about sources and folders that ``scripts/fetch_cifar10.py`` refuses, each in one sentence."""
 
 import io
 import json
@@ -207,7 +207,7 @@ def sized(name: str, mebibytes: int, kind: bytes = tarfile.REGTYPE) -> tarfile.T
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG that says how large it is, and holds nothing."""
+    """A PNG with a size in its header and no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -237,7 +237,7 @@ def fetch_is_decoding(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-def test_a_table_of_too_many_images_is_not_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dataset_with_too_many_images_is_not_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_parquet(tmp_path / "source")
     shard = source / "plain" / "train-00000-of-00001.parquet"
     rows = datasets.Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}] * 99, "label": [0] * 99})
@@ -247,7 +247,7 @@ def test_a_table_of_too_many_images_is_not_decoded(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("name", ["v[2]", "v*"])
-def test_folders_are_the_ones_that_are_named(name: str, tmp_path: Path, prepared: Path) -> None:
+def test_a_folder_name_is_no_glob_pattern(name: str, tmp_path: Path, prepared: Path) -> None:
     for decoy in ("v2", "v"):
         (tmp_path / decoy).mkdir()
         (tmp_path / decoy / "train.csv").write_text("a,b\n1,2\n")

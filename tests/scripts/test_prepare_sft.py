@@ -1,4 +1,4 @@
-"""Claims about ``scripts/prepare_sft.py``: passages of whole held-out texts, and a model that reads them."""
+"""Claims about ``scripts/prepare_sft.py``: held-out texts are in no training passage, and the model reads passages."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_held_out_texts_are_in_no_training_passage(texts: Path, tmp_path: Path) 
         (("--texts", "nowhere"), "holds 0 text files: expected at least 10"),
     ],
 )
-def test_what_cannot_be_prepared_is_a_sentence(
+def test_invalid_input_is_a_sentence(
     flags: tuple[str, ...], sentence: str, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--texts", str(texts), "--output_dir", str(tmp_path / "sft"), *flags]

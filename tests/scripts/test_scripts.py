@@ -45,20 +45,20 @@ TRAIN_LM = {
 SMALL_VIT = "image_size=16,patch_size=8,hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32"
 
 
-def words_of(flags, **others):
-    """The command line of some flags."""
+def flags_as_args(flags, **others):
+    """Flags as command-line arguments."""
     return [word for name, value in {**flags, **others}.items() for word in (f"--{name}", str(value))]
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Data sets are converted into a folder of the test."""
+    """Datasets are cached in a folder of the test."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    """A folder and a file with spaces in their names."""
+    """A text file, with spaces in its path."""
     path = tmp_path / TRAIN_LM["train_file"]
     path.parent.mkdir()
     path.write_text("".join(f"{i} bottles of beer on the wall,\n" for i in range(99)))
@@ -67,7 +67,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Folders of pictures, a folder per class, whose classes differ in their colour."""
+    """Image folders whose classes differ in colour."""
     draws = np.random.default_rng(0)
     for split, examples in (("train", 12), ("validation", 6)):
         for channel, name in enumerate(("red", "green", "dark blue")):
@@ -82,7 +82,7 @@ def pictures(tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_weights(tmp_path, corpus, run_python):
-    finished = run_python(*RUN, CLM, *words_of(TRAIN_LM, output_dir="whole run"))
+    finished = run_python(*RUN, CLM, *flags_as_args(TRAIN_LM, output_dir="whole run"))
     assert finished.returncode == 0, finished.stderr
     optimizer = torch.load(tmp_path / "whole run/checkpoint-6/optimizer.pt", weights_only=True)
     (group, _) = optimizer["param_groups"]
@@ -113,7 +113,7 @@ def test_an_interrupted_run_continues_to_the_same_weights(tmp_path, corpus, run_
 @pytest.mark.slow
 def test_two_processes_share_the_data(tmp_path, corpus, run_python):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    finished = run_python(*torchrun, *RUN, CLM, *words_of(TRAIN_LM, output_dir="two"))
+    finished = run_python(*torchrun, *RUN, CLM, *flags_as_args(TRAIN_LM, output_dir="two"))
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("train metrics") == 1
     results = json.loads((tmp_path / "two/all_results.json").read_text())
@@ -122,11 +122,15 @@ def test_two_processes_share_the_data(tmp_path, corpus, run_python):
 
 
 @pytest.mark.slow
-def test_images_are_learnt_and_the_model_saved_is_the_model_evaluated(tmp_path, pictures, run_python):
+def test_images_are_learnt_and_the_saved_model_is_the_evaluated_one(tmp_path, pictures, run_python):
     accelerate = ["-m", "accelerate.commands.launch", "--num_processes", "1"]
     flags = {"do_eval": True, "use_cpu": True, "disable_tqdm": True}
-    train = words_of(flags, model_type="vit", config_overrides=SMALL_VIT, do_train=True, optim="critmom", max_steps=20)
-    folders = words_of({}, train_dir=pictures / "train", validation_dir=pictures / "validation", output_dir="trained")
+    train = flags_as_args(
+        flags, model_type="vit", config_overrides=SMALL_VIT, do_train=True, optim="critmom", max_steps=20
+    )
+    folders = flags_as_args(
+        {}, train_dir=pictures / "train", validation_dir=pictures / "validation", output_dir="trained"
+    )
     finished = run_python(*accelerate, *RUN, IMAGES, *train, *folders, "--learning_rate", "0.05")
     assert finished.returncode == 0, finished.stderr
     trained = json.loads((tmp_path / "trained/all_results.json").read_text())
@@ -134,7 +138,7 @@ def test_images_are_learnt_and_the_model_saved_is_the_model_evaluated(tmp_path, 
     assert f"value: {trained['eval_accuracy']}" in (tmp_path / "trained/README.md").read_text()
 
     # Without hf-critmom: a script of somebody else's, and a model like any other.
-    words = words_of(flags, model_name_or_path="trained", dataset_name=pictures, output_dir="evaluated")
+    words = flags_as_args(flags, model_name_or_path="trained", dataset_name=pictures, output_dir="evaluated")
     finished = run_python(IMAGES, *words)
     assert finished.returncode == 0, finished.stderr
     evaluated = json.loads((tmp_path / "evaluated/all_results.json").read_text())
@@ -146,7 +150,7 @@ def test_images_are_learnt_and_the_model_saved_is_the_model_evaluated(tmp_path, 
 
 @pytest.mark.slow
 def test_an_interrupted_vit_continues_to_the_same_weights(tmp_path, pictures, run_python):
-    """Transformers saves it under older names, which its Trainer does not convert when it continues."""
+    """Transformers saves ViT under older names, which its Trainer does not convert when it resumes."""
     flags = {"do_train": True, "use_cpu": True, "disable_tqdm": True, "optim": "critmom", "learning_rate": 0.05}
     flags |= {"max_steps": 6, "save_steps": 3, "per_device_train_batch_size": 12}  # three steps an epoch
     folders = {"train_dir": pictures / "train", "validation_dir": pictures / "validation"}
@@ -154,7 +158,7 @@ def test_an_interrupted_vit_continues_to_the_same_weights(tmp_path, pictures, ru
     for name in ("whole", "interrupted"):
         if name == "interrupted":
             shutil.copytree(tmp_path / "whole/checkpoint-3", tmp_path / "interrupted/checkpoint-3")
-        finished = run_python(*RUN, IMAGES, *words_of({**flags, **folders, **model}, output_dir=name))
+        finished = run_python(*RUN, IMAGES, *flags_as_args({**flags, **folders, **model}, output_dir=name))
         assert finished.returncode == 0, finished.stderr
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "interrupted")]
     assert weights[0] == weights[1]
@@ -175,18 +179,18 @@ def test_an_interrupted_vit_continues_to_the_same_weights(tmp_path, pictures, ru
         (IMAGES, {"model_type": "vit", "train_dir": "nowhere"}, "no folder nowhere"),
     ],
 )
-def test_what_cannot_be_used_is_one_sentence_through_run(script, changes, sentence, tmp_path, monkeypatch, capsys):
+def test_invalid_input_is_one_sentence_through_run(script, changes, sentence, tmp_path, monkeypatch, capsys):
     flags = {**TRAIN_LM, **changes} if script == CLM else changes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SystemExit) as ended:
-        main(["run", script, *words_of(flags, output_dir="out")])
+        main(["run", script, *flags_as_args(flags, output_dir="out")])
     assert "\n" not in ended.value.code
     assert re.match(rf"{Path(script).name}: error: .*{sentence}", ended.value.code), ended.value.code
 
 
-def test_overrides_are_read_as_their_settings_are_written():
+def test_overrides_are_parsed_as_json_or_strings():
     parse = runpy.run_path(CLM, run_name="script")["parse_overrides"]
     text = "n_layer=2,resid_pdrop=1e-3,scale_attn_weights=false,activation_function=relu,architectures=[1,2]"
     assert parse(text, "gpt2") == {
@@ -200,8 +204,8 @@ def test_overrides_are_read_as_their_settings_are_written():
 
 
 @pytest.mark.parametrize("script", [CLM, IMAGES], ids=lambda script: Path(script).stem)
-def test_a_script_names_what_it_imports_as_uv_and_cloud_jobs_read_it(script):
-    """Inline metadata as PEP 723 defines them, with the versions that this package itself needs."""
+def test_the_inline_metadata_names_what_a_script_imports(script):
+    """Inline metadata (PEP 723) for uv and cloud jobs, with the versions that this package needs."""
     text = Path(script).read_text(encoding="utf-8")
     (block,) = re.findall(r"(?m)^# /// script$\s((?:^#(?:| .*)$\s)+)^# ///$", text)
     metadata = tomllib.loads("".join(line[2:] for line in block.splitlines(keepends=True)))

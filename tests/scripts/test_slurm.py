@@ -1,6 +1,6 @@
-"""Claims about the array job: its elements share the runs of a comparison, also where they are killed and requeued.
+"""Claims about the array job: its elements share the runs of a comparison, even if some are killed and requeued.
 
-Stand-ins for Slurm's ``sbatch`` and ``srun`` on the path run the script's elements as processes of this machine.
+Stand-ins for Slurm's ``sbatch`` and ``srun`` on the PATH run the script's elements as local processes.
 """
 
 import os
@@ -60,7 +60,7 @@ print("ended", statuses)
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to submit jobs from, with the stand-ins on the path."""
+    """A folder to submit jobs from, with the stand-ins on the PATH."""
     programs = {
         "sbatch": SBATCH.format(python=sys.executable),
         "srun": '#!/bin/bash\n[[ "$1" == --cpus-per-task=* ]] && shift\nexec "$@"\n',
@@ -84,7 +84,7 @@ def submit(*words: str) -> str:
 
 
 @pytest.mark.slow
-def test_elements_share_the_runs_also_where_one_is_killed_and_requeued(
+def test_elements_share_the_runs_even_if_one_is_killed_and_requeued(
     cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREEMPTS", "1")
@@ -100,8 +100,8 @@ def test_elements_share_the_runs_also_where_one_is_killed_and_requeued(
     assert len(repeated) <= 1 and not any(one.endswith("epoch 1") for one in repeated)
 
 
-def test_an_element_near_its_time_limit_puts_itself_back_into_the_queue(cluster: Path) -> None:
-    """With a launch that only waits, for the handling of signals is the script's."""
+def test_an_element_near_its_time_limit_requeues_itself(cluster: Path) -> None:
+    """With a launch that only waits, because the script handles the signals."""
     (cluster / "bin" / "hf-critmom").write_text(
         '#!/bin/bash\ntrap "echo terminated; exit 143" TERM\necho began "$@"\ntouch began\nsleep 30 & wait\n'
     )

@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of it, whose last two checkpoints are gone."""
+    """A copy of that folder without its last two checkpoints."""
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     for step in (3, 4):
@@ -58,7 +58,7 @@ def save(content):
 
 
 class Explosive:
-    """An object whose pickle does something when it is read."""
+    """An object whose pickle executes code when it is loaded."""
 
     def __init__(self, file):
         self.file = file
@@ -82,7 +82,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, name, damage):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(run, name, damage):
     damage(run / "checkpoint-2" / name)
     before = sorted(str(path) for path in run.rglob("*"))
     skipped = []
@@ -119,7 +119,7 @@ def test_readable_nonsense_is_no_checkpoint(run, name, damage):
     assert last_complete_checkpoint(run, skip=lambda checkpoint, sentence: None) == str(run / "checkpoint-1")
 
 
-def test_checkpoints_are_ordered_by_step_and_other_folders_are_none(tmp_path):
+def test_checkpoints_are_ordered_by_step_and_other_folders_are_ignored(tmp_path):
     assert last_complete_checkpoint(tmp_path) is None
     assert last_complete_checkpoint(tmp_path / "nothing") is None
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-11-old", "incomplete-checkpoint-12"):
@@ -128,7 +128,7 @@ def test_checkpoints_are_ordered_by_step_and_other_folders_are_none(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
 
 
-def test_every_process_needs_its_random_numbers(run):
+def test_every_process_needs_its_random_state(run):
     checkpoint = run / "checkpoint-2"
     check_checkpoint(checkpoint)
     with pytest.raises(CheckpointError, match="written by 1 process, and 2 are training now"):
@@ -153,7 +153,7 @@ def test_a_run_with_scaled_gradients_needs_the_scaler(run):
     check_checkpoint(checkpoint, scaler=True)
 
 
-def test_shards_that_are_missing_are_named(run):
+def test_missing_shards_are_named(run):
     checkpoint = run / "checkpoint-2"
     tiny_model("ViT").save_pretrained(checkpoint, max_shard_size="4KB")
     (checkpoint / "model.safetensors").unlink()
@@ -208,7 +208,7 @@ def test_without_a_complete_checkpoint_a_run_starts_from_the_beginning_and_says_
     assert [path.name for path in list_checkpoints(run)] == [f"checkpoint-{step}" for step in (1, 2, 3, 4)]
 
 
-def test_a_checkpoint_that_is_named_must_be_complete(run, finished, tmp_path, caplog):
+def test_a_checkpoint_given_by_name_must_be_complete(run, finished, tmp_path, caplog):
     trainer = trainer_in(tmp_path / "other")
     (run / "checkpoint-2" / "optimizer.pt").unlink()
     with pytest.raises(CheckpointError, match=r"checkpoint-2 lacks optimizer\.pt"):
@@ -225,7 +225,7 @@ def test_a_checkpoint_that_is_named_must_be_complete(run, finished, tmp_path, ca
     assert "checkpoint-1 lacks rng_state.pth" in caplog.text
 
 
-def test_another_number_of_processes_continues_with_a_warning_where_the_caller_wants_it(run, caplog):
+def test_another_number_of_processes_resumes_with_a_warning_if_the_caller_allows_it(run, caplog):
     for checkpoint in list_checkpoints(run):
         for rank in range(2):
             shutil.copy(checkpoint / "rng_state.pth", checkpoint / f"rng_state_{rank}.pth")
@@ -238,7 +238,7 @@ def test_another_number_of_processes_continues_with_a_warning_where_the_caller_w
     assert trainer.state.global_step == 4 and not list(run.glob("incomplete-*"))
 
 
-def test_checkpoints_without_the_optimizer_are_continued_where_they_are_wanted_so_and_that_is_said(tmp_path, caplog):
+def test_checkpoints_without_optimizer_state_are_resumed_with_a_warning_if_saved_that_way(tmp_path, caplog):
     trainer_in(tmp_path / "run", save_only_model=True).train()
     checkpoint = tmp_path / "run" / "checkpoint-2"
     with pytest.raises(CheckpointError, match=r"lacks optimizer\.pt"):
@@ -247,7 +247,7 @@ def test_checkpoints_without_the_optimizer_are_continued_where_they_are_wanted_s
     assert f"if {checkpoint} lacks optimizer, schedule or random states, they start from" in caplog.text
 
 
-def test_what_was_set_aside_before_makes_way(tmp_path):
+def test_an_earlier_checkpoint_that_was_set_aside_is_replaced(tmp_path):
     for content in ("first", "second"):
         (tmp_path / "checkpoint-3").mkdir()
         (tmp_path / "checkpoint-3" / "file").write_text(content)

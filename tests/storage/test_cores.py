@@ -1,4 +1,4 @@
-"""Claims about cores: quotas of control groups count, of both versions and wherever in the tree they are set."""
+"""Claims about cores: cgroup quotas count, in both versions and anywhere in the hierarchy."""
 
 import math
 from pathlib import Path
@@ -36,7 +36,7 @@ from hf_critmom.storage.cores import cpu_quota, usable_cores
         "another controller": ("4:memory:/box", {"memory/box/cpu.max": "100000 100000"}, math.inf),
     }.values(),
 )
-def test_the_narrowest_quota_counts(line: str, files: dict[str, str], expected: float, tmp_path: Path) -> None:
+def test_the_smallest_quota_counts(line: str, files: dict[str, str], expected: float, tmp_path: Path) -> None:
     (tmp_path / "groups").write_text(f"9:name=systemd:/\n{line}\n")
     for name, content in files.items():
         (tmp_path / "control" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -44,5 +44,5 @@ def test_the_narrowest_quota_counts(line: str, files: dict[str, str], expected: 
     assert cpu_quota(tmp_path / "groups", tmp_path / "control") == expected
 
 
-def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
+def test_a_system_without_cgroups_has_no_quota(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path / "missing", tmp_path) == math.inf and usable_cores() >= 1

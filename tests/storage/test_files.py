@@ -1,4 +1,4 @@
-"""Claims about writing: completely or not at all, left-overs go, and a folder that cannot be written is a sentence."""
+"""Claims about writing: completely or not at all, leftovers are removed, and failures to write are one sentence."""
 
 import errno
 import os
@@ -53,7 +53,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_stays(t
     assert not partial_files(tmp_path) and (tmp_path / ".notes").exists()
 
 
-def test_a_full_disk_and_a_folder_that_is_gone_are_said_and_other_errors_are_not_hidden(tmp_path: Path) -> None:
+def test_a_full_disk_and_a_missing_folder_are_one_sentence_and_other_errors_are_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"No space left.*; nothing is lost"):  # noqa: SIM117
         with explain_write_errors(tmp_path, SampleError, "nothing is lost"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""Claims about locks: what is held is seen, and a file system without locks is a sentence that says what to do."""
+"""Claims about locks: held locks are seen, and a file system without locks is one sentence that says what to do."""
 
 import errno
 import fcntl
@@ -61,9 +61,7 @@ def test_other_errors_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_folder_that_may_only_be_read_is_not_known_to_be_locked(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_folder_counts_as_unlocked(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with locked(tmp_path, "run"):
         assert is_locked(tmp_path)
 

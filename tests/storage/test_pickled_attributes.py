@@ -48,7 +48,7 @@ def test_plain_attributes_are_those_that_unpickling_would_give(tmp_path, protoco
     assert found == {**{name: getattr(record, name) for name in PLAIN}, "kind": "sgd"}
 
 
-def test_attributes_that_were_not_asked_for_are_not_returned(tmp_path):
+def test_attributes_that_are_not_requested_are_not_returned(tmp_path):
     assert "token" not in read_attributes(stored(tmp_path, Record()), PLAIN)
 
 

@@ -26,7 +26,7 @@ def keep(stored: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def test_the_first_plan_is_stored_and_governs(tmp_path: Path) -> None:
+def test_the_first_plan_is_stored_and_followed(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     assert PLAN.load_or_create(folder, {"seeds": 3}, keep, write=True) == {"seeds": 3}
     assert PLAN.load_or_create(folder, {"seeds": 4}, keep, write=True) == {"seeds": 3} == PLAN.read(folder)
@@ -43,7 +43,7 @@ def test_a_process_that_does_not_write_changes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_launches_that_begin_together_agree_on_one_plan(tmp_path: Path) -> None:
+def test_launches_that_start_together_agree_on_one_plan(tmp_path: Path) -> None:
     found = []
     threads = [
         threading.Thread(
@@ -90,7 +90,7 @@ def test_a_digest_tells_weights_shapes_and_dtypes_apart(dtype: torch.dtype) -> N
     assert weights_digest(copy) == weights_digest(one)
 
 
-def test_a_launch_of_another_kind_that_was_quicker_keeps_the_folder(
+def test_a_launch_of_another_kind_that_was_faster_keeps_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager

@@ -1,4 +1,4 @@
-"""Claims about commands as they are recorded: no secret, nobody's home folder, and still the same command."""
+"""Claims about recorded commands: no secrets, no home directories, and otherwise the same command."""
 
 import json
 import shlex
@@ -94,7 +94,7 @@ def test_any_arguments_can_be_recorded_and_split_again(argv: list[str]) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder below somebody's home folder."""
+    """A working directory below a home directory."""
     home = tmp_path / "home" / "alice"
     (home / "project").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -129,11 +129,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("C:/Users/bob/cats", "cats"),
     ],
 )
-def test_a_path_is_relative_below_the_working_folder_else_its_last_part(here: Path, typed: str, recorded: str) -> None:
+def test_a_path_is_relative_below_the_working_directory_else_its_last_part(
+    here: Path, typed: str, recorded: str
+) -> None:
     assert recorded_path(typed.format(here=here)) == recorded
 
 
-def test_a_working_folder_reached_through_a_link_is_the_working_folder(
+def test_a_working_directory_reached_through_a_link_is_recognised(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = tmp_path / "link"
@@ -172,14 +174,14 @@ def test_paths_in_a_card_are_shortened_and_nothing_else(here: Path) -> None:
     assert shorten_paths(shortened) == shortened
 
 
-def test_in_program_text_only_what_leads_home_is_a_path(here: Path) -> None:
+def test_in_source_code_only_paths_through_home_count(here: Path) -> None:
     program = f"const r = /a/b/.test(x); load('/lib/x/y.js'); open('{here}/out.json', '/home/bob/x/y')"
     assert shorten_paths(program, home_only=True) == (
         "const r = /a/b/.test(x); load('/lib/x/y.js'); open('out.json', 'y')"
     )
 
 
-def test_values_of_any_depth_are_recorded_alike(here: Path) -> None:
+def test_nested_values_are_recorded_the_same(here: Path) -> None:
     value = {
         "deepspeed": str(here / "zero.json"),
         "config": {"hub_token": SECRET, "steps": 3, "files": ["/data/a", "b", None], "api_key": None},

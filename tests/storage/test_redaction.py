@@ -1,4 +1,4 @@
-"""Claims about secrets: no form of them survives, and nothing else is taken for one."""
+"""Claims about redaction: every form of secret is redacted, and nothing else."""
 
 import doctest
 import json
@@ -76,12 +76,12 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text and find_secrets(text) == []
 
 
-def test_a_switch_behind_a_flag_of_tokens_is_no_secret() -> None:
+def test_a_switch_after_a_secret_flag_is_no_secret() -> None:
     assert redact("--use_auth_token True") == "--use_auth_token True"
 
 
 @pytest.mark.parametrize("form", ["{}", "x {} y", '"{}"', "name={}", "/{}/", "[{}]", "`{}`", "{},", "{}\n"])
-def test_a_token_is_found_wherever_it_stands(form: str) -> None:
+def test_a_token_is_found_anywhere_in_a_text(form: str) -> None:
     assert HUB_TOKEN not in redact(form.format(HUB_TOKEN))
 
 
@@ -94,7 +94,7 @@ def test_secrets_of_the_environment_are_known_in_any_form(monkeypatch: pytest.Mo
     assert redact("momentum in /etc/service.json") == "momentum in /etc/service.json"
 
 
-def test_secrets_that_the_caller_knows_are_found() -> None:
+def test_known_secrets_are_found() -> None:
     assert find_secrets("abc open sesame", known={"open sesame"}) == ["a known secret"]
     assert redact("abc open sesame", known={"open sesame"}) == f"abc {REDACTED}"
 

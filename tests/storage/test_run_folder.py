@@ -1,4 +1,4 @@
-"""Claims about run folders: every run is made once, whoever makes it, and a result is there completely or not."""
+"""Claims about run folders: every run is executed once, and its result is written completely or not at all."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from hf_critmom.storage import run_folder
 from hf_critmom.storage.run_folder import RunFolder, run_all
 
 
-def test_runs_that_are_finished_are_not_made_again(tmp_path: Path) -> None:
+def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     made, seen = [], []
 
     def execute(run: int, folder: RunFolder) -> None:
@@ -33,7 +33,7 @@ def test_runs_that_are_finished_are_not_made_again(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "runs/1/result.json").read_text()) == {"run": 1, "loss": None}
 
 
-def test_a_run_that_fails_leaves_no_result_and_is_made_again(tmp_path: Path) -> None:
+def test_a_failed_run_leaves_no_result_and_is_repeated(tmp_path: Path) -> None:
     attempts = []
 
     def execute(run: str, folder: RunFolder) -> None:
@@ -63,9 +63,7 @@ def _launch(folder: Path, dies_in: str | None) -> None:
 
 
 @pytest.mark.parametrize("dies_in", [None, "b"])
-def test_launches_divide_the_runs_and_a_dead_one_leaves_its_run_to_the_others(
-    tmp_path: Path, dies_in: str | None
-) -> None:
+def test_launches_share_out_the_runs_and_take_over_that_of_a_dead_one(tmp_path: Path, dies_in: str | None) -> None:
     context = multiprocessing.get_context("fork")
     launches = [context.Process(target=_launch, args=(tmp_path, one)) for one in (dies_in, None, None)]
     for launch in launches:

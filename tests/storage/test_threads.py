@@ -1,4 +1,4 @@
-"""Claims about threads: more are taken where a step gains from them what another worker would bring, and only there."""
+"""Claims about threads: their number grows only while steps speed up as much as with another worker."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_threads_are_doubled_while_a_step_gains(seconds: dict[int, float], cores
     assert measured == expected
 
 
-def test_what_is_known_is_not_measured_again() -> None:
+def test_a_known_measurement_is_not_repeated() -> None:
     def measure() -> float:
         assert torch.get_num_threads() == 2
         return 0.5
@@ -34,7 +34,7 @@ def test_what_is_known_is_not_measured_again() -> None:
 
 
 @pytest.mark.parametrize(("wanted", "threads"), [(0, 1), (-3, 1), (10**9, 1), (None, 0), (2, 10**9)])
-def test_numbers_that_nobody_means_are_refused(wanted: int | None, threads: int) -> None:
+def test_numbers_out_of_range_are_refused(wanted: int | None, threads: int) -> None:
     with pytest.raises(InputError, match="must be at least 1 and at most 1,000, got"):
         resolve_workers(wanted, threads, 4)
 
@@ -45,7 +45,7 @@ def test_there_are_never_more_workers_than_work(monkeypatch: pytest.MonkeyPatch)
     assert [resolve_workers(None, 1, 3), resolve_workers(5, 1, 3), resolve_workers(2, 4, 3)] == [3, 3, 2]
 
 
-def test_threads_are_as_before_afterwards() -> None:
+def test_the_number_of_threads_is_restored() -> None:
     before = torch.get_num_threads()
     with torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1

@@ -1,4 +1,4 @@
-"""Claims about records on disk: what a dataclass wrote is read back, and anything else is named."""
+"""Claims about records on disk: a stored dataclass is read back, and any other content is an error that names it."""
 
 import json
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def test_what_was_written_is_read_back() -> None:
     assert from_json(Outer, json.loads(json.dumps(asdict(EXAMPLE)))) == EXAMPLE
 
 
-def test_fields_with_defaults_may_be_missing_and_old_ones_are_dropped() -> None:
+def test_fields_with_defaults_may_be_missing_and_former_ones_are_dropped() -> None:
     content = {"name": "a", "count": 0, "done": False, "inner": None, "old": 1.0}
     assert from_json(Outer, content) == Outer("a", 0, False, None)
 
@@ -105,7 +105,7 @@ def test_no_content_raises_anything_but_a_record_error(key: str, value: Any) -> 
         (b'{"a": ' + b"9" * 10_000 + b"}", "it is not JSON"),
     ],
 )
-def test_a_file_that_holds_no_record_is_said(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_file_without_a_record_is_an_error(tmp_path: Path, content: bytes, expected: str) -> None:
     file = tmp_path / "record.json"
     file.write_bytes(content)
     with pytest.raises(RecordError, match=expected):

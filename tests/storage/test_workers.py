@@ -1,4 +1,4 @@
-"""Claims about workers: they divide the work, outlive one another, and end with the command."""
+"""Claims about workers: they share out the work, take over from dead ones, and end with the command."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from hf_critmom.storage.workers import Send, WorkersDiedError, check_workers, ru
 
 
 @pytest.fixture(autouse=True)
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "POLL_SECONDS", 0.05)
 
 
@@ -55,7 +55,7 @@ def test_results_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     assert found[0] == found[1] == found[2] and len(found[0]) == 6
 
 
-def test_a_worker_that_dies_leaves_its_run_to_the_others(tmp_path: Path) -> None:
+def test_the_run_of_a_dead_worker_is_taken_over(tmp_path: Path) -> None:
     died = []
     run_in_workers(
         lambda send: divide(tmp_path, send, dies_in="c"),
@@ -65,12 +65,12 @@ def test_a_worker_that_dies_leaves_its_run_to_the_others(tmp_path: Path) -> None
     assert len(results(tmp_path)) == 6 and died == [signal.SIGKILL]
 
 
-def test_when_all_workers_die_it_is_said(tmp_path: Path) -> None:
+def test_the_death_of_all_workers_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WorkersDiedError, match=r"All 2 workers were killed \(signal 9\).*fewer --workers"):
         run_in_workers(lambda send: os.kill(os.getpid(), signal.SIGKILL), workers=2)
 
 
-def test_a_refusal_in_a_worker_is_one_of_the_command_and_the_others_go_on(tmp_path: Path) -> None:
+def test_an_input_error_in_a_worker_is_raised_after_the_others_have_finished(tmp_path: Path) -> None:
     def work(send: Send) -> None:
         try:
             (tmp_path / "first").touch(exist_ok=False)
@@ -105,15 +105,15 @@ except KeyboardInterrupt:
 """
 
 
-def heeds_interrupts() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, and children inherit that."""
+def default_sigint() -> None:
+    """Background jobs of a shell ignore Ctrl-C, and children inherit that: restores the default."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_command(tmp_path: Path, sent: signal.Signals) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, stdout=subprocess.PIPE, preexec_fn=heeds_interrupts
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, stdout=subprocess.PIPE, preexec_fn=default_sigint
     )
     deadline = time.monotonic() + 60
     while len(found := list(tmp_path.glob("worker-*"))) < 2 and time.monotonic() < deadline:
@@ -136,7 +136,7 @@ def _runs(process: int) -> bool:
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 1), (-1, 1), (1, 0)])
-def test_absurd_numbers_are_refused(workers: int, threads: int) -> None:
+def test_numbers_of_workers_out_of_range_are_refused(workers: int, threads: int) -> None:
     with pytest.raises(InputError, match="must be at least 1"):
         check_workers(workers, threads)
 
@@ -148,7 +148,7 @@ def test_workers_under_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -
         check_workers(2, 1)
 
 
-def test_cores_are_those_that_this_process_may_use() -> None:
+def test_usable_cores_respect_the_affinity() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {0}); from hf_critmom.storage.workers import usable_cores as u; print(u())"
     )
