@@ -1,4 +1,4 @@
-"""Claims about ``scripts/paper_setting.py``: pieces are made once, in their order, within the time of a call."""
+"""Claims about ``scripts/paper_setting.py``: pieces run once, in order, within the time of a call."""
 
 import sys
 import tarfile
@@ -24,12 +24,12 @@ setting: Any = load_script("paper_setting")
         (["--pieces", "speed"], "invalid choice: 'speed' (choose from"),
         pytest.param(
             [],
-            "torch finds no CUDA device here: run this on a machine with a GPU, or try it with --rehearse.",
+            "torch finds no CUDA device: run this on a machine with a GPU, or try it with --rehearse.",
             marks=pytest.mark.skipif(setting.torch.cuda.is_available(), reason="there is a GPU"),
         ),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_a_sentence(
+def test_invalid_input_is_one_sentence(
     flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refusal:
@@ -39,7 +39,7 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(
 
 
 def test_the_comparison_is_that_of_the_paper(tmp_path: Path) -> None:
-    piece = setting.pieces("digits", 6, str(tmp_path), setting.flags_of("--num_seeds 3 --arms constant critmom"))
+    piece = setting.pieces("digits", 6, str(tmp_path), setting.parse_flags("--num_seeds 3 --arms constant critmom"))
     request = parse_comparison([*piece["comparison"].command(False)[4:], "--use_cpu"])
     assert isinstance(request, ComparisonRequest)
     training = request.training
@@ -50,32 +50,32 @@ def test_the_comparison_is_that_of_the_paper(tmp_path: Path) -> None:
     assert request.comparison.num_seeds == 3 and request.comparison.arms == ["constant", "critmom"]  # as given
 
 
-def test_a_program_that_outlasts_its_time_is_stopped_and_made_again(
+def test_a_program_that_exceeds_its_time_is_stopped_and_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow = "import time; print('begun', flush=True); time.sleep(60)"
-    assert setting.make("steps", [sys.executable, "-c", slow], tmp_path, 2.0) == setting.TIME_IS_UP
+    assert setting.run_piece("steps", [sys.executable, "-c", slow], tmp_path, 2.0) == setting.TIME_IS_UP
     assert "begun" in (tmp_path / "steps.unfinished").read_text() and not (tmp_path / "steps.txt").exists()
     assert "steps: stopped after" in capsys.readouterr().out
     rate = "print('      bare loop: median    10000 images/s (8000 to 12000)')"
-    assert setting.make("steps", [sys.executable, "-c", rate], tmp_path, 60.0) == 0
+    assert setting.run_piece("steps", [sys.executable, "-c", rate], tmp_path, 60.0) == 0
     assert "10000 images/s" in (tmp_path / "steps.txt").read_text() and not (tmp_path / "steps.unfinished").exists()
     assert "50,000 images: bare loop 5.0 s" in capsys.readouterr().out
 
 
-def test_a_program_that_fails_is_not_called_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert setting.make("reads", [sys.executable, "-c", "raise SystemExit('no such device')"], tmp_path, 60.0) == 1
+def test_a_failed_program_does_not_count_as_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert setting.run_piece("reads", [sys.executable, "-c", "raise SystemExit('no such device')"], tmp_path, 60.0) == 1
     assert not (tmp_path / "reads.txt").exists()
     said = capsys.readouterr().out
     assert "reads: failed after" in said and "no such device" in said
 
 
 @pytest.mark.slow
-def test_a_rehearsal_goes_on_where_its_time_was_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rehearsal_continues_where_its_time_was_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--rehearse", "--output_dir", str(tmp_path), "--pieces", "steps", "comparison", "--workers", "1"]
     longer = ["--", "--num_train_epochs", "40"]
     assert setting.main([*flags, "--minutes", "2", *longer]) == setting.TIME_IS_UP
-    assert "Left: comparison. The same command goes on." in capsys.readouterr().out
+    assert "Left: comparison. Repeat the command." in capsys.readouterr().out
     results = {file: file.stat().st_mtime for file in tmp_path.glob("comparison/runs/*/*/result.json")}
     assert results and list(tmp_path.glob("comparison/runs/*/*/checkpoint-*"))
     with tarfile.open(tmp_path / "results.tar.gz") as archive:
