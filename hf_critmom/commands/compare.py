@@ -11,7 +11,7 @@ from hf_critmom.experiments.comparison import (
     run_comparison,
 )
 from hf_critmom.experiments.comparison.arguments import CADENCE_FLAGS
-from hf_critmom.experiments.comparison.script.arguments import ScriptArguments, ScriptRequest
+from hf_critmom.experiments.comparison.script.arguments import ScriptArguments, ScriptEngineArguments, ScriptRequest
 from hf_critmom.experiments.comparison.script.command_line import Script, split_script
 from hf_critmom.storage.recorded_commands import recorded_command
 from hf_critmom.tasks import DataArguments, ModelArguments, flag_defaults, task_name
@@ -75,7 +75,7 @@ def _parse_script(flags: list[str], script: Script, argv: list[str]) -> ScriptRe
     """Parses the flags for a comparison in a script; the script parses its own arguments."""
     parser = dataclass_parser(
         "compare",
-        (ComparisonArguments, ScriptArguments, EngineArguments),
+        (ComparisonArguments, ScriptArguments, ScriptEngineArguments),
         usage="--script SCRIPT | --script -m MODULE [--arms ARM ...] [flags] -- ARGS OF THE SCRIPT",
         description="Compare optimizers in an unmodified training script that takes its TrainingArguments from the "
         "command line, or continue a comparison: the same command runs what is missing.",

@@ -54,7 +54,7 @@ def test_a_list_that_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str
         (("--weight_decay", "1e14"), "--weight_decay must be at least 0 and at most 1,000,000"),
         (("--learning_rate_grid", "1e300"), "factors that are positive and at most 1,000,000"),
         (("--split_seed", "4294967296"), "--split_seed must be between 0 and 4294967295"),
-        (("--arms", "constant[lr=1e300]"), "learning_rate is 1e+300 instead of a number above 0 to 1,000,000"),
+        (("--arms", "constant[lr=1e300]"), "learning_rate is 1e+300 instead of a number above 0 and at most 1,000,000"),
         (("--arms_file", "/dev/zero"), "/dev/zero cannot be read ([Errno 22] it is not a regular file"),
         (("--accelerator_config", "/dev/zero"), "--accelerator_config must be a JSON object or the path of a file"),
     ],

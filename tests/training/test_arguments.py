@@ -86,7 +86,7 @@ def test_pushing_names_its_own_command_and_a_token_is_forgotten():
 
 def test_flags_that_each_arm_decides_are_refused_in_a_comparison_alone():
     for name, value in (("adam_beta1", "0.8"), ("adam_beta2", "0.9"), ("adam_epsilon", "1e-4")):
-        assert "every arm brings its own" in sentence(compare, f"--{name}", value)
+        assert "every arm has its own" in sentence(compare, f"--{name}", value)
         assert getattr(repair("--optim", "adamw_torch", f"--{name}", value), name) == float(value)
 
 

@@ -1,6 +1,6 @@
-"""Comparisons of methods on a task: arms, runner, statistics, figures and report.
+"""Comparisons of optimizers: arms, runner, statistics, figures and report.
 
-The public names are imported when they are first used: the processes of a script's runs need a part of it only.
+Public names are imported on first use, because the processes of a script's runs need only some of them.
 """
 
 import lazy_loader

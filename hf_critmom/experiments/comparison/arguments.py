@@ -1,4 +1,4 @@
-"""Flags of a comparison, beside those of the data, the model and training."""
+"""Flags of a comparison, besides those of the data and the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,23 +12,23 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.tasks import DataArguments, ModelArguments
 from hf_critmom.training.arguments import CommandTrainingArguments
 
-DEFAULT_ARMS = ("constant", "matched", "critmom", "hybrid")
+DEFAULT_ARMS, DEFAULT_SCRIPT_ARMS = ("constant", "matched", "critmom", "hybrid"), ("adamw", "critmom_adamw")
 DEFAULT_SEEDS, FIRST_LOOK, DEFAULT_MAX_SEEDS = 5, 3, 10
-LARGEST_NUMBER_OF_SEEDS = 1000
-LARGEST_FACTOR = 1e6
+MAX_NUM_SEEDS = 1000
+MAX_FACTOR = 1e6
 DEFAULT_MARGIN = 0.1
-LARGEST_EVALUATIONS_PER_EPOCH = 1000
+MAX_EVALUATIONS_PER_EPOCH = 1000
 GRID_FLAGS = ("learning_rate_grid", "step_grid", "weight_decay_grid")
 """Flags that give points of the tuning grid."""
 CADENCE_FLAGS = frozenset({"eval_strategy", "eval_steps", "evaluations_per_epoch"})
-"""Flags that say how often a run is evaluated."""
+"""Flags that set how often a run is evaluated."""
 
 
 @dataclass
 class ComparisonArguments:
-    """Flags that say what is compared.
+    """Flags that define what is compared.
 
-    None means: as in the comparison in the folder; for a new one as the help says.
+    None stands for the value of the comparison in the folder, or in a new comparison for the default in the help.
     """
 
     _argument_group_name: ClassVar[str] = "comparison"
@@ -36,68 +36,76 @@ class ComparisonArguments:
     arms: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Methods to compare: names of arms, a set of them (paper, fair, strong), or optimizers of others, "
+            "help": "Methods to compare: names of arms, a set of them (paper, fair, strong), or third-party optimizers "
             "such as timm:lion, optim:adafactor or torch.optim.RAdam, with options in brackets: timm:lion[lr=1e-4]. "
-            f"Default: {' '.join(DEFAULT_ARMS)}."
+            f"Default: {' '.join(DEFAULT_ARMS)}; with --script {' '.join(DEFAULT_SCRIPT_ARMS)}."
         },
     )
     arms_file: str | None = field(
-        default=None, metadata={"help": "A TOML or JSON file with further arms: a table per arm, see the README."}
+        default=None, metadata={"help": "TOML or JSON file with further arms: a table per arm, see the README."}
     )
     baseline: str | None = field(
-        default=None, metadata={"help": "The arm that the others are compared with; default: the first one."}
+        default=None, metadata={"help": "Arm that the others are compared with; default: the first one."}
     )
     claim: list[str] | None = field(
         default=None,
         metadata={
-            "help": 'Claims to test, such as "critmom < adamw": critmom takes fewer steps than adamw; "critmom < all": '
-            "than every other arm. Default: every arm against the baseline, and the paper's claims."
+            "help": 'Claims to test: "critmom < adamw" claims that critmom takes fewer steps than adamw, "critmom < '
+            'all" that it takes fewer than every other arm. Always tested: every arm against the baseline, and the '
+            "paper's claims."
         },
     )
     margin: float | None = field(
         default=None,
-        metadata={"help": f"Relative difference of times that counts as none; default: {DEFAULT_MARGIN}."},
+        metadata={"help": f"Relative difference of times that still counts as none; default: {DEFAULT_MARGIN}."},
     )
     num_seeds: int | None = field(
         default=None,
         metadata={
-            "help": "Runs of every arm: --seed, --seed + 1, ... The arms share them in pairs. More seeds than a "
-            f"comparison has are added to it. Default: {DEFAULT_SEEDS}."
+            "help": "Number of seeds of every arm: --seed, --seed + 1, ... All arms have the same, so that runs are "
+            f"paired. If the comparison has fewer, the others are added to it. Default: {DEFAULT_SEEDS}."
         },
     )
     until_decided: bool = field(
         default=False,
-        metadata={"help": "Add a seed to every arm until every claim is decided, or --max_seeds are used."},
+        metadata={
+            "help": "Add seeds to every arm, one by one, until every claim is decided or --max_seeds is reached."
+        },
     )
     max_seeds: int | None = field(
-        default=None, metadata={"help": f"Most seeds that --until_decided uses; default: {DEFAULT_MAX_SEEDS}."}
+        default=None, metadata={"help": f"Maximum number of seeds of --until_decided; default: {DEFAULT_MAX_SEEDS}."}
     )
     targets: list[float] | None = field(
         default=None,
-        metadata={"help": "Values of the validation metric whose first reaching is timed; default: the task's."},
+        metadata={
+            "help": "Values of the validation metric, the time to each of which is measured; default: the task's, or "
+            "with --script those that a pilot run sets."
+        },
     )
     learning_rate_grid: list[float] | None = field(
         default=None,
         metadata={
             "help": "Tune every arm as well: factors of its own learning rate to try, with one seed that no compared "
-            "run has; the best by validation is then compared beside the untuned arm."
+            "run has. The factor that reaches the targets fastest makes a tuned variant, which is compared too."
         },
     )
     step_grid: list[float] | None = field(
         default=None,
         metadata={
-            "help": "The same as factors of each arm's own mean step, lr / (1 - momentum): under critical momentum, "
-            "whose step grows with the root of the learning rate, a factor of 3 is 9 times the learning rate."
+            "help": "The same with factors of each arm's own mean step, lr / (1 - momentum): under critical momentum, "
+            "whose step grows with the square root of the learning rate, a factor of 3 is 9 times the learning rate."
         },
     )
     weight_decay_grid: list[float] | None = field(
-        default=None, metadata={"help": "The same for its own weight decay; with both, every pair is tried."}
+        default=None,
+        metadata={"help": "The same with factors of its weight decay; with both grids, every pair is tried."},
     )
     measure_curvature: bool = field(
         default=False,
         metadata={
-            "help": "Measure curvature and gradient noise at five points of each arm's run with the first seed, if it "
-            "is still to be made; the report then says whether momentum can matter. Results stay the same."
+            "help": "Measure curvature and gradient noise at five points of each arm's run with the first seed, unless "
+            "that run is finished; the report then says whether momentum can matter. Results stay the same. Not "
+            "available with --script."
         },
     )
 
@@ -108,14 +116,14 @@ class ComparisonArguments:
             ("weight_decay_grid", self.weight_decay_grid, "not negative"),
         ):
             for factor in factors or ():
-                if not (0.0 <= factor <= LARGEST_FACTOR and (factor > 0.0 or least == "not negative")):
+                if not (0.0 <= factor <= MAX_FACTOR and (factor > 0.0 or least == "not negative")):
                     raise ComparisonError(
-                        f"--{flag} takes factors that are {least} and at most {LARGEST_FACTOR:,.0f}, got {factor:g}."
+                        f"--{flag} takes factors that are {least} and at most {MAX_FACTOR:,.0f}, got {factor:g}."
                     )
-            _check_folders(flag, factors or ())
+            _check_distinct_names(flag, factors or ())
         for flag, most in (
-            ("num_seeds", LARGEST_NUMBER_OF_SEEDS),
-            ("max_seeds", LARGEST_NUMBER_OF_SEEDS),
+            ("num_seeds", MAX_NUM_SEEDS),
+            ("max_seeds", MAX_NUM_SEEDS),
         ):
             value = getattr(self, flag)
             if value is not None and value < 1:
@@ -123,35 +131,35 @@ class ComparisonArguments:
             if value is not None and value > most:
                 raise ComparisonError(f"--{flag} must be at most {most:,}, got {value:,}.")
         if self.learning_rate_grid and self.step_grid:
-            raise ComparisonError("--learning_rate_grid and --step_grid both choose learning rates: give one of them.")
+            raise ComparisonError("--learning_rate_grid and --step_grid both tune the learning rate: give one of them.")
         if self.margin is not None and not 0.0 < self.margin < 10.0:
             raise ComparisonError(f"--margin must be above 0 and below 10, such as 0.1 for 10 %, got {self.margin:g}.")
         if self.max_seeds is not None and not self.until_decided:
-            raise ComparisonError("--max_seeds is about --until_decided: give that too, or use --num_seeds.")
+            raise ComparisonError("--max_seeds applies only to --until_decided: give that too, or use --num_seeds.")
         if self.arms is not None and not self.arms:
             raise ComparisonError("--arms needs at least one arm.")
 
 
 @dataclass
 class ComparisonTrainingArguments(CommandTrainingArguments):
-    """`TrainingArguments` with the defaults of a comparison; every one is a flag and is recorded with the results."""
+    """`TrainingArguments` with the defaults of a comparison; each is a flag, and is recorded with the results."""
 
     _argument_group_name: ClassVar[str] = "training (--help_all shows all TrainingArguments)"
     decided: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("adam_beta1", "adam_beta2", "adam_epsilon"), "every arm brings its own, see --arms"
+        ("adam_beta1", "adam_beta2", "adam_epsilon"), "every arm has its own, see --arms"
     )
 
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the comparison; default: comparison-TASK in the current folder."}
     )
     num_train_epochs: list[float] = field(
-        default_factory=lambda: [3.0], metadata={"help": "Budget in epochs; several are compared one by one."}
+        default_factory=lambda: [3.0], metadata={"help": "Budget in epochs; several budgets are compared one by one."}
     )
     learning_rate: float = field(
-        default=0.1, metadata={"help": "Peak learning rate of every arm that does not bring its own."}
+        default=0.1, metadata={"help": "Peak learning rate of every arm that does not have its own."}
     )
     weight_decay: float = field(
-        default=5e-4, metadata={"help": "Weight decay of every arm that does not bring its own."}
+        default=5e-4, metadata={"help": "Weight decay of every arm that does not have its own."}
     )
     eval_strategy: str | None = field(
         default=None,
@@ -160,22 +168,24 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
     evaluations_per_epoch: int | None = field(
         default=None,
         metadata={
-            "help": "Evaluations in each epoch, at equal distances; default: 4, fewer where they would take more than "
-            "15 %% of the time of training."
+            "help": "Evaluations per epoch, evenly spaced; default: 4, or fewer if they would take more than 15 %% of "
+            "the training time."
         },
     )
-    logging_steps: float = field(default=0.01, metadata={"help": "Training log interval; below 1: a share of all."})
+    logging_steps: float = field(
+        default=0.01, metadata={"help": "Steps between training logs; below 1: a share of all steps."}
+    )
     save_strategy: str = field(
         default="no",
-        metadata={"help": "When checkpoints are written, from which an interrupted run continues: no, epoch, steps."},
+        metadata={"help": "When checkpoints are written, from which an interrupted run resumes: no, epoch or steps."},
     )
 
     def __post_init__(self) -> None:
         default_optim = TrainingArguments.__dataclass_fields__["optim"].default
         if self.optim != default_optim or self.optim_args:
-            raise ComparisonError("--optim and --optim_args are decided by each arm of a comparison: use --arms.")
+            raise ComparisonError("--optim and --optim_args are set by each arm of a comparison: use --arms.")
         if self.data_seed is not None:
-            raise ComparisonError("--data_seed is decided by each run's seed, which orders its data: use --seed.")
+            raise ComparisonError("--data_seed is set by each run's seed, which orders its data: use --seed.")
         epochs: list[float] | float = self.num_train_epochs
         self.budgets = sorted(epochs) if isinstance(epochs, list) else [epochs]
         self.num_train_epochs = self.budgets[-1]  # type: ignore[assignment]  # a number is what the Trainer reads
@@ -183,21 +193,22 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
             raise ComparisonError(f"--num_train_epochs must be positive, got {self.budgets[0]:g}.")
         if len(set(self.budgets)) < len(self.budgets) or (self.max_steps > 0 and len(self.budgets) > 1):
             raise ComparisonError(
-                "--num_train_epochs with several budgets takes each once, and no --max_steps, which would decide alone."
+                "--num_train_epochs takes each budget once, and with several budgets no --max_steps, which would "
+                "override them."
             )
-        _check_folders("num_train_epochs", self.budgets)
-        self._settle_evaluations()
+        _check_distinct_names("num_train_epochs", self.budgets)
+        self._resolve_cadence()
         super().__post_init__()
 
-    def _settle_evaluations(self) -> None:
-        """Checks how often runs are evaluated; ``evaluations_per_epoch`` stays None where no flag says it."""
+    def _resolve_cadence(self) -> None:
+        """Checks the flags that set how often runs are evaluated; without one, ``evaluations_per_epoch`` stays None."""
         strategy = getattr(self.eval_strategy, "value", self.eval_strategy)
         if strategy == "no":
             raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
         if self.evaluations_per_epoch is not None:
-            if not 1 <= self.evaluations_per_epoch <= LARGEST_EVALUATIONS_PER_EPOCH:
+            if not 1 <= self.evaluations_per_epoch <= MAX_EVALUATIONS_PER_EPOCH:
                 raise ComparisonError(
-                    f"--evaluations_per_epoch must be between 1 and {LARGEST_EVALUATIONS_PER_EPOCH:,}, got "
+                    f"--evaluations_per_epoch must be between 1 and {MAX_EVALUATIONS_PER_EPOCH:,}, got "
                     f"{self.evaluations_per_epoch}."
                 )
             if strategy == "steps":
@@ -211,8 +222,8 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
         self.eval_strategy = strategy
 
     @property
-    def cadence_is_open(self) -> bool:
-        """Whether no flag says how often to evaluate."""
+    def cadence_is_unset(self) -> bool:
+        """Whether no flag sets how often to evaluate."""
         return self.eval_strategy == IntervalStrategy.EPOCH and self.evaluations_per_epoch is None
 
 
@@ -221,13 +232,13 @@ class ComparisonRequest:
     """A comparison as the command line describes it.
 
     Attributes:
-        comparison: What is compared.
-        data: The data.
-        model: The model.
-        training: How it is trained.
-        engine: Where its runs are made.
+        comparison: Flags that define what is compared.
+        data: Flags of the data.
+        model: Flags of the model.
+        training: Training arguments.
+        engine: Flags of the engine that makes the runs.
         command: The command line, for records.
-        given: Names of the flags that were given; others may be as the comparison in the folder has them.
+        given: Names of the flags that were given; the values of others may come from the comparison in the folder.
     """
 
     comparison: ComparisonArguments
@@ -239,8 +250,10 @@ class ComparisonRequest:
     given: frozenset[str] = frozenset()
 
 
-def _check_folders(flag: str, values: list[float] | tuple[()]) -> None:
-    """Refuses numbers that are equal in six digits, by which folders of runs are named."""
+def _check_distinct_names(flag: str, values: list[float] | tuple[()]) -> None:
+    """Refuses numbers that are equal in six digits, with which folders of runs are named."""
     shown = [f"{value:g}" for value in values]
     if len(set(shown)) < len(set(values)):
-        raise ComparisonError(f"--{flag} holds numbers that are the same in six digits: {', '.join(shown)}.")
+        raise ComparisonError(
+            f"--{flag} has numbers that are equal in six digits, {', '.join(shown)}: give each of them once."
+        )

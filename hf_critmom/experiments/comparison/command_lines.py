@@ -91,12 +91,12 @@ def completed(command: str, earlier: str, *, seeds: int) -> str:
         return command
     (own, of_script), (others, _) = _split(argv), _split(before)
     known = _flags(own)
-    missing = {name: words for name, words in _flags(others).items() if name not in {*known, *_NOT_COMPLETED}}
+    missing = {name: flag for name, flag in _flags(others).items() if name not in {*known, *_NOT_COMPLETED}}
     if "num_seeds" in missing:
         missing["num_seeds"] = ["--num_seeds", str(seeds)]
     if not argv or not missing or "&&" in before:
         return command
-    return shlex.join([*own, *(word for words in missing.values() for word in words), *of_script])
+    return shlex.join([*own, *(argument for flag in missing.values() for argument in flag), *of_script])
 
 
 def is_completed(command: str, given: str) -> bool:
@@ -137,13 +137,13 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _flags(argv: Sequence[str]) -> dict[str, list[str]]:
-    """The words of each flag, itself among them, by its name."""
+    """Each flag with its values, as arguments, by its name."""
     flags: dict[str, list[str]] = {}
-    words: list[str] = []
+    arguments: list[str] = []
     for argument in argv:
         if argument.startswith("--"):
-            words = flags[_name(argument)] = []
-        words.append(argument)
+            arguments = flags[_name(argument)] = []
+        arguments.append(argument)
     return flags
 
 

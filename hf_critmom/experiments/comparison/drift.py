@@ -1,4 +1,4 @@
-"""Drift: how the networks that a comparison trained do on corrupted test images."""
+"""Drift: accuracy of a comparison's networks on corrupted test images."""
 
 import dataclasses
 import time
@@ -36,28 +36,28 @@ from hf_critmom.tasks import (
 from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.tasks.stored_arguments import restore_arguments
 
-_SEED = 0  # of the noise: the same corrupted images for every network
+_SEED = 0  # of corruptions and samples, so that every network sees the same images
 
 
 def load_compared_task(folder: Path, plan: Plan, *, task: str | None = None, trust_remote_code: bool = False) -> Task:
-    """The task of a comparison, from the flags that its plan holds.
+    """The task of a comparison, from the flags that its plan stores.
 
-    Plans of early versions hold no flags, but names and sizes of the data, which say enough unless the data was local.
+    Early plans store no flags, but names and sizes of the data, which suffice unless the data was local.
 
     Args:
         folder: The comparison's folder.
-        plan: Its plan.
-        task: Where the data is, if not where the plan says.
-        trust_remote_code: Run code that comes with the model's processor; the plan cannot say so.
+        plan: The comparison's plan.
+        task: Where the data is, if it is not where the plan says.
+        trust_remote_code: Whether code that comes with the model's processor may run, which plans never store.
 
     Raises:
-        ComparisonError: If the plan does not say where the data is, or a script alone knows it.
+        ComparisonError: If the plan does not say where the data is, or the comparison is of a script.
         TaskError: If the data cannot be used.
     """
     if plan.task.is_script:
         raise ComparisonError(
-            f"{folder} holds a comparison in a script, which alone knows its data: only networks of our own tasks can "
-            "be tested on other data."
+            f"{folder} holds a comparison in a script, which loads its data by itself: drift can be measured only for "
+            "comparisons without --script."
         )
     if plan.arguments:
         data = restore_arguments(DataArguments, plan.arguments.get("data", {}), folder)
@@ -65,8 +65,8 @@ def load_compared_task(folder: Path, plan: Plan, *, task: str | None = None, tru
     else:
         data, model = _early_arguments(folder, plan, task)
     if task is not None:
-        elsewhere: dict[str, Any] = {part.name: None for part in dataclasses.fields(data) if _names_data(part.name)}
-        data = dataclasses.replace(data, task=task, **elsewhere)
+        unset: dict[str, Any] = {part.name: None for part in dataclasses.fields(data) if _names_data(part.name)}
+        data = dataclasses.replace(data, task=task, **unset)
     return load_task(data, dataclasses.replace(model, trust_remote_code=trust_remote_code))
 
 
@@ -75,11 +75,11 @@ def _names_data(flag: str) -> bool:
 
 
 def _early_arguments(folder: Path, plan: Plan, task: str | None) -> tuple[DataArguments, ModelArguments]:
-    """Flags that describe the data as a plan without flags does; its fingerprints show whether they are right."""
+    """Flags reconstructed from an early plan; the fingerprints of the data will show whether they are right."""
     source, splits = plan.task.source, plan.task.splits
     if task is None and source.startswith(("local folder ", "local file ")):
         raise ComparisonError(
-            f"The plan in {folder} is of an early version, which did not keep where its data is: name it with --task; "
+            f"The plan in {folder} is of an early version, which did not store where its data is: name it with --task; "
             f"it was the {source}."
         )
     known = plan.task.name in TASKS and TASKS[plan.task.name].source == source
@@ -102,25 +102,25 @@ def measure_drift(
     progress: Callable[[str], None] = lambda message: None,
     workers: int | None = 1,
 ) -> None:
-    """Tests every finished run's network on corrupted test images, and keeps the accuracies beside its result.
+    """Tests the network of every finished run on corrupted test images, and writes the accuracies next to its result.
 
     The corruptions are a CIFAR-10-C-style subset, see `hf_critmom.tasks.corruptions`; all networks see the same images.
-    What was measured before is not repeated, and several launches or workers divide the corruptions among themselves.
+    Earlier measurements are not repeated, and several launches or workers share out the corruptions.
 
     Args:
         folder: A comparison's folder whose runs still have their models.
-        task: The task that it was made with.
+        task: The task of the comparison.
         corruptions: Names in `CORRUPTIONS`.
-        max_samples: Number of images to test with, drawn at random; None: all.
+        max_samples: Number of test images, drawn at random; None for all.
         batch_size: Images of a forward pass.
         loading: How the networks are loaded.
-        progress: Called with each corruption that is finished.
+        progress: Called with the name of each corruption that is finished.
         workers: Processes that measure at the same time, forked from this one, which must not have computed with
-            several threads before; None: as many as there are cores for. Accuracies do not depend on it.
+            several threads before; None for as many as there are cores for. Accuracies do not depend on their number.
 
     Raises:
-        ComparisonError: If the task is not the comparison's or not one of images, no run has a model, or an earlier
-            measurement used other images.
+        ComparisonError: If the task is not the comparison's or has no images, no run has a model, or an earlier
+            measurement used another number of images.
         TaskError: If a corruption is not known, or a model cannot be loaded.
     """
     plan = Plan.read(folder)
@@ -128,14 +128,17 @@ def measure_drift(
         raise ComparisonError(f"Only images can be corrupted, and {task.name} has none.")
     if task.test.fingerprint() != plan.task.splits["test"].sha256:
         raise ComparisonError(
-            f"The test images of {task.name} are not those of the comparison in {folder}: bring its data back, or say "
-            "with --task where they are."
+            f"The test images of {task.name} are not those of the comparison in {folder}: restore its data, or say "
+            "with --task where it is."
         )
     process = PartialState()
     runs = [run for run, result in read_results(folder, plan).runs.items() if result.finished]
     runs = [run for run in runs if (folder / run.folder / "config.json").exists()]
     if not runs:
-        raise ComparisonError(f"No run of the comparison in {folder} has kept its model: drift is measured on models.")
+        raise ComparisonError(
+            f"No finished run of the comparison in {folder} has its model, on which drift is measured: restore the "
+            "models, or make the runs again."
+        )
     runs = runs[process.process_index :: process.num_processes]
     names = list(dict.fromkeys((CLEAN, *corruptions)))
     threads = plan.recorded_threads or 1
@@ -144,14 +147,14 @@ def measure_drift(
     check_workers(workers, threads)
     examples = _sample(task.test, max_samples)
     for run in runs:
-        _read(folder / run.folder / DRIFT_FILE, len(examples))  # refused before the work
+        _read(folder / run.folder / DRIFT_FILE, len(examples))  # a refusal comes before any work
     networks = {run: load_checkpoint(str(folder / run.folder), task, loading) for run in runs}
     measuring = _Measuring(folder, networks, examples, max_samples, batch_size, process)
     if workers > 1:
         measured: set[str] = set()
 
         def handle(worker: int, kind: str, *content: Any) -> None:
-            if content[0] not in measured:  # each worker reports what all of them have measured
+            if content[0] not in measured:  # every worker reports every corruption
                 measured.add(content[0])
                 progress(content[0])
 
@@ -169,15 +172,15 @@ def measure_drift(
 
 @dataclasses.dataclass(frozen=True)
 class _Measuring:
-    """What a launch or a worker measures.
+    """The measurement of a launch or a worker.
 
     Attributes:
         folder: The comparison's folder.
-        networks: The networks by run, each with the task as it sees it.
-        examples: The images.
-        max_samples: How many of all these are.
+        networks: The networks by run, each with the task as its preprocessing needs it.
+        examples: The test images.
+        max_samples: Number of images that were requested; None for all.
         batch_size: Images of a forward pass.
-        process: Of this launch.
+        process: The process of this launch.
     """
 
     folder: Path
@@ -188,7 +191,7 @@ class _Measuring:
     process: PartialState
 
     def measure_all(self, names: Sequence[str], progress: Callable[[str], None]) -> None:
-        """Measures what is missing, and waits for what others are measuring."""
+        """Measures what is missing, and waits for what other workers and launches are measuring."""
         left = list(names)
         while left:
             waiting = [name for name in left if not self._measured(name, progress)]
@@ -197,8 +200,8 @@ class _Measuring:
             left = waiting
 
     def _measured(self, name: str, progress: Callable[[str], None]) -> bool:
-        """Measures a corruption unless it is; False if another launch is measuring it."""
-        if self.process.num_processes > 1:  # each has networks of its own
+        """Measures what is missing of a corruption; False if another worker or launch is measuring it."""
+        if self.process.num_processes > 1:  # each process has its own share of the networks
             self._measure(name, progress)
             return True
         with writing(self.folder), try_lock(self.folder, f"drift-{name}") as acquired:
@@ -217,7 +220,7 @@ class _Measuring:
                 images = corrupt(images, name, severity, seed=_SEED)
             for run in missing:
                 model, own_task = self.networks[run]
-                assert isinstance(own_task, ImageTask)  # as the task is
+                assert isinstance(own_task, ImageTask)  # like the task itself
                 seen = _sample(own_task.test, self.max_samples).evaluated(images)
                 loader = DataLoader(seen, self.batch_size, collate_fn=own_task.collator)
                 accuracies[run].append(predict(model.to(self.process.device), loader).accuracy)
@@ -241,20 +244,20 @@ def _sample(examples: ImageDataset, max_samples: int | None) -> ImageDataset:
 
 
 def _read(file: Path, examples: int) -> DriftRecord:
-    """What was measured of a network before; nothing yet where there is no file."""
+    """Earlier measurements of a network; empty if there is no file."""
     if not file.exists():
         return DriftRecord(examples, {})
     stored = read_drift_record(file)
     if stored.examples != examples:
         raise ComparisonError(
-            f"{file} was measured on {stored.examples:,} images, and this asks for {examples:,}: repeat its "
-            "command, or delete it."
+            f"{file} was measured on {stored.examples:,} images, and {examples:,} are requested: give the same "
+            "--max_eval_samples, or delete the file."
         )
     return stored
 
 
 def _add(folder: Path, run: Run, record: DriftRecord) -> None:
-    """Adds accuracies to those of the run's file, to which another launch may have added others meanwhile."""
+    """Adds accuracies to the run's file, to which another launch may have added others in the meantime."""
     file = folder / run.folder / DRIFT_FILE
     with locked(folder, "drift"):
         stored = _read(file, record.examples)

@@ -1,7 +1,7 @@
-"""The error of this room."""
+"""The error that comparisons raise."""
 
 from hf_critmom.errors import InputError
 
 
 class ComparisonError(InputError):
-    """A comparison that cannot be made as requested."""
+    """A comparison that cannot be run, continued or reported as requested."""

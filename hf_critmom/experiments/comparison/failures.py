@@ -1,4 +1,4 @@
-"""Runs of a script that failed: kept in their folders with the last lines of their logs, and told in the report."""
+"""Failed runs of a script: each leaves its message and the last lines of its log, and the report mentions it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +12,21 @@ from hf_critmom.storage.typed import RecordError, read_json
 FAILURE_FILE = "failure.json"
 
 
-def keep_lines(folder: Path, message: str, lines: Sequence[str]) -> None:
-    """Keeps why a run failed, with the last lines of its log."""
+def write_failure(folder: Path, message: str, lines: Sequence[str]) -> None:
+    """Writes why a run failed, and the last lines of its log, to the run's folder."""
     write_json(
         folder / FAILURE_FILE, {"message": redact(message, sentence=True), "lines": [redact(line) for line in lines]}
     )
 
 
-def failures_in(folder: Path, plan: Plan) -> tuple[str, ...]:
-    """What failed of a comparison, as sentences; runs that were made since are not among it.
+def failure_messages(folder: Path, plan: Plan) -> tuple[str, ...]:
+    """A sentence for each run of a comparison that failed and has not succeeded since.
 
     Args:
         folder: The comparison's folder.
-        plan: Its plan.
+        plan: The comparison's plan.
     """
-    said = []
+    messages = []
     for run in (*plan.trials(), *plan.runs()):
         file = folder / run.folder / FAILURE_FILE
         if not file.exists() or (folder / run.folder / RESULT_FILE).exists():
@@ -34,6 +34,6 @@ def failures_in(folder: Path, plan: Plan) -> tuple[str, ...]:
         try:
             message = str(read_json(file).get("message", "")).rstrip(".")
         except (OSError, RecordError):
-            message = "its record is damaged"
-        said.append(f"The run {run.title} failed: {message}. The same command tries it again.")
-    return tuple(said)
+            message = f"its {FAILURE_FILE} is damaged"
+        messages.append(f"The run {run.title} failed: {message}. The same command tries it again.")
+    return tuple(messages)

@@ -1,4 +1,4 @@
-"""Figures of a comparison. Every function draws one and returns it."""
+"""Figures of a comparison: each function draws one and returns it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """Validation metric over epochs.
 
-    How to read it: a thin line is one seed, a thick one the median over the seeds of its arm; the dotted lines are the
-    targets. An arm that crosses a target further left reached it in fewer epochs.
+    How to read it: a thin line is one seed, a thick line the median over an arm's seeds; dotted lines are the targets.
+    An arm that crosses a target further left reached it in fewer epochs.
 
     Args:
         analysis: The analysis.
@@ -54,10 +54,10 @@ def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
 
 
 def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure:
-    """Momentum and damping ratio over the optimizer's steps, of each arm's first seed (the schedule has no others).
+    """Momentum and damping ratio over the optimizer's steps, for each arm's first seed (other seeds have the same).
 
-    How to read it: above, the momentum that each step used. Below, its damping ratio on a curvature of 1: the shaded
-    part under 1 is underdamped (overshoots), the part over 1 overdamped (creeps), the line between them critical. Arms
+    How to read it: above is the momentum of each step. Below is its damping ratio at a curvature of 1: the shaded part
+    below 1 is underdamped (overshoots), the part above 1 overdamped (creeps), and the line between them critical. Arms
     whose ratio is another quantity (Adam's first moment, quasi-hyperbolic momentum) are not drawn there.
 
     Args:
@@ -98,11 +98,11 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
 
 
 def curvature_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm], batch_size: int) -> Figure:
-    """Measured top curvature and gradient noise scale over the optimizer's steps, of each arm's first measured run.
+    """Measured top curvature and gradient noise scale over the optimizer's steps, for each arm's first measured run.
 
-    How to read it: above, the largest curvature of the training loss. Below, the gradient noise scale with its interval
-    (an arrow where it has no upper end), and the batch size as a line: well above it, steps are mostly noise, and
-    momentum can do little beyond its mean step.
+    How to read it: above is the largest curvature of the training loss. Below is the gradient noise scale with its
+    interval (an arrow if it has no upper end), and the batch size as a dashed line: if the noise scale is well above
+    it, steps are mostly noise, and momentum can do little beyond its mean step.
 
     Args:
         runs: Results of the runs.
@@ -143,8 +143,9 @@ def curvature_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm], batch_s
 def reach_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """Share of runs that have reached each target, over steps: Kaplan-Meier curves.
 
-    How to read it: one panel per target. A curve that rises further left reached it sooner; one that ends below 1 did
-    not reach it with all of its seeds. The right edge lies beyond the last evaluation, so that a jump there shows.
+    How to read it: there is one panel per target. An arm whose curve rises further left reached the target sooner; if
+    its curve ends below 1, some of its seeds did not reach it. The right edge lies beyond the last evaluation, so that
+    a jump there is visible.
 
     Args:
         analysis: The analysis.
@@ -176,11 +177,11 @@ def reach_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
 
 
 def speed_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
-    """Steps to each target relative to the baseline's, with the paired intervals.
+    """Steps to each target relative to the baseline's, with paired intervals.
 
-    How to read it: a point left of 1 took fewer steps than the baseline; an interval that crosses 1 leaves the question
-    open. A ring is a bound: on its arrow's side a run did not reach the target. An arrowhead at the frame says that an
-    interval goes on beyond it.
+    How to read it: an arm left of 1 took fewer steps than the baseline; an interval that crosses 1 leaves the question
+    open. A ring is a bound (a run did not reach the target), or stands for a ratio beyond the frame. An arrowhead at
+    the frame means that the interval continues beyond it.
 
     Args:
         analysis: The analysis.
@@ -218,13 +219,13 @@ def speed_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
 
 
 def drift_figure(drift: DriftSummary, baseline: str, arms: Mapping[str, Arm]) -> Figure | None:
-    """Accuracy on corrupted test images as difference from the baseline's; None where no other arm was measured.
+    """Accuracy on corrupted test images minus the baseline's; None if no other arm was measured.
 
-    How to read it: a point right of 0 predicts that corruption better than the baseline does, and its line is the
-    paired t interval over the seeds. An arm that only lies as far right on the clean images is better, not more robust.
+    How to read it: an arm right of 0 is more accurate than the baseline under that corruption; the line is the paired t
+    interval over the seeds. An arm that lies as far right on the clean images is better, but not more robust.
 
     Args:
-        drift: What was measured, at one budget.
+        drift: Summary of the drift at one budget.
         baseline: Name of the baseline.
         arms: The arms, in order.
     """
@@ -264,14 +265,14 @@ def drift_figure(drift: DriftSummary, baseline: str, arms: Mapping[str, Arm]) ->
 
 
 def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm, end: float) -> None:
-    """One ratio: a point, its interval as far as the axis goes, and an arrowhead at the frame where it goes on.
+    """Draws a ratio as a point, with its interval and an arrowhead on each side where that continues beyond the axis.
 
     Args:
-        axes: Where it is drawn.
-        at: How far down.
+        axes: The axes.
+        at: The row.
         found: The ratio.
-        arm: Whose it is.
-        end: The end of the axis, which begins at its reciprocal.
+        arm: The arm.
+        end: Upper limit of the axis; its reciprocal is the lower limit.
     """
     if found.bound == "unknown":
         text = "neither reached it" if found.both_censored == found.ratio.n else "open: not every seed reached it"
@@ -303,7 +304,7 @@ def _dash(arm: Arm) -> str:
 
 
 def _style(arm: Arm, index: int) -> dict[str, Any]:
-    """How an arm's curve is drawn: later arms are thinner and dashed, so that one beneath shows where they coincide."""
+    """Style of an arm's curve: later arms are thinner and dashed, so that earlier ones stay visible beneath them."""
     dashes = ("-", "--", ":", "-.")
     return {
         "color": arm.color,

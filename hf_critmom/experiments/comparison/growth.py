@@ -1,4 +1,4 @@
-"""How a comparison grows: a command under the stored conditions adds arms, seeds, targets or tuning to the plan."""
+"""How a comparison grows: a command with the stored conditions adds arms, seeds, targets or tuning to the plan."""
 
 import dataclasses
 import shlex
@@ -15,40 +15,40 @@ from hf_critmom.experiments.comparison.results import read_results
 from hf_critmom.storage.run_folder import RESULT_FILE
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether a run of a folder's comparison has left anything that would be lost."""
+def has_started(folder: Path) -> bool:
+    """Whether a run of the folder's comparison has written a result or a checkpoint."""
     runs = folder / "runs"
     return any(runs.rglob(RESULT_FILE)) or any(runs.rglob("checkpoint-*"))
 
 
 def load_or_create_plan(requested: Plan, folder: Path, *, write: bool, alone: bool = False) -> Plan:
-    """The plan that governs a folder: the stored one, with what the request adds to it, or the requested one.
+    """The plan of a folder: the stored one with what the request adds to it, or the requested one.
 
     Args:
-        requested: The requested plan, whose extent may be a part of the stored one's.
+        requested: The requested plan; its extent may be smaller than the stored one's.
         folder: The comparison's folder.
-        write: Whether this process is the one that writes.
-        alone: Whether no other launch works in the folder: then a plan whose runs have not begun is replaced.
+        write: Whether this process writes the plan.
+        alone: Whether no other launch works in the folder; then a plan whose runs have not started is replaced.
 
     Raises:
-        ComparisonError: If the folder holds a comparison under other conditions or other files, or cannot be written.
+        ComparisonError: If the folder holds a comparison with other conditions, or other files, or cannot be written.
     """
 
     def reconcile(content: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
         stored = Plan.parse(folder, content)
-        if alone and not has_begun(folder):
-            return content if _same_request(stored, requested) else begun(requested).as_json()
+        if alone and not has_started(folder):
+            return content if _same_request(stored, requested) else initial_plan(requested).as_json()
         extended = extend(stored, requested, folder)
         return content if extended == stored else extended.as_json()
 
     if PLAN_FILE_FORMAT.exists(folder):  # a refusal leaves no trace, not even a lock
         reconcile(PLAN_FILE_FORMAT.read(folder), {})
-    governing = PLAN_FILE_FORMAT.load_or_create(folder, begun(requested).as_json(), reconcile, write=write)
-    return Plan.parse(folder, governing)
+    content = PLAN_FILE_FORMAT.load_or_create(folder, initial_plan(requested).as_json(), reconcile, write=write)
+    return Plan.parse(folder, content)
 
 
 def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
-    """The stored plan with what a request adds to it; the stored one itself where that is nothing.
+    """The stored plan with what a request adds to it; the stored plan itself if the request adds nothing.
 
     Args:
         stored: The stored plan.
@@ -56,15 +56,15 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         folder: The comparison's folder.
 
     Raises:
-        ComparisonError: If the conditions differ, or an arm of the same name does.
+        ComparisonError: If the conditions, or arms of the same name, differ.
     """
-    tuning = joint_tuning(stored, requested)
+    tuning = merged_tuning(stored, requested)
     tunes = tuning != stored.tuning
     if different := other_conditions(stored, requested):
         raise ComparisonError(
             f"{folder} holds a comparison with a different plan ({'; '.join(different)}; stored first): more arms, "
-            "seeds, targets and points of the tuning grid can be added to it, but its conditions stay; give those of "
-            "its command, or choose another --output_dir."
+            "seeds, targets and points of the tuning grid can be added to it, but its conditions cannot change; repeat "
+            "those of its command, or choose another --output_dir."
         )
     arms = {name: arm for name, arm in requested.arms.items() if name not in stored.arms}
     seeds = tuple(seed for seed in requested.seeds if seed not in stored.seeds)
@@ -92,9 +92,9 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         history = stored.history or (first_extension(stored, date=""),)
         added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished=len(results), tuning=tunes)
         last = history[-1]
-        others = arms or targets or tunes or last.arms or last.targets or last.tuning
-        if len(history) > 1 and last.command == added.command and not others:
-            history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))  # one seed more
+        more_than_seeds = arms or targets or tunes or last.arms or last.targets or last.tuning
+        if len(history) > 1 and last.command == added.command and not more_than_seeds:  # another round of one command
+            history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))
         grown = dataclasses.replace(grown, history=(*history, added))
     uncovered = stored.history[covered_steps(stored) :]
     if not _covers(requested, grown) or not _names(requested.command, uncovered):
@@ -104,7 +104,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
 
 
 def covered_steps(plan: Plan) -> int:
-    """Number of steps of a plan's history that its command covers; 0 if it cannot be told.
+    """Number of entries of a plan's history that its command covers; 0 if it is not known.
 
     Args:
         plan: The plan.
@@ -115,9 +115,9 @@ def covered_steps(plan: Plan) -> int:
 
 
 def _covers(requested: Plan, grown: Plan) -> bool:
-    """Whether a command makes everything that a plan has, if it is run in an empty folder.
+    """Whether a command would make everything that a plan has in an empty folder.
 
-    Targets that were added after results had been seen are exploratory; in an empty folder they would not be.
+    Exploratory targets, which were added after the first results, would be planned ones there.
     """
     return (
         {*requested.arms} >= {*grown.arms}
@@ -130,7 +130,7 @@ def _covers(requested: Plan, grown: Plan) -> bool:
 
 
 def _names(command: str, steps: Sequence[Extension]) -> bool:
-    """Whether a command names what steps of a history added, instead of leaving it to the plan."""
+    """Whether a command names everything that entries of a history added, instead of leaving it to the plan."""
     try:
         argv = shlex.split(command)
     except ValueError:
@@ -145,53 +145,53 @@ def _names(command: str, steps: Sequence[Extension]) -> bool:
 
 
 def other_conditions(stored: Plan, requested: Plan) -> list[str]:
-    """Conditions that two plans disagree about, as `Plan.differences` has them; points of a grid that grows are none.
+    """The conditions in which two plans differ, see `Plan.differences`, without tuning grids that can be joined.
 
     Args:
         stored: A plan.
-        requested: The other one.
+        requested: The other plan.
     """
     own, other = stored.tuning, requested.tuning
-    if own is None or other is None or own.takes(other):
+    if own is None or other is None or own.can_add(other):
         stored, requested = (dataclasses.replace(plan, tuning=None) for plan in (stored, requested))
     return stored.differences(requested)
 
 
-def joint_tuning(stored: Plan, requested: Plan) -> Tuning | None:
-    """The tuning grid of a stored plan with the points of the requested one's, where it takes them.
+def merged_tuning(stored: Plan, requested: Plan) -> Tuning | None:
+    """The tuning grid of a stored plan, with the points of the requested one if they can be added.
 
     Args:
         stored: The stored plan.
         requested: The requested plan.
     """
     own, other = stored.tuning, requested.tuning
-    if own is not None and other is not None and own.takes(other):
-        return own.grown(other)
+    if own is not None and other is not None and own.can_add(other):
+        return own.with_points_of(other)
     return own or other
 
 
-def begun(plan: Plan) -> Plan:
-    """A requested plan as it is stored at first: with its history."""
+def initial_plan(plan: Plan) -> Plan:
+    """A requested plan as it is stored for a new comparison: with its looks and its history."""
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
     return dataclasses.replace(plan, looks=looks, history=(first_extension(plan, date=_now()),))
 
 
-def complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:
-    """Number of seeds that are finished with every arm and budget."""
+def count_complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:
+    """Number of seeds whose runs are finished for every arm and budget."""
     done = {(run.arm, run.seed, run.epochs) for run in finished}
     return sum(all((arm, seed, epochs) in done for arm in plan.arms for epochs in plan.budgets) for seed in plan.seeds)
 
 
 def _looks(stored: Plan, requested: Plan, seeds: tuple[int, ...], folder: Path) -> LookPlan | None:
-    """When verdicts are looked at, after seeds were added or a growing comparison was requested.
+    """The planned looks after seeds were added or a growing comparison was requested.
 
-    As long as nobody can have seen a verdict the looks are planned again. Afterwards they stay planned, and the look
-    that was made is counted.
+    As long as nobody can have seen a verdict, the looks are planned again. Afterwards the plan stays, and the look that
+    was made counts.
     """
     if not seeds and requested.looks is None:
         return stored.looks
     current = stored.looks or LookPlan(len(stored.seeds), len(stored.seeds))
-    complete = complete_seeds(stored, read_results(folder, stored).runs)
+    complete = count_complete_seeds(stored, read_results(folder, stored).runs)
     if complete < current.first and not current.made:
         number = len(stored.seeds) + len(seeds)
         return requested.looks or LookPlan(number, number)
@@ -206,13 +206,13 @@ def _looked(stored: Plan, complete: int) -> LookPlan:
 
 
 def _same_request(stored: Plan, requested: Plan) -> bool:
-    """Whether a plan whose runs have not begun is the requested one already."""
+    """Whether a plan whose runs have not started is the requested one already."""
     ignored: dict[str, Any] = {"history": (), "command": "", "versions": {}}
-    return dataclasses.replace(stored, **ignored) == dataclasses.replace(begun(requested), **ignored)
+    return dataclasses.replace(stored, **ignored) == dataclasses.replace(initial_plan(requested), **ignored)
 
 
 def first_extension(plan: Plan, date: str) -> Extension:
-    """The beginning of a comparison, as its history holds it."""
+    """The first entry of a comparison's history."""
     return Extension(date, plan.command, tuple(plan.arms), tuple(plan.seeds), tuple(plan.targets))
 
 

@@ -1,4 +1,4 @@
-"""Joins comparisons of the same conditions: what was made in several folders, on several machines, becomes one."""
+"""Merges comparisons with the same conditions, such as the shares of several machines, in one folder."""
 
 import dataclasses
 import shutil
@@ -13,7 +13,7 @@ from hf_critmom.experiments.comparison.findings.commands import continuing_comma
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run, Trial
 from hf_critmom.experiments.comparison.records import DRIFT_FILE, DriftRecord, RunResult, read_drift_record
 from hf_critmom.experiments.comparison.results import read_results, tuned_runs, write_results, writing
-from hf_critmom.experiments.comparison.union import Part, unite
+from hf_critmom.experiments.comparison.union import Part, merge_plans
 from hf_critmom.storage.files import create_or_open_folder, remove_partial_files, write_json
 from hf_critmom.storage.locks import is_locked, locked, try_lock
 from hf_critmom.storage.plan import differences
@@ -22,9 +22,9 @@ from hf_critmom.tasks import DataArguments, ModelArguments
 from hf_critmom.tasks.stored_arguments import restore_arguments, store_arguments
 
 STAGING_FOLDER = ".merging"
-"""Where what is copied lies until all of it is there."""
+"""Folder for copied runs until all of them are there."""
 LOCK = "merge"
-"""Lock of a folder that comparisons are being joined in."""
+"""Lock of a folder in which comparisons are being merged."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Source:
     """A folder that is merged.
 
     Attributes:
-        name: What it is called in messages: its path, or where it was pulled from.
-        folder: Where it lies.
-        is_pulled: Whether it is a copy of what somebody has published, whose paths lead nowhere here.
+        name: Name in messages: its path, or the repository that it was pulled from.
+        folder: The folder.
+        is_pulled: Whether it was pulled from a repository, so that its paths do not exist on this machine.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Source:
 
 @dataclass(frozen=True)
 class _Part(Part):
-    """A source that was read.
+    """A source with its content.
 
     Attributes:
         source: The source.
-        drift: What was measured of the drift of its runs, by run.
+        drift: Drift of its runs as far as it was measured, by run.
     """
 
     source: Source
@@ -60,43 +60,43 @@ class _Part(Part):
 
 
 def merge_comparisons(sources: Sequence[Source], output: Path) -> list[str]:
-    """Joins comparisons in a folder, which may hold one that they are added to.
+    """Merges comparisons in a folder, and adds them to the comparison that it may hold.
 
-    Everything is read and checked before anything is written. What is copied appears run by run, each complete: a
-    merge that is interrupted leaves a comparison, and the same merge again completes it.
+    Everything is read and checked before anything is written. Runs appear in the folder one by one, each complete: an
+    interrupted merge leaves a valid comparison, and the same merge again completes it.
 
     Args:
-        sources: The folders, of which the first decides about the baseline and the order of the arms.
+        sources: The folders; the first one determines the baseline and the order of the arms.
         output: The folder to write to.
 
     Returns:
-        Sentences about what the reader of the joined comparison should know.
+        Sentences that the reader of the merged comparison should know.
 
     Raises:
-        ComparisonError: If a source is no comparison, one in which a launch works, one of other conditions, or has
-            other results of the same run than another one; or if the folder holds other files.
+        ComparisonError: If a source holds no comparison, a launch is working in it, its conditions differ, or two
+            sources have different results of the same run; or if the output folder holds other files.
     """
     for source in sources:
         if not source.folder.is_dir():
             raise ComparisonError(f"There is no folder {source.name}: name folders of comparisons.")
         if source.folder.resolve() == output.resolve():
-            raise ComparisonError(f"{source.name} is the --output_dir itself: name only what is to be added to it.")
+            raise ComparisonError(f"{source.name} is the --output_dir itself: name only folders to add to it.")
     if len({source.folder.resolve() for source in sources}) < len(sources):
         raise ComparisonError("A folder is named twice: name each once.")
-    united = None if PLAN_FILE_FORMAT.exists(output) else _unite(sources, output)  # what fails leaves no folder behind
+    merged = None if PLAN_FILE_FORMAT.exists(output) else _merge(sources, output)  # a failure leaves no folder behind
     create_or_open_folder(output, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, ComparisonError, write=True)
-    with writing(output), locked(output, LOCK):  # of two merges at once the second adds to what the first has joined
-        if united is None or PLAN_FILE_FORMAT.exists(output):
-            united = _unite([Source(str(output), output), *sources], output)
-        parts, plan, chosen = united
+    with writing(output), locked(output, LOCK):  # of two concurrent merges, the second adds to what the first wrote
+        if merged is None or PLAN_FILE_FORMAT.exists(output):
+            merged = _merge([Source(str(output), output), *sources], output)
+        parts, plan, chosen = merged
         _write(plan, parts, chosen, output)
     return _notes(parts, plan, output)
 
 
-def _unite(sources: Sequence[Source], output: Path) -> tuple[list[_Part], Plan, dict[Run, _Part]]:
-    """Reads and checks the sources: what they hold, the plan of all, and which of them each run is taken from."""
+def _merge(sources: Sequence[Source], output: Path) -> tuple[list[_Part], Plan, dict[Run, _Part]]:
+    """Reads and checks the sources: returns their contents, the merged plan, and the part that each run comes from."""
     parts = [_read(source) for source in sources]
-    plan = _with_paths(unite(parts), parts, output)
+    plan = _with_paths(merge_plans(parts), parts, output)
     chosen = _choose(parts)
     _check_drift(parts)
     return parts, plan, chosen
@@ -107,18 +107,19 @@ def _read(source: Source) -> _Part:
     plan = Plan.parse(Path(source.name), PLAN_FILE_FORMAT.read(source.folder))
     if is_locked(source.folder, ignore=LOCK):
         raise ComparisonError(
-            f"A launch is making runs of the comparison in {source.name}: merge it when that has ended, or stop it."
+            f"A launch is making runs of the comparison in {source.name}: wait until it has ended, or stop it, then "
+            "merge."
         )
     results = read_results(source.folder, plan)
     every_run = {**results.runs, **results.trials}
-    # The tuned variant of an arm may have the arm's own results, and no folder.
+    # A tuned variant may have the results of its arm, and no folder.
     runs = {run: result for run, result in every_run.items() if (source.folder / run.folder / RESULT_FILE).exists()}
     drift = {run: read_drift_record(file) for run in runs if (file := source.folder / run.folder / DRIFT_FILE).exists()}
     return _Part(source.name, plan, runs, source, drift)
 
 
 def _choose(parts: Sequence[_Part]) -> dict[Run, _Part]:
-    """The part whose files of each run are taken: the first that has the run, and its model if any has.
+    """The part from which each run is copied: the first one with the run's model, else the first one with the run.
 
     Raises:
         ComparisonError: If two parts have different results of the same run.
@@ -129,8 +130,8 @@ def _choose(parts: Sequence[_Part]) -> dict[Run, _Part]:
             before = chosen.setdefault(run, part)
             if different := _difference(before.runs[run], result):
                 raise ComparisonError(
-                    f"{before.name} and {part.name} have different results of the run {run.title} ({different}): the "
-                    "same run gives the same numbers, so look into it, and delete the folder of one of them."
+                    f"{before.name} and {part.name} have different results of the run {run.title} ({different}), which "
+                    "should be the same: find out why, and delete one of the two run folders."
                 )
             if not _has_model(before, run) and _has_model(part, run):
                 chosen[run] = part
@@ -138,7 +139,7 @@ def _choose(parts: Sequence[_Part]) -> dict[Run, _Part]:
 
 
 def _difference(one: RunResult, other: RunResult) -> str:
-    """The first thing that two results of a run disagree about, apart from what a clock measured; empty if none."""
+    """The first difference between two results of a run, apart from measured times; empty if there is none."""
     left, right = (_computed(result) for result in (one, other))
     names = [name for name in left if left[name] not in (None, {}, []) and right[name] not in (None, {}, [])]
     found = [line for name in names for line in differences(name, left[name], right[name])]
@@ -146,7 +147,7 @@ def _difference(one: RunResult, other: RunResult) -> str:
 
 
 def _computed(result: RunResult) -> dict[str, Any]:
-    """What a result holds that follows from its plan."""
+    """The part of a result that follows from the plan alone."""
     content = result.as_json()
     names = ("status", "steps", "test", "threads", "integrated_step", "shrinkage")
     evaluations = {f"step {one.step}": {"epoch": one.epoch, **one.values} for one in result.evaluations}
@@ -158,7 +159,7 @@ def _has_model(part: _Part, run: Run) -> bool:
 
 
 def _check_drift(parts: Iterable[_Part]) -> None:
-    """Checks that all networks were tested on so many corrupted images, and what two parts measured is the same."""
+    """Checks that all networks were tested on the same number of images, and that two parts' accuracies agree."""
     known: tuple[str, int] | None = None
     measured: dict[Run, tuple[str, DriftRecord]] = {}
     for part in parts:
@@ -167,19 +168,19 @@ def _check_drift(parts: Iterable[_Part]) -> None:
             if record.examples != known[1]:
                 raise ComparisonError(
                     f"Drift was measured on {known[1]:,} images in {known[0]} and on {record.examples:,} in "
-                    f"{part.name}: delete {DRIFT_FILE} of the runs of one of them, and measure it again."
+                    f"{part.name}: delete the {DRIFT_FILE} of every run in one of them, and measure drift again there."
                 )
             name, before = measured.setdefault(run, (part.name, record))
             for corruption in before.accuracy.keys() & record.accuracy.keys():
                 if before.accuracy[corruption] != record.accuracy[corruption]:
                     raise ComparisonError(
                         f"{name} and {part.name} have different accuracies of the run {run.title} under {corruption}: "
-                        f"delete the {DRIFT_FILE} of one of them, and measure it again."
+                        f"delete the run's {DRIFT_FILE} in one of them, and measure drift again there."
                     )
 
 
 def _with_paths(plan: Plan, parts: Sequence[_Part], output: Path) -> Plan:
-    """The plan with paths of data and model as they are from the folder that it is written to."""
+    """The plan with the paths of data and model relative to the folder that it is written to."""
     if parts[0].source.folder == output:
         return plan
     local = [part for part in parts if not part.source.is_pulled and part.plan.arguments]
@@ -196,9 +197,9 @@ def _with_paths(plan: Plan, parts: Sequence[_Part], output: Path) -> Plan:
 
 
 def _write(plan: Plan, parts: Sequence[_Part], chosen: Mapping[Run, _Part], output: Path) -> None:
-    """Writes plan and runs; what has to be copied is copied before anything changes."""
+    """Writes plan and runs; runs are copied to a staging folder before anything changes."""
     staged = output / STAGING_FOLDER
-    shutil.rmtree(staged, ignore_errors=True)  # of a merge that was killed
+    shutil.rmtree(staged, ignore_errors=True)  # left by a merge that was killed
     remove_partial_files(output)
     copied = [run for run, part in chosen.items() if part.source.folder != output]
     try:
@@ -207,7 +208,7 @@ def _write(plan: Plan, parts: Sequence[_Part], chosen: Mapping[Run, _Part], outp
         with locked(output, "plan"):
             before = Plan.read(output) if PLAN_FILE_FORMAT.exists(output) else None
             if before is not None and before != parts[0].plan:
-                raise ComparisonError(f"The comparison in {output} has changed meanwhile: repeat the command.")
+                raise ComparisonError(f"The comparison in {output} has changed in the meantime: repeat the command.")
             if before != plan:
                 plan.write(output)
         for run in copied:
@@ -220,28 +221,29 @@ def _write(plan: Plan, parts: Sequence[_Part], chosen: Mapping[Run, _Part], outp
 
 
 def _copy(run: Path, staged: Path) -> None:
-    """Copies the files of a finished run; checkpoints, which lie in folders, are of no more use.
+    """Copies the files of a finished run, but not its checkpoints, which lie in folders and are no longer needed.
 
     Raises:
-        ComparisonError: If one of them is a link.
+        ComparisonError: If one of the files is a link.
     """
     staged.mkdir(parents=True)
     for file in sorted(run.iterdir()):
         if file.is_symlink():
-            raise ComparisonError(f"{file} is a link, which is not followed: put what it points to in its place.")
+            raise ComparisonError(f"{file} is a link, which is not followed: replace it by the file it points to.")
         if stat.S_ISREG(file.stat().st_mode) and not file.name.startswith("."):
             shutil.copyfile(file, staged / file.name)
 
 
 def _move(staged: Path, run: Run, output: Path) -> None:
-    """Gives a copied run its place, unless somebody is making it there."""
+    """Moves a copied run to its place, unless a launch is making it there."""
     target = output / run.folder
     with try_lock(output, lock_name(run.folder)) as acquired:
         if not acquired:
             raise ComparisonError(
-                f"A launch is making runs of the comparison in {output}: merge when that has ended, or stop it."
+                f"A launch is making runs of the comparison in {output}: wait until it has ended, or stop it, then "
+                "merge."
             )
-        if target.exists():  # unfinished, or without the model
+        if target.exists():  # unfinished, or without its model
             replaced = staged / "replaced" / run.folder
             replaced.parent.mkdir(parents=True, exist_ok=True)
             target.rename(replaced)
@@ -250,7 +252,7 @@ def _move(staged: Path, run: Run, output: Path) -> None:
 
 
 def _write_drift(parts: Sequence[_Part], chosen: Mapping[Run, _Part], output: Path) -> None:
-    """Writes what several parts measured of a run's drift."""
+    """Writes the drift of each run, merged from all parts."""
     for run in chosen:
         records = [part.drift[run] for part in parts if run in part.drift]
         if not records:
@@ -263,7 +265,7 @@ def _write_drift(parts: Sequence[_Part], chosen: Mapping[Run, _Part], output: Pa
 
 
 def _notes(parts: Sequence[_Part], plan: Plan, output: Path) -> list[str]:
-    """What the reader of the joined comparison should know."""
+    """Sentences that the reader of the merged comparison should know."""
     notes = []
     if others := [part for part in parts[1:] if part.plan.baseline_arm != plan.baseline_arm]:
         own = ", ".join(f"{part.plan.baseline_arm} in {part.name}" for part in others)
@@ -276,7 +278,7 @@ def _notes(parts: Sequence[_Part], plan: Plan, output: Path) -> list[str]:
             if name != "hardware" and part.plan.versions.get(name, version) != version
         ]
         if changed:
-            notes.append(f"{part.name} was begun with {', '.join(changed)}.")
+            notes.append(f"{part.name} was started with {', '.join(changed)}.")
     results = read_results(output, plan)
     tuned = {run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()}
     planned = {*plan.runs(), *plan.trials(), *tuned}

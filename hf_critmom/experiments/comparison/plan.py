@@ -1,9 +1,9 @@
-"""The plan of a comparison: written before the first run, compared with the request of every later command."""
+"""The plan of a comparison: written before the first run, and compared with the request of every later command."""
 
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MARGIN
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
+from hf_critmom.experiments.comparison.records import MAX_SEED, TaskRecord
 from hf_critmom.experiments.comparison.statistics.steps import step_factor
 from hf_critmom.storage.plan import PlanFile, differences
 from hf_critmom.storage.typed import RecordError, from_json
@@ -37,7 +37,7 @@ class Trial:
 
     @property
     def folder(self) -> str:
-        """What the folder of its runs is called, within the arm's."""
+        """Name of the folder of its run, within that of its arm."""
         return f"lr-{self.learning_rate:g}-wd-{self.weight_decay:g}"
 
 
@@ -47,10 +47,10 @@ class Run:
 
     Attributes:
         arm: The arm's name.
-        seed: Its seed.
-        epochs: Its budget where the comparison has several; None: the one that all runs have.
-        trial: The point of the grid that it tries; None: it is compared, not a trial.
-        chosen: The point of the grid that a tuned variant's run was made at, where the grid can grow.
+        seed: The seed.
+        epochs: The budget; None if the comparison has only one.
+        trial: The point of the tuning grid that a trial tries; None for a compared run.
+        chosen: The point of the grid that a tuned variant's run uses; None if the grid cannot grow.
     """
 
     arm: str
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Its folder, within the comparison's."""
+        """Folder of the run, within that of the comparison."""
         budget = [] if self.epochs is None else [f"epochs-{self.epochs:g}"]
         if self.trial is not None:
             return Path("runs", self.arm, *budget, "tuning", self.trial.folder)
@@ -70,12 +70,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What it is called in trackers, such as "critmom-seed-42"."""
+        """Name of the run in trackers, such as "critmom-seed-42"."""
         return "-".join(self.folder.parts[1:])
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name of the run in messages."""
         budget = "" if self.epochs is None else f", {self.epochs:g} epochs"
         if self.trial is None:
             return f"{self.arm}{budget}, seed {self.seed}"
@@ -88,14 +88,14 @@ class Tuning:
     """The tuning grid of every arm.
 
     Attributes:
-        learning_rate: Factors of the arm's own learning rate, or of its own mean step.
+        learning_rate: Factors of the arm's own learning rate or mean step.
         weight_decay: Factors of its own weight decay.
         seed: Seed of the trials, which no compared run has.
-        unit: What the first are factors of, "learning_rate" or "step".
-        chosen_by: What the best trial is best in: "time", to the planned targets, or "last", the last evaluation,
-            which early plans chose by.
-        can_grow: Whether points can be added: then the runs of a tuned variant lie in a folder named after their
-            point, so that those of another choice stay beside them. Early grids cannot grow.
+        unit: What the factors in ``learning_rate`` multiply: "learning_rate" or "step".
+        chosen_by: Criterion of the best trial: "time" to the planned targets, or, in early plans, the "last"
+            evaluation.
+        can_grow: Whether points can be added to the grid. Then runs of a tuned variant lie in a folder named after
+            their point, so that they are kept when a larger grid chooses another one. Grids of early plans cannot grow.
     """
 
     learning_rate: tuple[float, ...]
@@ -115,39 +115,34 @@ class Tuning:
             _check_distinct(name, factors)
         _check_seeds([self.seed])
         if self.unit not in ("learning_rate", "step") or self.chosen_by not in ("time", "last"):
-            raise ValueError(f"unit or chosen_by is not known: {self.unit!r}, {self.chosen_by!r}")
+            raise ValueError(f"unit {self.unit!r} or chosen_by {self.chosen_by!r} is not known")
 
     def trials(self, arm: Arm, learning_rate: float) -> list[Trial]:
         """The points of an arm's grid.
 
         Args:
             arm: The arm.
-            learning_rate: Its own learning rate.
+            learning_rate: The arm's own learning rate.
         """
         factors = self.learning_rate
         if self.unit == "step":
             factors = tuple(step_factor(arm.optimizer, arm.options, learning_rate, factor) for factor in factors)
         return [Trial(*point) for point in itertools.product(factors, self.weight_decay)]
 
-    def takes(self, requested: "Tuning") -> bool:
-        """Whether a requested grid differs in points alone, which can be added."""
+    def can_add(self, requested: "Tuning") -> bool:
+        """Whether a requested grid differs only in its points, and these can be added."""
         return (
             self.can_grow
             and replace(requested, learning_rate=self.learning_rate, weight_decay=self.weight_decay) == self
         )
 
-    def grown(self, requested: "Tuning") -> "Tuning":
-        """The grid with the points of one that it takes."""
+    def with_points_of(self, requested: "Tuning") -> "Tuning":
+        """The grid with the points of a requested one added."""
         return replace(
             self,
-            learning_rate=_joined(self.learning_rate, requested.learning_rate),
-            weight_decay=_joined(self.weight_decay, requested.weight_decay),
+            learning_rate=_merge_factors(self.learning_rate, requested.learning_rate),
+            weight_decay=_merge_factors(self.weight_decay, requested.weight_decay),
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """The grid as the plan holds it."""
-        content = _listed(asdict(self))
-        return content if self.can_grow else {name: value for name, value in content.items() if name != "can_grow"}
 
 
 @dataclass(frozen=True)
@@ -155,9 +150,9 @@ class LookPlan:
     """When the verdicts of a comparison are looked at, by number of seeds.
 
     Attributes:
-        first: Seeds at the first planned look.
-        last: Seeds at the last planned look; the first one is the last one in a comparison of fixed size.
-        made: Seeds at each look that was made before seeds were added.
+        first: Number of seeds at the first planned look.
+        last: Number of seeds at the last planned look; that of the first look in a comparison of fixed size.
+        made: Numbers of seeds at the looks that were made before seeds were added.
     """
 
     first: int
@@ -168,21 +163,21 @@ class LookPlan:
         if not 1 <= self.first <= self.last:
             raise ValueError(f"first is {self.first} and last {self.last}, where 1 <= first <= last")
         if list(self.made) != sorted(set(self.made)) or any(seeds < 1 for seeds in self.made):
-            raise ValueError("made does not rise")
+            raise ValueError("made does not hold rising numbers of seeds")
 
 
 @dataclass(frozen=True)
 class Extension:
-    """How far a command took a comparison: its beginning, or what it added.
+    """What a command added to a comparison; the first entry of a history is the first command.
 
     Attributes:
-        date: When, in UTC as ISO 8601; empty where that was not recorded.
+        date: Time of the command in UTC, as ISO 8601; empty if it was not recorded.
         command: The command line.
-        arms: Names of the arms that it added.
-        seeds: The seeds that it added.
-        targets: The targets that it added.
-        finished: Runs that were finished before.
-        tuning: Whether it added points of the tuning grid.
+        arms: Names of the added arms.
+        seeds: The added seeds.
+        targets: The added targets.
+        finished: Number of runs that were finished before.
+        tuning: Whether points were added to the tuning grid.
     """
 
     date: str
@@ -193,38 +188,34 @@ class Extension:
     finished: int = 0
     tuning: bool = False
 
-    def as_json(self) -> dict[str, Any]:
-        """The step as the plan holds it; plans without tuning are what they always were."""
-        content = _listed(asdict(self))
-        return content if self.tuning else {name: value for name, value in content.items() if name != "tuning"}
-
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that the results of a comparison depend on.
 
-    Task, model, training, threads and margin are its conditions, which stay. Arms, seeds, targets, claims and the
-    tuning grid are its extent, which grows.
+    Task, model, training, threads and margin are its conditions, which cannot change. Arms, seeds, targets, claims and
+    the tuning grid are its extent, which can grow.
 
     Attributes:
         task: The task, with fingerprints of its splits.
         model: The model's flags, and its number of parameters.
-        arms: Every arm by name.
-        seeds: Seeds of the runs of every arm.
-        targets: Metric values whose first reaching is timed, judged at every evaluation on the validation split.
+        arms: The arms by name.
+        seeds: The seeds with which every arm is run.
+        targets: Values of the validation metric, the time to each of which is measured.
         training: Training arguments that differ from the defaults of Transformers, the total batch size, and the
-            evaluations per epoch where they are several.
-        versions: Versions of what computes; a difference is said, not refused.
-        command: The command line that covers the whole extent, as far as one does.
-        tuning: The tuning grid; None: no tuning.
-        arguments: Flags of the data and of the model, as `store_arguments` keeps them: what other commands load the
-            task from. Paths are relative to the comparison's folder; they are not published.
-        threads: Threads that each run computes with; None: an early plan, which says it with the hardware if at all.
-        baseline: The arm that the others are compared with; None: an early plan.
-        margin: Relative difference of times that counts as none.
-        claims: Claims of the user's, such as "critmom < adamw".
-        exploratory_targets: Targets that were added after the first result: no headline rests on them.
-        looks: When the verdicts are looked at; None: once, with all seeds.
+            evaluations per epoch if there are several.
+        versions: Versions of the libraries, and the hardware; a difference is reported, not refused.
+        command: The latest command line that covered the whole extent; those of the parts of a merged comparison,
+            joined by ``&&``.
+        tuning: The tuning grid; None without tuning.
+        arguments: Flags of the data and the model, as `store_arguments` keeps them, from which other commands load the
+            task. Paths are relative to the comparison's folder; they are not published.
+        threads: Number of threads of each run; None in early plans, which may state it with the hardware.
+        baseline: The arm that the others are compared with; None in early plans.
+        margin: Relative difference of times that still counts as none.
+        claims: The user's claims, such as "critmom < adamw".
+        exploratory_targets: Targets that were added after the first result, which enter no headline.
+        looks: When the verdicts are looked at; None in requests and early plans: once, with all seeds.
         history: How the comparison grew, beginning with its first command.
 
     Raises:
@@ -254,7 +245,7 @@ class Plan:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty")
         if odd := [name for name, arm in self.arms.items() if name != arm.name or name.endswith(TUNED_SUFFIX)]:
-            raise ValueError(f"arms holds one that cannot be called {odd[0]!r}")
+            raise ValueError(f"arms holds one with the impossible name {odd[0]!r}")
         _check_seeds(self.seeds)
         metric = self.task.metric_spec
         every_target = [*self.targets, *self.exploratory_targets]
@@ -262,7 +253,7 @@ class Plan:
             raise ValueError(f"targets holds {impossible[0]:g}, where there are {metric.in_words}")
         _check_distinct("targets", self.targets)
         if set(self.targets) & set(self.exploratory_targets):
-            raise ValueError("exploratory_targets holds planned ones")
+            raise ValueError("exploratory_targets holds planned targets")
         if self.baseline is not None and self.baseline not in self.arms:
             raise ValueError(f"baseline is {self.baseline!r}, which is not among the arms")
         if not 0.0 < self.margin < 10.0:
@@ -270,29 +261,29 @@ class Plan:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads} instead of 1 or more")
         if self.tuning is not None and self.tuning.seed in self.seeds:
-            raise ValueError(f"{self.tuning.seed} is a seed of the trials and of the runs")
+            raise ValueError(f"{self.tuning.seed} is the seed of the trials and one of the compared runs")
         if not any(isinstance(self.model.get(name), str) for name in ("model", "model_name_or_path")):
-            raise ValueError("model names none")
+            raise ValueError("model has no model or model_name_or_path")
         _check_training(self.training)
 
     def training_argument(self, name: str) -> Any:
-        """A training argument: as recorded, else the default of Transformers."""
+        """A training argument: the recorded value, else the default of Transformers."""
         return self.training.get(name, TrainingArguments.__dataclass_fields__[name].default)
 
     @property
     def budgets(self) -> list[float | None]:
-        """Epochs of the runs where there are several budgets; else only None, for the one of the training arguments."""
+        """The budgets in epochs; with a single budget only None, which stands for that of the training arguments."""
         epochs = self.training.get("num_train_epochs")
         return list(epochs) if isinstance(epochs, list) else [None]
 
     @property
     def baseline_arm(self) -> str:
-        """The arm that the others are compared with; early plans say none, and mean constant momentum."""
+        """The arm that the others are compared with: in early plans, which do not name it, constant momentum."""
         return self.baseline or ("constant" if "constant" in self.arms else next(iter(self.arms)))
 
     @property
     def recorded_threads(self) -> int | None:
-        """Threads that each run computes with; early plans say it with the hardware, for processors."""
+        """Number of threads of each run; early plans state it with the hardware, for CPUs only."""
         if self.threads is not None:
             return self.threads
         pattern = r"(\d+) CPU cores \(.*?(?:, (\d+) threads? per process)?\)"
@@ -300,11 +291,11 @@ class Plan:
         return None if found is None else int(found[2] or found[1])
 
     def runs(self) -> list[Run]:
-        """Every run that is compared, in the order in which they are made; tuned variants come after their trials."""
+        """Every compared run in the order in which they are made, except those of tuned variants."""
         return [Run(arm, seed, epochs) for seed in self.seeds for epochs in self.budgets for arm in self.arms]
 
     def trials(self) -> list[Run]:
-        """Every run that only chooses learning rate and weight decay."""
+        """Every trial, whose only use is the choice of learning rate and weight decay."""
         if self.tuning is None:
             return []
         return [
@@ -315,22 +306,22 @@ class Plan:
         ]
 
     def settings(self, arm: Arm, trial: Trial | None = None) -> tuple[float, float]:
-        """Peak learning rate and weight decay of an arm: its own, else the comparison's, times a trial's factors."""
+        """Peak learning rate and weight decay of an arm: its own, else the comparison's, times the trial's factors."""
         learning_rate = self.training_argument("learning_rate") if arm.learning_rate is None else arm.learning_rate
         weight_decay = self.training_argument("weight_decay") if arm.weight_decay is None else arm.weight_decay
         trial = trial or Trial()
         return learning_rate * trial.learning_rate, weight_decay * trial.weight_decay
 
     def budget(self, run: Run) -> float | None:
-        """The epochs that a run trains for; None where a number of steps is given instead."""
+        """The epochs that a run trains for; None if ``max_steps`` is set instead."""
         if self.training_argument("max_steps") > 0:
             return None
         return self.training_argument("num_train_epochs") if run.epochs is None else run.epochs
 
     def differences(self, other: "Plan") -> list[str]:
-        """Conditions, and arms of the same name, that two plans disagree about: "name: this plan's and the other's".
+        """The conditions, and arms of the same name, in which two plans differ: "name: this plan's and the other's".
 
-        What an early plan did not record of its task or threads is not a difference.
+        What an early plan did not record about its task or threads does not count as a difference.
         """
         stored, requested = self._conditions(), other._conditions()
         stored["model"] = completed_record(stored["model"], requested["model"])
@@ -343,7 +334,7 @@ class Plan:
         return [line for name in stored for line in differences(name, stored[name], requested[name])]
 
     def _conditions(self) -> dict[str, Any]:
-        """What results are compared under, as JSON."""
+        """The conditions of the comparison, as JSON."""
         content = self.as_json()
         task = {name: value for name, value in content["task"].items() if name not in ("name", "source", "notes")}
         names = ("model", "training", "tuning", "margin")
@@ -360,26 +351,28 @@ class Plan:
             "training": dict(self.training),
             "versions": dict(self.versions),
             "command": self.command,
-            "tuning": {} if self.tuning is None else self.tuning.as_json(),
+            "tuning": {} if self.tuning is None else _as_json(self.tuning, "can_grow"),
             "arguments": {name: dict(stored) for name, stored in self.arguments.items()},
             "threads": self.threads,
             "baseline": self.baseline,
             "margin": self.margin,
             "claims": list(self.claims),
             "exploratory_targets": list(self.exploratory_targets),
-            "looks": None if self.looks is None else {**asdict(self.looks), "made": list(self.looks.made)},
-            "history": [extension.as_json() for extension in self.history],
+            "looks": None if self.looks is None else _as_json(self.looks),
+            "history": [_as_json(extension, "tuning") for extension in self.history],
         }
 
     @classmethod
     def from_stored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of what ``comparison.json`` holds, for `hf_critmom.storage.typed.from_json`."""
-        rearranged = dict(content)
+        """The fields of a stored plan, for `hf_critmom.storage.typed.from_json`."""
+        fields_of_plan = dict(content)
         if isinstance(arms := content.get("arms"), dict):
-            rearranged["arms"] = {name: named(name, record) for name, record in arms.items()}
+            fields_of_plan["arms"] = {
+                name: {"name": name, **record} if isinstance(record, dict) else record for name, record in arms.items()
+            }
         if content.get("tuning") == {}:
-            rearranged["tuning"] = None
-        return rearranged
+            fields_of_plan["tuning"] = None
+        return fields_of_plan
 
     def write(self, folder: Path) -> None:
         """Stores the plan in a folder."""
@@ -396,7 +389,7 @@ class Plan:
 
     @classmethod
     def parse(cls, folder: Path, content: dict[str, Any]) -> "Plan":
-        """The plan in what a folder's ``comparison.json`` holds.
+        """The plan from the content of a folder's ``comparison.json``.
 
         Raises:
             ComparisonError: If it is damaged.
@@ -414,25 +407,20 @@ class Plan:
         return plan
 
 
-def named(name: str, record: Any) -> Any:
-    """An arm's record in a plan, with the name that it has there."""
-    return {"name": name, **record} if isinstance(record, dict) else record
-
-
 def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
-    """An arm's record without what only says how it is shown."""
+    """An arm's record without how it is shown in reports."""
     return {name: value for name, value in record.items() if name not in ("help", "color")}
 
 
 def _check_training(training: Mapping[str, Any]) -> None:
-    """Checks those training arguments that are computed with; the others are only compared and shown."""
+    """Checks the training arguments that enter computations; the others are only compared and shown."""
     known = {name: training[name] for name in _Training.__dataclass_fields__ if name in training}
     from_json(_Training, known, "training")
 
 
 @dataclass(frozen=True)
 class _Training:
-    """Types of those training arguments that are computed with."""
+    """Types of the training arguments that enter computations."""
 
     learning_rate: float = 1.0
     weight_decay: float = 0.0
@@ -449,21 +437,32 @@ class _Training:
         _check_distinct("num_train_epochs", [f"{one:g}" for one in epochs])  # budgets name folders in six digits
 
 
-def _listed(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
+def _as_json(record: Any, *added: str) -> dict[str, Any]:
+    """A dataclass as JSON.
+
+    Args:
+        record: The dataclass.
+        added: Fields that earlier versions did not store; they are left out at their defaults.
+    """
+    defaults = {part.name: part.default for part in fields(record)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(record).items()
+        if name not in added or value != defaults[name]
+    }
 
 
-def _joined(own: Sequence[float], others: Sequence[float]) -> tuple[float, ...]:
-    """The factors of both; those that are equal in six digits, by which folders are named, are the same factor."""
+def _merge_factors(own: Sequence[float], others: Sequence[float]) -> tuple[float, ...]:
+    """The factors of both; factors that are equal in six digits, with which folders are named, are the same."""
     return tuple(sorted({f"{factor:g}": factor for factor in (*others, *own)}.values()))
 
 
 def _check_distinct(name: str, values: Sequence[Any]) -> None:
     if not values or len(set(values)) < len(values):
-        raise ValueError(f"{name} holds values that are not all different")
+        raise ValueError(f"{name} is empty or holds a value twice")
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
-    if odd := [seed for seed in seeds if not 0 <= seed <= LARGEST_SEED]:
-        raise ValueError(f"{odd[0]} is not a seed between 0 and {LARGEST_SEED}")
+    if odd := [seed for seed in seeds if not 0 <= seed <= MAX_SEED]:
+        raise ValueError(f"{odd[0]} is not a seed between 0 and {MAX_SEED}")
     _check_distinct("seeds", seeds)

@@ -1,4 +1,4 @@
-"""From a request to its plan: what the request leaves open is taken from the comparison in the folder."""
+"""From a request to a plan: what the request leaves open is taken from the comparison in the folder."""
 
 import copy
 import dataclasses
@@ -23,11 +23,11 @@ from hf_critmom.experiments.comparison.arguments import (
     ComparisonTrainingArguments,
 )
 from hf_critmom.experiments.comparison.arms.arm import ARMS, Arm
-from hf_critmom.experiments.comparison.arms.foreign import names_code
 from hf_critmom.experiments.comparison.arms.selection import check_arm, get_arms, read_arms
+from hf_critmom.experiments.comparison.arms.third_party import names_code
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
-from hf_critmom.experiments.comparison.records import LARGEST_SEED, TaskRecord
+from hf_critmom.experiments.comparison.records import MAX_SEED, TaskRecord
 from hf_critmom.experiments.comparison.statistics.claims import parse_claim
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.plan import json_roundtrip
@@ -37,18 +37,18 @@ from hf_critmom.tasks.stored_arguments import store_arguments
 from hf_critmom.training.arguments import recorded_training_arguments
 
 EVALUATIONS_PER_EPOCH = 4
-LARGEST_SHARE_OF_EVALUATIONS = 0.15
-"""Share of the training time that evaluations may take where no flag says how often to evaluate."""
+MAX_EVALUATION_SHARE = 0.15
+"""Largest share of the training time that evaluations take if no flag sets how often to evaluate."""
 _TRIAL_SEED = 1042
-"""The same for every share of seeds of one comparison, so that their trials are the same."""
+"""Seed of the trials, whatever the seeds of a comparison are, so that shares of it have the same trials."""
 
 
 def with_stored_cadence(request: ComparisonRequest, stored: Plan | None) -> ComparisonRequest:
-    """A request that evaluates as often as the comparison in the folder does, unless it says how often.
+    """The request with the evaluation cadence of the comparison in the folder, unless a flag sets its own.
 
     Args:
         request: The request.
-        stored: The plan in its folder, if there is one that it continues.
+        stored: The plan of the comparison that it continues, if there is one.
     """
     if stored is None or request.given & CADENCE_FLAGS:
         return request
@@ -63,26 +63,26 @@ def with_stored_cadence(request: ComparisonRequest, stored: Plan | None) -> Comp
 def with_measured_cadence(
     request: ComparisonRequest, step_seconds: float, evaluation_seconds: float, steps_per_epoch: float
 ) -> ComparisonRequest:
-    """A request that evaluates four times an epoch, or less often where that would take long.
+    """The request with four evaluations per epoch, or fewer if they would take too long.
 
     Args:
-        request: The request, whose cadence is open.
+        request: The request, in which no flag sets the cadence.
         step_seconds: Seconds of an optimizer step.
         evaluation_seconds: Seconds of an evaluation.
-        steps_per_epoch: Steps of an epoch.
+        steps_per_epoch: Optimizer steps of an epoch.
     """
-    allowed = LARGEST_SHARE_OF_EVALUATIONS * steps_per_epoch * step_seconds
+    allowed = MAX_EVALUATION_SHARE * steps_per_epoch * step_seconds
     number = EVALUATIONS_PER_EPOCH
     while number > 1 and (number * evaluation_seconds > allowed or number > steps_per_epoch):
         number -= 1
     training = copy.copy(request.training)
-    # The best checkpoint is one of those at the ends of epochs, so that no other evaluation may be the best.
+    # Checkpoints are saved at the ends of epochs, so that the best evaluation must be one of those.
     training.evaluations_per_epoch = 1 if training.load_best_model_at_end else number
     return dataclasses.replace(request, training=training)
 
 
-def threads_are_open(request: ComparisonRequest) -> bool:
-    """Whether the threads of a new comparison's runs are to be measured: on processors, where nothing was said."""
+def should_measure_threads(request: ComparisonRequest) -> bool:
+    """Whether the number of threads of a new comparison is measured: in one process on a CPU, if no flag sets it."""
     training = request.training
     return request.engine.threads_per_worker is None and training.device.type == "cpu" and training.world_size == 1
 
@@ -94,12 +94,12 @@ def select_arms(
     known: Mapping[str, Arm] = ARMS,
     default: Sequence[str] = DEFAULT_ARMS,
 ) -> dict[str, Arm]:
-    """The arms of a request; where it names none, those of the comparison in the folder.
+    """The arms of a request; if it names none, those of the comparison in the folder.
 
     Args:
-        comparison: What is compared.
+        comparison: Flags that define what is compared.
         folder: The comparison's folder.
-        stored: The plan in the folder, if there is one that it continues.
+        stored: The plan of the comparison that the request continues, if there is one.
         known: The table of arms.
         default: Names of the arms of a new comparison.
 
@@ -108,11 +108,12 @@ def select_arms(
     """
     names, file = comparison.arms, comparison.arms_file
     if names is None and stored is not None:
-        foreign = [name for name, arm in stored.arms.items() if names_code(arm.optimizer)]
-        if foreign:
+        imported = [name for name, arm in stored.arms.items() if names_code(arm.optimizer)]
+        if imported:
             raise ComparisonError(
-                f"The arms {', '.join(foreign)} of the comparison in {folder} run code that their "
-                "names lead to: name with --arms those that are to go on."
+                f"The plan in {folder} has arms whose optimizers are imported from other packages "
+                f"({', '.join(imported)}): name the arms to continue with --arms, so that no file decides which code "
+                "runs."
             )
         for arm in stored.arms.values():
             check_arm(arm)
@@ -124,18 +125,18 @@ def select_arms(
 def select_seeds(
     comparison: ComparisonArguments, start: int, given: Collection[str], stored: Plan | None
 ) -> tuple[int, ...]:
-    """The seeds of a request; where it gives no number, those of the comparison in the folder.
+    """The seeds of a request; if it gives no number of them, those of the comparison in the folder.
 
-    Seeds follow one another from ``--seed``; that of a plan's trials is skipped.
+    Seeds are consecutive from ``--seed`` on, but for that of a plan's trials, which is skipped.
 
     Args:
-        comparison: What is compared.
+        comparison: Flags that define what is compared.
         start: The first seed.
         given: Names of the flags that were given.
-        stored: The plan in the folder, if there is one that it continues.
+        stored: The plan of the comparison that the request continues, if there is one.
 
     Raises:
-        ComparisonError: If a seed would be larger than any.
+        ComparisonError: If a seed is out of range.
     """
     number = comparison.num_seeds
     if number is None and stored is not None and ("seed" not in given or start in stored.seeds):
@@ -146,10 +147,10 @@ def select_seeds(
         number = max(number, 2)  # one seed decides nothing
     trials = None if stored is None or stored.tuning is None else stored.tuning.seed
     seeds = [seed for seed in range(start, start + number + 1) if seed != trials][:number]
-    if not 0 <= seeds[0] <= seeds[-1] <= LARGEST_SEED:
+    if not 0 <= seeds[0] <= seeds[-1] <= MAX_SEED:
         raise ComparisonError(
-            f"--seed {start} and --num_seeds {number} make seeds from {seeds[0]} to {seeds[-1]}: they must lie between "
-            f"0 and {LARGEST_SEED}."
+            f"--seed {start} and --num_seeds {number} give the seeds {seeds[0]} to {seeds[-1]}: they must lie between "
+            f"0 and {MAX_SEED}."
         )
     return tuple(seeds)
 
@@ -158,14 +159,14 @@ def next_seed(plan: Plan) -> int:
     """The seed that is added to a comparison next.
 
     Raises:
-        ComparisonError: If there is none left.
+        ComparisonError: If it would be out of range.
     """
     used = {*plan.seeds, *(() if plan.tuning is None else (plan.tuning.seed,))}
     seed = max(plan.seeds) + 1
     while seed in used:
         seed += 1
-    if seed > LARGEST_SEED:
-        raise ComparisonError(f"There is no seed above {max(plan.seeds)}: begin with a smaller --seed.")
+    if seed > MAX_SEED:
+        raise ComparisonError(f"There is no seed above {max(plan.seeds)}: start a comparison with a smaller --seed.")
     return seed
 
 
@@ -177,15 +178,15 @@ def plan_request(
     folder: Path,
     stored: Plan | None = None,
 ) -> Plan:
-    """The plan of a request; its extent may be a part of the stored plan's.
+    """The plan of a request; its extent may be smaller than the stored plan's.
 
     Args:
-        request: The request; how often it evaluates is settled.
-        arms: Its arms.
+        request: The request, with its evaluation cadence.
+        arms: The arms of the request.
         task: The task.
-        num_parameters: Parameters of the model.
+        num_parameters: Number of parameters of the model.
         folder: The comparison's folder.
-        stored: The plan in the folder, if there is one that it continues.
+        stored: The plan of the comparison that the request continues, if there is one.
 
     Raises:
         ComparisonError: If seeds, baseline or claims cannot be used.
@@ -219,13 +220,13 @@ def plan_request(
 
 
 def check_names(comparison: ComparisonArguments, arms: list[str], folder: Path, stored: Plan | None) -> None:
-    """Checks baseline and claims of a request.
+    """Checks the baseline and the claims of a request.
 
     Args:
-        comparison: What is compared.
+        comparison: Flags that define what is compared.
         arms: Names of the arms of the request and of the stored plan.
         folder: The comparison's folder.
-        stored: The plan in the folder, if there is one that it continues.
+        stored: The plan of the comparison that the request continues, if there is one.
 
     Raises:
         ComparisonError: If they name other arms, or the plan has another baseline.
@@ -242,26 +243,30 @@ def check_names(comparison: ComparisonArguments, arms: list[str], folder: Path, 
 
 
 def plan_looks(comparison: ComparisonArguments, seeds: tuple[int, ...]) -> LookPlan | None:
-    """The looks of a comparison that grows until it is decided; None: the one look of another."""
+    """The looks of a comparison that grows until it is decided; None for a comparison of fixed size.
+
+    Raises:
+        ComparisonError: If the last look would come before the first.
+    """
     if not comparison.until_decided:
         return None
     first = max(2, min(len(seeds), comparison.num_seeds or FIRST_LOOK))
     last = comparison.max_seeds or DEFAULT_MAX_SEEDS
     if last < first:
         raise ComparisonError(
-            f"--max_seeds {last} is less than the {first} seeds that are looked at first: give more, or fewer "
-            "--num_seeds."
+            f"--max_seeds {last} is less than the {first} seeds of the first look: give a larger --max_seeds, or a "
+            "smaller --num_seeds."
         )
     return LookPlan(first, last)
 
 
 def plan_tuning(comparison: ComparisonArguments, seeds: tuple[int, ...], stored: Plan | None) -> Tuning | None:
-    """The tuning grid of a request; where it gives none, that of the comparison in the folder.
+    """The tuning grid of a request; if it gives none, that of the comparison in the folder.
 
     Args:
-        comparison: What is compared.
-        seeds: Seeds of the runs, which the trials do not have.
-        stored: The plan in the folder, if there is one that it continues.
+        comparison: Flags that define what is compared.
+        seeds: Seeds of the compared runs, which the trials must not have.
+        stored: The plan of the comparison that the request continues, if there is one.
     """
     grids = comparison.step_grid or comparison.learning_rate_grid, comparison.weight_decay_grid
     if not any(grids):
@@ -273,7 +278,7 @@ def plan_tuning(comparison: ComparisonArguments, seeds: tuple[int, ...], stored:
     taken = {*seeds, *(() if stored is None else stored.seeds)}
     seed = _TRIAL_SEED
     if seed in taken:
-        seed = max(taken) + 1000 if max(taken) + 1000 <= LARGEST_SEED else min(taken) - 1000
+        seed = max(taken) + 1000 if max(taken) + 1000 <= MAX_SEED else min(taken) - 1000
     return Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time", can_grow=True)
 
 
@@ -286,18 +291,18 @@ def _check_named(flag: str, name: str, arms: list[str]) -> None:
 
 
 def steps_per_epoch(training: ComparisonTrainingArguments, task: Task) -> float:
-    """Optimizer steps of an epoch; a fraction where the last batches do not fill a step."""
+    """Optimizer steps of an epoch; not a whole number if the last batches do not fill a step."""
     batches = len(task.train) / (training.train_batch_size * training.world_size)
     batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
     return batches / training.gradient_accumulation_steps
 
 
 def changed_versions(stored: Plan) -> str:
-    """In which versions this differs from what a comparison was begun with, as a sentence; empty if in none."""
+    """A sentence on the libraries whose versions have changed since a comparison was started; empty if none has."""
     current: dict[str, Any] = versions()
     changed = [
         f"{name} {old} (now {current[name]})"
         for name, old in stored.versions.items()
         if name not in ("hardware", "hf-critmom") and name in current and current[name] != old
     ]
-    return f"The comparison was begun with {', '.join(changed)}." if changed else ""
+    return f"The comparison was started with {', '.join(changed)}." if changed else ""

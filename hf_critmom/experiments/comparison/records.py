@@ -1,7 +1,7 @@
-"""What a comparison keeps on disk, as typed records: the one place where its files are read and checked.
+"""What a comparison stores of its task, its runs and their drift, as typed records that are checked when they are read.
 
-Files are checked as strictly as the command line: a result belongs to the run in whose folder it lies, steps rise from
-evaluation to evaluation, values are possible values of their metric.
+Files are checked as strictly as the command line: a result must belong to the run in whose folder it lies, steps must
+rise from evaluation to evaluation, and values must be possible for their metric.
 """
 
 import math
@@ -19,8 +19,8 @@ from hf_critmom.tasks.metrics import METRICS, MetricSpec
 FINISHED, DIVERGED = "finished", "diverged"
 CLEAN = "clean"
 DRIFT_FILE = "drift.json"
-LARGEST_SEED = 2**32 - 1
-"""What `transformers.set_seed` takes, which seeds NumPy too."""
+MAX_SEED = 2**32 - 1
+"""Largest seed that `transformers.set_seed` accepts, because it seeds NumPy too."""
 RESERVED_NAMES = (
     "arm",
     "seed",
@@ -33,7 +33,7 @@ RESERVED_NAMES = (
     "peak_learning_rate",
     "weight_decay",
 )
-"""Columns of the table of results that are no metrics; what a script logs by such a name is not recorded."""
+"""Columns of the table of results that are no metrics; a metric that a script logs by such a name is not recorded."""
 _TOLERANCE = 1e-9
 
 
@@ -42,10 +42,10 @@ class SplitRecord:
     """A split as the plan identifies it.
 
     Attributes:
-        examples: Number of its examples.
-        sha256: Fingerprint of its content.
-        tokens: Number of its tokens, of text.
-        bytes: Number of its bytes, of text.
+        examples: Number of examples.
+        sha256: Fingerprint of the content.
+        tokens: Number of tokens of a text; None for images.
+        bytes: Number of bytes of a text; None for images.
     """
 
     examples: int
@@ -63,14 +63,14 @@ class TaskRecord:
     """A task as the plan identifies it.
 
     Attributes:
-        name: What it is called.
-        source: Where its data come from, for cards.
-        metric: What targets are values of: a name in `METRICS`, or any that a script logs.
-        splits: Its splits by name: train, validation and test.
-        hub_task: The Hub's name of the kind of task.
-        label_names: Names of the classes, of images.
-        notes: Sentences about the data that a reader of the results must know.
-        content: Everything that the plan holds of it, as JSON.
+        name: Name of the task.
+        source: Where the data comes from, for cards.
+        metric: Metric whose values the targets are: a name in `METRICS`, or one that a script logs.
+        splits: Splits by name: train, validation and test.
+        hub_task: The Hub's name for this kind of task.
+        label_names: Names of the classes, if it classifies images.
+        notes: Sentences about the data that readers of the results must know.
+        content: Everything that the plan stores about the task, as JSON.
     """
 
     name: str
@@ -96,17 +96,17 @@ class TaskRecord:
 
     @property
     def greater_is_better(self) -> bool:
-        """Whether targets are reached from below, as an accuracy's are, or from above, as a loss's."""
+        """Whether larger values are better, as of an accuracy, or smaller ones, as of a loss."""
         return self.metric_spec.greater_is_better
 
     @property
     def is_script(self) -> bool:
-        """Whether it is the task of the user's own script, which alone knows its data."""
+        """Whether it is the task of the user's own script, which loads its data by itself."""
         return "script" in self.content
 
     @property
     def metric_spec(self) -> MetricSpec:
-        """The metric; one that a script logs may have any value."""
+        """The metric; one that a script logs may have any finite value."""
         if self.is_script:
             greater = bool(self.content.get("greater_is_better"))
             return MetricSpec(self.metric, greater, -math.inf, math.inf, "finite numbers")
@@ -114,7 +114,7 @@ class TaskRecord:
 
     @classmethod
     def from_stored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of what a plan holds, or of `hf_critmom.tasks.Task.description`; kinds of tasks have more."""
+        """The fields of a stored task, or of `hf_critmom.tasks.Task.description`; ``content`` keeps all others."""
         return {**{name: content[name] for name in cls.__dataclass_fields__ if name in content}, "content": content}
 
 
@@ -126,7 +126,8 @@ class Evaluation:
         step: Optimizer steps taken until then.
         epoch: Epochs trained until then.
         seconds: Seconds of training until then.
-        values: Loss and metrics, and learning rate, momentum and damping ratio as last logged before; None: not finite.
+        values: Loss and metrics, and learning rate, momentum and damping ratio as last logged before; None stands for
+            a value that is not finite.
     """
 
     step: int
@@ -135,29 +136,29 @@ class Evaluation:
     values: Mapping[str, float | None]
 
     def as_json(self) -> dict[str, Any]:
-        """The evaluation as `RunResult.as_json` holds it, and as a row of the table of results."""
+        """The evaluation as stored in a result, and as a row of the table of results."""
         return {"step": self.step, "epoch": self.epoch, "seconds": self.seconds, **self.values}
 
     @classmethod
     def from_stored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of what a result holds: step, epoch and seconds, and the values beside them."""
+        """The fields of a stored evaluation, whose values lie beside step, epoch and seconds."""
         own = {name: content[name] for name in ("step", "epoch", "seconds") if name in content}
         return {**own, "values": {name: value for name, value in content.items() if name not in own}}
 
 
 @dataclass(frozen=True)
 class ExpectedRun:
-    """What the result of a run has to agree with.
+    """What the result of a run must agree with.
 
     Attributes:
         arm: The arm's name.
         seed: The seed.
-        metric: Name of the metric that targets are values of.
-        is_trial: Whether it is a trial, which must not know the test split.
-        budget: Epochs; None: not known.
-        learning_rate: Peak learning rate; None: not known.
-        weight_decay: Weight decay; None: not known.
-        is_script: Whether a script made it, whose metrics may have any value and need no loss beside them.
+        metric: Name of the metric whose values the targets are.
+        is_trial: Whether the run is a trial, which must not read the test split.
+        budget: Budget in epochs; None if it is not known.
+        learning_rate: Peak learning rate; None if it is not known.
+        weight_decay: Weight decay; None if it is not known.
+        is_script: Whether the run is a script's, whose metrics may have any value and need no loss beside them.
     """
 
     arm: str
@@ -172,18 +173,18 @@ class ExpectedRun:
 
 @dataclass(frozen=True)
 class MachineLoad:
-    """How busy a machine was while a run was made: seconds of a run that had to share its cores say little.
+    """How busy the machine was during a run: seconds of a run that shared its cores or device are not comparable.
 
     Attributes:
-        mean: Mean over the evaluations of how many threads wanted to run in the minute before; None: not known.
-        largest: The largest of these.
-        cores: Cores that the run's process could use.
-        workers: Processes of its launch that made runs at the same time.
-        node: The machine's name.
-        device: What the run was trained on.
-        share: The share of the device that the run had to itself; below 1 there were other runs of its launch on it.
-        retries: How often the run was lost with its process or machine before.
-        data: Where batches came from: "loader", or "device" where the data lay in its memory.
+        mean: Mean over the evaluations of the load average of the minute before; None if it is not known.
+        largest: Largest of these load averages.
+        cores: Number of cores that the run's process could use.
+        workers: Number of processes of the launch that made runs at the same time.
+        node: Name of the machine.
+        device: Name of the device on which the run was trained.
+        share: Share of the device that the run had; below 1 if other runs of the launch were on it.
+        retries: Number of times that the run was lost with its process or machine before.
+        data: Where batches came from: "loader", or "device" if the data was in the device's memory.
     """
 
     mean: float | None = None
@@ -202,13 +203,13 @@ class MachineLoad:
 
     @property
     def disturbed(self) -> bool:
-        """Whether the run shared its device with others, as far as is known: its seconds say little then."""
+        """Whether the run is known to have shared its device, or cores, with others, so that its seconds say little."""
         return (self.share is not None and self.share < 1.0) or self.exceeds_cores
 
     @property
     def exceeds_cores(self) -> bool:
-        """Whether more threads wanted to run than there were cores; half a thread is the system's own."""
-        return None not in (self.mean, self.cores) and float(self.mean or 0.0) > float(self.cores or 0) + 0.5
+        """Whether the load average exceeded the number of cores; 0.5 is allowed for the operating system."""
+        return self.mean is not None and self.cores is not None and self.mean > self.cores + 0.5
 
 
 @dataclass(frozen=True)
@@ -223,21 +224,22 @@ class RunResult:
         train_seconds: Seconds of training, without evaluations and saves.
         evaluations: Evaluations on the validation split, in the order of training.
         test: Loss and metrics on the test split by name; empty for a trial.
-        versions: Versions of what computed, and the machine.
-        budget: Requested epochs; None: steps were requested, or the result is an early one.
+        versions: Versions of the libraries, and the hardware.
+        budget: Requested epochs; None if steps were requested, and in early results.
         learning_rate: Peak learning rate; None in early results.
         weight_decay: Weight decay; None in early results.
-        trainer_seconds: Seconds that the Trainer took with training and testing.
-        wall_seconds: Seconds that the run took with everything.
+        trainer_seconds: Seconds that the Trainer took for training and testing.
+        wall_seconds: Seconds of the whole run.
         load: How busy the machine was.
-        threads: Threads that it computed with; None in early results.
-        integrated_step: Mean over the steps of what one moves by per unit of a constant gradient; None: not known.
-        shrinkage: Mean over the steps of the share by which weight decay shrinks the weights; None: not known.
+        threads: Number of threads; None in early results.
+        integrated_step: Mean integrated step: how far a step moves per unit of a constant gradient
+            (`hf_critmom.damping.integrated_steps`); None if it is not known.
+        shrinkage: Mean share by which weight decay shrinks the weights in a step; None if it is not known.
         training_log: Records of the training log.
-        curvature: Records of measured curvature and gradient noise, see `CurvatureCallback`; empty: not measured.
-        ended_on: The split that ``test`` is of: "test", or "validation" where a script has no other.
-        pairing: Fingerprints of the initial ``weights`` and of the first ``batches``, and the ``first_losses``; empty:
-            not recorded, as of our own tasks, whose runs are pairs by construction.
+        curvature: Records of measured curvature and gradient noise, see `CurvatureCallback`; empty if not measured.
+        ended_on: Split of the values in ``test``: "test", or "validation" if a script has no test split.
+        pairing: Fingerprints of the initial ``weights`` and the first ``batches``, and the ``first_losses``; empty for
+            our own tasks, whose runs are paired by construction.
     """
 
     arm: str
@@ -266,7 +268,7 @@ class RunResult:
 
     @classmethod
     def from_stored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of what a result holds; early ones have the mean load alone."""
+        """The fields of a stored result; early ones stored only the mean of the load."""
         load = content.get("load")
         early = load is None or isinstance(load, int | float)
         return {**content, "load": {"mean": load} if early else load}
@@ -276,8 +278,8 @@ class RunResult:
             raise ValueError(f"status is {self.status!r} instead of {FINISHED} or {DIVERGED}")
         if self.ended_on not in ("test", "validation"):
             raise ValueError(f"ended_on is {self.ended_on!r} instead of test or validation")
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise ValueError(f"seed is {self.seed} instead of one between 0 and {LARGEST_SEED}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed is {self.seed} instead of a number between 0 and {MAX_SEED}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads} instead of 1 or more")
         for name in ("steps", "train_seconds", "trainer_seconds", "wall_seconds", "integrated_step", "shrinkage"):
@@ -285,20 +287,20 @@ class RunResult:
                 raise ValueError(f"{name} is {getattr(self, name)}, which is negative")
         if "hardware" not in self.versions:
             raise ValueError("versions.hardware is missing")
-        previous = Evaluation(-1, 0.0, 0.0, {})  # the first one may come before the first step
+        previous = Evaluation(-1, 0.0, 0.0, {})  # the first evaluation may come before the first step
         for one in self.evaluations:
             if not previous.step < one.step <= self.steps:
-                raise ValueError(f"its evaluations do not rise up to its last step, see step {one.step}")
+                raise ValueError(f"evaluations do not rise up to the last step, see step {one.step}")
             if one.epoch < previous.epoch or one.seconds < previous.seconds:
-                raise ValueError(f"time runs backwards before its evaluation at step {one.step}")
+                raise ValueError(f"time runs backwards before the evaluation at step {one.step}")
             previous = one
         if previous.seconds > self.train_seconds:
-            raise ValueError("its last evaluation comes after the end of training")
+            raise ValueError("the last evaluation comes after the end of training")
         if self.finished and not self.evaluations:
             raise ValueError("it finished without an evaluation")
         for record in self.curvature:
             if None in (record.get("curvature/top"), record.get("step")):
-                raise ValueError("curvature holds a record without step or curvature")
+                raise ValueError("curvature holds a record without step or curvature/top")
 
     @property
     def finished(self) -> bool:
@@ -337,7 +339,7 @@ class DriftRecord:
 
     Attributes:
         examples: Number of images.
-        accuracy: Accuracy at each severity by corruption; `CLEAN` has a single one.
+        accuracy: Accuracies at each severity, by corruption; a single one for `CLEAN`.
     """
 
     examples: int
@@ -350,7 +352,7 @@ class DriftRecord:
             if name not in (CLEAN, *CORRUPTIONS):
                 raise ValueError(f"accuracy.{name} is not known")
             if len(values) != len(severities(name)) or not all(0.0 <= value <= 1.0 for value in values):
-                raise ValueError(f"accuracy.{name} is not an accuracy at each severity")
+                raise ValueError(f"accuracy.{name} does not hold an accuracy for each severity")
 
     def as_json(self) -> dict[str, Any]:
         """The record as ``drift.json`` holds it."""
@@ -358,16 +360,16 @@ class DriftRecord:
 
 
 def severities(corruption: str) -> tuple[int, ...]:
-    """The severities at which a corruption is measured; clean images have the severity 0 alone."""
+    """The severities at which a corruption is measured; only 0 for clean images."""
     return (0,) if corruption == CLEAN else tuple(SEVERITIES)
 
 
 def read_result(file: Path, expected: ExpectedRun) -> RunResult:
-    """The result of one run.
+    """Reads the result of one run.
 
     Args:
-        file: Its ``result.json``.
-        expected: What it has to agree with.
+        file: The run's ``result.json``.
+        expected: What the result must agree with.
 
     Raises:
         ComparisonError: If it is damaged, or the result of another run.
@@ -383,10 +385,10 @@ def read_result(file: Path, expected: ExpectedRun) -> RunResult:
 
 
 def read_drift_record(file: Path) -> DriftRecord:
-    """What was measured of one run's drift.
+    """Reads the drift of one run.
 
     Raises:
-        ComparisonError: If it is damaged.
+        ComparisonError: If the file is damaged.
     """
     try:
         return from_json(DriftRecord, read_json(file))
@@ -397,7 +399,7 @@ def read_drift_record(file: Path) -> DriftRecord:
 
 
 def _check_result(result: RunResult, expected: ExpectedRun) -> None:
-    """Checks that a result is that of the run in whose folder it lies."""
+    """Checks that a result belongs to the run in whose folder it lies."""
     for name in ("arm", "seed"):
         found, planned = getattr(result, name), getattr(expected, name)
         if found != planned:
@@ -407,16 +409,16 @@ def _check_result(result: RunResult, expected: ExpectedRun) -> None:
         if None not in (found, planned) and not math.isclose(found, planned, rel_tol=_TOLERANCE):
             raise RecordError(f"it is a result of the {name.replace('_', ' ')} {found:g} instead of {planned:g}")
     for evaluation in result.evaluations:
-        _check_values(evaluation.values, expected, f"its evaluation at step {evaluation.step}")
+        _check_values(evaluation.values, expected, f"the evaluation at step {evaluation.step}")
     if expected.is_trial != (not result.test):
-        raise RecordError(f"it is a {'trial with' if expected.is_trial else 'run without'} values of the test split")
+        raise RecordError(f"it is a {'trial with' if expected.is_trial else 'run without'} values on the test split")
     if result.test:
-        _check_values(result.test, expected, "its test")
+        _check_values(result.test, expected, "test")
 
 
 def _check_values(values: Mapping[str, float | None], expected: ExpectedRun, where: str) -> None:
     if odd := [name for name in values if name in RESERVED_NAMES]:
-        raise RecordError(f"{where} has a metric called {odd[0]}, which is something else")
+        raise RecordError(f"{where} has a metric called {odd[0]}, which is the name of another column")
     for name in (expected.metric,) if expected.is_script else ("loss", expected.metric):
         if name not in values:
             raise RecordError(f"{where} has no {name}")

@@ -1,4 +1,4 @@
-"""The report of a comparison: tables for the terminal, figures, a card, a page, and the same as JSON."""
+"""The report of a comparison: tables for the terminal, figures, a card and a page; and its verdicts as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,7 +27,7 @@ from hf_critmom.storage.files import atomic_write, replace_non_finite
 
 
 def write_report(folder: Path) -> RenderableType:
-    """Builds figures, ``results.parquet``, ``README.md`` and ``report.html`` of a comparison from its finished runs.
+    """Writes figures, ``results.parquet``, ``README.md`` and ``report.html`` of a comparison from its finished runs.
 
     Args:
         folder: A comparison's folder, finished or not.
@@ -42,8 +42,8 @@ def write_report(folder: Path) -> RenderableType:
     with writing(folder):
         write_table(folder, found.table)
         figures = [figures_of(budget) for budget in found.budgets]
-        for of_budget in figures:
-            write_figures(folder, of_budget)
+        for budget_figures in figures:
+            write_figures(folder, budget_figures)
         with atomic_write(folder / "README.md") as partial:
             partial.write_text(comparison_card(found, figures), encoding="utf-8")
         from hf_critmom.experiments.comparison.rendering.page import (
@@ -55,10 +55,10 @@ def write_report(folder: Path) -> RenderableType:
 
 
 def read_with_results(folder: Path) -> Findings:
-    """What a comparison found, of which at least one run has finished.
+    """Reads the findings of a comparison that has at least one finished run.
 
     Raises:
-        ComparisonError: If the folder holds no comparison, or no run of it has finished.
+        ComparisonError: If the folder holds no comparison, or none of its runs has finished.
     """
     found = read_findings(folder)
     if not found.results.runs:
@@ -69,7 +69,7 @@ def read_with_results(folder: Path) -> Findings:
 
 
 def verdicts_as_json(folder: Path) -> dict[str, Any]:
-    """What a comparison says about each claim, as JSON holds it: for programs.
+    """The verdicts on a comparison's claims as JSON values, with step sizes and advice on momentum.
 
     Args:
         folder: A comparison's folder, finished or not; nothing in it changes.
@@ -80,21 +80,20 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
     found = read_findings(folder)
     plan = found.plan
     claims = [claim for budget in found.budgets for claim in _claims(budget)]
-    said = {"task": plan.task.name, "metric": plan.task.metric, "runs": len(plan.runs()), "finished": found.finished}
-    more = found.outlook
-    decides = None if more is None else asdict(more)
+    head = {"task": plan.task.name, "metric": plan.task.metric, "runs": len(plan.runs()), "finished": found.finished}
+    outlook = None if found.outlook is None else asdict(found.outlook)
     steps = [{"budget": budget.analysis.budget, **asdict(one)} for budget in found.budgets for one in budget.steps.arms]
     momentum = [
         {"budget": budget.analysis.budget, "role": one.advice and one.advice.role, "sentence": one.sentence}
         for budget in found.budgets
         if (one := budget.curvature) is not None
     ]
-    parts = {"claims": claims, "would_decide": decides, "steps": steps, "momentum": momentum}
-    return dict(replace_non_finite({**said, "command": plan.command, "commands": found.commands, **parts}))
+    parts = {"claims": claims, "would_decide": outlook, "steps": steps, "momentum": momentum}
+    return dict(replace_non_finite({**head, "command": plan.command, "commands": found.commands, **parts}))
 
 
 def figures_of(found: BudgetFindings) -> dict[str, Figure]:
-    """The figures of one budget by file name."""
+    """The figures of one budget, by file name."""
     analysis, runs, arms = found.analysis, found.runs, found.arms
     suffix = "" if analysis.budget is None else f"-{analysis.budget:g}-epochs"
     figures = {

@@ -19,7 +19,7 @@ from hf_critmom.experiments.comparison.records import (
     severities,
 )
 from hf_critmom.experiments.comparison.table import results_table
-from hf_critmom.experiments.comparison.tuning import Choice, choose
+from hf_critmom.experiments.comparison.tuning import BestTrial, choose_best_trials
 from hf_critmom.storage.files import atomic_write, explain_write_errors
 from hf_critmom.storage.run_folder import RESULT_FILE
 
@@ -27,9 +27,9 @@ RESULTS_FILE = "results.parquet"
 
 
 def find_run(checkpoint: str | Path) -> tuple[Plan, str, int] | None:
-    """The plan, arm and seed of the run that a folder, or a checkpoint in one, belongs to; None if it is of none.
+    """The plan, arm and seed of the run that a folder or checkpoint belongs to; None if it does not belong to a run.
 
-    Where a comparison has several budgets, the arm's name says which one it is.
+    If the comparison has several budgets, the arm's name is followed by that of the budget's folder.
 
     Raises:
         ComparisonError: If the comparison's plan cannot be read.
@@ -46,18 +46,18 @@ def find_run(checkpoint: str | Path) -> tuple[Plan, str, int] | None:
 
 @dataclass(frozen=True)
 class Results:
-    """What is finished of a comparison.
+    """Results of the finished runs of a comparison.
 
     Attributes:
-        runs: Results of the compared runs, by run; the tuned variant of an arm, named with `TUNED_SUFFIX`, has the
-            arm's own results where its trials chose the arm's own values.
+        runs: Results of the compared runs, by run. The tuned variant of an arm, named with `TUNED_SUFFIX`, has the
+            arm's own results if its trials chose the arm's own values.
         trials: Results of the trials, by run.
-        choices: What the trials chose.
+        choices: The best trial of each arm and budget.
     """
 
     runs: dict[Run, RunResult]
     trials: dict[Run, RunResult]
-    choices: list[Choice]
+    choices: list[BestTrial]
 
 
 def read_run(folder: Path, plan: Plan, run: Run, trial: Trial | None = None) -> RunResult | None:
@@ -65,9 +65,9 @@ def read_run(folder: Path, plan: Plan, run: Run, trial: Trial | None = None) -> 
 
     Args:
         folder: The comparison's folder.
-        plan: Its plan.
+        plan: The comparison's plan.
         run: The run.
-        trial: What the trials chose, for the run of a tuned variant.
+        trial: The point of the grid that a tuned variant's run uses; None for other runs.
 
     Raises:
         ComparisonError: If the result is damaged or belongs to another run.
@@ -91,7 +91,7 @@ def read_run(folder: Path, plan: Plan, run: Run, trial: Trial | None = None) -> 
 
 
 def read_runs(folder: Path, plan: Plan, runs: Iterable[Run]) -> dict[Run, RunResult]:
-    """Results of those runs that are finished, by run.
+    """Results of the finished ones among some runs, by run.
 
     Raises:
         ComparisonError: If a result is damaged or belongs to another run.
@@ -100,13 +100,13 @@ def read_runs(folder: Path, plan: Plan, runs: Iterable[Run]) -> dict[Run, RunRes
 
 
 def read_results(folder: Path, plan: Plan) -> Results:
-    """Reads what is finished of a comparison.
+    """Reads the results of the finished runs of a comparison.
 
     Raises:
         ComparisonError: If a result is damaged or belongs to another run.
     """
     runs, trials = read_runs(folder, plan, plan.runs()), read_runs(folder, plan, plan.trials())
-    choices = choose(plan, trials)
+    choices = choose_best_trials(plan, trials)
     for run, choice in tuned_runs(plan, choices).items():
         if (result := read_run(folder, plan, run, choice.trial)) is not None:
             runs[run] = result
@@ -115,8 +115,8 @@ def read_results(folder: Path, plan: Plan) -> Results:
     return Results(runs, trials, choices)
 
 
-def tuned_runs(plan: Plan, choices: list[Choice]) -> dict[Run, Choice]:
-    """The runs of the tuned variants, and what was chosen for them."""
+def tuned_runs(plan: Plan, choices: list[BestTrial]) -> dict[Run, BestTrial]:
+    """The runs of the tuned variants, with the trial that chose their learning rate and weight decay."""
     by_point = plan.tuning is not None and plan.tuning.can_grow
     return {
         Run(f"{one.arm}{TUNED_SUFFIX}", seed, one.epochs, chosen=one.trial if by_point else None): one
@@ -126,14 +126,14 @@ def tuned_runs(plan: Plan, choices: list[Choice]) -> dict[Run, Choice]:
 
 
 def write_results(folder: Path, plan: Plan) -> pd.DataFrame:
-    """Collects the compared runs into ``results.parquet``, completely or not at all, and returns them."""
+    """Collects the compared runs in ``results.parquet``, written completely or not at all, and returns the table."""
     table = results_table(read_results(folder, plan).runs.values())
     write_table(folder, table)
     return table
 
 
 def write_table(folder: Path, table: pd.DataFrame) -> None:
-    """Writes a results table as ``results.parquet``, completely or not at all."""
+    """Writes a table of results as ``results.parquet``, completely or not at all."""
     with atomic_write(folder / RESULTS_FILE) as partial:
         table.to_parquet(partial, index=False)
 
@@ -144,14 +144,14 @@ def writing(folder: Path) -> AbstractContextManager[None]:
 
 
 def read_drift(folder: Path, results: Results) -> pd.DataFrame:
-    """Accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean).
+    """Reads accuracies on corrupted test images, by arm, seed, budget, corruption and severity (0: clean).
 
     Args:
         folder: A comparison's folder.
-        results: What is finished of it.
+        results: Results of its finished runs.
 
     Raises:
-        ComparisonError: If what was measured is damaged.
+        ComparisonError: If a file is damaged.
     """
     rows = []
     for run, result in results.runs.items():

@@ -1,4 +1,4 @@
-"""Runs a comparison: makes the missing runs of the requested plan, each result written completely or not at all."""
+"""Runs a comparison: makes the missing runs of the requested plan; each result is written completely or not at all."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, Compa
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
-from hf_critmom.experiments.comparison.growth import has_begun, joint_tuning, load_or_create_plan
+from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan, merged_tuning
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
     changed_versions,
     next_seed,
     plan_request,
     select_arms,
+    should_measure_threads,
     steps_per_epoch,
-    threads_are_open,
     with_measured_cadence,
     with_stored_cadence,
 )
@@ -39,9 +39,9 @@ from hf_critmom.experiments.comparison.results import (
 )
 from hf_critmom.experiments.comparison.running.checks import check_request, step_seconds_of, try_arms
 from hf_critmom.experiments.comparison.running.execution import ArmRun, RunStore
-from hf_critmom.experiments.comparison.running.progress import Progress, Watcher
+from hf_critmom.experiments.comparison.running.progress import Notifier, Progress
 from hf_critmom.experiments.comparison.running.task_executor import TaskExecutor
-from hf_critmom.experiments.comparison.tuning import Choice
+from hf_critmom.experiments.comparison.tuning import BestTrial
 from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.files import create_or_open_folder
 from hf_critmom.storage.locks import locked, single_writer, try_lock
@@ -53,23 +53,23 @@ from hf_critmom.tasks.stored_arguments import check_output_folder
 
 
 def run_comparison(request: ComparisonRequest) -> Path:
-    """Runs what is not yet finished of a comparison, in as many processes as the request has workers.
+    """Makes the missing runs of a comparison, in as many processes as the request has workers.
 
-    Several launches, on one machine or on several that share the folder, divide the runs among themselves. Where the
-    folder holds a comparison under the same conditions, further arms, seeds and targets are added to it.
+    Several launches, on one machine or on several that share the folder, share out the runs. If the folder holds a
+    comparison with the same conditions, further arms, seeds and targets are added to it.
 
     Args:
-        request: The arguments.
+        request: The request.
 
     Returns:
         The folder with ``comparison.json``, ``runs/ARM/seed-N/`` and ``results.parquet``.
 
     Raises:
-        ComparisonError: If the arguments cannot be followed, the folder holds a comparison under other conditions, a
-            run failed, or the folder cannot be written to any more; what is finished then stays.
+        ComparisonError: If the request cannot be met, the folder holds a comparison with other conditions, a run
+            failed, or the folder cannot be written to any more; finished runs are kept.
         TaskError: If the data or the model cannot be used.
     """
-    with single_writer(request.engine.on_ray):  # a cluster's machines write nothing in the folder
+    with single_writer(request.engine.on_ray):  # machines of a Ray cluster do not write to the folder
         return _run_comparison(request)
 
 
@@ -114,10 +114,10 @@ def _run_comparison(request: ComparisonRequest) -> Path:
         settings = {name: planned(request).settings(arm) for name, arm in arms.items()}
         tried = [with_settings(arm, *settings[name]) for name, arm in arms.items()]
         step_seconds, evaluation_seconds = broadcast_object_list([try_arms(request, tried, task)])[0]
-        if stored is None and threads_are_open(request):
+        if stored is None and should_measure_threads(request):
             threads = choose_threads(lambda: step_seconds_of(request, tried[0], task), step_seconds)
             engine = engine_of(threads)
-        if request.training.cadence_is_open:
+        if request.training.cadence_is_unset:
             an_epoch = steps_per_epoch(request.training, task)
             request = with_measured_cadence(request, step_seconds, evaluation_seconds, an_epoch)
     make_runs(
@@ -141,15 +141,15 @@ def make_runs(
     engine: Engine,
     continued: bool,
 ) -> None:
-    """Makes what is missing of a requested plan, which is stored first, and collects the results.
+    """Stores a requested plan, makes its missing runs, and collects the results.
 
     Args:
         requested: The requested plan.
-        executor: Makes a run.
-        comparison: Flags that say what is compared.
+        executor: Makes a single run.
+        comparison: Flags that define what is compared.
         folder: The comparison's folder.
         arms: The arms of the request.
-        engine: Says where and when they are made.
+        engine: Distributes the runs over processes or machines.
         continued: Whether the folder holds the comparison already.
 
     Raises:
@@ -167,10 +167,10 @@ def make_runs(
         with try_lock(folder, "launch") as alone:
             plan = load_or_create_plan(requested, folder, write=process.is_main_process, alone=alone)
             process.wait_for_everyone()
-            read_results(folder, plan)  # a damaged result is better known now than after hours
+            read_results(folder, plan)  # a damaged result is an error now, not after hours
             runner = _Runner(executor, comparison, plan, folder, arms, engine)
             if continued and (note := changed_versions(plan)):
-                runner.watcher.note(note)
+                runner.notifier.note(note)
             runner.run_extent(plan.seeds if comparison.until_decided else requested.seeds)
             if comparison.until_decided:
                 runner.add_seeds_until_decided(requested)
@@ -180,7 +180,7 @@ def make_runs(
 
 
 class _Runner:
-    """Has the runs of one comparison made, as its plan and its results ask for."""
+    """Makes the runs of one comparison: those that its plan has, and those that its results call for."""
 
     def __init__(
         self,
@@ -194,63 +194,61 @@ class _Runner:
         self.executor, self.comparison, self.plan, self.folder = executor, comparison, plan, folder
         self.arms = {name: plan.arms[name] for name in arms}
         self.engine = engine
-        self.choices: list[Choice] = []
+        self.choices: list[BestTrial] = []
         self.process = PartialState()
-        self.watcher = Watcher(shown=self.process.is_main_process)
+        self.notifier = Notifier(shown=self.process.is_main_process)
 
     def run_extent(self, seeds: Sequence[int]) -> None:
-        """Makes the runs of the request's arms with these seeds, the trials first, and those of the tuned variants."""
+        """Makes the trials of the request's arms, then their runs with these seeds, tuned variants included."""
         self.run_all([run for run in self.plan.trials() if run.arm in self.arms])
         runs = [run for run in self.plan.runs() if run.arm in self.arms and run.seed in seeds]
         self.run_all([*runs, *(run for run in self.tuned_runs() if run.seed in seeds)])
 
     def add_seeds_until_decided(self, requested: Plan) -> None:
-        """Adds a seed to every arm, one after another, until every claim is decided or the most seeds are used.
+        """Adds seeds to every arm, one by one, until every claim is decided or the maximum number is reached.
 
         Args:
             requested: The requested plan.
         """
         planned = self.plan.looks or LookPlan(len(self.plan.seeds), len(self.plan.seeds))
-        most = self.comparison.max_seeds or max(planned.last, DEFAULT_MAX_SEEDS)
+        max_seeds = self.comparison.max_seeds or max(planned.last, DEFAULT_MAX_SEEDS)
         if planned.first == planned.last:
-            self.watcher.note(
-                f"The comparison was planned with {planned.last} seeds, and its verdicts can have been seen: what more "
-                "seeds may decide is what was kept for them."
+            self.notifier.note(
+                f"The comparison was planned with {planned.last} seeds, and its verdicts may have been seen: further "
+                "seeds can decide a claim only with the small error probability that is reserved for them."
             )
         while True:
             results = read_results(self.folder, self.plan)
             undecided, tested = undecided_claims(self.plan, results, results_table(results.runs.values()))
-            undecided = broadcast_object_list([undecided])[0]  # no process goes on alone
+            undecided = broadcast_object_list([undecided])[0]  # all processes stop at the same seed
+            decided = f"{tested - undecided} of {tested} claim{'s' if tested != 1 else ''} decided"
             number = len(self.plan.seeds)
-            claims = f"{tested} claim{'s' if tested != 1 else ''}"
-            if not undecided or number >= most:
-                end = "every claim is decided." if not undecided else f"that is all of --max_seeds {most}."
-                self.watcher.note(f"{number} seeds: {tested - undecided} of {claims} decided; {end}")
+            if not undecided or number >= max_seeds:
+                end = "every claim is decided." if not undecided else f"--max_seeds {max_seeds} is reached."
+                self.notifier.note(f"{number} seeds: {decided}; {end}")
                 return
-            following = next_seed(self.plan)
-            self.watcher.note(
-                f"{number} seeds: {tested - undecided} of {claims} decided; seed {following} is added to every arm."
-            )
-            requested = dataclasses.replace(requested, seeds=(*self.plan.seeds, following))
+            seed = next_seed(self.plan)
+            self.notifier.note(f"{number} seeds: {decided}; seed {seed} is added to every arm.")
+            requested = dataclasses.replace(requested, seeds=(*self.plan.seeds, seed))
             write = self.process.is_main_process
             self.plan = load_or_create_plan(requested, self.folder, write=write)
             self.process.wait_for_everyone()
-            self.run_extent([following])
+            self.run_extent([seed])
 
     def run_all(self, runs: list[Run]) -> None:
-        """Makes those of the runs that nobody has made, and waits for those that other launches are making."""
+        """Makes the runs that are not finished, and waits for those that other launches are making."""
         if not runs:
             return
         missing = [run for run in runs if not RunFolder(self.folder / run.folder).finished()]
         jobs = [ArmRun(run, self._arm(run)) for run in missing]
         store = RunStore(self.folder)
-        with Progress(len(runs), self.watcher, workers=self.engine.num_workers(len(jobs))) as progress:
+        with Progress(len(runs), self.notifier, workers=self.engine.num_workers(len(jobs))) as progress:
             events = _Events(self, progress, runs, earlier=[run for run in runs if run not in missing])
             self.engine.run(Work(jobs, self.plan, self.executor, store, self.plan.versions), events)
             events.finish()
 
     def tuned_runs(self) -> list[Run]:
-        """The runs of the tuned variants, whose arms this makes known, as the trials chose."""
+        """Runs of the tuned variants of the arms whose trials are finished; also registers the variants as arms."""
         self.choices = read_results(self.folder, self.plan).choices
         runs = []
         for run, choice in tuned_runs(self.plan, self.choices).items():
@@ -260,33 +258,33 @@ class _Runner:
         return runs
 
     def collect(self) -> None:
-        """Collects what is finished, of every launch, into the table of results."""
-        with locked(self.folder, "results"):  # the last one to write has read every result
+        """Collects the finished runs of every launch in the table of results."""
+        with locked(self.folder, "results"):  # so that the last one to write has read every result
             write_results(self.folder, Plan.read(self.folder))
 
     def result(self, run: Run) -> RunResult | None:
-        """The result of a run; None if it has none."""
+        """The result of a run; None if it is not finished."""
         trial = None if (base := self.arms[run.arm].base) is None else self._choice(base, run)
         return read_run(self.folder, self.plan, run, trial)
 
     def _choice(self, base: str, run: Run) -> Trial:
-        """What the trials of an arm chose for a run of its tuned variant."""
+        """The point of the grid that the trials of an arm chose for a run of its tuned variant."""
         return next(choice.trial for choice in self.choices if (choice.arm, choice.epochs) == (base, run.epochs))
 
     def _arm(self, run: Run) -> Arm:
-        """The run's arm at the learning rate and weight decay that this run has."""
+        """The run's arm with the learning rate and weight decay of the run."""
         arm = self.arms[run.arm]
         trial = run.trial if arm.base is None else self._choice(arm.base, run)
         return with_settings(arm, *self.plan.settings(arm, trial))
 
 
 class _Events:
-    """What the command does with the events of its workers: each run is shown once, by whoever made it.
+    """Handles the events of workers; each run is shown once, even if several workers report it.
 
     Args:
         runner: The runner.
-        progress: Where to show them.
-        runs: All of the runs.
+        progress: The progress display.
+        runs: All runs.
         earlier: Runs that were finished before.
     """
 
@@ -295,7 +293,7 @@ class _Events:
         self.runner, self.progress = runner, progress
         self.failures: list[str] = []
         self._shown: set[Run] = set()
-        self._seen: dict[Run, None] = {}  # finished, and maybe not by this launch
+        self._seen: dict[Run, None] = {}  # finished runs in order, which may have been made by another launch
         for run in earlier:
             self._show(run, earlier=True)
 
@@ -305,7 +303,7 @@ class _Events:
             folder, earlier = content
             run = self._runs[folder]
             self._seen[run] = None
-            if not earlier:  # to another worker it may look as if it had been there before
+            if not earlier:  # a worker that did not make the run reports it as an earlier one
                 self._show(run, earlier=False)
         elif kind == "failed":
             self.failures.append(content[0])
@@ -314,15 +312,15 @@ class _Events:
             self.progress.handle(worker, kind, *content)
 
     def workers_started(self) -> None:
-        """Begins to draw."""
+        """Starts the display."""
         self.progress.start()
 
     def worker_died(self, worker: int, sentence: str) -> None:
-        """Says that a worker died."""
+        """Shows that a worker died."""
         self.progress.worker_died(worker, sentence)
 
     def finish(self) -> None:
-        """Shows what others have made, and fails if a run did.
+        """Shows the runs that other launches have made.
 
         Raises:
             ComparisonError: If a run failed.
@@ -342,30 +340,30 @@ class _Events:
 
 
 def with_settings(arm: Arm, learning_rate: float, weight_decay: float) -> Arm:
-    """An arm with a learning rate and weight decay in the place of its own."""
+    """An arm with another learning rate and weight decay."""
     return dataclasses.replace(arm, learning_rate=learning_rate, weight_decay=weight_decay)
 
 
 def _stored_plan(folder: Path) -> Plan | None:
-    """The plan of a comparison that a command continues: one that has begun, or that another launch is at."""
+    """The plan that a command continues: one whose runs have started, or that another launch is working on."""
     if not PLAN_FILE_FORMAT.exists(folder):
         return None
     plan = Plan.read(folder)
-    if has_begun(folder):
+    if has_started(folder):
         return plan
     with try_lock(folder, "launch") as alone:
         return None if alone else plan
 
 
 def _settle_workers(request: ComparisonRequest, threads: int) -> int:
-    """Processes that make runs: as many as there are cores for, unless the flag says otherwise."""
+    """Number of workers: that of the flag, else one on an accelerator or as many as there are cores for."""
     alone = request.training.device.type != "cpu" or request.training.world_size > 1
     return resolve_workers(1 if alone and request.engine.workers is None else request.engine.workers, threads)
 
 
 def _unfinished(folder: Path, stored: Plan, requested: Plan) -> bool:
-    """Whether a request that continues a comparison leaves anything to run."""
-    plan = dataclasses.replace(stored, arms={**requested.arms, **stored.arms}, tuning=joint_tuning(stored, requested))
+    """Whether runs of a request that continues a comparison are missing."""
+    plan = dataclasses.replace(stored, arms={**requested.arms, **stored.arms}, tuning=merged_tuning(stored, requested))
     wanted = [Run(arm, seed, epochs) for arm in requested.arms for seed in requested.seeds for epochs in plan.budgets]
     trials = [run for run in plan.trials() if run.arm in requested.arms]
     if any(not (folder / run.folder / "result.json").exists() for run in (*wanted, *trials)):

@@ -1,4 +1,4 @@
-"""Tuning: the same trials for every arm, and what they choose."""
+"""Tuning: the best of each arm's trials, which are the same for every arm."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,18 @@ from hf_critmom.experiments.comparison.table import results_table
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What the trials of one arm chose.
+class BestTrial:
+    """The best trial of one arm at one budget.
 
     Attributes:
         arm: The arm's name.
-        epochs: The budget, where the comparison has several.
-        trial: The chosen point of the grid.
-        value: Validation metric of the last evaluation of its trial.
-        trials: Number of trials that the arm had.
-        diverged: How many of them diverged.
-        edges: Which of its coordinates lie on an edge of the grid, so that a better value may lie outside; below a
-            weight decay of 0 there is none.
+        epochs: The budget; None if the comparison has only one.
+        trial: The point of the grid.
+        value: Validation metric of the trial's last evaluation.
+        trials: Number of trials of the arm.
+        diverged: Number of trials that diverged.
+        edges: Coordinates of the point that lie on an edge of the grid, so that a better value may lie outside it. A
+            weight decay of 0 is not counted, since nothing lies below it.
     """
 
     arm: str
@@ -37,18 +37,18 @@ class Choice:
     edges: tuple[str, ...]
 
 
-def choose(plan: Plan, trials: Mapping[Run, RunResult]) -> list[Choice]:
-    """Chooses, for every arm and budget whose trials have all ended, the best of its grid.
+def choose_best_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[BestTrial]:
+    """Chooses the best trial of every arm and budget whose trials are all finished.
 
-    The best trial is the one that a claim would call the fastest: the one with the least mean over the planned targets
-    of the logarithm of its steps to target, in which a trial that does not arrive counts with its end. Of trials that
-    are equal in this (all of them where none arrives), and in the plans of early versions, the one whose last
-    evaluation on the validation split is best. One that diverged is never chosen, and of equals the one nearest to the
-    arm's own values is. An arm whose trials all diverged has no choice.
+    The best trial is the one that a claim would call the fastest: the one with the smallest mean, over the planned
+    targets, of the logarithm of its steps to target, where a trial that misses a target counts with its end. Ties (all
+    trials, if none reaches a target) go to the trial with the best last evaluation on the validation split, which is
+    the only criterion in early plans; remaining ties go to the point nearest to the arm's own values. A trial that
+    diverged is never chosen, and an arm whose trials all diverged has no best trial.
 
     Args:
         plan: The plan.
-        trials: Results of the trials that have ended.
+        trials: Results of the finished trials.
     """
     if plan.tuning is None:
         return []
@@ -71,12 +71,12 @@ def choose(plan: Plan, trials: Mapping[Run, RunResult]) -> list[Choice]:
             best = min(values, key=lambda trial: (times[trial], -better * values[trial], _distance(trial)))
             diverged = len(planned) - len(values)
             edges = _edges([run.trial for run in planned if run.trial is not None], best)
-            choices.append(Choice(arm, epochs, best, values[best], len(planned), diverged, edges))
+            choices.append(BestTrial(arm, epochs, best, values[best], len(planned), diverged, edges))
     return choices
 
 
 def _log_times(plan: Plan, finished: Mapping[Trial, RunResult]) -> dict[Trial, float]:
-    """Mean over the planned targets of the logarithm of each trial's steps to target."""
+    """Mean over the planned targets of the logarithm of each trial's steps to target, by trial."""
     table = results_table(replace(result, arm="trial", seed=place) for place, result in enumerate(finished.values()))
     metric = Metric(plan.task.metric, plan.task.greater_is_better)
     steps = arrivals(table, "trial", metric, plan.targets, smooth=smooths(table)).times
@@ -84,12 +84,12 @@ def _log_times(plan: Plan, finished: Mapping[Trial, RunResult]) -> dict[Trial, f
 
 
 def _value(result: RunResult, metric: str) -> float | None:
-    """What a trial ended with; None if it diverged or its perplexity is infinite where its loss is not."""
+    """Metric of a trial's last evaluation; None if the trial diverged, or if the metric is infinite."""
     return result.evaluations[-1].values[metric] if result.finished else None
 
 
 def _distance(trial: Trial) -> tuple[bool, float]:
-    """How far a point lies from the arm's own values, in powers; no weight decay at all lies farthest."""
+    """How far a point lies from the arm's own values: sum of absolute log factors; no weight decay is farthest."""
     factors = [factor for factor in (trial.learning_rate, trial.weight_decay) if factor > 0.0]
     return trial.weight_decay == 0.0, sum(abs(math.log(factor)) for factor in factors)
 

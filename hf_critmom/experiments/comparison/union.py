@@ -1,4 +1,4 @@
-"""The plan of several comparisons under the same conditions: arms, seeds, targets and claims of all of them."""
+"""The plan of a merged comparison: arms, seeds, targets and claims of all of its parts."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -8,19 +8,24 @@ from typing import Any
 
 from hf_critmom.experiments.comparison.command_lines import joint_command
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.growth import complete_seeds, first_extension, joint_tuning, other_conditions
+from hf_critmom.experiments.comparison.growth import (
+    count_complete_seeds,
+    first_extension,
+    merged_tuning,
+    other_conditions,
+)
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Run, Tuning
 from hf_critmom.experiments.comparison.records import RunResult
 
 
 @dataclass(frozen=True)
 class Part:
-    """A comparison that is joined with others.
+    """A comparison that is merged with others.
 
     Attributes:
-        name: What it is called in messages.
-        plan: Its plan.
-        runs: Results of its finished runs, by run.
+        name: Name of the comparison in messages.
+        plan: The plan.
+        runs: Results of the finished runs, by run.
     """
 
     name: str
@@ -29,39 +34,39 @@ class Part:
 
     @property
     def history(self) -> tuple[Extension, ...]:
-        """How it grew; early plans did not record it."""
+        """The history of the plan; in early plans, which did not record it, only the first entry."""
         return self.plan.history or (first_extension(self.plan, date=""),)
 
     @property
     def looks(self) -> LookPlan:
-        """When its verdicts are looked at."""
+        """The planned looks at its verdicts."""
         return self.plan.looks or LookPlan(len(self.plan.seeds), len(self.plan.seeds))
 
     def ended_before(self, other: "Part") -> bool:
-        """Whether this comparison may have been finished, and its verdicts seen, when another one began.
+        """Whether this comparison may have been finished, and its verdicts seen, when another one was started.
 
-        Not if that began within the time that the longest run of this one took.
+        It cannot have been if the other one was started within the time that the longest run of this one took.
         """
-        began, other_began = _moment(self.history), _moment(other.history)
-        if began is None or other_began is None:
+        start, other_start = _start(self.history), _start(other.history)
+        if start is None or other_start is None:
             return True
         longest = max((result.wall_seconds for result in self.runs.values()), default=0.0)
-        return bool(other_began > began + timedelta(seconds=longest))
+        return bool(other_start > start + timedelta(seconds=longest))
 
 
-def unite(parts: Sequence[Part]) -> Plan:
-    """The plan of all parts together; the first part's own plan where the others add nothing to it.
+def merge_plans(parts: Sequence[Part]) -> Plan:
+    """The plan of all parts together; the first part's own plan if the others add nothing to it.
 
-    Arms stand in the order in which parts and their plans name them, seeds rise. Tuning grids that can grow have the
-    points of all. A target is a planned one if every
-    part planned it, else exploratory: before the results of some part nobody had named it. The baseline is that of the
-    first part.
+    Arms keep the order of the parts and of their plans; seeds are sorted; tuning grids that can grow are joined. A
+    target is planned if every part planned it; any other target is exploratory, because it was not named before the
+    results of some part. The baseline is that of the first part.
 
     Args:
         parts: The comparisons.
 
     Raises:
-        ComparisonError: If two of them have other conditions, or different arms of the same name.
+        ComparisonError: If they have different conditions, different arms of the same name, no planned target in
+            common, or a trial's seed that is another part's seed.
     """
     first = parts[0]
     arms, tuning = dict(first.plan.arms), first.plan.tuning
@@ -69,12 +74,12 @@ def unite(parts: Sequence[Part]) -> Plan:
         joint = dataclasses.replace(first.plan, arms=arms, tuning=tuning)
         if different := other_conditions(joint, part.plan):
             raise ComparisonError(
-                f"{first.name} and {part.name} hold comparisons under different conditions ({'; '.join(different)}; "
-                f"{first.name} first): only comparisons of the same conditions can be merged; make the runs of one of "
-                "them again under those of the other."
+                f"{first.name} and {part.name} hold comparisons with different conditions ({'; '.join(different)}; "
+                f"{first.name} first): only comparisons with the same conditions can be merged; repeat one of them "
+                "with those of the other."
             )
         arms |= {name: arm for name, arm in part.plan.arms.items() if name not in arms}
-        tuning = joint_tuning(joint, part.plan)
+        tuning = merged_tuning(joint, part.plan)
     plans = [part.plan for part in parts]
     seeds = tuple(sorted({seed for plan in plans for seed in plan.seeds}))
     planned = tuple(target for target in first.plan.targets if all(target in plan.targets for plan in plans))
@@ -83,8 +88,8 @@ def unite(parts: Sequence[Part]) -> Plan:
     claims = tuple(dict.fromkeys(claim for plan in plans for claim in plan.claims))
     if not planned:
         raise ComparisonError(
-            f"{' and '.join(part.name for part in parts)} have no planned target in common: make shares of one "
-            "comparison with the same --targets."
+            f"{' and '.join(part.name for part in parts)} have no planned target in common: give all shares of a "
+            "comparison the same --targets."
         )
     same = (set(arms), set(seeds), planned, set(exploratory), set(claims), tuning) == (
         set(first.plan.arms),
@@ -96,7 +101,7 @@ def unite(parts: Sequence[Part]) -> Plan:
     )
     if same:
         return first.plan
-    whole: dict[str, Any] = {
+    merged: dict[str, Any] = {
         "arms": arms,
         "seeds": seeds,
         "targets": planned,
@@ -109,21 +114,22 @@ def unite(parts: Sequence[Part]) -> Plan:
         "tuning": tuning,
     }
     try:
-        return dataclasses.replace(first.plan, **whole)
+        return dataclasses.replace(first.plan, **merged)
     except ValueError as error:
         names = " and ".join(part.name for part in parts)
         raise ComparisonError(f"{names} cannot be merged ({error}): choose other seeds for one of them.") from None
 
 
 def _looks(parts: Sequence[Part], seeds: int) -> LookPlan:
-    """When the verdicts of all parts together are looked at.
+    """The planned looks at the verdicts of all parts together.
 
-    Shares of seeds that began before another one can have been finished were planned together, and have one look. A
-    part that was finished before another one began can have been the reason to make that: its look counts.
+    Shares that were started before any of them can have been finished were planned together, and have one look. If a
+    part may have been finished before another was started, its verdicts may have been the reason for that one, and its
+    look counts.
     """
     made = {look for part in parts for look in part.looks.made}
     for part in parts:
-        complete = complete_seeds(part.plan, part.runs)
+        complete = count_complete_seeds(part.plan, part.runs)
         led_to_more = any(set(other.plan.seeds) - set(part.plan.seeds) and part.ended_before(other) for other in parts)
         if complete >= part.looks.first and led_to_more:
             made.add(complete)
@@ -135,7 +141,7 @@ def _looks(parts: Sequence[Part], seeds: int) -> LookPlan:
 
 
 def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
-    """What each command added to all that was there, in the order of time."""
+    """What each command added to those before it, in the order of time."""
     commands: dict[tuple[str, str], Extension] = {}
     earliest = min(parts, key=lambda part: part.history[0].date)
     for part in parts:
@@ -159,14 +165,15 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
 
 
 def _command(plans: Sequence[Plan], arms: Collection[str], seeds: Collection[int], tuning: Tuning | None) -> str:
-    """The command of a plan that has the whole extent; else those of all plans, one after another."""
+    """The command of a plan that has the whole extent; if there is none, those of all plans, one after another."""
     for plan in plans:
         if {*plan.arms} >= {*arms} and {*plan.seeds} >= {*seeds} and plan.tuning == tuning:
             return plan.command
     return joint_command(plan.command for plan in plans)
 
 
-def _moment(history: Sequence[Extension]) -> datetime | None:
+def _start(history: Sequence[Extension]) -> datetime | None:
+    """Time of the first command; None if it is not known."""
     try:
         return datetime.fromisoformat(history[0].date)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the tests of comparisons share."""
+"""Fixtures for the tests of comparisons."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -82,7 +82,7 @@ def test_a_killed_worker_leaves_its_run_to_the_others(
 
 
 @pytest.mark.parametrize("flag", ["--workers", "--threads_per_worker"])
-def test_absurd_numbers_are_one_sentence(flag: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_absurd_numbers_are_an_error(flag: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main((*TINY, flag, "0")) == 2
     assert capfd.readouterr().err.count("\n") == 1
 

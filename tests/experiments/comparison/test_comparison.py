@@ -80,7 +80,7 @@ def test_the_printed_table_names_every_arm_and_target(finished: Finished) -> Non
         assert words in finished.printed
 
 
-def test_the_plan_stands_before_the_first_run_and_says_what_was_asked(finished: Finished) -> None:
+def test_the_plan_is_written_before_the_first_run_and_holds_the_request(finished: Finished) -> None:
     assert all(seen.plan_was_written for seen in finished.witness.runs.values())
     plan = json.loads((finished.folder / "comparison.json").read_text(), parse_constant=refuse_constant)
     assert (plan["seeds"], plan["targets"], list(plan["arms"])) == (list(SEEDS), list(TARGETS), list(ARM_NAMES))
@@ -93,7 +93,7 @@ def test_the_plan_stands_before_the_first_run_and_says_what_was_asked(finished: 
 
 
 @pytest.mark.parametrize("use_cpu", [False, True])
-def test_writing_the_plan_leaves_the_device_that_was_chosen(use_cpu: bool) -> None:
+def test_writing_the_plan_keeps_the_chosen_device(use_cpu: bool) -> None:
     args = TrainingArguments("unused", use_cpu=use_cpu)
     chosen = PartialState().device
     assert recorded_training_arguments(args).keys() == {"total_train_batch_size"}
@@ -148,7 +148,7 @@ def test_each_epoch_shows_every_training_image_once_in_a_new_order(finished: Fin
         assert epochs[0] != epochs[1]
 
 
-def test_an_image_is_augmented_anew_in_each_epoch(finished: Finished) -> None:
+def test_an_image_is_augmented_differently_in_each_epoch(finished: Finished) -> None:
     seen = finished.witness.runs["constant", SEEDS[0]]
     shown: dict[int, list[torch.Tensor]] = {}
     for indices, batch in zip(seen.indices["train"], seen.batches, strict=True):
@@ -240,7 +240,7 @@ def test_the_saved_model_is_the_one_that_was_tested(finished: Finished) -> None:
             assert recorded["loss"] == pytest.approx(float(outputs.loss), rel=1e-4)
 
 
-def test_the_momentum_of_each_model_stands_in_its_card(finished: Finished) -> None:
+def test_each_models_card_states_its_momentum(finished: Finished) -> None:
     for arm, optimizer in (("constant", "SGD("), ("critmom", "CritMomSGD("), ("hybrid", "CritMomSGD(")):
         card = (finished.folder / "runs" / arm / f"seed-{SEEDS[0]}" / "README.md").read_text()
         line = next(line for line in card.splitlines() if line.startswith("- optimizer:"))
@@ -309,7 +309,7 @@ def test_a_report_of_an_unfinished_comparison_says_so(finished: Finished, again:
     assert "**Unfinished: 5 of 6 runs.**" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_result_says_what_a_run_was_asked_to_do_and_how_long_it_took(finished: Finished) -> None:
+def test_a_result_states_what_was_requested_of_a_run_and_how_long_it_took(finished: Finished) -> None:
     for result in finished.results():
         assert (result["budget"], result["learning_rate"], result["weight_decay"]) == (EPOCHS, 0.1, 5e-4)
         assert 0.0 < result["train_seconds"] < result["trainer_seconds"] < result["wall_seconds"]
@@ -351,7 +351,7 @@ def of_budget(folder: Path, arm: str, epochs: int) -> dict[str, Any]:
     return json.loads((folder / "runs" / arm / f"epochs-{epochs}" / "seed-42" / "result.json").read_text())
 
 
-def test_every_budget_has_runs_of_its_own(budgets: Finished) -> None:
+def test_every_budget_has_its_own_runs(budgets: Finished) -> None:
     files = budgets.folder.glob("runs/**/result.json")
     assert {str(file.parent.relative_to(budgets.folder)) for file in files} == {
         f"runs/{arm}/epochs-{epochs}/seed-42" for arm in ("critmom", "ikfad") for epochs in (1, 2)
@@ -366,7 +366,7 @@ def test_every_budget_has_runs_of_its_own(budgets: Finished) -> None:
             assert (result["budget"], result["steps"]) == (epochs, epochs * TRAIN // BATCH)
 
 
-def test_each_budget_has_a_schedule_of_its_own(budgets: Finished) -> None:
+def test_each_budget_has_its_own_schedule(budgets: Finished) -> None:
     """The learning rate decays to 0 over either: a short budget is not the beginning of a long one."""
     for epochs in (1, 2):
         steps = epochs * TRAIN // BATCH
@@ -445,7 +445,7 @@ def test_the_same_command_again_repeats_nothing(finished: Finished, again: Any) 
     assert (finished.folder / "comparison.json").stat().st_mtime_ns == plan
 
 
-def test_a_run_that_is_missing_is_made_up_bit_for_bit(finished: Finished, again: Any, tmp_path: Path) -> None:
+def test_a_missing_run_is_made_again_bit_for_bit(finished: Finished, again: Any, tmp_path: Path) -> None:
     shutil.copytree(finished.folder, tmp_path / "out")
     (tmp_path / "out" / "runs" / "critmom" / "seed-43" / "result.json").unlink()
     shutil.rmtree(tmp_path / "out" / "runs" / "hybrid" / "seed-42")

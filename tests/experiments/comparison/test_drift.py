@@ -108,12 +108,12 @@ def test_a_measurement_on_other_images_is_not_mixed_with_one_that_came_first(mea
     _add(tmp_path, run, DriftRecord(64, {"contrast": (0.5,) * 5}))
     _add(tmp_path, run, DriftRecord(64, {"clean": (0.9,)}))
     assert json.loads(file.read_text())["accuracy"] == {"contrast": [0.5] * 5, "clean": [0.9]}
-    with pytest.raises(ComparisonError, match="measured on 64 images, and this asks for 10"):
+    with pytest.raises(ComparisonError, match="measured on 64 images, and 10 are requested"):
         _add(tmp_path, run, DriftRecord(10, {"pixelate": (0.5,) * 5}))
     assert "pixelate" not in file.read_text()
 
 
-def test_the_report_tells_of_it(measured: Path) -> None:
+def test_the_report_shows_it(measured: Path) -> None:
     text = (measured / "README.md").read_text()
     examples = drift_of(measured, "constant", 42)["examples"]
     assert (
@@ -146,14 +146,14 @@ def test_differences_pair_the_seeds() -> None:
         assert found[kind].low == pytest.approx(0.1) and found[kind].high == pytest.approx(0.1)
 
 
-def test_what_cannot_be_measured_is_said(refused: Any, measured: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_an_error(refused: Any, measured: Path, tmp_path: Path) -> None:
     assert "holds no comparison" in refused(str(tmp_path / "nothing"))
     assert "invalid choice: 'fog'" in refused(str(measured), "--corruptions", "fog")
-    assert "64 images, and this asks for 10" in refused(str(measured), *SOME, "--max_eval_samples", "10")
+    assert "64 images, and 10 are requested" in refused(str(measured), *SOME, "--max_eval_samples", "10")
     assert "at least 1" in refused(str(measured), *SOME, "--max_eval_samples", "0")
     bare = tmp_path / "bare"
     shutil.copytree(measured, bare, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    assert "kept its model" in refused(str(bare))
+    assert "has its model" in refused(str(bare))
     other = tmp_path / "other"
     shutil.copytree(measured, other)
     plan = json.loads((other / "comparison.json").read_text())
@@ -163,7 +163,7 @@ def test_what_cannot_be_measured_is_said(refused: Any, measured: Path, tmp_path:
 
 
 def test_an_early_plan_says_by_its_data_what_to_load(refused: Any, measured: Path, tmp_path: Path) -> None:
-    """Plans of before kept no flags; the command that they keep is for people, and is not parsed."""
+    """Early plans stored no flags; the command that they store is for people, and is not parsed."""
     folder = tmp_path / "out"
     shutil.copytree(measured, folder)
     plan = json.loads((folder / "comparison.json").read_text())

@@ -117,7 +117,7 @@ def test_every_figure_is_a_picture_of_a_cards_width_whatever_came_out(case: str,
 
 
 @pytest.mark.parametrize("case", ["three-seeds", "nobody-arrives", "no-seed-in-common", "thirteen-arms"])
-def test_nothing_is_drawn_outside_of_the_picture(case: str) -> None:
+def test_nothing_is_drawn_outside_the_figure(case: str) -> None:
     for name, figure in figures_of(CASES[case]).items():
         FigureCanvasAgg(figure).draw()
         whole = figure.bbox
@@ -243,7 +243,7 @@ def test_a_ratio_is_drawn_where_it_is_or_hollow_where_the_axis_ends() -> None:
         assert place is None or point.get_xdata()[0] == pytest.approx(place)
 
 
-def test_where_no_seed_is_in_common_that_is_said() -> None:
+def test_a_pair_without_a_common_seed_is_marked() -> None:
     figure = figures_of(CASES["no-seed-in-common"])["speed"]
     said = {text.get_text() for text in figure.axes[0].texts if text.get_fontweight() != "bold"}
     assert said == {"no seed in common"}
@@ -257,7 +257,7 @@ def test_a_metric_that_falls_and_is_sometimes_infinite_is_drawn(tmp_path: Path) 
     write_figures(tmp_path, {f"{name}.png": figure for name, figure in figures.items()})
 
 
-def test_tuned_variants_are_told_from_their_arms_by_their_line(tmp_path: Path) -> None:
+def test_tuned_variants_differ_from_their_arms_in_their_line(tmp_path: Path) -> None:
     runs = runs_of(2, 5, 3, names=("constant", "critmom"))
     runs += [{**run, "arm": f"{run['arm']}_tuned"} for run in runs]
     own = {name: ARMS[name] for name in ("constant", "critmom")}

@@ -20,12 +20,12 @@ from hf_critmom.experiments.comparison.arms.arm import EARLY_ARMS, Arm
 from hf_critmom.experiments.comparison.arms.selection import get_arms
 from hf_critmom.experiments.comparison.command_lines import with_flag
 from hf_critmom.experiments.comparison.findings.findings import read_findings
-from hf_critmom.experiments.comparison.findings.history import history_in_words
-from hf_critmom.experiments.comparison.growth import begun, extend, load_or_create_plan
+from hf_critmom.experiments.comparison.findings.history import describe_history
+from hf_critmom.experiments.comparison.growth import extend, initial_plan, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Trial, Tuning
 from hf_critmom.experiments.comparison.planning import plan_tuning
 from hf_critmom.experiments.comparison.results import tuned_runs
-from hf_critmom.experiments.comparison.tuning import Choice
+from hf_critmom.experiments.comparison.tuning import BestTrial
 
 COMMITTED = Path(__file__).parents[3] / "model_cards"
 TINY = (
@@ -226,7 +226,7 @@ def test_tuning_is_added_as_if_it_had_been_planned_and_repeats_no_run(folder: Pa
     assert outcome(folder) == outcome(tmp_path / "at-once")
     plan = Plan.read(folder)
     assert [one.tuning for one in plan.history] == [False, True] and plan.command == plan.history[1].command
-    (told,) = history_in_words(plan)
+    (told,) = describe_history(plan)
     assert "points of the tuning grid were added after the first look (1 run was finished)" in told
 
 
@@ -260,7 +260,7 @@ def test_points_are_added_to_a_grid_which_need_not_be_given_again(
 def test_the_runs_of_another_choice_are_kept_beside_those_of_the_present_one() -> None:
     trials = [Trial(0.3), Trial(3.0)]
     places = [
-        next(iter(tuned_runs(plan_of(tuning=tuning), [Choice("constant", None, trial, 0.9, 2, 0, ())]))).folder
+        next(iter(tuned_runs(plan_of(tuning=tuning), [BestTrial("constant", None, trial, 0.9, 2, 0, ())]))).folder
         for trial in trials
         for tuning in (Tuning((0.3, 3.0), (1.0,), 1042, can_grow=True), Tuning((0.3, 3.0), (1.0,), 1042))
     ]
@@ -279,7 +279,7 @@ def test_early_grids_stay_as_they_are(tmp_path: Path) -> None:
 
 def test_factors_that_name_the_same_folder_are_one_point() -> None:
     grid = Tuning((1.0,), (1.0,), 1042, can_grow=True)
-    assert grid.grown(dataclasses.replace(grid, learning_rate=(1.0000001, 3.0))).learning_rate == (1.0, 3.0)
+    assert grid.with_points_of(dataclasses.replace(grid, learning_rate=(1.0000001, 3.0))).learning_rate == (1.0, 3.0)
 
 
 def test_the_trials_of_tuning_that_is_added_have_a_seed_that_no_run_had(folder: Path) -> None:
@@ -345,10 +345,10 @@ def test_other_data_under_the_same_flags_is_refused(tmp_path: Path, capsys: pyte
     assert set(results_in(tmp_path / "out")) == {"adamw/seed-42"}
 
 
-# -------------------------------------------------------------------------------------- plans whose runs have not begun
+# ------------------------------------------------------------------------------------ plans whose runs have not started
 
 
-def test_a_plan_whose_runs_have_not_begun_is_replaced_by_a_corrected_command(folder: Path) -> None:
+def test_a_plan_whose_runs_have_not_started_is_replaced_by_a_corrected_command(folder: Path) -> None:
     shutil.rmtree(folder / "runs")
     assert compare(*SMALL[:-1], "0.07", "--learning_rate", "0.2", folder=folder) == 0
     plan = Plan.read(folder)
@@ -357,7 +357,9 @@ def test_a_plan_whose_runs_have_not_begun_is_replaced_by_a_corrected_command(fol
 
 
 @pytest.mark.slow
-def test_a_plan_that_another_launch_is_at_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_that_another_launch_works_on_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "out"
     long = (*TINY, "--num_train_epochs", "2000", "--arms", "constant", "--num_seeds", "1")
     process = launch(*long, "--output_dir", str(folder), said=tmp_path / "said")
@@ -377,7 +379,7 @@ def test_a_plan_that_another_launch_is_at_is_not_replaced(tmp_path: Path, capsys
 def test_the_seed_of_the_trials_is_never_that_of_a_run(tmp_path: Path) -> None:
     """Early plans took the seed after the runs' last one for the trials."""
     tuned = plan_of(seeds=(0, 1, 2), tuning=Tuning((1.0,), (1.0,), seed=3), training={"learning_rate": 0.1})
-    with pytest.raises(ValueError, match="3 is a seed of the trials and of the runs"):
+    with pytest.raises(ValueError, match="3 is the seed of the trials"):
         dataclasses.replace(tuned, seeds=(0, 1, 2, 3))
     words = (*TINY, "--arms", "constant", "--targets", "0.05", "--learning_rate_grid", "0.5", "1")
     assert compare(*words, "--num_seeds", "1", folder=tmp_path) == 0
@@ -418,7 +420,7 @@ def test_the_comparisons_of_the_repository_can_be_extended(name: str, tmp_path: 
     )
 
 
-def test_an_early_arm_goes_on_as_it_is() -> None:
+def test_an_early_arm_stays_as_it_is() -> None:
     early = {"matched": EARLY_ARMS["matched"]}
     assert get_arms(["matched", "critmom"], stored=early)["matched"] == EARLY_ARMS["matched"]
     assert get_arms(["matched"])["matched"].optimizer == "critmom_matched"
@@ -437,7 +439,7 @@ def test_an_early_arm_goes_on_as_it_is() -> None:
         ("", None),
     ],
 )
-def test_an_early_plan_says_its_threads_with_the_hardware(hardware: str, threads: int | None) -> None:
+def test_an_early_plan_states_its_threads_with_the_hardware(hardware: str, threads: int | None) -> None:
     assert plan_of(versions={"hardware": hardware}).recorded_threads == threads
     assert plan_of(versions={"hardware": hardware}, threads=7).recorded_threads == 7
 
@@ -457,7 +459,7 @@ def result_file(folder: Path, arm: str, seed: int) -> None:
 
 
 def test_seeds_that_are_added_after_a_look_are_counted_as_one_more(tmp_path: Path) -> None:
-    plan = begun(plan_of(("constant", "critmom"), (0, 1, 2)))
+    plan = initial_plan(plan_of(("constant", "critmom"), (0, 1, 2)))
     more = dataclasses.replace(plan, seeds=(0, 1, 2, 3, 4), looks=None)
     result_file(tmp_path, "constant", 0)
     result_file(tmp_path, "constant", 1)
@@ -472,7 +474,7 @@ def test_seeds_that_are_added_after_a_look_are_counted_as_one_more(tmp_path: Pat
 
 
 def test_an_arm_that_is_added_is_no_look(tmp_path: Path) -> None:
-    plan = begun(plan_of(("constant",), (0,)))
+    plan = initial_plan(plan_of(("constant",), (0,)))
     result_file(tmp_path, "constant", 0)
     grown = extend(plan, dataclasses.replace(plan_of(("constant", "critmom"), (0,)), baseline=None), tmp_path)
     assert grown.looks == LookPlan(1, 1)

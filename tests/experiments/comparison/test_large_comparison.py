@@ -9,9 +9,9 @@ from rich.cells import cell_len
 from rich.console import Console, Group
 
 from hf_critmom.experiments.comparison.findings.findings import Findings
-from hf_critmom.experiments.comparison.findings.sentences import interval_of_ratio
+from hf_critmom.experiments.comparison.findings.sentences import format_ratio
 from hf_critmom.experiments.comparison.rendering.page import write_comparison_page
-from hf_critmom.experiments.comparison.rendering.page_curves import LEAST_POINTS, MOST_EVALUATIONS, drawn_evaluations
+from hf_critmom.experiments.comparison.rendering.page_curves import MAX_EVALUATIONS, MIN_POINTS, drawn_evaluations
 from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
 from hf_critmom.reporting.page import MAX_PAGE_BYTES
 
@@ -26,7 +26,7 @@ def test_its_page_is_small_and_says_what_it_does_not_draw(found: Findings, tmp_p
     assert len(page) < MAX_PAGE_BYTES / 2  # several budgets share what is drawn, but have tables of their own
     assert "Drawn here: at most 55 evaluations of every run, evenly spaced;" in page
     for verdict in found.budgets[0].analysis.verdicts:
-        assert interval_of_ratio(verdict.headlines[0].ratio, between="\n") in page
+        assert format_ratio(verdict.headlines[0].ratio, between="\n") in page
 
 
 def test_a_terminal_of_80_columns_has_a_line_for_every_arm_and_target_and_for_every_claim(found: Findings) -> None:
@@ -42,7 +42,7 @@ def test_a_terminal_of_80_columns_has_a_line_for_every_arm_and_target_and_for_ev
     assert [name for row in rows if (name := row.split("│")[1].strip())] == list(analysis.arms)
     for verdict in analysis.verdicts:
         (line,) = [line for line in lines if f" {verdict.claim.arm} vs constant " in line]
-        assert line.startswith(verdict.word) and interval_of_ratio(verdict.headlines[0].ratio) in line
+        assert line.startswith(verdict.word) and format_ratio(verdict.headlines[0].ratio) in line
 
 
 @pytest.mark.parametrize(("arms", "seeds", "evaluations"), [(2, 3, 10), (12, 30, 240), (4, 22, 60), (18, 120, 100)])
@@ -50,9 +50,9 @@ def test_as_many_evaluations_are_drawn_as_a_page_can_hold(arms: int, seeds: int,
     every = pd.MultiIndex.from_product([range(arms), range(seeds), range(evaluations)], names=["arm", "seed", "step"])
     rows = every.to_frame(index=False)
     drawn, omitted = drawn_evaluations(rows)
-    assert len(drawn) <= MOST_EVALUATIONS and (omitted == "") == (len(drawn) == len(rows))
+    assert len(drawn) <= MAX_EVALUATIONS and (omitted == "") == (len(drawn) == len(rows))
     runs = drawn.groupby(["arm", "seed"])["step"]
-    assert runs.count().min() == runs.count().max() >= min(LEAST_POINTS, evaluations)
+    assert runs.count().min() == runs.count().max() >= min(MIN_POINTS, evaluations)
     assert set(runs.min()) == {0} and set(runs.max()) == {evaluations - 1}
     assert drawn.groupby(["arm", "step"])["seed"].count().nunique() == 1  # a median is of the same seeds everywhere
     assert (f"the first {drawn['seed'].nunique()} of {seeds} seeds" in omitted) == (drawn["seed"].nunique() < seeds)

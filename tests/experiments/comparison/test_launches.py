@@ -73,7 +73,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_two_launches_at_once_divide_the_runs_and_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+def test_two_launches_at_once_share_out_the_runs_and_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
     folder, files = tmp_path / "out", [tmp_path / name for name in ("first", "second")]
     launches = [launch(*FEW, *SAVING, "--output_dir", str(folder), said=file) for file in files]
     assert [status_of(one) for one in launches] == [0, 0]
@@ -140,7 +140,7 @@ def test_a_launch_that_is_killed_leaves_its_run_to_one_that_waits(model: str, tm
     wait_until(lambda: has_saved(folder / "runs" / "hybrid" / "seed-42"), holds)
     os.kill(holds.pid, signal.SIGSTOP)  # it makes the run, and takes its time
     waits = launch(*command, "--output_dir", str(folder), said=second)
-    wait_until(lambda: second.exists() and "waiting for 1 run that others are making" in second.read_text(), waits)
+    wait_until(lambda: second.exists() and "waiting for 1 run of other launches" in second.read_text(), waits)
     assert not (folder / "runs" / "hybrid" / "seed-42" / "result.json").exists()
     os.kill(holds.pid, signal.SIGKILL)
     assert (status_of(holds), status_of(waits)) == (-signal.SIGKILL, 0)
@@ -154,12 +154,12 @@ BEHIND = {"resnet18": (1, 2, 3, 4, 5), "vit": (2, 3), "gpt2": (2,), "llama": (2,
 
 
 @pytest.mark.parametrize("model", BEHIND)
-def test_behind_whichever_step_a_run_is_killed_it_ends_the_same(
+def test_after_whichever_step_a_run_is_killed_it_ends_the_same(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three steps an epoch, and the end within the second one: evaluations and last step must not be lost or doubled.
 
-    Every checkpoint is kept, and what came after it taken away, as if the run had been killed just behind it.
+    Every checkpoint is kept, and what came after it removed, as if the run had been killed just after it.
     """
     monkeypatch.setattr(run_folder, "remove_checkpoints", lambda folder: None)
     command = ("compare", *flags_of(model, tmp_path), "--max_train_samples", "128", "--max_eval_samples", "64")
@@ -210,7 +210,7 @@ def test_damaged_checkpoints_cost_steps_but_change_nothing(
     assert mine == theirs
 
 
-def test_of_plans_that_are_settled_at_the_same_moment_one_governs(tmp_path: Path) -> None:
+def test_of_plans_that_are_created_at_the_same_moment_one_is_used(tmp_path: Path) -> None:
     plans = [plan_of(training={"learning_rate": rate}) for rate in (0.1, 0.2)] * 6
     start = threading.Barrier(len(plans))
 
@@ -284,7 +284,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_at_whatever_it_happens_and_costs_no_finished_run(
+def test_a_full_disk_is_reported_whenever_it_happens_and_costs_no_finished_run(
     undisturbed: Path, tmp_path: Path
 ) -> None:
     """A real file system of a few hundred kilobytes, which is made larger from command to command."""
@@ -318,7 +318,7 @@ def test_a_full_disk_is_said_at_whatever_it_happens_and_costs_no_finished_run(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_no_longer_be_written_is_named(
+def test_a_folder_that_can_no_longer_be_written_to_is_named(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"

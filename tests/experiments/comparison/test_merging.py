@@ -21,11 +21,11 @@ from hf_critmom.commands import main
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison import ComparisonError, run_comparison
 from hf_critmom.experiments.comparison.command_lines import with_flag
-from hf_critmom.experiments.comparison.growth import begun
+from hf_critmom.experiments.comparison.growth import initial_plan
 from hf_critmom.experiments.comparison.merging import Source, merge_comparisons
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
 from hf_critmom.experiments.comparison.planning import plan_tuning
-from hf_critmom.experiments.comparison.union import Part, unite
+from hf_critmom.experiments.comparison.union import Part, merge_plans
 from hf_critmom.storage.locks import locked
 from hf_critmom.training.callbacks import clock
 
@@ -165,7 +165,7 @@ def test_paths_of_the_data_are_found_from_the_joined_folder(shares: Path, tmp_pa
 # --------------------------------------------------------------------------------------------------- what is refused
 
 
-def test_what_is_no_finished_comparison_is_a_sentence(
+def test_what_is_not_a_finished_comparison_is_an_error(
     shares: Path, refused: Callable[..., str], tmp_path: Path
 ) -> None:
     out = ("--output_dir", tmp_path / "out")
@@ -185,7 +185,7 @@ def test_what_is_no_finished_comparison_is_a_sentence(
     assert not [path for path in (tmp_path / "out").glob("*") if not path.name.startswith(".")]
 
 
-def test_comparisons_under_other_conditions_are_a_sentence(
+def test_comparisons_with_other_conditions_are_an_error(
     shares: Path, refused: Callable[..., str], tmp_path: Path
 ) -> None:
     plan = json.loads((shares / "second" / "comparison.json").read_text())
@@ -196,7 +196,7 @@ def test_comparisons_under_other_conditions_are_a_sentence(
     assert "different conditions (training.weight_decay: 0.0005 and 0.5;" in said and not (tmp_path / "out").exists()
 
 
-def test_different_results_of_one_run_are_a_sentence(shares: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+def test_different_results_of_one_run_are_an_error(shares: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     file = shares / "first" / "runs" / "critmom" / "seed-42" / "result.json"
     result = json.loads(file.read_text())
     found = result["test"]["accuracy"]
@@ -215,7 +215,7 @@ def test_seconds_may_differ(shares: Path, tmp_path: Path) -> None:
     assert outcome(tmp_path / "out") == outcome(shares / "whole")
 
 
-def test_a_comparison_in_which_a_launch_works_is_a_sentence(
+def test_a_comparison_in_which_a_launch_works_is_an_error(
     shares: Path, refused: Callable[..., str], tmp_path: Path
 ) -> None:
     with locked(shares / "first", "runs-critmom-seed-42"):
@@ -224,7 +224,7 @@ def test_a_comparison_in_which_a_launch_works_is_a_sentence(
         assert "A launch is making runs" in refused(shares / "second", "--output_dir", shares / "first")
 
 
-def test_two_merges_at_once_join_what_both_bring(shares: Path, tmp_path: Path) -> None:
+def test_two_merges_at_once_keep_the_runs_of_both(shares: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda name: merge(shares / name, to=out), ("first", "second")))
@@ -258,19 +258,21 @@ def part(
 ) -> Part:
     """A finished comparison that was begun at this hour."""
     plan = plan_of(arms, seeds, command=f"command {name}", **of)
-    plan = replace(begun(plan), history=(replace(begun(plan).history[0], date=f"2026-01-01T{hour:02}:00:00+00:00"),))
+    plan = replace(
+        initial_plan(plan), history=(replace(initial_plan(plan).history[0], date=f"2026-01-01T{hour:02}:00:00+00:00"),)
+    )
     runs: Any = {run: SimpleNamespace(wall_seconds=longest) for run in plan.runs()}
     return Part(name, plan, runs)
 
 
 def test_shares_that_began_together_have_one_look() -> None:
-    merged = unite([part("a", 1, (0, 1), longest=7200.0), part("b", 2, (2, 3))])
+    merged = merge_plans([part("a", 1, (0, 1), longest=7200.0), part("b", 2, (2, 3))])
     assert merged.looks == LookPlan(4, 4)
     assert [extension.finished for extension in merged.history] == [0, 0]
 
 
 def test_the_look_at_a_share_that_was_finished_before_another_began_counts() -> None:
-    merged = unite([part("b", 2, (2, 3)), part("a", 1, (0, 1), longest=60.0)])
+    merged = merge_plans([part("b", 2, (2, 3)), part("a", 1, (0, 1), longest=60.0)])
     assert merged.looks == LookPlan(2, 2, made=(2,)) and merged.seeds == (0, 1, 2, 3)
     first, second = merged.history
     assert (first.command, first.seeds, first.finished) == ("command a", (0, 1), 0)
@@ -279,27 +281,27 @@ def test_the_look_at_a_share_that_was_finished_before_another_began_counts() -> 
 
 
 def test_shares_of_arms_keep_the_look_that_each_planned() -> None:
-    merged = unite([part("a", 1, (0, 1, 2)), part("b", 5, (0, 1, 2), arms=("critmom", "hybrid"))])
+    merged = merge_plans([part("a", 1, (0, 1, 2)), part("b", 5, (0, 1, 2), arms=("critmom", "hybrid"))])
     assert merged.looks == LookPlan(3, 3)
     assert list(merged.arms) == ["constant", "critmom", "hybrid"] and merged.baseline == "constant"
 
 
 def test_a_target_that_a_part_did_not_plan_is_exploratory() -> None:
     parts = [part("a", 1, (0,), targets=(0.9, 0.5)), part("b", 1, (1,), targets=(0.5, 0.7))]
-    merged = unite(parts)
+    merged = merge_plans(parts)
     assert (merged.targets, merged.exploratory_targets) == ((0.5,), (0.9, 0.7))
     with pytest.raises(ComparisonError, match="no planned target in common"):
-        unite([part("a", 1, (0,), targets=(0.9,)), part("b", 1, (1,), targets=(0.5,))])
+        merge_plans([part("a", 1, (0,), targets=(0.9,)), part("b", 1, (1,), targets=(0.5,))])
 
 
 def test_union_of_plans_does_not_depend_on_how_often_it_is_done() -> None:
     parts = [part(name, hour, (seed,)) for name, hour, seed in (("a", 1, 0), ("b", 2, 1), ("c", 3, 2))]
-    at_once = unite(parts)
-    two = unite(parts[:2])
+    at_once = merge_plans(parts)
+    two = merge_plans(parts[:2])
     runs = {run: result for one in parts[:2] for run, result in one.runs.items()}
-    one_by_one = unite([Part("two", two, runs), parts[2]])
+    one_by_one = merge_plans([Part("two", two, runs), parts[2]])
     assert replace(one_by_one, looks=None) == replace(at_once, looks=None)
-    assert unite([Part("all", at_once, {}), *parts]) == at_once
+    assert merge_plans([Part("all", at_once, {}), *parts]) == at_once
 
 
 def test_shares_of_a_tuned_comparison_have_the_same_trials() -> None:

@@ -29,7 +29,7 @@ from hf_critmom.experiments.comparison.records import Evaluation, RunResult
 from hf_critmom.experiments.comparison.results import read_results
 from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.experiments.comparison.statistics.steps import step_factor
-from hf_critmom.experiments.comparison.tuning import Choice, choose
+from hf_critmom.experiments.comparison.tuning import BestTrial, choose_best_trials
 from hf_critmom.tasks import Task
 from hf_critmom.tasks.images import ImageDataset
 
@@ -54,9 +54,9 @@ def ended(*values: float | None, status: str = "finished") -> RunResult:
     return RunResult("constant", 1, status, len(values), float(len(values)), tuple(evaluations), {}, versions)
 
 
-def choice_of(plan: Plan, *results: RunResult) -> Choice | None:
+def choice_of(plan: Plan, *results: RunResult) -> BestTrial | None:
     """What the trials of a plan's only arm choose, from their results in the grid's order."""
-    found = choose(plan, dict(zip(plan.trials(), results, strict=True)))
+    found = choose_best_trials(plan, dict(zip(plan.trials(), results, strict=True)))
     return found[0] if found else None
 
 
@@ -64,7 +64,7 @@ def test_the_trial_with_the_best_last_evaluation_is_chosen() -> None:
     """A trial that was better on the way is not: nobody would have stopped it there."""
     plan = plan_of([0.5, 1.0, 2.0], [1.0])
     found = choice_of(plan, ended(0.99, 0.2), ended(0.1, 0.6), ended(0.3, 0.5))
-    assert found == Choice("constant", None, Trial(1.0, 1.0), 0.6, trials=3, diverged=0, edges=())
+    assert found == BestTrial("constant", None, Trial(1.0, 1.0), 0.6, trials=3, diverged=0, edges=())
 
 
 def test_a_metric_that_should_fall_is_chosen_by_its_least_value() -> None:
@@ -128,8 +128,8 @@ def test_an_optimum_on_the_edge_of_the_grid_is_noted(
 def test_nothing_is_chosen_before_the_last_trial_of_an_arm_has_ended() -> None:
     plan = plan_of([0.5, 1.0], [1.0], arms=("constant", "critmom"))
     results = {run: ended(0.5) for run in plan.trials()[:3]}
-    assert [choice.arm for choice in choose(plan, results)] == ["constant"]
-    assert choose(plan_of([0.5], [1.0]), {}) == []
+    assert [choice.arm for choice in choose_best_trials(plan, results)] == ["constant"]
+    assert choose_best_trials(plan_of([0.5], [1.0]), {}) == []
 
 
 @settings(max_examples=30, deadline=None)

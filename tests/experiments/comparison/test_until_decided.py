@@ -39,7 +39,7 @@ def test_arms_that_do_the_same_are_decided_at_the_first_look(
     assert "no difference" in said.out
 
 
-def test_seeds_are_added_one_by_one_until_there_are_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_are_added_one_by_one_up_to_the_maximum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = (*TINY, *OPPOSITES, "--targets", "0.99", "--output_dir", str(tmp_path))  # nobody arrives
     assert main((*command, "--num_seeds", "2", "--max_seeds", "4")) == 0
     said = capsys.readouterr().err
@@ -57,7 +57,7 @@ def test_seeds_are_added_one_by_one_until_there_are_no_more(tmp_path: Path, caps
     assert plan_in(tmp_path).seeds[-1] == 46 and plan_in(tmp_path).looks == LookPlan(2, 4, (2, 3, 4))
 
 
-def test_rounds_continue_what_was_cut_off(tmp_path: Path) -> None:
+def test_rounds_continue_after_an_interruption(tmp_path: Path) -> None:
     command = (*TINY, *OPPOSITES, "--targets", "0.99", "--num_seeds", "2", "--max_seeds", "3")
     assert main((*command, "--output_dir", str(tmp_path))) == 0
     (tmp_path / "runs" / "still" / "seed-44" / "result.json").unlink()
@@ -72,7 +72,7 @@ def test_rounds_continue_what_was_cut_off(tmp_path: Path) -> None:
         (("--max_seeds", "1"), "--max_seeds 1 is less than the 3 seeds"),
         (("--num_seeds", "5", "--max_seeds", "4"), "--max_seeds 4 is less than the 5 seeds"),
         (("--max_seeds", "0"), "--max_seeds must be at least 1"),
-        (("--claim", "critmom"), "is no claim"),
+        (("--claim", "critmom"), "is not a claim"),
         (("--claim", "constnat < twin"), "did you mean constant"),
         (("--claim", "twin < twin"), "with itself"),
         (("--baseline", "adamw"), "--baseline names the arm 'adamw'"),
@@ -88,10 +88,10 @@ def test_what_cannot_be_planned_is_refused(
     assert said in sentence and sentence.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_the_most_seeds_are_about_growing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_max_seeds_applies_only_to_until_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for word in (*TINY, "--targets", "0.02") if word != "--until_decided"]
     assert main((*words, "--max_seeds", "3", "--output_dir", str(tmp_path / "out"))) == 2
-    assert "--max_seeds is about --until_decided" in capsys.readouterr().err
+    assert "--max_seeds applies only to --until_decided" in capsys.readouterr().err
 
 
 def test_claims_baseline_and_margin_stand_in_the_plan_and_rule_the_report(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Arms: methods as data, by name, from a file, or of other packages; their schedules."""
+"""Arms: methods as data, by name, from a file or from other packages, and their schedules."""

@@ -1,6 +1,6 @@
 """The arms of a comparison: methods as data, in one table.
 
-`hf_critmom.experiments.comparison.arms.selection` finds arms by what ``--arms`` names, in this table and beyond it.
+`hf_critmom.experiments.comparison.arms.selection` finds the arms that ``--arms`` names, in this table and beyond it.
 """
 
 import dataclasses
@@ -14,15 +14,19 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from hf_critmom.experiments.comparison.arms.foreign import ARM_NAME, foreign_optimizer, is_foreign
 from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
+from hf_critmom.experiments.comparison.arms.third_party import ARM_NAME, is_third_party, third_party_optimizer
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.optim.factory import named_optimizer
 from hf_critmom.storage.redaction import find_secrets
 
 TUNED_SUFFIX = "_tuned"
 COLOR = "#[0-9A-Fa-f]{6}"
-LEAST_LEARNING_RATE, LARGEST_RATE = 1e-300, 1e6
+RANGES = {
+    "learning_rate": (1e-300, 1e6, "a number above 0 and at most 1,000,000"),
+    "weight_decay": (0.0, 1e6, "a number from 0 to 1,000,000"),
+}
+"""Least and largest value of an arm's own learning rate and weight decay, and their descriptions."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,16 @@ class Arm:
     """One method of a comparison.
 
     Attributes:
-        name: What ``--arms`` is called with.
-        optimizer: A name in `hf_critmom.optim.OPTIMIZERS` or in `BASELINES`, or one of
-            `hf_critmom.experiments.comparison.arms.foreign`.
-        options: Its options.
+        name: Name of the arm.
+        optimizer: A name in `hf_critmom.optim.OPTIMIZERS` or in `BASELINES`, or that of a third-party optimizer, see
+            `hf_critmom.experiments.comparison.arms.third_party`.
+        options: Options of the optimizer.
         schedule: A name in `hf_critmom.experiments.comparison.arms.schedules.SCHEDULES`.
-        learning_rate: Its own peak learning rate; None: the comparison's ``--learning_rate``.
-        weight_decay: Its own weight decay; None: the comparison's ``--weight_decay``.
-        help: What it is, for tables and legends.
-        color: Its colour in every figure.
-        base: The arm of which this one is the tuned variant; None: it is none.
+        learning_rate: The arm's own peak learning rate; None for the comparison's ``--learning_rate``.
+        weight_decay: The arm's own weight decay; None for the comparison's ``--weight_decay``.
+        help: Description for cards and pages.
+        color: Colour in every figure.
+        base: Name of the arm of which this one is the tuned variant; None if it is not a tuned variant.
     """
 
     name: str
@@ -56,49 +60,47 @@ class Arm:
         if not re.fullmatch(ARM_NAME, self.name):
             raise ValueError(f"{self.name!r} cannot name an arm")
         if kinds := find_secrets(json.dumps(dataclasses.asdict(self), default=str)):
-            raise ValueError(f"it holds what looks like {' and '.join(kinds)}, which records would keep")
+            raise ValueError(f"it holds what looks like {' and '.join(kinds)}, which would be stored")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule is {self.schedule!r} instead of one of {', '.join(SCHEDULES)}")
         if not re.fullmatch(COLOR, self.color):
             raise ValueError(f"color is {self.color!r} instead of one such as #0072B2")
-        for name, least in (("learning_rate", LEAST_LEARNING_RATE), ("weight_decay", 0.0)):
+        for name, (least, most, expected) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and not least <= value <= LARGEST_RATE:
-                raise ValueError(
-                    f"{name} is {value:g} instead of a number {'above' if least else 'from'} 0 to {LARGEST_RATE:,.0f}"
-                )
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name} is {value:g} instead of {expected}")
 
     @property
     def is_heavy_ball(self) -> bool:
-        """Whether its momentum is that of a heavy ball, so that its damping ratio compares with those of others."""
+        """Whether its momentum is a heavy ball's, so that its damping ratio is comparable with those of other arms."""
         return "adam" not in self.optimizer.lower()
 
     def optimizer_cls_and_kwargs(self, lr: float) -> tuple[Any, dict[str, Any]]:
-        """What the Trainer builds this arm's optimizer from, at a learning rate.
+        """The class and keyword arguments from which the Trainer builds the arm's optimizer.
 
         Returns:
-            A class, or for a foreign optimizer maybe a function, and its keyword arguments.
+            A class, or for a third-party optimizer possibly a function, and its keyword arguments.
 
         Raises:
-            ComparisonError: If a foreign optimizer cannot be built, or needs a package that is not installed.
+            ComparisonError: If a third-party optimizer cannot be built, or needs a package that is not installed.
         """
         if self.optimizer in BASELINES:
             return BASELINES[self.optimizer](), {"lr": lr, **self.options}
-        if is_foreign(self.optimizer):
-            return foreign_optimizer(self.optimizer, self.options, lr)
+        if is_third_party(self.optimizer):
+            return third_party_optimizer(self.optimizer, self.options, lr)
         return named_optimizer(self.optimizer, lr=lr, options=self.options)
 
     def record(self) -> dict[str, Any]:
-        """Everything but the name, as JSON; what is at its default is left out, but how it is shown is not."""
+        """Everything but the name, as JSON; defaults are left out, except for options, help and colour."""
         defaults = Arm(self.name, self.optimizer)
         values = {part.name: getattr(self, part.name) for part in dataclasses.fields(self) if part.name != "name"}
-        told = {name: value for name, value in values.items() if value != getattr(defaults, name)}
+        changed = {name: value for name, value in values.items() if value != getattr(defaults, name)}
         shown = {"help": self.help, "color": self.color}
-        return {"optimizer": self.optimizer, **told, "options": dict(self.options), **shown}
+        return {"optimizer": self.optimizer, **changed, "options": dict(self.options), **shown}
 
     @classmethod
     def from_stored(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of what a plan holds; early plans recorded no help and colour, which the table knows."""
+        """The fields of a stored arm; early plans did not store help and colour, which then come from the table."""
         known = ARMS.get(str(content.get("name")))
         return {**({} if known is None else {"help": known.help, "color": known.color}), **content}
 
@@ -116,12 +118,12 @@ BASELINES: dict[str, Callable[[], type[Optimizer]]] = {
     "adamw": lambda: torch.optim.AdamW,
     "schedule_free_adamw": _schedule_free,
 }
-"""Baseline optimizers by the names that arms use; every value that matters is written out in the arm's options."""
+"""Baseline optimizers by the names that arms use; every option that matters is written out in the arm."""
 
 _SGD = {"momentum": 0.9}
 _ADAMW = {"betas": [0.9, 0.999], "eps": 1e-8}
-# Adam's usual learning rate, and a weight decay of which lr x weight decay is that of the SGD defaults, 1e-3 x 0.05 =
-# 0.1 x 5e-4. Momentum 0.9 takes ten times that lr, so that AdamW shrinks weights a tenth as much as `constant` does.
+# Adam's usual learning rate, and a weight decay with the same lr x weight decay as the SGD defaults: 1e-3 x 0.05 =
+# 0.1 x 5e-4. Momentum 0.9 multiplies SGD's step by ten, so AdamW shrinks weights a tenth as much as `constant` does.
 _ADAMW_SCALE: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.05}
 
 ARMS: dict[str, Arm] = {
@@ -254,12 +256,12 @@ EARLY_ARMS: dict[str, Arm] = {
         color="#E69F00",
     )
 }
-"""Arms as early plans have them: a comparison that was begun with one goes on with it."""
+"""Arms as early plans store them: a comparison that was started with one continues with it."""
 
 ARM_SETS: dict[str, tuple[str, ...]] = {
     "paper": ("constant", "matched", "critmom", "hybrid", "onecycle", "ikfad", "adamw"),
     "strong": ("constant", "constant_08", "nesterov", "quarter", "qhm", "critmom_qhm"),
     "fair": ("constant", "nesterov", "matched", "critmom", "hybrid", "onecycle", "demon", "ikfad", "adamw"),
 }
-"""Names that stand for several arms: the paper's methods with AdamW and the matched control; the same with more;
-and what a critically damped method has to beat."""
+"""Names of sets of arms: "paper", the paper's methods with AdamW and the matched control; "fair", these with more
+controls; and "strong", the methods that critically damped momentum has to beat."""

@@ -1,6 +1,6 @@
-"""Muon with the companion that its documentation asks for."""
+"""Muon with AdamW for the parameters that it cannot train, and the param groups that both need."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, overload
 
 import torch
@@ -11,19 +11,19 @@ from torch.optim import AdamW, Muon, Optimizer
 class MuonWithAdamW(Optimizer):
     """`torch.optim.Muon` for parameters that are matrices, `torch.optim.AdamW` for all others.
 
-    Muon takes matrices only; torch's documentation asks for "a standard method such as AdamW" for biases, embeddings
-    and the rest. Parameters of more than two dimensions, such as the kernels of convolutions, are AdamW's here; so is
-    an embedding, if it is in a group with ``matrix=False``. Both have the same learning rate and weight decay, which
-    ``adjust_lr_fn="match_rms_adamw"``, the default here, is made for: it scales Muon's steps to AdamW's size
-    (Liu et al., arXiv 2502.16982).
+    Muon takes matrices only; torch's documentation recommends "a standard method such as AdamW" for biases, embeddings
+    and other parameters. Here AdamW also trains parameters of more than two dimensions, such as convolution kernels,
+    and embeddings if they are in a group with ``matrix=False``. Both optimizers have the same learning rate and weight
+    decay; ``adjust_lr_fn="match_rms_adamw"``, the default here, scales Muon's steps to the size of AdamW's, so that
+    they can be shared (Liu et al., arXiv 2502.16982).
 
     Args:
         params: Parameters or param groups.
         lr: Learning rate of both.
         weight_decay: Decoupled weight decay of both.
-        betas: Of AdamW.
-        adamw_eps: Of AdamW.
-        adjust_lr_fn: Of Muon, as are the options below.
+        betas: Betas of AdamW.
+        adamw_eps: Epsilon of AdamW.
+        adjust_lr_fn: How Muon adjusts its learning rate.
         options: Other options of `torch.optim.Muon`.
     """
 
@@ -50,14 +50,14 @@ class MuonWithAdamW(Optimizer):
             if of_adamw:
                 others.append({**group, "params": of_adamw})
         muon = Muon(
-            matrices or [{"params": [_nothing()]}],
+            matrices or [{"params": [_placeholder()]}],
             lr=lr,
             weight_decay=weight_decay,
             adjust_lr_fn=adjust_lr_fn,
             **options,
         )
         adamw = AdamW(
-            others or [{"params": [_nothing()]}], lr=lr, weight_decay=weight_decay, betas=betas, eps=adamw_eps
+            others or [{"params": [_placeholder()]}], lr=lr, weight_decay=weight_decay, betas=betas, eps=adamw_eps
         )
         self._parts = {"muon": muon, "adamw": adamw}
         own_groups = [{**group, "part": "muon"} for group in muon.param_groups if matrices]
@@ -66,7 +66,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Lets both step on this optimizer's own groups and state, which schedulers and checkpoints change."""
+        """Lets both optimizers use this one's param groups and state, which schedulers and checkpoints change."""
         for name, part in self._parts.items():
             part.param_groups = [group for group in self.param_groups if group["part"] == name]
             part.state = self.state
@@ -76,7 +76,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` returned."""
+        """Loads a state from `state_dict`."""
         super().load_state_dict(state_dict)
         self._share()
 
@@ -87,13 +87,13 @@ class MuonWithAdamW(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of both.
+        """Performs one step of both optimizers.
 
         Args:
-            closure: Evaluates the model again and returns the loss.
+            closure: Reevaluates the model and returns the loss.
 
         Returns:
-            The closure's loss, if there is one.
+            The closure's loss; None without a closure.
         """
         loss = None
         if closure is not None:
@@ -105,5 +105,32 @@ class MuonWithAdamW(Optimizer):
         return loss
 
 
-def _nothing() -> Tensor:
+def decay_groups(
+    model: torch.nn.Module, weight_decay: float, decayed: Collection[str], *, for_muon: bool
+) -> list[dict[str, Any]]:
+    """Param groups with and without weight decay, as the Trainer makes them, but with embeddings in separate groups.
+
+    Args:
+        model: The model.
+        weight_decay: The weight decay.
+        decayed: Names of the parameters with weight decay.
+        for_muon: Whether to mark the groups of embeddings, which Muon must not train, with ``matrix=False``.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name in decayed, id(parameter) not in embeddings), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if has_decay else 0.0,
+            **({"matrix": may_be_matrix} if for_muon else {}),
+        }
+        for (has_decay, may_be_matrix), parameters in groups.items()
+    ]
+
+
+def _placeholder() -> Tensor:
+    """A parameter for an optimizer without any, which torch refuses to construct."""
     return torch.zeros(1, 1, requires_grad=True)

@@ -1,8 +1,8 @@
-"""Schedules of arms: what becomes of learning rate and momentum over a run.
+"""Schedules of arms: learning rate and momentum over a run.
 
 Each entry of `SCHEDULES` builds the scheduler of a run from the optimizer, the training arguments and the number of
-optimizer steps. What it builds behaves as the Trainer expects of its ``lr_scheduler``: ``step``, ``get_last_lr``, and a
-state dict of plain numbers, so that an interrupted run continues on the same schedule.
+optimizer steps. The scheduler has what the Trainer needs: ``step``, ``get_last_lr``, and a state dict of plain numbers,
+so that an interrupted run continues on the same schedule.
 """
 
 import math
@@ -20,8 +20,8 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 def matched_lr(lr: float, momentum: float = 0.9) -> float:
     """The learning rate at which constant momentum takes the mean step of the linear critical rule.
 
-    The mean step of a heavy ball is ``lr / (1 - momentum)``; the linear rule's is ``sqrt(lr) / 2``. So the matched
-    learning rate is ``(1 - momentum) sqrt(lr) / 2``, for momentum 0.9 ``0.05 sqrt(lr)``. (Our own derivation.)
+    The mean step of a heavy ball is ``lr / (1 - momentum)``, and ``sqrt(lr) / 2`` under the linear rule. So the matched
+    learning rate is ``(1 - momentum) sqrt(lr) / 2``, or ``0.05 sqrt(lr)`` for momentum 0.9. (Our own derivation.)
     """
     return (1.0 - momentum) * math.sqrt(lr) / 2.0
 
@@ -38,12 +38,12 @@ def trainer_schedule(optimizer: Optimizer, args: TrainingArguments, num_training
 
 
 def _stepwise_schedule(optimizer: Optimizer, args: TrainingArguments, num_training_steps: int) -> Any:
-    """The schedule of ``--lr_scheduler_type`` for those here that run it themselves, without an evaluation's metric."""
+    """The schedule of ``--lr_scheduler_type`` for schedules that step it themselves, without metrics of evaluations."""
     kind = SchedulerType(args.lr_scheduler_type).value
     if kind in ("reduce_lr_on_plateau", "greedy"):
         raise ComparisonError(
-            f"--lr_scheduler_type {kind} follows the evaluations, which the schedules matched and "
-            "demon cannot: choose another, or leave out the arms that have them."
+            f"--lr_scheduler_type {kind} follows the evaluations, which the schedules matched and demon cannot: choose "
+            "another type, or leave out the arms with these schedules."
         )
     return trainer_schedule(optimizer, args, num_training_steps)
 
@@ -51,8 +51,8 @@ def _stepwise_schedule(optimizer: Optimizer, args: TrainingArguments, num_traini
 class MatchedSchedule:
     """Constant momentum at the learning rate matched, step by step, to a critically damped run's.
 
-    The Trainer's own schedule runs on a shadow optimizer, and every group gets `matched_lr` of what it says, at the
-    group's own momentum.
+    The Trainer's own schedule runs on a shadow optimizer; each param group gets the `matched_lr` of its learning rate,
+    for the group's own momentum.
     """
 
     def __init__(self, optimizer: Optimizer, args: TrainingArguments, num_training_steps: int) -> None:
@@ -63,12 +63,12 @@ class MatchedSchedule:
 
     def step(self) -> None:
         """Advances by one optimizer step."""
-        self._shadow.step()  # only so that torch does not warn of a scheduler ahead of its optimizer
+        self._shadow.step()  # else torch warns that the scheduler steps before its optimizer
         self._schedule.step()
         self._apply()
 
     def get_last_lr(self) -> list[float]:
-        """The learning rate of every group."""
+        """The learning rate of every param group."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class MatchedSchedule:
         return {"schedule": self._schedule.state_dict(), "lr": self._shadow.param_groups[0]["lr"]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state from `state_dict`."""
         self._schedule.load_state_dict(state["schedule"])
         self._shadow.param_groups[0]["lr"] = state["lr"]
         self._apply()
@@ -87,7 +87,7 @@ class MatchedSchedule:
 
 
 class DemonSchedule:
-    """Demon: momentum that decays to 0 over the run, beside the Trainer's own learning-rate schedule.
+    """Demon: momentum that decays to 0 over the run, with the Trainer's own learning-rate schedule.
 
     ``beta_t = beta_0 r / ((1 - beta_0) + beta_0 r)`` with ``r = 1 - t / T`` (Chen et al., arXiv 1910.04952).
     """
@@ -107,15 +107,15 @@ class DemonSchedule:
         self._apply()
 
     def get_last_lr(self) -> list[float]:
-        """The learning rate of every group."""
+        """The learning rate of every param group."""
         return self._schedule.get_last_lr()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the Trainer's schedule, and the steps taken."""
+        """The state of the Trainer's schedule, and the number of steps taken."""
         return {"schedule": self._schedule.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state from `state_dict`."""
         self._schedule.load_state_dict(state["schedule"])
         self.steps = state["steps"]
         self._apply()
@@ -127,12 +127,12 @@ class DemonSchedule:
 
 
 def one_cycle(optimizer: Optimizer, args: TrainingArguments, num_training_steps: int) -> LRScheduler:
-    """torch's OneCycleLR as it is: up to ``learning_rate`` and down, momentum between 0.85 and 0.95 against it."""
+    """torch's OneCycleLR: ``learning_rate`` is its peak, where momentum is 0.85; momentum is 0.95 at both ends."""
     return OneCycleLR(optimizer, max_lr=args.learning_rate, total_steps=num_training_steps)
 
 
 def constant(optimizer: Optimizer, args: TrainingArguments, num_training_steps: int) -> LRScheduler:
-    """The learning rate as it is, for optimizers that need no schedule."""
+    """A constant learning rate, for optimizers that need no schedule."""
     return LambdaLR(optimizer, lambda step: 1.0)
 
 

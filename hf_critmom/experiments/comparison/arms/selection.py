@@ -1,4 +1,4 @@
-"""Arms by what ``--arms`` and ``--arms_file`` say: names, sets, descriptions, and tables in a file."""
+"""The arms that ``--arms`` and ``--arms_file`` select: by name, in sets, by specification, or from tables in a file."""
 
 import dataclasses
 import difflib
@@ -18,29 +18,28 @@ from hf_critmom.experiments.comparison.arms.arm import (
     BASELINES,
     COLOR,
     EARLY_ARMS,
-    LARGEST_RATE,
-    LEAST_LEARNING_RATE,
+    RANGES,
     TUNED_SUFFIX,
     Arm,
 )
-from hf_critmom.experiments.comparison.arms.foreign import (
-    ARM_NAME,
-    DescribedArm,
-    foreign_optimizer,
-    is_described,
-    is_foreign,
-    names_code,
-    own_settings,
-    parse_arm,
-)
 from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
+from hf_critmom.experiments.comparison.arms.third_party import (
+    ARM_NAME,
+    ArmSpec,
+    default_settings,
+    is_arm_spec,
+    is_third_party,
+    names_code,
+    parse_arm,
+    third_party_optimizer,
+)
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.optim.damped import CriticallyDamped
 from hf_critmom.optim.factory import OPTIMIZERS
 from hf_critmom.storage.files import read_text
 
 SPARE_COLORS = ("#000000", "#F0E442", "#88CCEE", "#AA7733", "#DDCC77", "#777777", "#5B8C5A", "#FF7F50", "#6A5ACD")
-"""Colours of arms that are not in the table, one after another."""
+"""Colours of arms that are not in the table, in turn."""
 
 
 def get_arms(
@@ -49,14 +48,15 @@ def get_arms(
     """The arms that ``--arms`` names, by name.
 
     Args:
-        names: Names of arms and of sets of arms in `ARM_SETS`, and descriptions, see
-            `hf_critmom.experiments.comparison.arms.foreign`.
-        known: The arms to choose among.
-        stored: The arms of the comparison that is continued, which may be named, too; those of an early version stay
-            as they are.
+        names: Names of arms and of sets of arms in `ARM_SETS`, and specifications of arms, see
+            `hf_critmom.experiments.comparison.arms.third_party`.
+        known: The table of arms.
+        stored: Arms of the comparison that is continued, which may be named, too; arms of an early version stay as they
+            are.
 
     Raises:
-        ComparisonError: If one is not known or named twice, cannot be built, or needs a package that is not installed.
+        ComparisonError: If an arm is not known or named twice, cannot be built, or needs a package that is not
+            installed.
     """
     stored = stored or {}
     spelled = [arm for name in names for arm in (ARM_SETS[name] if name in ARM_SETS and name not in known else (name,))]
@@ -79,71 +79,75 @@ def _arm(text: str, known: Mapping[str, Arm], stored: Mapping[str, Arm], color: 
         return known[text]
     if text in stored and not names_code(stored[text].optimizer):
         return stored[text]
-    if not is_described(text):
+    if not is_arm_spec(text):
         near = difflib.get_close_matches(text, [*known, *ARM_SETS], n=3)
         hint = f"did you mean {' or '.join(near)}? The arms are" if near else "choose among"
         raise ComparisonError(
             f"Unknown arm {text!r}: {hint} {', '.join(known)}, or {', '.join(ARM_SETS)} for several at once; other "
             "optimizers are named like timm:lion, optim:adafactor or torch.optim.RAdam."
         )
-    described = parse_arm(text)
-    if not is_foreign(described.source):
-        return _variant(text, described, known, color)
-    check_name(described.name)
-    options = json.loads(json.dumps(dict(described.options), default=str))
-    learning_rate, weight_decay, schedule = own_settings(described.source, options)
-    color = stored[described.name].color if described.name in stored else color
-    return _made(
+    spec = parse_arm(text)
+    if not is_third_party(spec.source):
+        return _variant(text, spec, known, color)
+    check_name(spec.name)
+    options = _json_options(spec)
+    learning_rate, weight_decay, schedule = default_settings(spec.source, options)
+    return _with_spec(
         text,
-        Arm("other", described.source),
-        name=described.name,
+        Arm("other", spec.source),
+        spec,
+        name=spec.name,
         options=options,
-        schedule=described.schedule or schedule,
-        learning_rate=learning_rate if described.learning_rate is None else described.learning_rate,
-        weight_decay=weight_decay if described.weight_decay is None else described.weight_decay,
-        help=_help(described.source, options),
-        color=color,
+        schedule=schedule,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        help=f"{spec.source}, {_options_text(options)}" if options else spec.source,
+        color=stored[spec.name].color if spec.name in stored else color,
     )
 
 
-def _variant(text: str, described: DescribedArm, known: Mapping[str, Arm], color: str) -> Arm:
+def _variant(text: str, spec: ArmSpec, known: Mapping[str, Arm], color: str) -> Arm:
     """An arm of the table with other options."""
-    if described.source not in known:
-        raise ComparisonError(f"Unknown arm {described.source!r} in {text!r}: choose among {', '.join(known)}.")
-    base = known[described.source]
-    name = base.name if text == base.name else described.name
-    if name in ARMS:
+    if spec.source not in known:
+        raise ComparisonError(f"Unknown arm {spec.source!r} in {text!r}: choose among {', '.join(known)}.")
+    base = known[spec.source]
+    if spec.name in ARMS:
         raise ComparisonError(f"The arm {text!r} needs a name of its own: give one with [name=...].")
-    check_name(name)
-    options = {**base.options, **json.loads(json.dumps(dict(described.options), default=str))}
-    return _made(
+    check_name(spec.name)
+    return _with_spec(
         text,
         base,
-        name=name,
-        options=options,
-        schedule=described.schedule or base.schedule,
-        learning_rate=base.learning_rate if described.learning_rate is None else described.learning_rate,
-        weight_decay=base.weight_decay if described.weight_decay is None else described.weight_decay,
-        help=f"{base.help}; {_in_words(described.options)}" if described.options else base.help,
+        spec,
+        name=spec.name,
+        options={**base.options, **_json_options(spec)},
+        help=f"{base.help}; {_options_text(spec.options)}" if spec.options else base.help,
         color=color,
     )
 
 
-def _made(text: str, arm: Arm, **parts: Any) -> Arm:
+def _json_options(spec: ArmSpec) -> dict[str, Any]:
+    """The options of a specification as a plan stores them."""
+    options: dict[str, Any] = json.loads(json.dumps(dict(spec.options), default=str))
+    return options
+
+
+def _with_spec(text: str, base: Arm, spec: ArmSpec, **parts: Any) -> Arm:
+    """An arm with the schedule, learning rate and weight decay of a specification, as far as it gives them."""
+    given = {name: getattr(spec, name) for name in ("schedule", "learning_rate", "weight_decay")}
     try:
-        return dataclasses.replace(arm, **parts)
+        return dataclasses.replace(base, **parts | {name: value for name, value in given.items() if value is not None})
     except ValueError as error:
-        raise ComparisonError(f"The arm {text!r} cannot be made: {error}.") from None
+        raise ComparisonError(f"The arm {text!r} cannot be used: {error}.") from None
 
 
 def check_arm(arm: Arm) -> None:
-    """Builds an arm's optimizer, so that what it refuses is known before anything is written.
+    """Builds an arm's optimizer, so that options it refuses are an error before anything is written.
 
     Raises:
         ComparisonError: If it cannot be built, or its schedule does not fit it.
     """
-    if is_foreign(arm.optimizer):
-        foreign_optimizer(arm.optimizer, arm.options, 0.1 if arm.learning_rate is None else arm.learning_rate)
+    if is_third_party(arm.optimizer):
+        third_party_optimizer(arm.optimizer, arm.options, 0.1 if arm.learning_rate is None else arm.learning_rate)
     try:
         cls, kwargs = arm.optimizer_cls_and_kwargs(0.1)
         optimizer = cls([torch.zeros(1, 1, requires_grad=True)], **kwargs)
@@ -154,38 +158,41 @@ def check_arm(arm: Arm) -> None:
     group, follows = optimizer.param_groups[0], isinstance(optimizer, CriticallyDamped)
     if arm.schedule in ("demon", "matched") and ("momentum" not in group or follows):
         raise ComparisonError(
-            f"the schedule {arm.schedule} is one for a momentum that does not follow the learning rate by itself, "
-            f"which {arm.optimizer} does not have."
+            f"the schedule {arm.schedule} needs an optimizer with a momentum that does not follow the learning rate, "
+            f"which {arm.optimizer} does not have: choose another schedule for it."
         )
     if arm.schedule == "onecycle" and not {"momentum", "betas"} & group.keys():
-        raise ComparisonError(f"the schedule onecycle cycles a momentum, which {arm.optimizer} does not have.")
+        raise ComparisonError(
+            f"the schedule onecycle cycles a momentum, which {arm.optimizer} does not have: choose another schedule "
+            "for it."
+        )
 
 
 def check_name(name: str) -> None:
-    """Refuses names that cannot be folders, or have another meaning.
+    """Refuses names of arms that cannot be folders, or have another meaning.
 
     Raises:
         ComparisonError: If the name cannot be used.
     """
     if not re.fullmatch(ARM_NAME, name) or name in ARM_SETS or name.endswith(TUNED_SUFFIX):
         raise ComparisonError(
-            f"a name is of letters, digits, '_', '-' and '.', other than {', '.join(ARM_SETS)}, and does not end in "
-            f"{TUNED_SUFFIX}: {name!r}."
+            f"{name!r} cannot name an arm: use letters, digits, '_', '-' and '.', but neither "
+            f"{', '.join(ARM_SETS)} nor a name that ends in {TUNED_SUFFIX}."
         )
 
 
 def read_arms(file: Path, known: Mapping[str, Arm] = ARMS) -> dict[str, Arm]:
-    """Reads arms from a TOML or JSON file: a table per arm, with the attributes of `Arm` but the name.
+    """Reads arms from a TOML or JSON file: a table per arm, with the attributes of `Arm` except name and base.
 
     Args:
         file: The file.
         known: The table of arms.
 
     Returns:
-        The table with the file's arms added or in the place of those of the same name.
+        The table with the file's arms, which replace those of the same name.
 
     Raises:
-        ComparisonError: If the file cannot be read, or an arm in it cannot be made.
+        ComparisonError: If the file cannot be read, or an arm in it cannot be used.
     """
     try:
         text = read_text(file)
@@ -202,7 +209,7 @@ def read_arms(file: Path, known: Mapping[str, Arm] = ARMS) -> dict[str, Arm]:
         try:
             arms[name] = _arm_from_file(name, values, SPARE_COLORS[number % len(SPARE_COLORS)])
         except ValueError as error:
-            raise ComparisonError(f"The arm {name!r} in {file} cannot be made: {str(error).rstrip('.')}.") from None
+            raise ComparisonError(f"The arm {name!r} in {file} cannot be used: {str(error).rstrip('.')}.") from None
     return arms
 
 
@@ -214,38 +221,42 @@ def _arm_from_file(name: str, values: Any, color: str) -> Arm:
     if unknown := [key for key in values if key not in settable]:
         raise ComparisonError(f"unknown {', '.join(unknown)}: an arm has {', '.join(settable)}.")
     if json_error := _json_error(values):
-        raise ComparisonError(f"its values must be texts, finite numbers, booleans, lists and tables ({json_error}).")
+        raise ComparisonError(f"its values must be strings, finite numbers, booleans, lists or tables ({json_error}).")
     optimizer, options = values["optimizer"], values.get("options", {})
-    foreign = isinstance(optimizer, str) and is_foreign(optimizer)
-    if not foreign and optimizer not in (*BASELINES, *OPTIMIZERS):
+    third_party = isinstance(optimizer, str) and is_third_party(optimizer)
+    if not third_party and optimizer not in (*BASELINES, *OPTIMIZERS):
         raise ComparisonError(
             f"unknown optimizer {optimizer!r}: choose among {', '.join((*BASELINES, *OPTIMIZERS))}, or name one like "
             "timm:lion, optim:adafactor or torch.optim.RAdam."
         )
     if values.get("schedule", "trainer") not in list(SCHEDULES):
         raise ComparisonError(f"unknown schedule {values['schedule']!r}: choose among {', '.join(SCHEDULES)}.")
-    for key, least in (("learning_rate", LEAST_LEARNING_RATE), ("weight_decay", 0.0)):
+    for key, (least, most, expected) in RANGES.items():
         value = values.get(key, 1.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= LARGEST_RATE:
-            raise ComparisonError(
-                f"{key} must be a number {'above' if least else 'from'} 0 to {LARGEST_RATE:,.0f}: {value!r}."
-            )
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            raise ComparisonError(f"{key} must be {expected}, got {value!r}.")
     if not isinstance(options, dict) or {"lr", "weight_decay"} & options.keys():
-        raise ComparisonError("options must be a table without lr and weight_decay, which stand beside it.")
+        raise ComparisonError(
+            "options must be a table without lr and weight_decay: give learning_rate and weight_decay beside it."
+        )
     shown = {"color": color, "help": f"{optimizer}, from a file of arms"}
     shown |= {key: value for key, value in values.items() if key in shown}
     if not (re.fullmatch(COLOR, str(shown["color"])) and isinstance(shown["help"], str)):
-        raise ComparisonError(f"color must be like #0072B2, help a text: {shown['color']!r}, {shown['help']!r}.")
+        raise ComparisonError(
+            f"color must be like #0072B2, and help a string, got {shown['color']!r} and {shown['help']!r}."
+        )
     own: dict[str, Any] = {}
-    if foreign:
-        own = dict(zip(("learning_rate", "weight_decay", "schedule"), own_settings(optimizer, options), strict=True))
+    if third_party:
+        own = dict(
+            zip(("learning_rate", "weight_decay", "schedule"), default_settings(optimizer, options), strict=True)
+        )
     arm = Arm(name, **{**own, **values, **shown})
     check_arm(arm)
     return arm
 
 
 def _json_error(values: Any) -> str:
-    """Why values cannot be kept in a plan; empty if they can."""
+    """Why values cannot be stored in a plan; empty if they can."""
     try:
         json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -253,9 +264,5 @@ def _json_error(values: Any) -> str:
     return ""
 
 
-def _help(source: str, options: Mapping[str, Any]) -> str:
-    return f"{source}, {_in_words(options)}" if options else source
-
-
-def _in_words(options: Mapping[str, Any]) -> str:
+def _options_text(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())

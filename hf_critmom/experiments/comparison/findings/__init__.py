@@ -1,1 +1,1 @@
-"""What a comparison found: the analysis of each budget and what belongs to it, in numbers and in sentences."""
+"""Findings of a comparison: the analysis of each budget and related facts, in numbers and in sentences."""

@@ -1,10 +1,10 @@
-"""The analyses of a comparison on disk: one for each of its budgets, judged as its plan says."""
+"""The analyses of a comparison on disk: one for each of its budgets, by the rules of its plan."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
-from hf_critmom.experiments.comparison.growth import complete_seeds
+from hf_critmom.experiments.comparison.growth import count_complete_seeds
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis, analyse
@@ -27,14 +27,14 @@ def analyse_budget(
 
     Args:
         plan: The plan.
-        results: What is finished.
-        table: The results table, of all budgets.
+        results: Results of the finished runs.
+        table: The table of results of all budgets.
         arms: Names of the arms and tuned variants that have results, in order.
-        budget: The budget in epochs; None: the only one.
-        drift: Accuracies on corrupted images, of all budgets, if they were measured.
+        budget: The budget in epochs; None if there is only one.
+        drift: Accuracies on corrupted images at all budgets, if they were measured.
     """
     rows = table if budget is None else table[table["budget"] == budget]
-    of_budget = drift if budget is None or drift is None else drift[drift["budget"] == budget]
+    budget_drift = drift if budget is None or drift is None else drift[drift["budget"] == budget]
     present = [name for name in arms if (rows["arm"] == name).any()]
     runs = [result for run, result in results.runs.items() if run.epochs == budget]
     baseline = plan.baseline_arm if plan.baseline_arm in present else next(iter(present), "")
@@ -45,45 +45,45 @@ def analyse_budget(
         Metric(plan.task.metric, plan.task.greater_is_better),
         plan.targets,
         exploratory=plan.exploratory_targets,
-        claimed=[parse_claim(claim, [*plan.arms, *present]) for claim in plan.claims],
+        user_claims=[parse_claim(claim, [*plan.arms, *present]) for claim in plan.claims],
         looks=looks_now(plan, results),
         seeds=plan.seeds,
         margin=plan.margin,
         alpha=ALPHA / len(plan.budgets),
         paired=not unpaired_seeds(runs),
         budget=budget,
-        drift=of_budget,
+        drift=budget_drift,
         disturbed=disturbed_arms(results, budget),
         ended_on=ended_on(runs),
     )
 
 
 def disturbed_arms(results: Results, budget: float | None) -> list[str]:
-    """Arms with a run, of a budget, that shared its device, or during which more threads wanted to run than cores."""
-    of_budget = [run for run in results.runs if run.epochs == budget]
-    return list(dict.fromkeys(run.arm for run in of_budget if results.runs[run].load.disturbed))
+    """Arms with a run at this budget that shared its device or its cores with other work."""
+    runs = [run for run in results.runs if run.epochs == budget]
+    return list(dict.fromkeys(run.arm for run in runs if results.runs[run].load.disturbed))
 
 
 def looks_now(plan: Plan, results: Results) -> Looks:
-    """The looks at a comparison's verdicts, the present one among them.
+    """The looks at a comparison's verdicts, including the present one.
 
     Args:
         plan: The plan.
-        results: What is finished.
+        results: Results of the finished runs.
     """
     planned = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
-    now = max(complete_seeds(plan, results.runs), planned.first)
-    growing = range(planned.first, min(now, planned.last) + 1)  # after every seed, whether somebody looked or not
+    now = max(count_complete_seeds(plan, results.runs), planned.first)
+    growing = range(planned.first, min(now, planned.last) + 1)  # a look after every seed, whether one was made or not
     return Looks(planned.first, planned.last, tuple(sorted({*planned.made, *growing, now})))
 
 
 def undecided_claims(plan: Plan, results: Results, table: pd.DataFrame) -> tuple[int, int]:
-    """How many claims of a comparison are not decided yet, and how many can be tested.
+    """Number of claims of a comparison that are not decided yet, and number of claims that can be tested.
 
     Args:
         plan: The plan.
-        results: What is finished.
-        table: The results table.
+        results: Results of the finished runs.
+        table: The table of results.
     """
     arms = list(dict.fromkeys(table["arm"]))
     verdicts = [

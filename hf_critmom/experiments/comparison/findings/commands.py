@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hf_critmom.experiments.comparison.arms.arm import ARMS
-from hf_critmom.experiments.comparison.arms.foreign import is_described, parse_arm
+from hf_critmom.experiments.comparison.arms.third_party import is_arm_spec, parse_arm
 from hf_critmom.experiments.comparison.command_lines import (
     flag_values,
     script_has_flag,
@@ -109,7 +109,7 @@ def _with_every_arm(argv: list[str], plan: Plan) -> list[str]:
             files.update(flag_values(one, "--arms_file") or ())
             for text in flag_values(one, "--arms") or ():
                 with suppress(ComparisonError):  # an early version may have read it otherwise
-                    spelled.setdefault(parse_arm(text).name if is_described(text) else text, text)
+                    spelled.setdefault(parse_arm(text).name if is_arm_spec(text) else text, text)
     spelled = {name: spelled.get(name, name) for name in plan.arms if name in spelled or name in ARMS}
     argv = without_flag(argv, "--arms", "--arms_file")
     if spelled.keys() != plan.arms.keys() or len(files) > 1:

@@ -1,40 +1,41 @@
-"""What a comparison trained, and for how long, in words."""
+"""Descriptions of what a comparison trained, and for how long."""
 
 from collections.abc import Sequence
 
+from hf_critmom.experiments.comparison.findings.sentences import format_count
 from hf_critmom.experiments.comparison.plan import Plan
 
 
-def training_in_words(plan: Plan, epochs: float | None) -> str:
+def describe_training(plan: Plan, epochs: float | None) -> str:
     """Model, length and learning rate of the training, such as "resnet18 of width 16, 15 epochs, learning rate 0.1".
 
     Args:
         plan: The comparison's plan.
-        epochs: The budget, where the comparison has several; None: the only one.
+        epochs: The budget; None if the comparison has only one.
     """
     budget = plan.training_argument("num_train_epochs") if epochs is None else epochs
     max_steps = plan.training_argument("max_steps")
-    length = f"{max_steps} steps" if max_steps > 0 else epochs_in_words(budget)
-    return f"{_model_in_words(plan)}, {length}, learning rate {plan.training_argument('learning_rate'):g}"
+    length = f"{max_steps} steps" if max_steps > 0 else format_epochs(budget)
+    return f"{_describe_model(plan)}, {length}, learning rate {plan.training_argument('learning_rate'):g}"
 
 
 def budget_title(budget: float | None) -> str:
-    """What a budget is called where there are several; empty where there is one."""
-    return "" if budget is None else epochs_in_words(budget)
+    """Title of one of several budgets; empty if there is only one."""
+    return "" if budget is None else format_epochs(budget)
 
 
-def epochs_in_words(budget: float) -> str:
-    """A number of epochs with its noun."""
+def format_epochs(budget: float) -> str:
+    """A number of epochs, such as "15 epochs"."""
     return f"{budget:g} epoch{'' if budget == 1 else 's'}"
 
 
-def counted(counts: Sequence[int], what: str) -> str:
-    """Numbers with their noun, "3 seeds" or, where they differ, "2 to 3 seeds"."""
+def format_counts(counts: Sequence[int], noun: str) -> str:
+    """Counts with their noun: "3 evaluations" or, if they differ, "2 to 3 evaluations"."""
     low, high = min(counts), max(counts)
-    return f"{high if low == high else f'{low} to {high}'} {what}{'s' if high != 1 else ''}"
+    return format_count(high, noun) if low == high else f"{low} to {format_count(high, noun)}"
 
 
-def _model_in_words(plan: Plan) -> str:
+def _describe_model(plan: Plan) -> str:
     """The checkpoint, or the model with its sizes."""
     if "model_name_or_path" in plan.model:
         return plan.model["model_name_or_path"]

@@ -1,4 +1,4 @@
-"""What arms differ in beside their method: the size of their steps, what weight decay does to them, and clipping."""
+"""Differences between arms besides their methods: size of steps, shrinkage by weight decay, and gradient clipping."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,29 +6,29 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from hf_critmom.experiments.comparison.arms.arm import Arm
-from hf_critmom.experiments.comparison.findings.sentences import Name, listed
+from hf_critmom.experiments.comparison.findings.sentences import Name, join_names
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.reporting.tables import Table
 
 HEADER = ["arm", "mean step", "weight decay\nper step", "steps\nclipped"]
 _HEAVY_BALLS = ("sgd", "critmom", "critmom_hybrid", "critmom_matched", "critmom_compensated", "critmom_qhm")
-_SGD_OF_OTHERS = ("torch.optim.SGD", "optim:sgd", "timm:sgd", "timm:nesterov", "timm:momentum", "timm:sgdp")
+_THIRD_PARTY_SGD = ("torch.optim.SGD", "optim:sgd", "timm:sgd", "timm:nesterov", "timm:momentum", "timm:sgdp")
 _SAME = 0.05
-"""Relative differences of steps below this are not worth a sentence."""
+"""Relative difference of steps or shrinkage below which the caveat does not mention it."""
 
 
 @dataclass(frozen=True)
 class ArmSteps:
-    """The steps of an arm, as means over its runs; NaN where they are not known of its optimizer.
+    """The steps of an arm, as means over its runs; NaN if they are not known for its optimizer.
 
     Attributes:
         arm: The arm's name.
-        integrated: Mean integrated step relative to the baseline's: what a step moves by per unit of a constant
-            gradient. Steps of SGD and of Adam are in other units, and are not related.
+        integrated: Mean integrated step (how far a step moves per unit of a constant gradient) relative to the
+            baseline's; NaN if one of the two is SGD and the other adaptive, whose steps have other units.
         shrinkage: Mean share by which weight decay shrinks the weights in a step, relative to the baseline's.
-        clipped: Share of the logged steps whose gradient was clipped; NaN where nothing is clipped.
-        estimated: Whether steps were not counted one by one, as by early versions, but are estimated from the logged
-            ones as learning rate / (1 - momentum).
+        clipped: Share of the logged steps whose gradient was clipped; NaN without clipping or logged norms.
+        estimated: Whether the first two are estimated from logged steps as learning rate / (1 - momentum), because the
+            run is of an early version that did not count every step.
     """
 
     arm: str
@@ -46,18 +46,18 @@ class ArmSteps:
 
 @dataclass(frozen=True)
 class StepComparison:
-    """The steps of all arms of one budget.
+    """The steps of all arms at one budget.
 
     Attributes:
-        baseline: The arm that they are related to.
-        arms: The steps of each arm.
+        baseline: Name of the baseline.
+        arms: The steps of each arm, relative to the baseline's.
     """
 
     baseline: str
     arms: tuple[ArmSteps, ...]
 
     def table(self) -> Table:
-        """The steps as a table; without rows where nothing is known of any arm."""
+        """The steps as a table; without rows if they are not known for any arm."""
         known = any(not math.isnan(value) for one in self.arms for value in (one.integrated, one.clipped))
         caption = (
             f"Mean integrated step and mean share by which weight decay shrinks the weights in a step, as multiples of "
@@ -67,10 +67,10 @@ class StepComparison:
         return Table(HEADER, [one.cells() for one in self.arms] if known else [], "Size of the steps", caption)
 
     def caveat(self, *, name: Name = str) -> str:
-        """Which arms differ from the baseline in step and decay, in a sentence; empty where none is known to.
+        """A sentence on the arms that differ from the baseline in step or shrinkage; empty if none is known to.
 
         Args:
-            name: How an arm's name is written.
+            name: Formats an arm's name.
         """
         arms_of: dict[tuple[str, str], list[str]] = {}
         for one in self.arms:
@@ -82,12 +82,12 @@ class StepComparison:
 
 
 def _clause(names: Sequence[str], step: str, decay: str) -> str:
-    """What arms of the same numbers do, in words."""
+    """The clause on arms that share these numbers."""
     one = len(names) == 1
     parts = [f"take{'s' if one else ''} {step} times the mean step"] if step else []
     if decay:
         parts.append(f"shrink{'s' if one else ''} weights {decay} times as much per step by weight decay")
-    return f"{listed(names)} {' and '.join(parts)}"
+    return f"{join_names(names)} {' and '.join(parts)}"
 
 
 def compare_steps(
@@ -99,12 +99,12 @@ def compare_steps(
         runs: Results of one budget.
         arms: The arms, in order.
         baseline: The baseline's name.
-        max_grad_norm: Norm that gradients are clipped to; 0: they are not.
+        max_grad_norm: Norm to which gradients are clipped; 0 without clipping.
     """
     results = list(runs)
-    of_arm = {arm: [run for run in results if run.arm == arm] for arm in arms}
-    heavy = {name: arm.optimizer in _HEAVY_BALLS or arm.optimizer in _SGD_OF_OTHERS for name, arm in arms.items()}
-    means = {name: _means(arms[name], of_arm[name], heavy[name]) for name in arms}
+    arm_runs = {arm: [run for run in results if run.arm == arm] for arm in arms}
+    heavy = {name: arm.optimizer in _HEAVY_BALLS or arm.optimizer in _THIRD_PARTY_SGD for name, arm in arms.items()}
+    means = {name: _means(arms[name], arm_runs[name], heavy[name]) for name in arms}
     base = means.get(baseline, _Means())
     found = []
     for arm in arms:
@@ -115,7 +115,7 @@ def compare_steps(
                 arm,
                 _ratio(own.integrated, base.integrated) if comparable else math.nan,
                 _ratio(own.shrinkage, base.shrinkage),
-                _clipped(of_arm[arm], max_grad_norm),
+                _clipped(arm_runs[arm], max_grad_norm),
                 own.estimated or base.estimated,
             )
         )
@@ -124,7 +124,7 @@ def compare_steps(
 
 @dataclass(frozen=True)
 class _Means:
-    """Mean integrated step and shrinkage of an arm's runs; NaN: not known."""
+    """Mean integrated step and shrinkage of an arm's runs; NaN if they are not known."""
 
     integrated: float = math.nan
     shrinkage: float = math.nan
@@ -145,7 +145,7 @@ def _means(arm: Arm, runs: Sequence[RunResult], is_heavy_ball: bool) -> _Means:
 
 
 def _estimate(run: RunResult, is_heavy_ball: bool) -> tuple[float, float] | None:
-    """Mean step and shrinkage of a run from its logged steps; None where the log does not hold them."""
+    """Mean step and shrinkage of a run, estimated from its logged steps; None if the log does not have them."""
     steps = []
     for record in run.training_log:
         lr, momentum = record.get("effective_lr", record.get("learning_rate")), record.get("momentum")

@@ -1,13 +1,13 @@
-"""What a comparison on disk found: plan, results and the analysis of each budget, for every form of its report."""
+"""The findings of a comparison on disk: plan, results and the analysis of each budget, for every form of its report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX, Arm
-from hf_critmom.experiments.comparison.failures import failures_in
+from hf_critmom.experiments.comparison.failures import failure_messages
 from hf_critmom.experiments.comparison.findings.analyses import analyse_budget
 from hf_critmom.experiments.comparison.findings.commands import continuing_command, recorded_commands
 from hf_critmom.experiments.comparison.findings.fairness import StepComparison, compare_steps
@@ -23,13 +23,13 @@ from hf_critmom.experiments.comparison.table import results_table
 
 @dataclass(frozen=True)
 class BudgetFindings:
-    """What was found at one budget.
+    """The findings at one budget.
 
     Attributes:
         analysis: The analysis.
-        curvature: What was measured of curvature and gradient noise, if anything was.
-        steps: What the steps of the arms are like beside one another.
-        runs: Results of the runs of this budget.
+        curvature: Summary of measured curvature and gradient noise; None if they were not measured.
+        steps: The arms' steps relative to one another.
+        runs: Results of the runs at this budget.
         arms: The arms that have results at this budget, in order.
     """
 
@@ -42,16 +42,16 @@ class BudgetFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a comparison found.
+    """The findings of a comparison.
 
     Attributes:
-        folder: Its folder.
-        plan: Its plan.
-        results: What is finished.
-        table: The results table, of all budgets.
+        folder: The comparison's folder.
+        plan: The plan.
+        results: Results of the finished runs.
+        table: The table of results of all budgets.
         arms: The arms that have results, in the plan's order, each followed by its tuned variant.
-        budgets: What was found at each budget with results.
-        failures: What a reader must know of runs of a script that failed, as sentences.
+        budgets: The findings at each budget that has results.
+        failures: Sentences on failed runs of a script.
     """
 
     folder: Path
@@ -64,13 +64,13 @@ class Findings:
 
     @property
     def caveats(self) -> list[str]:
-        """What a reader must know before any number: where pairing failed, what has no test split, what failed."""
-        said = [sentence for budget in self.budgets for sentence in pairing_sentences(budget.runs)]
-        return list(dict.fromkeys([*said, *self.failures]))
+        """Sentences that a reader must know before any number: on failed pairing, a missing test split, failed runs."""
+        sentences = [sentence for budget in self.budgets for sentence in pairing_sentences(budget.runs)]
+        return list(dict.fromkeys([*sentences, *self.failures]))
 
     @property
     def finished(self) -> int:
-        """How many of the planned runs are finished."""
+        """Number of planned runs that are finished."""
         return sum(run in self.results.runs for run in self.plan.runs())
 
     @property
@@ -85,12 +85,12 @@ class Findings:
 
     @property
     def outlook(self) -> Outlook | None:
-        """What would probably decide the claims that are open."""
+        """The number of seeds that would probably decide the open claims; None if it cannot be estimated."""
         return outlook(self.plan, self.folder, [verdict for one in self.budgets for verdict in one.analysis.verdicts])
 
 
 def read_findings(folder: Path) -> Findings:
-    """What a comparison found until now; nothing in its folder changes.
+    """Reads the findings of a comparison so far; nothing in its folder changes.
 
     Args:
         folder: A comparison's folder, finished or not.
@@ -100,21 +100,21 @@ def read_findings(folder: Path) -> Findings:
     """
     plan = Plan.read(folder)
     results = read_results(folder, plan)
-    failures = failures_in(folder, plan) if plan.task.is_script else ()
+    failures = failure_messages(folder, plan) if plan.task.is_script else ()
     return findings_of(folder, plan, results, read_drift(folder, results), failures)
 
 
 def findings_of(
     folder: Path, plan: Plan, results: Results, drift: pd.DataFrame | None = None, failures: Sequence[str] = ()
 ) -> Findings:
-    """What these results say.
+    """The findings from these results.
 
     Args:
         folder: The comparison's folder.
         plan: The plan.
-        results: What is finished.
+        results: Results of the finished runs.
         drift: Accuracies on corrupted images, see `read_drift`, if they were measured.
-        failures: What a reader must know of runs of a script that failed, as sentences.
+        failures: Sentences on failed runs of a script.
     """
     arms, table = _arms(plan, results), results_table(results.runs.values())
     analyses = [
@@ -130,13 +130,12 @@ def _arms(plan: Plan, results: Results) -> dict[str, Arm]:
     for name, arm in plan.arms.items():
         tuned = f"{name}{TUNED_SUFFIX}"
         arms[name] = arm
-        what = f"{arm.help}, tuned: {_chosen(results, tuned)}"
-        arms[tuned] = Arm(**{**vars(arm), "name": tuned, "base": name, "help": what})
+        arms[tuned] = replace(arm, name=tuned, base=name, help=f"{arm.help}, tuned: {_chosen(results, tuned)}")
     return {name: arm for name, arm in arms.items() if name in with_results}
 
 
 def _chosen(results: Results, tuned: str) -> str:
-    """What the trials of an arm chose, at each budget."""
+    """Learning rate and weight decay of a tuned variant, at each budget."""
     chosen = {run.epochs: found for run, found in results.runs.items() if run.arm == tuned}
     return ", ".join(
         f"learning rate {found.learning_rate:g}, weight decay {found.weight_decay:g}"

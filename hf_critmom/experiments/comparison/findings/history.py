@@ -1,15 +1,15 @@
-"""How a comparison grew, in sentences: what was added to its plan after the first command, and when."""
+"""The history of a comparison in sentences: what was added to its plan after the first command, and when."""
 
 from collections.abc import Sequence
 
-from hf_critmom.experiments.comparison.findings.sentences import listed
+from hf_critmom.experiments.comparison.findings.sentences import join_names
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan
 
 
-def history_in_words(plan: Plan) -> list[str]:
-    """What was added to a comparison, a sentence each; empty where it is as it was begun.
+def describe_history(plan: Plan) -> list[str]:
+    """A sentence for each addition to a comparison; empty if nothing was added.
 
-    For instance "On 2026-11-29 seeds 45 to 46 were added after the first look (12 runs were finished)."
+    For instance "On 2026-11-29 seeds 45 to 47 were added after the first look (12 runs were finished)."
 
     Args:
         plan: The plan.
@@ -19,20 +19,20 @@ def history_in_words(plan: Plan) -> list[str]:
 
 def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
-    what = []
+    additions = []
     if added.arms:
-        what.append(f"the arm{_s(added.arms)} {listed(added.arms)}")
+        additions.append(f"the arm{_s(added.arms)} {join_names(added.arms)}")
     if added.seeds:
-        what.append(f"seed{_s(added.seeds)} {_seeds(added.seeds)}")
+        additions.append(f"seed{_s(added.seeds)} {_seeds(added.seeds)}")
     if added.targets:
-        what.append(f"the target{_s(added.targets)} {listed([f'{target:g}' for target in added.targets])}")
+        additions.append(f"the target{_s(added.targets)} {join_names([f'{target:g}' for target in added.targets])}")
     if added.tuning:
-        what.append("points of the tuning grid")
-    one = len(what) == 1 and len(added.arms or added.seeds or added.targets) == 1
+        additions.append("points of the tuning grid")
+    one = len(additions) == 1 and len(added.arms or added.seeds or added.targets) == 1
     by_rule = bool(added.seeds) and not added.arms and looks.first < looks.last and added.command == before.command
     how = " one at a time, by the rule of --until_decided," if by_rule and len(added.seeds) > 1 else ""
     on = f"On {added.date[:10]} " if added.date else ""
-    subject = " and ".join(what) or "claims"
+    subject = " and ".join(additions) or "claims"
     text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, before, added, looks)}"
     if added.targets and added.finished:
         text += "; what was added as a target is exploratory and enters no headline"
@@ -52,10 +52,10 @@ def _when(plan: Plan, before: Extension, added: Extension, looks: LookPlan) -> s
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """Seeds that follow one another by their ends."""
+    """Seeds in a sentence; more than two consecutive ones by the first and the last."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]} to {seeds[-1]}"
-    return listed([str(seed) for seed in seeds])
+    return join_names([str(seed) for seed in seeds])
 
 
 def _s(things: Sequence[object]) -> str:

@@ -1,11 +1,11 @@
-"""Whether momentum can matter in a comparison: what ``--measure_curvature`` measured of its runs, in words."""
+"""Whether momentum can matter in a comparison: a summary of what ``--measure_curvature`` measured in its runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_critmom.curvature.advice import MomentumAdvice
 from hf_critmom.curvature.logged import LoggedCurvature
-from hf_critmom.experiments.comparison.findings.sentences import listed
+from hf_critmom.experiments.comparison.findings.sentences import join_names
 from hf_critmom.experiments.comparison.records import RunResult
 
 HEADER = ["arm", "top curvature", "mean step times top curvature", "measured damping ratio", "gradient noise scale"]
@@ -13,7 +13,7 @@ HEADER = ["arm", "top curvature", "mean step times top curvature", "measured dam
 
 @dataclass(frozen=True)
 class ArmCurvature(LoggedCurvature):
-    """What was measured of one arm's run.
+    """Curvature and gradient noise that were measured in one arm's run.
 
     Attributes:
         arm: The arm's name.
@@ -31,13 +31,14 @@ class ArmCurvature(LoggedCurvature):
 
 @dataclass(frozen=True)
 class CurvatureSummary:
-    """What was measured in a comparison at one budget.
+    """Curvature and gradient noise that were measured in a comparison at one budget.
 
     Attributes:
-        arms: What was measured of each arm.
-        batch_size: Examples of an optimizer step.
-        advice: What momentum can do, from the run of the baseline, or of the first arm with momentum.
-        of: The arm that the advice rests on.
+        arms: The measurements of each arm.
+        batch_size: Number of examples of an optimizer step.
+        advice: Whether momentum can matter, from the run of the baseline, or else of the first arm with momentum; None
+            if no measured arm has momentum.
+        of: Name of the arm on whose run the advice rests.
     """
 
     arms: tuple[ArmCurvature, ...]
@@ -47,34 +48,34 @@ class CurvatureSummary:
 
     @property
     def sentence(self) -> str:
-        """The advice in words; empty where nothing could be concluded."""
+        """The advice as a sentence; empty if there is none."""
         return "" if self.advice is None else f"{self.advice.sentence} (Measured in the run of {self.of}.)"
 
     @property
     def measured_at(self) -> str:
-        """The steps at which the runs were measured, said once for arms with the same ones."""
+        """The steps at which the runs were measured; arms with the same steps share them."""
         arms_at: dict[tuple[int, ...], list[str]] = {}
         for one in self.arms:
             arms_at.setdefault(tuple(one.steps), []).append(one.arm)
         by_steps = {", ".join(map(str, steps)): arms for steps, arms in arms_at.items()}
         if len(by_steps) == 1:
             return f"steps {next(iter(by_steps))}"
-        return "; ".join(f"{listed(arms)}: steps {steps}" for steps, arms in by_steps.items())
+        return "; ".join(f"{join_names(arms)}: steps {steps}" for steps, arms in by_steps.items())
 
 
 def summarise_curvature(
     runs: Sequence[RunResult], arms: Sequence[str], baseline: str, batch_size: int | None
 ) -> CurvatureSummary | None:
-    """Summarises what was measured; None where nothing was.
+    """Summarises measured curvature and gradient noise; None if they were not measured.
 
     Args:
-        runs: Results of the runs, of one budget.
+        runs: Results of the runs at one budget.
         arms: Names of the arms, in order.
-        baseline: The baseline.
-        batch_size: Examples of an optimizer step; None: not known.
+        baseline: Name of the baseline.
+        batch_size: Number of examples of an optimizer step; None if it is not known.
     """
     measured = [run for run in runs if run.curvature]
-    first = {run.arm: run for run in sorted(measured, key=lambda run: -run.seed)}  # the lowest seed of each
+    first = {run.arm: run for run in sorted(measured, key=lambda run: -run.seed)}  # the lowest seed of each arm
     found = [
         ArmCurvature(**vars(LoggedCurvature.from_records(first[arm].curvature)), arm=arm, seed=first[arm].seed)
         for arm in arms

@@ -1,4 +1,4 @@
-"""How many more seeds would probably decide what is open, and the command that adds them."""
+"""How many more seeds would probably decide the open claims, and the command that adds them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, Ve
 
 @dataclass(frozen=True)
 class Outlook:
-    """What would probably decide a comparison.
+    """How many seeds would probably decide a comparison.
 
     Attributes:
-        seeds: Numbers of seeds in all, rising, with each the number of open claims that it would probably decide.
-        present: Seeds that there are.
+        seeds: Number of open claims that would probably be decided, by total number of seeds in rising order.
+        present: Present number of seeds.
         undecided: Number of open claims.
-        command: The command that brings the comparison to the first of these numbers.
+        command: The command that brings the comparison to the smallest of these numbers of seeds.
     """
 
     seeds: Mapping[int, int]
@@ -28,7 +28,7 @@ class Outlook:
 
     @property
     def sentence(self) -> str:
-        """The same in words, which the command follows."""
+        """The outlook as a sentence that ends with a colon, to be followed by the command."""
         likely = f"with a probability of {POWER:.0%} or more at the present estimate and spread"
         least = next(iter(self.seeds))
         more = f"{least - self.present} more seed{'s' if least - self.present > 1 else ''}"
@@ -43,12 +43,12 @@ class Outlook:
 
 
 def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | None:
-    """The numbers of seeds that would probably decide open claims, and the command; None where none is known.
+    """The numbers of seeds that would probably decide open claims; None if no number is known.
 
     Args:
         plan: The comparison's plan.
-        folder: Its folder.
-        verdicts: What it says, at all budgets.
+        folder: The comparison's folder.
+        verdicts: The verdicts at all budgets.
     """
     undecided = [verdict for verdict in verdicts if verdict.word == NOT_DECIDED]
     needed = sorted(

@@ -1,4 +1,4 @@
-"""Verdicts in sentences: the headline of a claim, and what it rests on."""
+"""Verdicts in sentences: the headline of a claim, and its evidence."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,18 +17,18 @@ from hf_critmom.experiments.comparison.statistics.verdict import (
 from hf_critmom.reporting.intervals import Interval
 
 Name = Callable[[str], str]
-_MOST_DIGITS = 6  # what would need more is rounding
+_MAX_DIGITS = 6  # further digits are rounding errors
 
 
 def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
-    """The word for a claim with its ratio, and how the arm ended; without a full stop.
+    """The verdict on a claim with its ratio, and how the arm ended; without a full stop.
 
     For instance "critmom is slower than constant: 1.16 times the steps (1.07 to 1.26, 3 seeds), and ends 0.035 lower
     (0.032 to 0.037)".
 
     Args:
         verdict: The verdict.
-        name: How an arm's name is written, for instance in backquotes.
+        name: Formats an arm's name, for instance in backquotes.
     """
     if verdict.word == NOT_TESTED:
         return f"{verdict.claim.text}: not tested ({verdict.reason})"
@@ -36,11 +36,11 @@ def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
 
 
 def headline_parts(verdict: Verdict, *, name: Name = str) -> tuple[str, str]:
-    """The statement of a headline, such as "critmom is slower than constant", and the numbers that it rests on.
+    """The statement of a headline, such as "critmom is slower than constant", and the numbers behind it.
 
     Args:
         verdict: The verdict.
-        name: How an arm's name is written.
+        name: Formats an arm's name.
     """
     if verdict.word == NOT_TESTED:
         return f"{verdict.claim.text}: not tested", verdict.reason
@@ -56,29 +56,29 @@ def headline_parts(verdict: Verdict, *, name: Name = str) -> tuple[str, str]:
     }[verdict.word]
     to = f" to {one.targets[-1]:.4g}" if verdict.claim.highest_only and one.targets else ""
     ends = ending(one.ending)
-    if ends and verdict.word in (NO_DIFFERENCE, NOT_DECIDED):  # whose grammatical subject is both
+    if ends and verdict.word in (NO_DIFFERENCE, NOT_DECIDED):  # the subject of these statements is not the arm alone
         ends = f"{arm} {ends}"
     return statement, f"{_ratio(one, to)}{f', and {ends}' if ends else ''}{_outlook(verdict)}"
 
 
 def ending(difference: Interval) -> str:
-    """How the arm ended, "ends 0.035 lower (0.032 to 0.037)"; empty if no seed of both finished."""
+    """How the arm ended, such as "ends 0.035 lower (0.032 to 0.037)"; empty if the two share no finished seed."""
     if not difference.n or math.isnan(difference.estimate):
         return ""
     return f"ends {_signed(difference, 'higher', 'lower')}"
 
 
 def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[str]:
-    """What a headline rests on, in whole sentences.
+    """The evidence for a headline, in whole sentences.
 
     Args:
         verdict: The verdict.
         metric: The metric.
-        name: How an arm's name is written.
+        name: Formats an arm's name.
     """
     found = []
     if verdict.decided_at is not None and verdict.decided_at != verdict.seeds:
-        found.append(f"Decided at the look with {_count(verdict.decided_at, 'seed')}.")
+        found.append(f"Decided at the look with {format_count(verdict.decided_at, 'seed')}.")
     if verdict.reason and verdict.word != NOT_TESTED:
         found.append(f"{verdict.reason[0].upper()}{verdict.reason[1:]}.")
     for one in verdict.headlines:
@@ -93,7 +93,7 @@ def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[
             found.append(
                 f"It is {faster} at every target{' that tells the two apart' if one.unreached or one.at_once else ''}."
             )
-        if crossing := crossing_in_words(one):
+        if crossing := describe_crossing(one):
             found.append(
                 f"It is {crossing}: the mean over the targets hides that, so choose by the target that counts."
             )
@@ -108,22 +108,22 @@ def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[
 
 
 def restrictions(one: Headline, *, name: Name = str) -> list[str]:
-    """What a ratio could not count as it happened, in whole sentences.
+    """Restrictions of a headline's ratio, in whole sentences: missed targets, targets left out, unpaired seeds.
 
     Args:
-        one: The ratio.
-        name: How an arm's name is written.
+        one: The headline.
+        name: Formats an arm's name.
     """
     found = []
     missed = [
         (one.arm_missed + one.both_missed, name(one.arm)),
         (one.baseline_missed + one.both_missed, name(one.baseline)),
     ]
-    told = [f"{who} missed {count}" for count, who in missed if count]
-    if told:
-        counted = f"{_count(len(one.targets), 'target')}, {_count(one.ratio.n, 'seed')}"
+    misses = [f"{who} missed {count}" for count, who in missed if count]
+    if misses:
+        counts = f"{format_count(len(one.targets), 'target')}, {format_count(one.ratio.n, 'seed')}"
         found.append(
-            f"Of {_count(one.arrivals, 'arrival')} ({counted}) {' and '.join(told)}, "
+            f"Of {format_count(one.arrivals, 'arrival')} ({counts}) {' and '.join(misses)}, "
             "counted with the end of the budget: that understates a difference."
         )
     for targets, why in (
@@ -131,30 +131,32 @@ def restrictions(one: Headline, *, name: Name = str) -> list[str]:
         (one.at_once, "every run was at when it was first evaluated"),
     ):
         if targets and one.ratio.n:
-            found.append(f"Left out: {listed([f'{target:.4g}' for target in targets])}, which {why}.")
+            found.append(f"Left out: {join_names([f'{target:.4g}' for target in targets])}, which {why}.")
     if not one.paired and one.ratio.n:
         found.append("The seeds of the two are not paired, so their means are compared (Welch's t interval).")
     return found
 
 
-def crossing_in_words(one: Headline) -> str:
-    """Where an arm is faster to some targets and slower to others, decided at each; else empty.
+def describe_crossing(one: Headline) -> str:
+    """The targets to which an arm is faster and slower, if both are decided at some, else empty.
 
-    For instance "faster to 0.8, slower to 0.88 and 0.9": a mean over the targets hides it.
+    For instance "faster to 0.8, slower to 0.88 and 0.9", which a mean over the targets hides.
 
     Args:
-        one: The ratio.
+        one: The headline.
     """
     decided = [at for at in one.at if at.decided and not at.exploratory]
     sides = {
         word: [f"{at.target:.4g}" for at in decided if (at.ratio.estimate < 1.0) == (word == "faster")]
         for word in ("faster", "slower")
     }
-    return ", ".join(f"{word} to {listed(targets)}" for word, targets in sides.items()) if all(sides.values()) else ""
+    return (
+        ", ".join(f"{word} to {join_names(targets)}" for word, targets in sides.items()) if all(sides.values()) else ""
+    )
 
 
 def targets_sentence(one: Headline) -> str:
-    """The ratio at each target, in a sentence: interval by Holm's correction, bounds, what was decided."""
+    """The ratio at each target, in a sentence: interval with Holm's correction, bounds, and whether it is decided."""
     parts = []
     for at in one.at:
         if at.bound == "unknown":
@@ -172,43 +174,43 @@ def targets_sentence(one: Headline) -> str:
     return f"Times the steps to each target, with Holm's correction: {', '.join(parts)}."
 
 
-def ratio_in_words(found: PairedRatio, *, between: str = " ") -> str:
-    """A ratio at one target with its interval; a bound, and an open end of the interval, is said in words.
+def format_paired_ratio(found: PairedRatio, *, between: str = " ") -> str:
+    """The ratio at one target with its interval, such as "at least 1.20 (from 1.05)".
 
     Args:
         found: The ratio.
-        between: What stands between ratio and interval, for instance a line break.
+        between: Separator of ratio and interval, for instance a line break.
     """
     if found.bound == "unknown":
         if not found.ratio.n:
             return "no seed in common"
         return "reached by neither" if found.both_censored == found.ratio.n else "open"
     bound = "" if found.bound == "exact" else f"{found.bound} "
-    return f"{bound}{interval_of_ratio(found.ratio, between=between)}"
+    return f"{bound}{format_ratio(found.ratio, between=between)}"
 
 
-def interval_of_ratio(ratio: Interval, *, between: str = " ") -> str:
-    """A ratio with its interval, such as "0.83 (0.51 to 1.36)", whose open ends are said in words."""
+def format_ratio(ratio: Interval, *, between: str = " ") -> str:
+    """A ratio with its interval, such as "0.83 (0.51 to 1.36)", or "0.83 (up to 1.36)" if the interval is open."""
     if math.isnan(ratio.estimate):
         return "-"
     estimate, ends = _rounded(ratio)
     return f"{estimate}{f'{between}({ends})' if ends else ''}"
 
 
-def interval_in_words(found: PairedRatio) -> str:
-    """The interval of a ratio, with its level."""
+def format_ratio_interval(found: PairedRatio) -> str:
+    """The interval of a ratio with its level, such as "95 % interval 0.51 to 1.36"."""
     _, ends = _rounded(found.ratio)
     return f"{100 * found.confidence:.3g} % interval {ends}" if ends else "no interval"
 
 
 def _rounded(ratio: Interval) -> tuple[str, str]:
-    """A ratio and the ends of its interval, empty if both are open, with as many decimals each.
+    """A ratio and the ends of its interval, which are empty if both are open, with the same number of decimals.
 
-    They are two, or as many more as it takes that an interval which excludes 1 still does: a bound of 0.9984 above
-    which nothing is possible must not read 1.00.
+    It is two, or as many as are needed for an interval that excludes 1 to exclude it after rounding, too: an upper end
+    of 0.9984 must not read 1.00.
     """
     digits = 2
-    while digits < _MOST_DIGITS and (
+    while digits < _MAX_DIGITS and (
         (ratio.low > 1.0 and round(ratio.low, digits) <= 1.0) or (ratio.high < 1.0 and round(ratio.high, digits) >= 1.0)
     ):
         digits += 1
@@ -222,8 +224,8 @@ def _rounded(ratio: Interval) -> tuple[str, str]:
     return estimate, f"from {low}" if bounded_below else f"up to {high}" if bounded_above else ""
 
 
-def difference_in_words(found: Interval, between: str = " ") -> str:
-    """A difference with its interval, if it has one."""
+def format_difference(found: Interval, between: str = " ") -> str:
+    """A difference with its interval, if it has one, such as "+0.0120 (+0.0041 to +0.0199)"."""
     if math.isnan(found.estimate):
         return "-"
     text = f"{found.estimate:+.4f}"
@@ -231,19 +233,19 @@ def difference_in_words(found: Interval, between: str = " ") -> str:
 
 
 def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
-    """Statement and numbers of a claim to be first of several."""
+    """Statement and numbers of a headline for a claim to be faster than several others."""
     arm, others = name(verdict.claim.arm), verdict.headlines
     known = [one for one in others if not math.isnan(one.ratio.estimate)]
     to = f" to reach {known[0].targets[-1]:.4g}" if verdict.claim.highest_only and known else ""
     if verdict.word == NO_DIFFERENCE:
         closest = min(known, key=lambda one: max(one.ratio.high, 1.0 / one.ratio.low if one.ratio.low else math.inf))
         within = [one for one in known if one is closest or verdict.allows(one.ratio)]
-        beyond = f"±{100.0 * verdict.margin:g} % from {listed([name(one.baseline) for one in within])}"
+        beyond = f"±{100.0 * verdict.margin:g} % from {join_names([name(one.baseline) for one in within])}"
         numbers = _ratio(closest, of=name(closest.baseline) if len(within) > 1 else "")
         return f"{arm} is not the first{to}, it shows no difference beyond {beyond}", numbers
     if not known:
         return f"{arm} against every other arm is not decided yet", ""
-    # Of those that are slower than the arm the nearest matters, of those that are faster the farthest ahead.
+    # The largest ratio decides: that of the closest slower arm or, if there are faster arms, of the fastest.
     nearest = max(known, key=lambda one: one.ratio.estimate)
     against = f"{_ratio(nearest, of=name(nearest.baseline))}"
     if verdict.word == FASTER:
@@ -259,46 +261,47 @@ def _ratio(one: Headline, to: str = "", *, of: str = "") -> str:
     if not n:
         return "no seed in common"
     if math.isnan(found.estimate):
-        return f"no target tells them apart with {_count(n, 'seed')}"
+        return f"no target tells them apart with {format_count(n, 'seed')}"
     estimate, ends = _rounded(found)
     steps = f"{estimate} times the steps{f' of {of}' if of else ''}{to}"
     known = [] if n == 1 or math.isinf(found.high) else [ends]
-    crossing = crossing_in_words(one)
-    return f"{steps} ({', '.join([*known, _count(n, 'seed')])}{f'; {crossing}' if crossing else ''})"
+    crossing = describe_crossing(one)
+    return f"{steps} ({', '.join([*known, format_count(n, 'seed')])}{f'; {crossing}' if crossing else ''})"
 
 
 def _outlook(verdict: Verdict) -> str:
     if verdict.word != NOT_DECIDED or verdict.needed is None:
         return ""
-    return f"; about {_count(verdict.needed, 'seed')} would probably decide"
+    return f"; about {format_count(verdict.needed, 'seed')} would probably decide"
 
 
 def _signed(found: Interval, above: str, below: str) -> str:
-    """A difference by its size and side, "0.035 lower (0.032 to 0.037)"."""
+    """A difference by its size and direction, such as "0.035 lower (0.032 to 0.037)"."""
     side, other = (above, below) if found.estimate >= 0.0 else (below, above)
     known = found.n > 1 and math.isfinite(found.low) and math.isfinite(found.high)
     if found.estimate == 0.0 and (not known or found.low == found.high):
         return "equal"
     shown = [abs(found.estimate), *((abs(found.low), abs(found.high)) if known else ())]
-    # So that half the interval's width has one digit or two, and a difference without an interval two.
+    # Half the interval's width gets one or two significant digits, a difference without an interval two.
     size = (found.high - found.low) / 2.0 if known else abs(found.estimate) / 5.0
-    digits = min(max(math.ceil(0.3 - math.log10(size)), 0), _MOST_DIGITS) if size > 0.0 else 4
-    while any(0.5 * 10.0**-_MOST_DIGITS <= value < 0.5 * 10.0**-digits for value in shown):
+    digits = min(max(math.ceil(0.3 - math.log10(size)), 0), _MAX_DIGITS) if size > 0.0 else 4
+    while any(0.5 * 10.0**-_MAX_DIGITS <= value < 0.5 * 10.0**-digits for value in shown):
         digits += 1
-    told = f"{shown[0]:.{digits}f} {side}" if round(shown[0], digits) else "equal"
+    estimate = f"{shown[0]:.{digits}f} {side}" if round(shown[0], digits) else "equal"
     if not known or not any(round(value, digits) for value in shown):
-        return told
+        return estimate
     if found.low < 0.0 < found.high:
         ends = (found.low, found.high) if found.estimate >= 0.0 else (found.high, found.low)
-        return f"{told} ({abs(ends[0]):.{digits}f} {other} to {abs(ends[1]):.{digits}f} {side})"
+        return f"{estimate} ({abs(ends[0]):.{digits}f} {other} to {abs(ends[1]):.{digits}f} {side})"
     low, high = sorted((abs(found.low), abs(found.high)))
-    return f"{told} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{estimate} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
+def format_count(number: int, noun: str) -> str:
+    """A count with its noun: "1 seed", "3 seeds"."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Names in a sentence: "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -7,11 +7,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from matplotlib.figure import Figure
 
 from hf_critmom.experiments.comparison.findings.analyses import disturbed_arms
-from hf_critmom.experiments.comparison.findings.descriptions import budget_title, counted, training_in_words
+from hf_critmom.experiments.comparison.findings.descriptions import budget_title, describe_training, format_counts
 from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, Findings
-from hf_critmom.experiments.comparison.findings.history import history_in_words
+from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.findings.momentum import HEADER
-from hf_critmom.experiments.comparison.findings.sentences import explanations, headline_sentence, listed
+from hf_critmom.experiments.comparison.findings.sentences import explanations, headline_sentence, join_names
 from hf_critmom.experiments.comparison.plan import Trial
 from hf_critmom.experiments.comparison.rendering.tables import (
     choice_row,
@@ -29,7 +29,7 @@ from hf_critmom.reporting.templates import render
 
 
 def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) -> str:
-    """The card in Markdown, with its metadata.
+    """The card as Markdown with metadata.
 
     Args:
         found: The findings of the comparison.
@@ -70,7 +70,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         model_name=f"{plan.task.name} momentum comparison",
         eval_results=evaluated or None,
     )
-    # A tuned variant that is the arm itself has no run of its own.
+    # A tuned variant with the arm's own values has no run of its own.
     tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
     planned = [*plan.runs(), *tuned]
     tried = [f"`{arm}`" for arm in plan.arms if any(choice.arm == arm for choice in results.choices)]
@@ -79,8 +79,8 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         "comparison.md",
         front_matter=data.to_yaml(),
         plan=plan,
-        settings=[training_in_words(plan, budget.analysis.budget) for budget in budgets],
-        reports=[_report(budget, of_budget) for budget, of_budget in zip(budgets, figures, strict=True)],
+        settings=[describe_training(plan, budget.analysis.budget) for budget in budgets],
+        reports=[_report(budget, drawn) for budget, drawn in zip(budgets, figures, strict=True)],
         arms=found.arms,
         curvature_header=HEADER,
         metric=metric,
@@ -93,8 +93,8 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
             name: [f"{factor:g}" for factor in getattr(plan.tuning, name, ())]
             for name in ("learning_rate", "weight_decay")
         },
-        tried="Every arm" if len(tried) == len(plan.arms) else listed(tried),
-        history=history_in_words(plan),
+        tried="Every arm" if len(tried) == len(plan.arms) else join_names(tried),
+        history=describe_history(plan),
         outlook=found.outlook,
         commands=found.commands,
         continuing_command=found.continuing_command,
@@ -109,7 +109,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         retries=sum(run.load.retries or 0 for run in runs),
         disturbed=sorted({arm for one in budgets for arm in disturbed_arms(results, one.analysis.budget)}),
         versions={name: version for name, version in plan.versions.items() if name != "hardware"},
-        evaluations=counted([len(run.evaluations) for run in runs], "evaluation"),
+        evaluations=format_counts([len(run.evaluations) for run in runs], "evaluation"),
     )
 
 

@@ -18,8 +18,8 @@ from hf_critmom.reporting.intervals import Interval, mean_interval
 from hf_critmom.storage.files import replace_non_finite
 from hf_critmom.storage.redaction import redact
 
-LARGEST_FACTOR = 4.0
-"""Where AlgoPerf's performance profiles end."""
+MAX_PROFILE_FACTOR = 4.0
+"""Largest factor of AlgoPerf's performance profiles."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Workload:
     """One comparison at one budget.
 
     Attributes:
-        name: Its name among the workloads.
+        name: Name of the workload.
         folder: The comparison's folder.
-        found: What the comparison found.
+        found: The findings of the comparison.
         analysis: The analysis of the budget.
-        target: The target of the performance profile: the hardest planned one that an arm of the profile reached with
-            more than half of its seeds; None: none of them reached any.
+        target: Target of the performance profile: the hardest planned one that an arm of the profile reached with more
+            than half of its seeds; None if there is none.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Workload:
 
     @property
     def times(self) -> dict[str, float]:
-        """Median steps to the target by arm, infinite where it was not reached; empty without a target."""
+        """Median steps to the target by arm, infinite if the arm did not reach it; empty without a target."""
         if self.target is None:
             return {}
         return {summary.arm: _steps(summary, self.target) for summary in self.analysis.summaries}
@@ -51,13 +51,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times as fast as the baseline an arm is, over tasks.
+    """The speed-up of an arm over the baseline, over several workloads.
 
     Attributes:
         arm: The arm's name.
-        ratio: Geometric mean over the workloads of the baseline's steps to target by the arm's, above 1: faster; with
-            Student's t interval over the workloads, whose number is its `n`.
-        workloads: Names of the workloads that it rests on.
+        ratio: Geometric mean over the workloads of the ratio of the baseline's steps to target to the arm's (above 1 is
+            faster), with Student's t interval over the workloads, of which there are `ratio.n`.
+        workloads: Names of these workloads.
     """
 
     arm: str
@@ -72,9 +72,9 @@ class Overview:
     Attributes:
         workloads: The workloads, in the order of the folders.
         arms: The arms of all of them.
-        baseline: The arm with which others are compared.
+        baseline: The arm with which others are compared: the most frequent baseline of the workloads.
         speed_ups: One for each other arm that is compared with the baseline in at least one workload.
-        compared: Arms that every workload has: those of the performance profile.
+        compared: Arms of the performance profile: those that every workload has.
     """
 
     workloads: tuple[Workload, ...]
@@ -87,8 +87,8 @@ class Overview:
         """Performance profiles (Dolan and More, Math. Program. 91 (2002) 201; AlgoPerf, arXiv 2306.07179, section 4).
 
         Returns:
-            By arm, factors in rising order with the share of workloads that the arm reached within that factor of the
-            steps of the workload's fastest arm.
+            For each arm, factors in rising order with the share of workloads whose target the arm reached within that
+            factor of the fastest arm's steps.
         """
         factors: dict[str, list[float]] = {arm: [] for arm in self.compared}
         timed = [workload for workload in self.workloads if workload.target is not None]
@@ -98,10 +98,10 @@ class Overview:
             for arm, taken in times.items():
                 factors[arm].append(taken / least if math.isfinite(taken) else math.inf)
         ends = sorted(
-            {1.0, LARGEST_FACTOR, *(one for found in factors.values() for one in found if math.isfinite(one))}
+            {1.0, MAX_PROFILE_FACTOR, *(one for found in factors.values() for one in found if math.isfinite(one))}
         )
         return {
-            arm: [(end, float(np.mean([one <= end for one in found]))) for end in ends if end <= LARGEST_FACTOR]
+            arm: [(end, float(np.mean([one <= end for one in found]))) for end in ends if end <= MAX_PROFILE_FACTOR]
             for arm, found in factors.items()
             if found
         }
@@ -111,10 +111,10 @@ def read_overview(folders: Sequence[Path]) -> Overview:
     """Reads several comparisons, finished or not; nothing in their folders changes.
 
     Args:
-        folders: Their folders.
+        folders: The comparisons' folders.
 
     Raises:
-        ComparisonError: If one is given twice, holds no comparison, or has no finished run.
+        ComparisonError: If a folder is given twice, holds no comparison, or has no finished run.
     """
     resolved = [folder.resolve() for folder in folders]
     for place, folder in enumerate(folders):

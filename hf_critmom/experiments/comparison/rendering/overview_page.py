@@ -8,13 +8,13 @@ from rich.text import Text
 
 from hf_critmom.experiments.comparison.command_lines import joint_command
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.findings.descriptions import counted, training_in_words
-from hf_critmom.experiments.comparison.findings.sentences import difference_in_words, interval_of_ratio
-from hf_critmom.experiments.comparison.rendering.overview import LARGEST_FACTOR, Overview
+from hf_critmom.experiments.comparison.findings.descriptions import describe_training
+from hf_critmom.experiments.comparison.findings.sentences import format_count, format_difference, format_ratio
+from hf_critmom.experiments.comparison.rendering.overview import MAX_PROFILE_FACTOR, Overview
 from hf_critmom.experiments.comparison.rendering.page_charts import (
     colors_of,
     dashes_of,
-    made,
+    page_chart,
     ratios_chart,
     steps_chart,
 )
@@ -42,26 +42,27 @@ def write_overview(overview: Overview, folder: Path) -> list[RenderableType]:
         ComparisonError: If the folder cannot be written.
     """
     create_or_open_folder(folder, "overview", None, ComparisonError, write=True)
-    said: list[Headline] = []
+    first_headlines: list[Headline] = []
     for one in overview.workloads:
         tested = [line for line in headlines(one.analysis, one.name) if line.word != NOT_TESTED]
-        said += tested[:1]
-    tasks = counted([len(overview.workloads)], "task")
-    sections = [_speed_ups_section(overview), _profile_section(overview), _claims_section(overview), _what(overview)]
+        first_headlines += tested[:1]
+    tasks = format_count(len(overview.workloads), "task")
+    claims = Section("Claims by task", tables=[_claims_table(overview)])
+    sections = [_speed_ups_section(overview), _profile_section(overview), claims, _setup_section(overview)]
     with writing(folder):
         write_page(
             folder,
             title=f"{tasks}: {', '.join(overview.arms)}",
             subtitle="The headline of every task is that of its first claim; all claims are listed below.",
-            headlines=said,
+            headlines=first_headlines,
             sections=sections,
         )
-    lines = [Text(printable(f"{one.label}: {' '.join(filter(None, (one.sentence, one.numbers)))}")) for one in said]
-    return [_speed_up_table(overview).rich(), *lines]
+    texts = [f"{one.label}: {' '.join(filter(None, (one.sentence, one.numbers)))}" for one in first_headlines]
+    return [_speed_up_table(overview).rich(), *(Text(printable(text)) for text in texts)]
 
 
 def _speed_up_table(overview: Overview) -> Table:
-    rows = [[one.arm, interval_of_ratio(one.ratio), str(one.ratio.n)] for one in overview.speed_ups]
+    rows = [[one.arm, format_ratio(one.ratio), str(one.ratio.n)] for one in overview.speed_ups]
     return Table(
         ["arm", f"times as fast as {overview.baseline}", "tasks"],
         rows,
@@ -74,16 +75,18 @@ def _speed_up_table(overview: Overview) -> Table:
 def _speed_ups_section(overview: Overview) -> Section:
     rows = [
         {"label": one.arm, "color": one.arm, "ratio": one.ratio.estimate, "low": one.ratio.low, "high": one.ratio.high,
-         "text": interval_of_ratio(one.ratio)}
+         "text": format_ratio(one.ratio)}
         if one.ratio.n > 1
         else {"label": one.arm, "color": one.arm, "ratio": one.ratio.estimate, "low": one.ratio.estimate,
-              "high": one.ratio.estimate, "text": interval_of_ratio(one.ratio)}
+              "high": one.ratio.estimate, "text": format_ratio(one.ratio)}
         for one in overview.speed_ups
     ]  # fmt: skip
     charts = []
     if rows:
         chart = ratios_chart(rows, f"times as fast as {overview.baseline} (logarithmic)", colors_of(overview.arms))
-        charts.append(made("speed-ups", "Geometric mean of speed-ups over the tasks, by arm, with intervals", chart))
+        charts.append(
+            page_chart("speed-ups", "Geometric mean of speed-ups over the tasks, by arm, with intervals", chart)
+        )
     return Section("How much faster, over all tasks", charts=charts, tables=[_speed_up_table(overview)])
 
 
@@ -100,11 +103,11 @@ def _profile_section(overview: Overview) -> Section:
     ]
     table = Table(["task", "target", *arms], targets, title="Median steps to the target")
     left_out = [name for name in overview.arms if name not in arms]
-    what = [
+    paragraphs = [
         "The share of tasks whose target an arm reached within a factor of the fastest arm's steps (as AlgoPerf draws "
         "it). The target is the hardest planned one that one of these arms reached with more than half of its seeds."
     ]
-    what += [f"Left out, since not every task has them: {', '.join(left_out)}."] if left_out else []
+    paragraphs += [f"Left out, since not every task has them: {', '.join(left_out)}."] if left_out else []
     if not rows:
         return Section("Performance profile", ["No arm is in every task, or no task has a target that was reached."])
     dashes = {name: " ".join(map(str, dash)) for name, dash in dashes_of(arms).items() if dash[1]}
@@ -112,16 +115,18 @@ def _profile_section(overview: Overview) -> Section:
         "arms", "arms", {name: name for name in arms}, multiple=True, colors=colors_of(arms), dashes=dashes
     )
     title = "factor of the fastest arm's steps"
-    chart = steps_chart(rows, arms, share=True, x_title=title, domain=(1.0, LARGEST_FACTOR), x_format=".3g", height=260)
+    chart = steps_chart(
+        rows, arms, share=True, x_title=title, domain=(1.0, MAX_PROFILE_FACTOR), x_format=".3g", height=260
+    )
     description = "Performance profile: share of the tasks reached within a factor of the fastest arm's steps, by arm"
-    charts = [made("profile", description, chart)]
-    return Section("Performance profile", what, controls=[control], charts=charts, tables=[table])
+    charts = [page_chart("profile", description, chart)]
+    return Section("Performance profile", paragraphs, controls=[control], charts=charts, tables=[table])
 
 
 def _claims_table(overview: Overview) -> Table:
     rows = [
-        [one.name, claim_title(verdict.claim), verdict.word, interval_of_ratio(headline.ratio),
-         difference_in_words(headline.ending)]
+        [one.name, claim_title(verdict.claim), verdict.word, format_ratio(headline.ratio),
+         format_difference(headline.ending)]
         for one in overview.workloads
         for verdict in one.analysis.verdicts if verdict.word != NOT_TESTED and len(verdict.headlines) == 1
         for headline in verdict.headlines
@@ -130,16 +135,12 @@ def _claims_table(overview: Overview) -> Table:
     return Table(header, rows, title="Claims by task", left=("claim", "verdict"))
 
 
-def _claims_section(overview: Overview) -> Section:
-    return Section("Claims by task", tables=[_claims_table(overview)])
-
-
-def _what(overview: Overview) -> Section:
+def _setup_section(overview: Overview) -> Section:
     rows: list[Sequence[str]] = []
     for one in overview.workloads:
         plan = one.found.plan
         finished = f"{one.found.finished} of {len(plan.runs())}"
-        training = training_in_words(plan, one.analysis.budget)
+        training = describe_training(plan, one.analysis.budget)
         rows.append([one.name, training, str(len(plan.seeds)), finished, joint_command(one.found.commands)])
     left = ("training", "command")
     return Section(

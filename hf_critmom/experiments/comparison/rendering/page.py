@@ -1,22 +1,23 @@
-"""The page of a comparison, ``report.html``: headlines, sections of every budget, what was compared and how."""
+"""The page of a comparison, ``report.html``: headlines, sections for every budget, and the setup."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from hf_critmom.experiments.comparison.findings.descriptions import counted, training_in_words
+from hf_critmom.experiments.comparison.findings.descriptions import describe_training, format_counts
 from hf_critmom.experiments.comparison.findings.findings import Findings
-from hf_critmom.experiments.comparison.findings.history import history_in_words
+from hf_critmom.experiments.comparison.findings.history import describe_history
+from hf_critmom.experiments.comparison.findings.sentences import format_count
 from hf_critmom.experiments.comparison.rendering.page_sections import headlines, sections_of
 from hf_critmom.reporting.page import Headline, Section, write_page
 from hf_critmom.reporting.tables import Table
 
-MOST_NAMES = 8
-"""Largest number of arms that the title of a page names; of more, it states the number."""
+MAX_NAMES = 8
+"""Largest number of arms that the title of a page names; otherwise it states their number."""
 _CONTINUING = "What continues it"
 
 
 def write_comparison_page(folder: Path, found: Findings) -> Path:
-    """Writes ``report.html``, the report to look at.
+    """Writes ``report.html``, the interactive report.
 
     Args:
         folder: The comparison's folder.
@@ -26,44 +27,44 @@ def write_comparison_page(folder: Path, found: Findings) -> Path:
         The file.
     """
     plan, sections = found.plan, list[Section]()
-    said: list[Headline] = []
-    for place, of_budget in enumerate(found.budgets):
-        said += headlines(of_budget.analysis)
-        shown = sections_of(of_budget, found.table, share=1.0 / len(found.budgets))
-        # The controls of the first budget set the charts of all.
+    all_headlines: list[Headline] = []
+    for place, one in enumerate(found.budgets):
+        all_headlines += headlines(one.analysis)
+        shown = sections_of(one, found.table, share=1.0 / len(found.budgets))
+        # The controls of the first budget set the charts of all budgets.
         sections += shown if place == 0 else [replace(section, controls=()) for section in shown]
     rows = [[name, f"{arm.help}."] for name, arm in found.arms.items()]
-    what = Table(["arm", "what it is"], rows, left=("what it is",))
-    how = Section(
+    arms_table = Table(["arm", "what it is"], rows, left=("what it is",))
+    setup = Section(
         "What was compared, and how",
-        history_in_words(plan),
-        tables=[what, _setup(found)],
+        describe_history(plan),
+        tables=[arms_table, _setup(found)],
         code="\n".join(found.commands),
     )
     budget = found.budgets[0].analysis.budget
-    arms = ", ".join(found.arms) if len(found.arms) <= MOST_NAMES else f"{len(found.arms)} arms"
+    arms = ", ".join(found.arms) if len(found.arms) <= MAX_NAMES else f"{len(found.arms)} arms"
     return write_page(
         folder,
         title=f"{plan.task.name}: {arms}",
-        subtitle=f"{training_in_words(plan, budget)}, {counted([len(plan.seeds)], 'seed')}",
-        notice=" ".join(filter(None, [missing_in_words(found), *found.caveats])),
-        headlines=said,
-        sections=[*sections, *_next_commands(found), how],
+        subtitle=f"{describe_training(plan, budget)}, {format_count(len(plan.seeds), 'seed')}",
+        notice=" ".join(filter(None, [describe_missing(found), *found.caveats])),
+        headlines=all_headlines,
+        sections=[*sections, *_next_commands(found), setup],
     )
 
 
 def _next_commands(found: Findings) -> list[Section]:
-    """The command that makes what is missing, if it is not the plan's, and what would decide the open claims."""
+    """The command that makes the missing runs, if it is not the plan's, and the one that would decide open claims."""
     sections = []
-    if missing_in_words(found) and found.continuing_command != found.plan.command:
+    if describe_missing(found) and [found.continuing_command] != found.commands:
         sections.append(Section(_CONTINUING, code=found.continuing_command))
-    if (more := found.outlook) is not None:
-        sections.append(Section("What would decide it", paragraphs=[more.sentence], code=more.command))
+    if (outlook := found.outlook) is not None:
+        sections.append(Section("What would decide it", paragraphs=[outlook.sentence], code=outlook.command))
     return sections
 
 
-def missing_in_words(found: Findings) -> str:
-    """The missing runs of an unfinished comparison, by arm; empty for a finished one."""
+def describe_missing(found: Findings) -> str:
+    """A sentence on the missing runs of an unfinished comparison, by arm; empty for a finished one."""
     plan = found.plan
     missing: dict[str, list[int]] = {}
     for run in plan.runs():
@@ -73,18 +74,18 @@ def missing_in_words(found: Findings) -> str:
     trials = len(plan.trials()) - len(found.results.trials)
     parts = [f"{name} with {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
              for name, seeds in missing.items()]  # fmt: skip
-    parts += [counted([trials], "tuning trial")] if trials else []
+    parts += [format_count(trials, "tuning trial")] if trials else []
     if not parts:
         return ""
-    where = "at the end of this page" if found.continuing_command == plan.command else f'under "{_CONTINUING}"'
+    where = "at the end of this page" if [found.continuing_command] == found.commands else f'under "{_CONTINUING}"'
     return (
-        f"Unfinished: {found.finished} of {counted([len(plan.runs())], 'run')} are finished. Missing: "
+        f"Unfinished: {found.finished} of {format_count(len(plan.runs()), 'run')} are finished. Missing: "
         f"{'; '.join(parts)}. The command {where} continues it."
     )
 
 
 def _setup(found: Findings) -> Table:
-    """Data, targets, training and machine."""
+    """The table of data, targets, seeds, model, training, hardware and versions."""
     plan, task = found.plan, found.plan.task
     runs = found.results.runs.values()
     analyses = [one.analysis for one in found.budgets]
@@ -95,12 +96,12 @@ def _setup(found: Findings) -> Table:
     if not all(analysis.paired for analysis in analyses):
         paired = "not paired: with the same seed, arms start from other weights or see other data"
     splits = ", ".join(f"{split.examples:,} {name}" for name, split in task.splits.items())
+    evaluations = format_counts([len(run.evaluations) for run in runs], "evaluation")
     versions = [f"{name} {version}" for name, version in plan.versions.items() if name != "hardware"]
     rows = [
         ["data", " ".join([f"{task.source}; {splits} examples.", *task.notes])],
         ["targets", f"{', '.join(f'{target:.4g}' for target in plan.targets)} of the validation {task.metric}, fixed "
-                    f"before the first run; {counted([len(run.evaluations) for run in runs], 'evaluation')} per run. "
-                    f"{ends}"],
+                    f"before the first run; {evaluations} per run. {ends}"],
         ["seeds", f"{', '.join(map(str, plan.seeds))}; {paired}."],
         ["model", ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
                             for name, value in plan.model.items() if value is not None)],

@@ -1,6 +1,6 @@
-"""Charts of the page of a comparison, drawn with Altair (Vega-Lite): one function, one chart.
+"""Charts of the page of a comparison, drawn with Altair (Vega-Lite), one by each function.
 
-Every chart is as wide as its container, and obeys the page's controls through parameters of their names: ``arms``,
+Every chart is as wide as its container, and follows the page's controls through parameters with their names: ``arms``,
 ``seeds``, ``axis``, ``metric``, ``shown`` and ``range``.
 """
 
@@ -16,11 +16,11 @@ from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.reporting.page import Chart, Control
 
 WIDEST_RATIO = 8.0
-"""Ratios are drawn between the reciprocal of this and this at most; an arrow says what lies beyond."""
+"""Largest ratio that is drawn; its reciprocal is the smallest. Arrows stand for ratios beyond."""
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3))
-"""Dash patterns of the arms' lines in turn, so that colour is not the only difference."""
-MOST_POINTS = 200
-"""Points of a line at most: more would fall on the same pixels of a chart 700 pixels wide."""
+"""Dash patterns of the arms' lines, in turn, so that arms differ not only in colour."""
+MAX_POINTS = 200
+"""Largest number of points of a line; more would fall on the same pixels of a chart 700 pixels wide."""
 CHOSEN_ARMS = "indexof(arms, datum.arm) >= 0"
 
 alt.data_transformers.disable_max_rows()
@@ -32,18 +32,18 @@ def colors_of(arms: Mapping[str, Arm]) -> dict[str, str]:
 
 
 def dashes_of(arms: Mapping[str, Arm]) -> dict[str, tuple[int, ...]]:
-    """Dashes of each arm's line."""
+    """Dash pattern of each arm."""
     return {name: DASHES[place % len(DASHES)] for place, name in enumerate(arms)}
 
 
 def arm_color(arms: Mapping[str, Arm]) -> alt.Color:
-    """The arms' colours; the check boxes of the curves are their legend."""
+    """The arms' colours, without a legend, because the check boxes of the curves are one."""
     colors = colors_of(arms)
     return alt.Color("arm:N", scale=alt.Scale(domain=list(colors), range=list(colors.values()))).legend(None)
 
 
 def arm_dash(arms: Mapping[str, Arm]) -> alt.StrokeDash:
-    """The arms' dashes."""
+    """The arms' dash patterns."""
     dashes = dashes_of(arms)
     scale = alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()])
     return alt.StrokeDash("arm:N", scale=scale).legend(None)
@@ -54,25 +54,25 @@ def parameter(control: Control) -> alt.Parameter:
     return alt.param(name=control.name, value=control.initial)
 
 
-def made(name: str, description: str, chart: Any, title: str = "") -> Chart:
-    """A chart as the page takes it."""
+def page_chart(name: str, description: str, chart: Any, title: str = "") -> Chart:
+    """An Altair chart in the form that the page takes."""
     return Chart(name, description, chart.to_dict(), title)
 
 
-def evenly(places: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of these, the first and the last among them, at even distances.
+def evenly_spaced(items: Sequence[Any], max_items: int) -> list[Any]:
+    """A limited number of evenly spaced items, with the first and the last among them.
 
     Example:
-        >>> evenly([10, 20, 30, 40, 50], 3)
+        >>> evenly_spaced([10, 20, 30, 40, 50], 3)
         [10, 30, 50]
     """
-    if len(places) <= most:
-        return list(places)
-    return [places[round(place * (len(places) - 1) / (most - 1))] for place in range(most)]
+    if len(items) <= max_items:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (max_items - 1))] for place in range(max_items)]
 
 
 def suffix(analysis: Analysis) -> str:
-    """What distinguishes the charts of one budget from those of another, in their names."""
+    """Suffix that distinguishes the names of one budget's charts from those of another's."""
     return "" if analysis.budget is None else f"-{analysis.budget:g}".replace(".", "-")
 
 
@@ -84,15 +84,15 @@ def metric_chart(
     arms: Mapping[str, Arm],
     controls: Sequence[Control],
 ) -> Any:
-    """Validation curves: every seed thin, the median over the seeds thick, targets dotted.
+    """Validation curves: a thin line for each seed, a thick one for the median over seeds, dotted lines for targets.
 
     Args:
-        curves: Columns arm, seed (text), step, epoch and seconds, and one for each metric; None: not finite.
+        curves: Columns arm, seed (text), step, epoch and seconds, and one for each metric, None if it is not finite.
         targets: The targets.
-        metric: The metric that they are values of.
-        near: The values that count as near the targets.
+        metric: Metric of the targets.
+        near: Range of values that counts as near the targets.
         arms: The arms, in order.
-        controls: The controls, whose parameters the chart gets.
+        controls: The controls; the chart gets their parameters.
     """
     low, high = near
     within = f"range == 'all' || metric != {metric!r} || (datum.value >= {low:g} && datum.value <= {high:g})"
@@ -122,8 +122,8 @@ def metric_chart(
         .transform_filter("shown != 'seeds'")
     )
     median = medians.mark_line(strokeWidth=2.5).encode(x, y, color, dash, order="step:Q")
-    of_median = [tooltip[0], tooltip[2], alt.Tooltip("value:Q", title="median", format=".4f")]
-    median_points = medians.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=of_median)
+    median_tooltip = [tooltip[0], tooltip[2], alt.Tooltip("value:Q", title="median", format=".4f")]
+    median_points = medians.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=median_tooltip)
     rules = (
         alt.Chart(pd.DataFrame({"target": targets, "metric": metric}))
         .transform_filter("datum.metric == metric")
@@ -149,22 +149,22 @@ def steps_chart(
     domain: tuple[float, float] | None = None,
     height: int = 170,
 ) -> Any:
-    """A quantity over the optimizer steps, a line for each arm.
+    """A quantity over optimizer steps, with a line for each arm.
 
     Args:
-        rows: arm, step and value of each point.
+        rows: Points with arm, step and value.
         arms: The arms, in order.
-        logarithmic: Whether the quantity has a logarithmic scale.
-        level: A value that is drawn as a line across.
-        share: Whether the quantity is a share, which jumps and stays.
-        x_title: What the steps are.
-        x_format: How a step is written.
-        domain: First and last step; None: those of the rows.
-        height: Pixels.
+        logarithmic: Whether the y axis is logarithmic.
+        level: Value at which a horizontal line is drawn; None for no line.
+        share: Whether the quantity is a share, drawn as a step function from 0 % to 100 %.
+        x_title: Title of the x axis.
+        x_format: Number format of the x axis.
+        domain: First and last step; None for those of the rows.
+        height: Height in pixels.
     """
     kept = [row for row in rows if row["value"] is not None and (row["value"] > 0.0 or not logarithmic)]
     if not share:
-        kept = [row for arm in arms for row in evenly([row for row in kept if row["arm"] == arm], MOST_POINTS)]
+        kept = [row for arm in arms for row in evenly_spaced([row for row in kept if row["arm"] == arm], MAX_POINTS)]
     y = alt.Y("value:Q").title(None)
     if share:
         y = y.axis(format="%", values=[0.0, 0.5, 1.0]).scale(domain=[-0.03, 1.03], nice=False)
@@ -195,10 +195,10 @@ def ratios_chart(rows: Sequence[Mapping[str, Any]], title: str, colors: Mapping[
     """Ratios with their intervals, grouped under headings.
 
     Args:
-        rows: In order: a heading has "heading"; a ratio has label, color (its key in `colors`), ratio, low, high and
-            text, the ratio in words; its ratio is NaN where there is none to draw.
-        title: Of the axis.
-        colors: Colour of each key.
+        rows: In order: a heading has the key "heading"; a ratio has label, color (its key in `colors`), ratio, low,
+            high and text, which is shown as a tooltip, or in place of a ratio that is NaN.
+        title: Title of the axis.
+        colors: Colours by key.
     """
     drawn = [row for row in rows if "ratio" in row and math.isfinite(row["ratio"])]
     ends = [abs(math.log(value)) for row in drawn for value in (row["ratio"], row["low"], row["high"])
@@ -257,10 +257,10 @@ def ratios_chart(rows: Sequence[Mapping[str, Any]], title: str, colors: Mapping[
 
 
 def drift_chart(rows: Sequence[Mapping[str, Any]], order: Sequence[str], baseline: str, arms: Mapping[str, Arm]) -> Any:
-    """Accuracy on corrupted images less the baseline's, with intervals, by corruption and arm.
+    """Accuracy on corrupted images minus the baseline's, with intervals, by corruption and arm.
 
     Args:
-        rows: arm, corruption, difference, low and high of each.
+        rows: Differences with arm, corruption, difference, low and high.
         order: The corruptions, in order.
         baseline: Name of the baseline.
         arms: The arms, in order.

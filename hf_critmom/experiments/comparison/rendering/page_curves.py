@@ -1,4 +1,4 @@
-"""The curves of the page of a comparison: every seed and the median of each arm, thinned to what a page can hold."""
+"""The curves of the page of a comparison: every seed and the median of each arm, thinned to keep the page small."""
 
 from collections.abc import Mapping
 
@@ -7,12 +7,12 @@ import pandas as pd
 
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.rendering.page_charts import (
-    MOST_POINTS,
+    MAX_POINTS,
     colors_of,
     dashes_of,
-    evenly,
-    made,
+    evenly_spaced,
     metric_chart,
+    page_chart,
     suffix,
 )
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
@@ -20,24 +20,24 @@ from hf_critmom.reporting.page import Control, Section
 
 X_AXES = {"step": "optimizer steps", "epoch": "epochs", "seconds": "seconds of training"}
 METRICS = ("accuracy", "loss", "perplexity", "bits_per_byte")
-MOST_EVALUATIONS = 20_000
-"""Evaluations that a page draws, of all its runs: what a browser draws in a few seconds, in well below a megabyte."""
-MOST_CURVES = 30
-"""With more curves of single seeds, the page opens with the medians alone."""
-LEAST_POINTS = 20
-"""A curve keeps so many evaluations, if it has them, before seeds are left out instead."""
+MAX_EVALUATIONS = 20_000
+"""Largest number of evaluations on a page: a browser draws them in a few seconds, and they take well below 1 MB."""
+MAX_CURVES = 30
+"""Largest number of curves of single seeds with which the page opens; otherwise it opens with the medians only."""
+MIN_POINTS = 20
+"""Number of evaluations that each curve keeps, if it has them; seeds are left out before curves get fewer."""
 
 
 def curves_section(
-    analysis: Analysis, table: pd.DataFrame, arms: Mapping[str, Arm], *, most: int = MOST_EVALUATIONS
+    analysis: Analysis, table: pd.DataFrame, arms: Mapping[str, Arm], *, most: int = MAX_EVALUATIONS
 ) -> Section:
-    """Validation curves: arms and seeds toggled, axis, metric and range chosen.
+    """Validation curves with controls for arms, seeds, axis, metric and range.
 
     Args:
         analysis: The analysis.
-        table: The results table, of one budget.
+        table: The table of results at one budget.
         arms: The arms, in order.
-        most: How many evaluations are drawn.
+        most: Largest number of evaluations that are drawn.
     """
     main = analysis.metric.name
     metrics = [name for name in dict.fromkeys([main, *METRICS]) if name in table and table[name].notna().any()]
@@ -61,7 +61,7 @@ def curves_section(
             "shown",
             "lines",
             {"both": "median and every seed", "median": "median", "seeds": "every seed"},
-            selected=["both" if len(curves[["arm", "seed"]].drop_duplicates()) <= MOST_CURVES else "median"],
+            selected=["both" if len(curves[["arm", "seed"]].drop_duplicates()) <= MAX_CURVES else "median"],
         ),
         Control("range", "y axis", {"all": "everything", "targets": "near the targets"}),
     ]
@@ -71,37 +71,39 @@ def curves_section(
         f"Validation {analysis.metric.title}: median over the seeds (thick) and every seed (thin), by arm; "
         "targets are dotted"
     )
-    charts = [made(f"curves{suffix(analysis)}", description, chart)]
+    charts = [page_chart(f"curves{suffix(analysis)}", description, chart)]
     return Section("Curves", [omitted] if omitted else [], controls=controls, charts=charts)
 
 
-def drawn_evaluations(rows: pd.DataFrame, most: int = MOST_EVALUATIONS) -> tuple[pd.DataFrame, str]:
-    """The evaluations that the page draws, and a sentence on those that it leaves out; empty: none.
+def drawn_evaluations(rows: pd.DataFrame, most: int = MAX_EVALUATIONS) -> tuple[pd.DataFrame, str]:
+    """The evaluations that the page draws, and a sentence on those that it leaves out, empty if there are none.
 
-    Every arm keeps the same share of its evaluation steps with every seed, so that medians over the seeds are of all of
-    them; where that would leave too few of a curve, the last seeds are left out.
+    An arm keeps the same evaluation steps with every seed, so that medians are over all seeds; if that would leave too
+    few points on a curve, the last seeds are left out.
 
     Args:
-        rows: The evaluations; columns arm, seed and step among them.
-        most: How many are drawn.
+        rows: The evaluations, with the columns arm, seed and step among others.
+        most: Largest number of evaluations that are drawn.
     """
     seeds, arms = sorted(rows["seed"].unique()), rows["arm"].nunique()
-    kept = seeds[: max(most // (max(arms, 1) * LEAST_POINTS), 1)]
-    points = min(max(most // max(arms * len(kept), 1), 2), MOST_POINTS)
+    kept = seeds[: max(most // (max(arms, 1) * MIN_POINTS), 1)]
+    points = min(max(most // max(arms * len(kept), 1), 2), MAX_POINTS)
     drawn = rows[rows["seed"].isin(kept)]
-    steps = {arm: set(evenly(sorted(of_arm["step"].unique()), points)) for arm, of_arm in drawn.groupby("arm")}
+    steps = {
+        arm: set(evenly_spaced(sorted(arm_rows["step"].unique()), points)) for arm, arm_rows in drawn.groupby("arm")
+    }
     chosen = [step in steps[arm] for arm, step in zip(drawn["arm"], drawn["step"], strict=True)]
-    said = []
+    limits = []
     if len(kept) < len(seeds):
-        said.append(f"the first {len(kept)} of {len(seeds)} seeds (and the median over these)")
+        limits.append(f"the first {len(kept)} of {len(seeds)} seeds (and the median over these)")
     if not all(chosen):
-        said.append(f"at most {points} evaluations of every run, evenly spaced")
-    sentence = f"Drawn here: {', '.join(said)}; tables, verdicts and the other charts rest on all." if said else ""
-    return drawn[np.array(chosen, dtype=bool)], sentence  # an empty list would choose columns
+        limits.append(f"at most {points} evaluations of every run, evenly spaced")
+    sentence = f"Drawn here: {', '.join(limits)}; tables, verdicts and the other charts rest on all." if limits else ""
+    return drawn[np.array(chosen, dtype=bool)], sentence  # an empty list would select columns
 
 
 def _near_targets(analysis: Analysis, values: pd.Series) -> tuple[float, float]:
-    """The values of the metric from the best one to as far before the easiest target as the best one is beyond it."""
+    """Range of metric values centred at the easiest target, with the best value at its end."""
     targets, values = analysis.targets, values[np.isfinite(values.astype(float))]
     if analysis.metric.greater_is_better:
         best = max([*values, *targets])

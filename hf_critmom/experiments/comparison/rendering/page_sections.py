@@ -1,4 +1,4 @@
-"""Sections of the page of a comparison: its `Analysis` and its curves, to look at in a browser."""
+"""Sections of the page of a comparison, from its `Analysis`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from hf_critmom.experiments.comparison.findings.findings import BudgetFindings
 from hf_critmom.experiments.comparison.findings.momentum import HEADER, CurvatureSummary
 from hf_critmom.experiments.comparison.findings.sentences import (
     explanations,
+    format_paired_ratio,
+    format_ratio,
     headline_parts,
-    interval_of_ratio,
-    ratio_in_words,
 )
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.rendering.page_charts import (
     colors_of,
     drift_chart,
-    made,
+    page_chart,
     ratios_chart,
     steps_chart,
     suffix,
 )
-from hf_critmom.experiments.comparison.rendering.page_curves import MOST_EVALUATIONS, curves_section
+from hf_critmom.experiments.comparison.rendering.page_curves import MAX_EVALUATIONS, curves_section
 from hf_critmom.experiments.comparison.rendering.tables import claims_table, drift_rows, table_rows
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.claims import claim_title
@@ -38,19 +38,19 @@ TONES = {FASTER: "good", SLOWER: "bad", NO_DIFFERENCE: "even"}
 
 
 def sections_of(found: BudgetFindings, table: pd.DataFrame, *, share: float = 1.0) -> list[Section]:
-    """Everything that the page shows of one budget.
+    """The sections of one budget.
 
     Args:
-        found: What was found at the budget.
-        table: The results table, of all budgets.
-        share: The share of the page that the budget may take.
+        found: The findings at the budget.
+        table: The table of results of all budgets.
+        share: Share of the page's `MAX_EVALUATIONS` that the budget may take.
     """
     analysis, runs, arms = found.analysis, found.runs, found.arms
     rows = table if analysis.budget is None else table[table["budget"] == analysis.budget]
     results = Table(*table_rows(analysis.summaries, analysis.metric.title, analysis.ended_on))
     drift = Table(*drift_rows(analysis.drift, analysis.baseline))
     shown = [
-        curves_section(analysis, rows, arms, most=int(share * MOST_EVALUATIONS)),
+        curves_section(analysis, rows, arms, most=int(share * MAX_EVALUATIONS)),
         claims_section(analysis, arms),
         reach_section(analysis, arms, results),
         damping_section(analysis, runs, arms),
@@ -63,11 +63,11 @@ def sections_of(found: BudgetFindings, table: pd.DataFrame, *, share: float = 1.
 
 
 def headlines(analysis: Analysis, label: str = "") -> list[Headline]:
-    """The headline of every claim; what was not tested comes last.
+    """The headline of every claim; claims that were not tested come last.
 
     Args:
         analysis: The analysis.
-        label: What they are about, where a page has several subjects.
+        label: Label of the headlines on a page about several comparisons.
     """
     found = []
     for verdict in sorted(analysis.verdicts, key=lambda one: one.word == NOT_TESTED):
@@ -79,35 +79,35 @@ def headlines(analysis: Analysis, label: str = "") -> list[Headline]:
 
 
 def claims_section(analysis: Analysis, arms: Mapping[str, Arm]) -> Section | None:
-    """Claims by targets: the intervals drawn, and a table of them. None where no claim is about these arms."""
+    """Chart and table of the ratios of each claim, by target; None if no claim was tested."""
     tested = [verdict for verdict in analysis.verdicts if verdict.word != NOT_TESTED]
     if not tested:
         return None
     rows = [row for verdict in tested for row in _claim_rows(verdict)]
     description = "Ratio of the steps to each target with its interval, by claim; an arrow goes on beyond the frame"
     title = "times the steps (logarithmic; left of 1: faster)"
-    chart = made(f"ratios{suffix(analysis)}", description, ratios_chart(rows, title, colors_of(arms)))
+    chart = page_chart(f"ratios{suffix(analysis)}", description, ratios_chart(rows, title, colors_of(arms)))
     return Section("Claims by target", charts=[chart], tables=[claims_table(analysis)])
 
 
 def _claim_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """Rows of `ratios_chart` for one claim: over all targets and at each, or against every rival."""
+    """Rows of `ratios_chart` for one claim: over all targets and at each target, or against every rival."""
     rows: list[dict[str, Any]] = [{"heading": f"{claim_title(verdict.claim)}: {verdict.word}"}]
     for one in verdict.headlines:
         label = one.baseline if verdict.claim.first else "all targets"
-        whole = {"ratio": one.ratio.estimate, "low": one.ratio.low, "high": one.ratio.high}
-        rows.append({"label": label, "color": one.arm, "text": interval_of_ratio(one.ratio), **whole})
+        ends = {"ratio": one.ratio.estimate, "low": one.ratio.low, "high": one.ratio.high}
+        rows.append({"label": label, "color": one.arm, "text": format_ratio(one.ratio), **ends})
         if verdict.claim.first:
             continue
         for at in one.at:
             ratio = math.nan if at.bound == "unknown" else at.ratio.estimate
             ends = {"ratio": ratio, "low": at.ratio.low, "high": at.ratio.high}
-            rows.append({"label": f"{at.target:.4g}", "color": one.arm, "text": ratio_in_words(at), **ends})
+            rows.append({"label": f"{at.target:.4g}", "color": one.arm, "text": format_paired_ratio(at), **ends})
     return rows
 
 
 def reach_section(analysis: Analysis, arms: Mapping[str, Arm], results: Table) -> Section:
-    """Time to target: the share of seeds that have arrived, and the table of results."""
+    """Time to target: charts of the share of seeds that have reached each target, and the table of results."""
     charts = []
     for place, target in enumerate(analysis.targets):
         rows = [
@@ -120,13 +120,13 @@ def reach_section(analysis: Analysis, arms: Mapping[str, Arm], results: Table) -
         name = f"{analysis.metric.title} {target:.4g}"
         description = f"Share of seeds that have reached {name}, over optimizer steps, by arm"
         chart = steps_chart(rows, arms, share=True)
-        charts.append(made(f"reach-{place}{suffix(analysis)}", description, chart, name))
+        charts.append(page_chart(f"reach-{place}{suffix(analysis)}", description, chart, name))
     caption = "Share of seeds that have reached each target, over optimizer steps, by arm"
     return Section("Time to target", charts=charts, caption=caption, tables=[results])
 
 
 def damping_section(analysis: Analysis, runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Section | None:
-    """Momentum, damping ratio and learning rate over the steps of each arm's first seed; None if none was logged."""
+    """Charts of learning rate, momentum and damping ratio in the run of each arm's first seed; None without logs."""
     shown = {"learning_rate": "learning rate", "momentum": "momentum", "damping_ratio": "damping ratio (at k = 1)"}
     charts = []
     for key, label in shown.items():
@@ -134,14 +134,14 @@ def damping_section(analysis: Analysis, runs: Sequence[RunResult], arms: Mapping
         for name, arm in arms.items():
             log: Sequence[Mapping[str, Any]] = next((run.training_log for run in runs if run.arm == name), ())
             for record in log:
-                other = not arm.is_heavy_ball or "nu" in record  # another ratio, not comparable
+                other = not arm.is_heavy_ball or "nu" in record  # a damping ratio that is not comparable
                 if isinstance(record.get(key), (int, float)) and not (key == "damping_ratio" and other):
                     rows.append({"arm": name, "step": record["step"], "value": record[key]})
         if rows:
             ratio = key == "damping_ratio"
             chart = steps_chart(rows, arms, logarithmic=ratio, level=1.0 if ratio else None)
             name = f"{key.replace('_', '-')}{suffix(analysis)}"
-            charts.append(made(name, f"{label} over optimizer steps, of each arm's first seed", chart, label))
+            charts.append(page_chart(name, f"{label} over optimizer steps, of each arm's first seed", chart, label))
     caption = (
         "Over optimizer steps, of each arm's first seed. A damping ratio below 1 is underdamped (it oscillates), above "
         "1 overdamped (it creeps); that of Adam's first moment is another quantity, and is not drawn."
@@ -150,25 +150,25 @@ def damping_section(analysis: Analysis, runs: Sequence[RunResult], arms: Mapping
 
 
 def steps_section(found: BudgetFindings) -> Section | None:
-    """What the steps of the arms are like beside one another; None where nothing is known of them, or there is one."""
+    """Table of the arms' steps relative to one another; None if they are not known, or there is only one arm."""
     table = found.steps.table()
     if not table or len(found.arms) < 2:
         return None
     caveat = found.steps.caveat()
-    told = [f"{caveat} At the same learning rate and weight decay a difference can come from either alone."]
-    return Section("Size of the steps", paragraphs=told if caveat else [], tables=[replace(table, title="")])
+    paragraphs = [f"{caveat} At the same learning rate and weight decay a difference can come from either alone."]
+    return Section("Size of the steps", paragraphs=paragraphs if caveat else [], tables=[replace(table, title="")])
 
 
 def curvature_section(
     analysis: Analysis, runs: Sequence[RunResult], arms: Mapping[str, Arm], curvature: CurvatureSummary | None
 ) -> Section | None:
-    """Measured curvature, damping and gradient noise over the steps; None where nothing was measured.
+    """Charts and table of measured curvature, damping and gradient noise; None if they were not measured.
 
     Args:
         analysis: The analysis.
-        runs: The results of the runs, of one budget.
+        runs: Results of the runs at one budget.
         arms: The arms, in order.
-        curvature: What was measured.
+        curvature: Summary of the measurements.
     """
     if curvature is None:
         return None
@@ -189,19 +189,19 @@ def curvature_section(
         ]
         if rows:
             name = f"{key.split('/')[-1].replace('_', '-')}{suffix(analysis)}"
-            charts.append(made(name, f"{label} over optimizer steps, by arm", steps_chart(rows, arms), label))
+            charts.append(page_chart(name, f"{label} over optimizer steps, by arm", steps_chart(rows, arms), label))
     table = Table(
         HEADER,
         [one.cells() for one in curvature.arms],
         caption=f"Ranges over the points that were measured; the batch size is {curvature.batch_size} examples",
     )
-    said = [curvature.sentence] if curvature.sentence else []
+    paragraphs = [curvature.sentence] if curvature.sentence else []
     caption = "Measured at a few points of each arm's run with its first seed"
-    return Section("Can momentum matter here?", paragraphs=said, charts=charts, caption=caption, tables=[table])
+    return Section("Can momentum matter here?", paragraphs=paragraphs, charts=charts, caption=caption, tables=[table])
 
 
 def drift_section(analysis: Analysis, arms: Mapping[str, Arm], table: Table) -> Section | None:
-    """Accuracy on corrupted images as difference from the baseline; None where it was not measured."""
+    """Chart and table of accuracy on corrupted images minus the baseline's; None if it was not measured."""
     if analysis.drift is None:
         return None
     order = [CLEAN, CORRUPTED, *analysis.drift.corruptions]
@@ -217,7 +217,7 @@ def drift_section(analysis: Analysis, arms: Mapping[str, Arm], table: Table) -> 
     if rows:
         description = f"Test accuracy on corrupted images, less that of {analysis.baseline}, with paired t intervals"
         chart = drift_chart(rows, [_corruption(name) for name in order], analysis.baseline, arms)
-        charts.append(made(f"drift{suffix(analysis)}", description, chart))
+        charts.append(page_chart(f"drift{suffix(analysis)}", description, chart))
     return Section("Corrupted images", charts=charts, tables=[table])
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.findings.sentences import (
-    difference_in_words,
-    interval_in_words,
-    interval_of_ratio,
-    ratio_in_words,
+    format_difference,
+    format_paired_ratio,
+    format_ratio,
+    format_ratio_interval,
 )
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
@@ -18,19 +18,19 @@ from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED,
 from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
 from hf_critmom.experiments.comparison.statistics.summaries import ArmSummary, TimeToTarget
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_TESTED
-from hf_critmom.experiments.comparison.tuning import Choice
+from hf_critmom.experiments.comparison.tuning import BestTrial
 from hf_critmom.reporting.tables import Table
 
 
 def table_rows(
     summaries: Sequence[ArmSummary], metric: str, ended_on: str = "test"
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of results; a cell of two lines holds steps above seconds.
+    """Header and rows of the table of results; a cell holds steps, and seconds below them.
 
     Args:
-        summaries: What each arm achieved.
+        summaries: The results of each arm.
         metric: Name of the metric in text.
-        ended_on: Split of the last values, see `Analysis`.
+        ended_on: Split of the final values, see `Analysis`.
     """
     targets = summaries[0].targets
     header = ["arm", *(f"steps, seconds to {target.target:.4g}" for target in targets), f"{ended_on} {metric}", "seeds"]
@@ -47,7 +47,7 @@ def long_rows(summaries: Sequence[ArmSummary]) -> tuple[list[str], list[list[str
     for summary in summaries:
         for place, target in enumerate(summary.targets):
             times = _time(target).split("\n")[:2] if math.isfinite(target.steps) else ["-", "-"]
-            times[1] = times[1].removesuffix(" s")  # the column says so
+            times[1] = times[1].removesuffix(" s")  # the unit is in the header
             reached = "all" if target.reached == target.seeds else f"{target.reached} of {target.seeds}"
             rows.append([summary.arm if place == 0 else "", f"{target.target:.4g}", *times, reached])
     return ["arm", "target", "steps", "seconds", "reached by"], rows
@@ -56,16 +56,16 @@ def long_rows(summaries: Sequence[ArmSummary]) -> tuple[list[str], list[list[str
 def summary_rows(
     summaries: Sequence[ArmSummary], metric: str, ended_on: str = "test"
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the metric of each arm at the end."""
+    """Header and rows of the table of each arm's final metric."""
     return ["arm", f"{ended_on} {metric}", "seeds"], [
         [one.arm, _mean_and_spread(one), _seeds(one)] for one in summaries
     ]
 
 
 def claims_table(analysis: Analysis) -> Table:
-    """Claims by targets: the word for each, and the ratio of steps over all targets and at each.
+    """The table of claims: the verdict on each, and the ratio of steps over all targets and at each target.
 
-    A claim to be first has a row of its own and one for each rival.
+    A claim to be first has its own row and one for each rival.
     """
     targets = [f"{target:.4g}" for target in analysis.targets]
     named = [f"at {name}{' (exploratory)' if at in analysis.exploratory else ''}"
@@ -76,11 +76,11 @@ def claims_table(analysis: Analysis) -> Table:
         if verdict.word == NOT_TESTED or claim.first:
             rows.append([claim_title(claim), verdict.word, *[""] * (len(targets) + 2)])
         for one in verdict.headlines if verdict.word != NOT_TESTED else ():
-            at = {f"{found.target:.4g}": ratio_in_words(found, between="\n") for found in one.at}
-            cells = [interval_of_ratio(one.ratio, between="\n"), *(at.get(name, "-") for name in targets)]
+            at = {f"{found.target:.4g}": format_paired_ratio(found, between="\n") for found in one.at}
+            cells = [format_ratio(one.ratio, between="\n"), *(at.get(name, "-") for name in targets)]
             title = claim_title(replace(claim, baselines=(one.baseline,)))
             word = "" if claim.first else verdict.word
-            rows.append([title, word, *cells, difference_in_words(one.ending, "\n")])
+            rows.append([title, word, *cells, format_difference(one.ending, "\n")])
     return Table(
         ["claim", "verdict", "all targets", *named, f"{analysis.ended_on} {analysis.metric.title}, difference"],
         rows,
@@ -91,10 +91,10 @@ def claims_table(analysis: Analysis) -> Table:
 
 
 def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table that relates arms to the baseline, seed by seed.
+    """Header and rows of the table of arms relative to the baseline.
 
-    A cell holds the ratio of steps with its interval, the ratio of seconds, where these were not disturbed, and the
-    p-value of the log-rank test.
+    A cell holds the ratio of steps with its interval, the ratio of seconds unless they were disturbed, and the p-value
+    of the log-rank test.
     """
     header = [
         "arm",
@@ -107,11 +107,11 @@ def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
         every_seconds = found.seconds or [None] * len(found.steps)
         for steps, seconds, p in zip(found.steps, every_seconds, found.logrank, strict=True):
             if steps.both_censored == steps.ratio.n:
-                cells.append(ratio_in_words(steps))
+                cells.append(format_paired_ratio(steps))
                 continue
             in_seconds = "" if seconds is None else f"\nseconds {_ratio(seconds, interval=False)}"
             cells.append(f"{_ratio(steps)}{in_seconds}\nlog-rank p {p:.2g}")
-        rows.append([found.arm, *cells, difference_in_words(found.ending)])
+        rows.append([found.arm, *cells, format_difference(found.ending)])
     return header, rows
 
 
@@ -123,21 +123,16 @@ def drift_rows(drift: DriftSummary | None, baseline: str) -> tuple[list[str], li
     header = ["arm", CLEAN, *(name.replace("_", " ") for name in names), f"corrupted, less {baseline}'s"]
     rows = []
     for found in drift.arms:
-        less = difference_in_words(found.differences[CORRUPTED]) if CORRUPTED in found.differences else "-"
+        less = format_difference(found.differences[CORRUPTED]) if CORRUPTED in found.differences else "-"
         rows.append([found.arm, *(f"{found.accuracy[name]:.4f}" for name in (CLEAN, *names)), less])
     return header, rows
 
 
-def choice_row(choice: Choice, results: Results, metric: str) -> list[str]:
-    """The choice among an arm's trials, as a row of cells."""
-    tuned = next(
-        (
-            result
-            for run, result in results.runs.items()
-            if (run.arm, run.epochs) == (f"{choice.arm}{TUNED_SUFFIX}", choice.epochs)
-        ),
-        None,
-    )
+def choice_row(choice: BestTrial, results: Results, metric: str) -> list[str]:
+    """The best trial of an arm, as a row of cells."""
+    name = f"{choice.arm}{TUNED_SUFFIX}"
+    runs = results.runs.items()
+    tuned = next((result for run, result in runs if (run.arm, run.epochs) == (name, choice.epochs)), None)
     values = "-" if tuned is None else f"{tuned.learning_rate:g}, {tuned.weight_decay:g}"
     notes = [f"{choice.diverged} diverged"] if choice.diverged else []
     notes += [f"**{name} on the edge of the grid**" for name in choice.edges]
@@ -181,4 +176,4 @@ def _ratio(found: PairedRatio, *, interval: bool = True) -> str:
     if found.bound == "unknown":
         return "open"
     text = f"{'' if found.bound == 'exact' else f'{found.bound} '}{found.ratio.estimate:.2f}"
-    return f"{text} ({interval_in_words(found)})" if interval else text
+    return f"{text} ({format_ratio_interval(found)})" if interval else text

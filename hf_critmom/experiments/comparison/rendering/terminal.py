@@ -9,32 +9,32 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hf_critmom.experiments.comparison.findings.descriptions import training_in_words
+from hf_critmom.experiments.comparison.findings.descriptions import describe_training
 from hf_critmom.experiments.comparison.findings.findings import Findings
-from hf_critmom.experiments.comparison.findings.sentences import crossing_in_words, interval_of_ratio
+from hf_critmom.experiments.comparison.findings.sentences import describe_crossing, format_ratio
 from hf_critmom.experiments.comparison.rendering.tables import long_rows, summary_rows, table_rows
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.verdict import FASTER, NO_DIFFERENCE, NOT_TESTED, SLOWER, Verdict
 from hf_critmom.reporting.tables import Table
 
-LEAST_COLUMNS = 110
-"""In a narrower terminal every arm and target has a row of its own."""
+MIN_COLUMNS = 110
+"""In a narrower terminal, the table of results has a row for each arm and target."""
 _STYLES = {FASTER: "green", SLOWER: "red", NO_DIFFERENCE: "blue"}
 
 
 def terminal_report(found: Findings) -> list[RenderableType]:
-    """Tables of results and verdicts of every budget, and what was measured of curvature in words."""
+    """Tables of results and verdicts at every budget, advice from measured curvature, the outlook, and caveats."""
     shown: list[RenderableType] = []
     for budget in found.budgets:
-        title = f"{found.plan.task.name}: {training_in_words(found.plan, budget.analysis.budget)}"
+        title = f"{found.plan.task.name}: {describe_training(found.plan, budget.analysis.budget)}"
         shown.append(_Results(budget.analysis, title))
         if len(budget.arms) > 1 and (steps := budget.steps.table()):
             shown.append(steps.rich())
         shown.append(verdict_lines(budget.analysis.verdicts, budget.analysis.ended_on))
     curvatures = [one.curvature for one in found.budgets if one.curvature is not None]
     shown += [Text(one.sentence) for one in curvatures if one.sentence]
-    if (more := found.outlook) is not None:
-        shown += [Text(more.sentence), Text(more.command, style="bold", overflow="fold")]
+    if (outlook := found.outlook) is not None:
+        shown += [Text(outlook.sentence), Text(outlook.command, style="bold", overflow="fold")]
     return [*shown, *map(Text, found.caveats)]
 
 
@@ -55,7 +55,7 @@ class _Results:
             *table_rows(analysis.summaries, metric, analysis.ended_on), title=self.title, caption=caption
         ).rich()
         fits = Measurement.get(console, options, wide).maximum <= options.max_width
-        if options.max_width >= LEAST_COLUMNS and fits:
+        if options.max_width >= MIN_COLUMNS and fits:
             yield wide
             return
         yield Table(*long_rows(analysis.summaries), title=self.title).rich()
@@ -64,7 +64,7 @@ class _Results:
 
 
 def verdict_lines(verdicts: Sequence[Verdict], ended_on: str) -> RenderableType:
-    """A line for each claim: its word, what it compares, ratio of steps, difference of the test metric, seeds."""
+    """A line for each claim: verdict, arms, ratio of steps, difference of the test metric, number of seeds."""
     table = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name, justify in (("verdict", "left"), ("claim", "left"), ("times the steps", "left"),
                           (ended_on, "right"), ("seeds", "left")):  # fmt: skip
@@ -76,17 +76,17 @@ def verdict_lines(verdicts: Sequence[Verdict], ended_on: str) -> RenderableType:
             continue
         table.add_row(Text(verdict.word, style=_STYLES.get(verdict.word, "bold")), *map(Text, _cells(verdict)))
         for one in verdict.headlines:
-            if crossing := crossing_in_words(one):
+            if crossing := describe_crossing(one):
                 reasons.append(Text(f"{one.arm} against {one.baseline}: {crossing}, which the mean hides."))
     return Group("", *([table] if table.row_count else []), *reasons)
 
 
 def _cells(verdict: Verdict) -> list[str]:
-    """What is compared, the ratio with its interval, the difference at the end, and the seeds."""
+    """The arms, the ratio with its interval, the difference at the end, and the number of seeds."""
     known = [one for one in verdict.headlines if not math.isnan(one.ratio.estimate)]
-    # Of those that are slower than the arm the nearest matters, of those that are faster the farthest ahead.
+    # The largest ratio decides: that of the closest slower arm or, if there are faster arms, of the fastest.
     one = max(known, key=lambda headline: headline.ratio.estimate, default=verdict.headlines[0])
     against = f"all ({one.baseline})" if verdict.claim.first and len(verdict.headlines) > 1 else one.baseline
     difference = "-" if math.isnan(one.ending.estimate) else f"{one.ending.estimate:+.4f}"
     seeds = f"{verdict.seeds}" + (f" of ~{verdict.needed}" if verdict.needed else "")
-    return [f"{verdict.claim.arm} vs {against}", interval_of_ratio(one.ratio), difference, seeds]
+    return [f"{verdict.claim.arm} vs {against}", format_ratio(one.ratio), difference, seeds]

@@ -1,4 +1,4 @@
-"""Checks before the plan is written: what would fail in hours fails now, in a sentence, and leaves no trace."""
+"""Checks before the plan is written: what would fail after hours fails now, in a sentence, and leaves no trace."""
 
 import math
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from hf_critmom.experiments.comparison.running.execution import WARM_UP_STEPS, w
 from hf_critmom.tasks import Task
 from hf_critmom.tasks.metrics import METRICS
 
-MOST_STEPS = 10**9
-"""Steps of a run that nobody waits for."""
+MAX_STEPS = 10**9
+"""Largest number of steps of a run that is accepted."""
 
 
 def check_request(request: ComparisonRequest, task: Task, model: PreTrainedModel) -> None:
@@ -25,10 +25,10 @@ def check_request(request: ComparisonRequest, task: Task, model: PreTrainedModel
     Args:
         request: The request.
         task: The task.
-        model: A model of it, which may be changed.
+        model: A model of the task, which may be modified.
 
     Raises:
-        ComparisonError: If a run could not be made, or not be judged.
+        ComparisonError: If runs could not be made or compared.
     """
     _check_targets(request, task)
     _check_steps(request.training, task)
@@ -36,15 +36,15 @@ def check_request(request: ComparisonRequest, task: Task, model: PreTrainedModel
 
 
 def try_arms(request: ComparisonRequest, arms: Iterable[Arm], task: Task) -> tuple[float, float]:
-    """Trains and evaluates a little with each arm, with the request's own flags, and throws it away.
+    """Trains each arm for a few steps and evaluates it, with the request's own flags, and discards the results.
 
     Args:
         request: The request.
-        arms: The arms, at the learning rate and weight decay of their runs.
+        arms: The arms, with the learning rate and weight decay of their runs.
         task: The task.
 
     Returns:
-        Seconds of an optimizer step and of an evaluation, the fastest of all.
+        Seconds of an optimizer step and of an evaluation, each the smallest of all arms.
 
     Raises:
         ComparisonError: If Trainer, optimizer, model or metrics refuse these arguments.
@@ -56,7 +56,7 @@ def try_arms(request: ComparisonRequest, arms: Iterable[Arm], task: Task) -> tup
             measured.append(warm_up(request.training, request.model, arm, task, steps))
         except InputError:
             raise
-        except Exception as error:  # Trainer, model, optimizer and tracker raise what they like; the sentence keeps it
+        except Exception as error:  # Trainer, model, optimizer and trackers may raise anything
             raise ComparisonError(
                 f"A trial step and evaluation of the arm {arm.name} with these arguments failed "
                 f"({root_message(error)}): change them."
@@ -65,47 +65,44 @@ def try_arms(request: ComparisonRequest, arms: Iterable[Arm], task: Task) -> tup
 
 
 def step_seconds_of(request: ComparisonRequest, arm: Arm, task: Task) -> float:
-    """Seconds of an optimizer step of an arm, at the number of threads of this process."""
+    """Seconds of an optimizer step of an arm, with the number of threads of this process."""
     return warm_up(request.training, request.model, arm, task, WARM_UP_STEPS)[0]
 
 
 def _check_targets(request: ComparisonRequest, task: Task) -> None:
-    """Refuses targets that are no values of the task's metric, and a metric that has no targets."""
+    """Refuses targets that the metric cannot reach, and a metric without targets."""
     metric = METRICS[task.metric]
     for target in request.comparison.targets or ():
         if not (math.isfinite(target) and metric.above < target <= metric.at_most):
             hint = ": write 90 % as 0.9" if metric.at_most == 1.0 else ""
-            raise ComparisonError(f"--targets are {metric.in_words}, got {target:g}{hint}.")
+            raise ComparisonError(f"--targets must be {metric.in_words}, got {target:g}{hint}.")
     if not request.comparison.targets and task.metric != task.metrics[0]:
-        raise ComparisonError(
-            f"The task has no targets of its own for --metric {task.metric}: give some with --targets."
-        )
+        raise ComparisonError(f"The task has no default targets for --metric {task.metric}: give some with --targets.")
 
 
 def _check_steps(training: ComparisonTrainingArguments, task: Task) -> None:
-    """Refuses settings under which a run would take no step, no end, or be over before its first evaluation."""
+    """Refuses settings with which a run would take no step, too many, or end before its first evaluation."""
     split = training.accelerator_config.split_batches
     for size in (training.train_batch_size, training.eval_batch_size) if split else ():
         if size % training.world_size:
             raise ComparisonError(
                 f"{training.world_size} processes cannot share batches of {size} equally, as split_batches requires: "
-                "choose batch sizes that the number of processes divides."
+                "choose batch sizes that are multiples of the number of processes."
             )
     an_epoch = steps_per_epoch(training, task)
     if an_epoch == 0:
         raise ComparisonError(
             f"{len(task.train)} training {task.example}s do not fill one batch of "
-            f"{training.train_batch_size * training.world_size}, and --dataloader_drop_last drops what is not full: "
+            f"{training.train_batch_size * training.world_size}, and --dataloader_drop_last drops incomplete batches: "
             "choose a smaller --per_device_train_batch_size."
         )
     shortest, steps = (
         training.max_steps if training.max_steps > 0 else math.ceil(an_epoch * epochs)
         for epochs in (training.budgets[0], training.budgets[-1])
     )
-    if steps > MOST_STEPS:
+    if steps > MAX_STEPS:
         raise ComparisonError(
-            f"A run would take {steps:.2g} steps, which no run does: choose less than {MOST_STEPS:,}, by "
-            "--num_train_epochs or --max_steps."
+            f"A run would take {steps:.2g} steps: choose at most {MAX_STEPS:,}, with --num_train_epochs or --max_steps."
         )
     by_steps = training.eval_strategy == IntervalStrategy.STEPS
     if by_steps and training.eval_steps > steps:
@@ -122,9 +119,9 @@ def _check_steps(training: ComparisonTrainingArguments, task: Task) -> None:
 
 
 def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrainedModel) -> None:
-    """Batch normalisation cannot train on a single value per channel: say so before the first epoch ends in it.
+    """Refuses a last batch of one example that the model cannot train on, as batch normalisation cannot.
 
-    Several processes always share full batches, so there the question is the batch size alone.
+    Several processes always share full batches, so that only the batch size matters for them.
     """
     size = training.train_batch_size
     rest = len(task.train) % size if training.world_size == 1 and not training.dataloader_drop_last else 0

@@ -1,4 +1,4 @@
-"""What ``--measure_curvature`` measures of a run, and the clock of the run meanwhile."""
+"""Measurement of curvature in a run, as ``--measure_curvature`` requests it, with the run's clock stopped."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,13 +10,13 @@ from hf_critmom.experiments.comparison.running.recorder import RunRecorder
 from hf_critmom.training.callbacks import CurvatureCallback
 
 EXAMPLES = 256
-"""Training examples that a run of a comparison is measured on."""
+"""Number of training examples on which curvature is measured."""
 
 
 def curvature_callback(arm: Arm) -> CurvatureCallback | None:
-    """The callback that measures a run; None where the arm's optimizer has itself measured.
+    """The callback that measures curvature in a run; None if the arm's optimizer has it measured anyway.
 
-    The clock of the run stands still meanwhile, so that measured and unmeasured runs compare.
+    The clock of the run is stopped during a measurement, so that its seconds compare with those of unmeasured runs.
 
     Args:
         arm: The run's arm.
@@ -27,6 +27,6 @@ def curvature_callback(arm: Arm) -> CurvatureCallback | None:
 
 
 def _clock_stopped(trainer: Trainer) -> AbstractContextManager[Any]:
-    """Stops the clock of a run; a resumed run has another recorder than was passed to it."""
+    """Stops the clock of a run, which is a callback of its Trainer: resuming replaces the one that was passed."""
     callbacks = trainer.callback_handler.callbacks
     return next(callback for callback in callbacks if isinstance(callback, RunRecorder)).stopped()

@@ -1,4 +1,4 @@
-"""One run of a comparison: the Trainer of its arm, from where it stopped to its result."""
+"""One run of a comparison: the Trainer of its arm, resumed from its last checkpoint, and the result."""
 
 import copy
 import gc
@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from hf_critmom.engines.interface import Load
 from hf_critmom.experiments.comparison.arguments import ComparisonTrainingArguments
 from hf_critmom.experiments.comparison.arms.arm import Arm
-from hf_critmom.experiments.comparison.arms.muon import MuonWithAdamW
+from hf_critmom.experiments.comparison.arms.muon import MuonWithAdamW, decay_groups
 from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
 from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
@@ -38,11 +38,11 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class ArmRun:
-    """A run with what it trains: a `Job` of an engine.
+    """A run with its arm: a `Job` of an engine.
 
     Attributes:
         run: The run.
-        arm: Its arm, at the learning rate and weight decay that this run has.
+        arm: The arm, with the learning rate and weight decay of the run.
     """
 
     run: Run
@@ -50,18 +50,18 @@ class ArmRun:
 
     @property
     def folder(self) -> Path:
-        """Its folder, within the comparison's."""
+        """Folder of the run, within that of the comparison."""
         return self.run.folder
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name of the run in messages."""
         return self.run.title
 
 
 @dataclass(frozen=True)
 class RunStore:
-    """Keeps results in the folders of runs: a `Store` of an engine.
+    """Writes results to the folders of runs: a `Store` of an engine.
 
     Attributes:
         folder: The comparison's folder.
@@ -74,16 +74,16 @@ class RunStore:
         return RunFolder(self.folder / job.folder).finished()
 
     def keep(self, job: ArmRun, result: RunResult, load: Load) -> None:
-        """Writes a result with where it was made."""
-        made = replace(result, load=replace(result.load, **vars(load)))
-        RunFolder(self.folder / job.folder).finish(made.as_json())
+        """Writes a result, completed by the load of the machine that made it."""
+        completed = replace(result, load=replace(result.load, **vars(load)))
+        RunFolder(self.folder / job.folder).finish(completed.as_json())
 
 
 class ArmTrainer(CritMomTrainer):
-    """The Trainer of one arm: its optimizer, and its schedule in the place of the Trainer's own.
+    """The Trainer of one arm, with the arm's optimizer and schedule.
 
-    Where the optimizer evaluates other weights than it trains, as Schedule-Free does, the statistics of batch
-    normalisation are those of the trained weights: they are recomputed before each evaluation.
+    If the optimizer evaluates other weights than it trains, as Schedule-Free does, the statistics of batch
+    normalisation belong to the trained weights: they are recomputed for the evaluated ones before each evaluation.
     """
 
     optimizer: Any
@@ -94,30 +94,15 @@ class ArmTrainer(CritMomTrainer):
         self.arm = arm
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
-        """Builds the arm's optimizer; one that the Trainer would not build is given the same param groups."""
+        """Builds the arm's optimizer; one that the Trainer cannot build gets the same param groups."""
         assert self.optimizer_cls_and_kwargs is not None
         build, kwargs = self.optimizer_cls_and_kwargs
-        if self.optimizer is None and (build is MuonWithAdamW or not isinstance(build, type)):
-            self.optimizer = build(self._param_groups(self.model if model is None else model), **kwargs)
+        for_muon = build is MuonWithAdamW
+        if self.optimizer is None and (for_muon or not isinstance(build, type)):
+            model = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(model))
+            self.optimizer = build(decay_groups(model, self.args.weight_decay, decayed, for_muon=for_muon), **kwargs)
         return super().create_optimizer(model)
-
-    def _param_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
-        """The Trainer's groups, with and without weight decay; the embeddings, which are no matrices to Muon, apart."""
-        decayed = set(self.get_decay_parameter_names(model))
-        embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((name in decayed, id(parameter) not in embeddings), []).append(parameter)
-        matrix = self.optimizer_cls_and_kwargs is not None and self.optimizer_cls_and_kwargs[0] is MuonWithAdamW
-        return [
-            {
-                "params": parameters,
-                "weight_decay": self.args.weight_decay if has_decay else 0.0,
-                **({"matrix": may_be_matrix} if matrix else {}),
-            }
-            for (has_decay, may_be_matrix), parameters in groups.items()
-        ]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """Builds the arm's schedule."""
@@ -127,7 +112,7 @@ class ArmTrainer(CritMomTrainer):
         return self.lr_scheduler
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates, with batch normalisation as the evaluated weights need it."""
+        """Evaluates, after recomputing the statistics of batch normalisation if need be."""
         if self.optimizer is not None and averages_weights(self.optimizer):
             self.optimizer.eval()
             recalibrate(self.model, self.train_dataset, self.args.train_batch_size, self.data_collator)
@@ -141,14 +126,14 @@ def build_trainer(
 
     Args:
         model_arguments: Flags of the model.
-        arm: The arm, at the learning rate and weight decay of the run.
+        arm: The arm, with the learning rate and weight decay of the run.
         task: The task.
         args: Training arguments of the run.
-        callbacks: Callbacks beside those of the task.
+        callbacks: Callbacks besides those of the task.
     """
     model = build_model(task, model_arguments, args.seed).to(memory_format=task.memory_format)
     if task.train.on_device:
-        args.dataloader_pin_memory = False  # what is there already needs no way there
+        args.dataloader_pin_memory = False  # the data is on the device already
     trainer = ArmTrainer(
         arm,
         args,
@@ -169,10 +154,10 @@ def run_arguments(training: ComparisonTrainingArguments, arm: Arm, run: Run, fol
     """Training arguments of one run.
 
     Args:
-        training: Those of the comparison.
-        arm: The arm, at the learning rate and weight decay of the run.
+        training: Training arguments of the comparison.
+        arm: The arm, with the learning rate and weight decay of the run.
         run: The run.
-        folder: Its folder.
+        folder: The run's folder.
     """
     args: Any = copy.deepcopy(training)
     args.output_dir = str(folder)
@@ -193,24 +178,28 @@ def run_arguments(training: ComparisonTrainingArguments, arm: Arm, run: Run, fol
 def warm_up(
     training: ComparisonTrainingArguments, model_arguments: ModelArguments, arm: Arm, task: Task, num_steps: int
 ) -> tuple[float, float]:
-    """A few steps, an evaluation and a prediction that are thrown away, with the arguments of a run.
+    """Runs a few steps, an evaluation and a prediction with the arguments of a run, and discards them.
 
-    The first run need not pay for caches and lazy imports then, and what Trainer, model or metrics refuse is known.
+    This fills caches and imports lazy modules before the first run, and shows whether Trainer, model and metrics accept
+    the arguments.
 
     Args:
         training: Training arguments of the comparison.
         model_arguments: Flags of the model.
-        arm: The arm, at the learning rate and weight decay of its runs.
+        arm: The arm, with the learning rate and weight decay of its runs.
         task: The task.
-        num_steps: Optimizer steps to take.
+        num_steps: Number of optimizer steps.
 
     Returns:
-        Seconds of the fastest step, and seconds of an evaluation of the whole validation split, as its last batch and
-        the sizes of batch and split let expect.
+        Seconds of the fastest step, and estimated seconds of an evaluation on the whole validation split, extrapolated
+        from one batch.
+
+    Raises:
+        ValueError: If the evaluation lacks a metric.
     """
     with tempfile.TemporaryDirectory() as folder:
         args = run_arguments(training, arm, Run(arm.name, training.seed), Path(folder))
-        build_trainer(model_arguments, arm, task, args, [])  # as it is, also where it saves and logs
+        build_trainer(model_arguments, arm, task, args, [])  # with the arguments for saving and logging, too
         best = args.metric_for_best_model
         args.max_steps, args.report_to, args.push_to_hub = num_steps, [], False
         args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
@@ -225,7 +214,7 @@ def warm_up(
         evaluated = trainer.evaluate(batch)
         seconds = (time.perf_counter() - began) * len(task.validation) / size
         trainer.compute_metrics = task.compute_test_metrics
-        trainer.predict(batch, metric_key_prefix="test")  # the test split itself is read once, at the end of a run
+        trainer.predict(batch, metric_key_prefix="test")  # not on the test split, which is read once, at a run's end
         _check_metrics(evaluated, (*task.metrics, *([best.removeprefix("eval_")] if best else ())))
     del trainer
     gc.collect()
@@ -235,7 +224,7 @@ def warm_up(
 def _check_metrics(metrics: Mapping[str, float], names: Iterable[str]) -> None:
     if missing := [name for name in ("loss", *names) if f"eval_{name}" not in metrics]:
         found = [name.removeprefix("eval_") for name in metrics if not name.endswith(("_runtime", "_second"))]
-        raise ValueError(f"evaluations have no {missing[0]}, but {', '.join(found)}")
+        raise ValueError(f"evaluations have no {missing[0]}, only {', '.join(found)}")
 
 
 class _StepClock(TrainerCallback):
@@ -261,17 +250,18 @@ def execute_run(
     folder: Path,
     callbacks: Iterable[TrainerCallback] = (),
 ) -> RunResult:
-    """Trains an arm with a seed from where it stopped, tests it once, and saves the model.
+    """Trains an arm from the run's last complete checkpoint, if there is one, tests it once, and saves the model.
+
+    A trial is neither tested nor saved.
 
     Args:
         training: Training arguments of the comparison.
         model_arguments: Flags of the model.
-        arm: The arm, at the learning rate and weight decay of the run.
+        arm: The arm, with the learning rate and weight decay of the run.
         run: The run.
         task: The task.
         folder: The run's folder.
         callbacks: Further callbacks.
-
     """
     began = time.perf_counter()
     args = run_arguments(training, arm, run, folder)
@@ -280,16 +270,16 @@ def execute_run(
     trained = trainer.train(resume_from_checkpoint=trainer.last_complete_checkpoint())
     history = trainer.state.log_history
     diverged = has_diverged(history)
-    # With persistent loader workers, Trainer.evaluate would take the cached loader of the validation split again.
+    # Not Trainer.evaluate: with persistent loader workers it would reuse the cached loader of the validation split.
     tested: dict[str, float] = {}
-    if run.trial is None:  # a trial chooses, and must not know the test split
+    if run.trial is None:  # a trial must not read the test split
         trainer.compute_metrics = task.compute_test_metrics
         tested = dict(trainer.predict(task.test, metric_key_prefix="test").metrics)
         trainer.log(tested)
         name_space(trainer.model, args.report_to or ())
         trainer.save_model()
         trainer.create_model_card(model_name=f"{task.name}, {run.title}")
-    # A resumed run's callbacks are others than were passed.
+    # Resuming replaces the callbacks that were passed.
     recorder = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, RunRecorder))
     result: dict[str, Any] = {
         "arm": run.arm,
@@ -303,7 +293,7 @@ def execute_run(
         "budget": args.num_train_epochs if args.max_steps <= 0 else None,
         "learning_rate": args.learning_rate,
         "weight_decay": args.weight_decay,
-        # What launches did that were interrupted, as of their last checkpoint, counts too.
+        # Time of interrupted launches until the last checkpoint counts, too.
         "trainer_seconds": recorder.wall_seconds + trained.metrics["train_runtime"] + tested.get("test_runtime", 0.0),
         "training_log": [record for record in history if "loss" in record],
         "curvature": [record for record in history if "curvature/top" in record],

@@ -1,4 +1,4 @@
-"""Callbacks of a run: what is recorded of it, and when its checkpoints are written."""
+"""Callbacks that record a run, and that set when it is evaluated and saved."""
 
 import math
 import os
@@ -15,9 +15,9 @@ from hf_critmom.training.callbacks.clock import TrainingClock
 
 
 class RunRecorder(TrainingClock):
-    """Records every evaluation with the seconds spent on training until then, and what the optimizer's steps were like.
+    """Records evaluations with the seconds of training until then, and the sizes of the optimizer's steps.
 
-    With each evaluation the machine's load is noted: seconds measured while others kept it busy say little.
+    The load average is recorded with each evaluation, because seconds on a busy machine are not comparable.
 
     Args:
         seconds: Training seconds of earlier parts of the run.
@@ -32,15 +32,15 @@ class RunRecorder(TrainingClock):
         self._began = time.perf_counter()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state that checkpoints store."""
         wall_seconds = self.wall_seconds + time.perf_counter() - self._began
         attributes = {"evaluations": self.evaluations, "loads": self.loads, "steps": self.steps}
         return {"args": {"seconds": self.seconds}, "attributes": {**attributes, "wall_seconds": wall_seconds}}
 
     def summary(self) -> dict[str, Any]:
-        """What a result holds beside evaluations and seconds: the load, and the means of the steps.
+        """The load of the machine and the means of the steps, as a result holds them.
 
-        The load is a mean over the evaluations of how many threads wanted to run on the machine in the minute before.
+        The load is the mean and the largest, over the evaluations, of the load average of the minute before.
         """
         loads = {"mean": sum(self.loads) / len(self.loads), "largest": max(self.loads)} if self.loads else {}
         return {"load": {**loads, "cores": usable_cores()}, **StepStatistics(**self.steps).means()}
@@ -48,7 +48,7 @@ class RunRecorder(TrainingClock):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The schedule has not advanced yet: the groups still hold what this step was made with.
+        # The schedule has not advanced yet, so the param groups still hold the values of this step.
         optimizer = kwargs.get("optimizer")
         if optimizer is not None and not getattr(optimizer, "step_was_skipped", False):
             statistics = StepStatistics(**self.steps)
@@ -70,7 +70,7 @@ class RunRecorder(TrainingClock):
             and not name.endswith(("_runtime", "_per_second", "_time"))
             and name.removeprefix("eval_") not in RESERVED_NAMES
         }
-        if not measured:  # an evaluation on another split, such as the test set's
+        if not measured:  # an evaluation on another split, such as the test split
             return
         if hasattr(os, "getloadavg"):
             self.loads.append(os.getloadavg()[0])
@@ -87,10 +87,10 @@ class RunRecorder(TrainingClock):
 
 
 class EvaluateWithinEpochs(TrainerCallback):
-    """Evaluates several times an epoch, at equal distances; the last time is the end of the epoch, the Trainer's own.
+    """Evaluates several times per epoch, evenly spaced; the Trainer itself makes the evaluation at the epoch's end.
 
     Args:
-        evaluations: Evaluations an epoch; of more than an epoch has steps, every step has one. None: the Trainer's own.
+        evaluations: Evaluations per epoch; at most one per step is made. None for only the Trainer's own.
     """
 
     def __init__(self, evaluations: int | None) -> None:
@@ -107,22 +107,22 @@ class EvaluateWithinEpochs(TrainerCallback):
         place = (state.global_step - 1) % self._steps_per_epoch + 1
         reached, before = (step * self.evaluations // self._steps_per_epoch for step in (place, place - 1))
         if reached > before and place < self._steps_per_epoch and args.eval_delay <= (state.epoch or 0.0):
-            # The run's last step may lie within an epoch, which then ends with it and is evaluated by the Trainer.
+            # The run's last step may lie within an epoch, which then ends there and is evaluated by the Trainer.
             control.should_evaluate = state.global_step < state.max_steps
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._evaluated_step = state.global_step
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # An epoch that ends early, as when training diverges, may end with a step that has been evaluated.
+        # An epoch that ends early, for instance because training diverged, may end with a step that was evaluated.
         if state.global_step == self._evaluated_step:
             control.should_evaluate = False
 
 
 class SaveAfterEvaluation(TrainerCallback):
-    """Puts a checkpoint that is due at the last step of an epoch off until the epoch has been evaluated.
+    """Delays a checkpoint that is due at the last step of an epoch until the epoch has been evaluated.
 
-    A run that continued from between the two would begin the next epoch and lack the evaluation.
+    A run that resumed from a checkpoint before the evaluation would start the next epoch without it.
     """
 
     def __init__(self) -> None:

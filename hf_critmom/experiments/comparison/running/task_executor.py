@@ -1,4 +1,4 @@
-"""The executor of comparisons on one of our own tasks: each run is a Trainer's, with data that a process loads once."""
+"""The executor of comparisons on our own tasks: a process loads the data once, and trains each run with a Trainer."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class TaskExecutor:
 
     @property
     def task(self) -> Task:
-        """The task; an executor that was pickled has it once it is prepared."""
+        """The task; an executor that was unpickled has it after `prepare`."""
         assert self._task is not None
         return self._task
 
@@ -51,12 +51,12 @@ class TaskExecutor:
         return self.training.save_strategy != SaveStrategy.NO
 
     def isolate(self) -> None:
-        """Gives this process files of its own for the data."""
+        """Lets this process open the data files for itself."""
         for split in self.task.splits.values():
             split.isolate()
 
     def prepare(self, plan: Plan, threads: int) -> ComputeEnvironment:
-        """Loads the data, and checks that they are the plan's."""
+        """Loads the data, and checks that it is the plan's."""
         torch.set_num_threads(threads)
         settle_device(self.training, on_cpu=self.only_cpu)
         self._task = load_task(self.data, self.model)
@@ -64,29 +64,29 @@ class TaskExecutor:
         return ComputeEnvironment(device_name(), versions())
 
     def execute(self, job: ArmRun, plan: Plan, folder: Path, send: Send) -> RunResult:
-        """Makes a run; the first seed's are measured where the request asks for it."""
+        """Makes a run; with ``--measure_curvature``, that of the first seed is measured."""
         run, arm = job.run, job.arm
         callbacks: list[TrainerCallback] = [RunReporter(send, run, self.task.metric)]
         if self.measure_curvature and run.trial is None and run.seed == plan.seeds[0]:
             measuring = curvature_callback(arm)
             callbacks += [] if measuring is None else [measuring]
-        begun = plan.history[0].date if plan.history else ""
-        with tracked_run(self.training, _comparison(run, folder), run.name, begun):
+        started = plan.history[0].date if plan.history else ""
+        with tracked_run(self.training, _comparison_folder(run, folder), run.name, started):
             return execution.execute_run(self.training, self.model, arm, run, self._on_device(), folder, callbacks)
 
     def _on_device(self) -> Task:
-        """The task with its data on the device, placed there once; loader workers of the user's take them from here."""
+        """The task with its data on the device; with loader workers, which cannot read it there, the task itself."""
         if self._placed is None:
             workers = self.training.dataloader_num_workers
             self._placed = self.task if workers else self.task.placed(self.training.device)
         return self._placed
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the data, and without what was found out about this machine."""
-        found = {"data": absolute_arguments(self.data), "model": absolute_arguments(self.model)}
-        return {**self.__dict__, **found, "training": portable_arguments(self.training), "_task": None, "_placed": None}
+        """Everything but the data, with absolute paths and without settings of this machine."""
+        flags = {"data": absolute_arguments(self.data), "model": absolute_arguments(self.model)}
+        return {**self.__dict__, **flags, "training": portable_arguments(self.training), "_task": None, "_placed": None}
 
 
-def _comparison(run: Run, folder: Path) -> Path:
-    """The folder of the comparison that a run's folder lies in."""
+def _comparison_folder(run: Run, folder: Path) -> Path:
+    """Folder of the comparison to which a run's folder belongs."""
     return folder.absolute().parents[len(run.folder.parts) - 1]

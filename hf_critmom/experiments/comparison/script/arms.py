@@ -1,19 +1,19 @@
-"""How an arm reaches a script: as flags of `TrainingArguments`, and what no flag can say through its Trainer.
+"""How a script gets an arm: by flags of `TrainingArguments` and, where no flag suffices, through its Trainer.
 
 Our optimizers and those of ``--optim`` are named as a user of the script would name them. Any other optimizer is
 registered in the script's process under its own name, such as ``--optim timm:lion``.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hf_critmom.experiments.comparison.arms.arm import ARMS, Arm
-from hf_critmom.experiments.comparison.arms.foreign import is_foreign
-from hf_critmom.experiments.comparison.arms.muon import MuonWithAdamW
+from hf_critmom.experiments.comparison.arms.muon import MuonWithAdamW, decay_groups
 from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
+from hf_critmom.experiments.comparison.arms.third_party import is_third_party
+from hf_critmom.experiments.comparison.script.command_line import flag_text
 from hf_critmom.optim.factory import OPTIMIZERS
 from hf_critmom.optim.registration import register_optimizer
 from hf_critmom.upstream import optimizer_handlers, optimizer_names
@@ -22,24 +22,23 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 ADAPTIVE = ("adamw", "critmom_adamw")
-"""Optimizers for which a learning rate is meant where the script's own is an Adam."""
+"""Optimizers of our arms to which a learning rate for Adam applies."""
 SGD_SCALE: dict[str, Any] = {"learning_rate": 0.1, "weight_decay": 5e-4}
-"""What arms of SGD train with where the script's own learning rate is meant for an Adam: that of our own tasks."""
+"""Settings of SGD arms if the script's learning rate is meant for an adaptive optimizer: those of our own tasks."""
 _BY_OPTIM_ARGS = (*OPTIMIZERS, "sgd")
 NATIVE = {"sgd": "sgd", "adamw": "adamw_torch", "schedule_free_adamw": "schedule_free_adamw"}
-"""Names of ``--optim`` for the optimizers of the table of arms that are no names of ours."""
+"""Names of ``--optim`` for the baseline optimizers of the table of arms."""
 
 
 def is_adaptive(optim: str) -> bool:
-    """Whether a name of ``--optim`` is of an optimizer whose steps do not grow with the gradient, as Adam's."""
+    """Whether a name of ``--optim`` is that of an adaptive optimizer, such as Adam, rather than a kind of SGD."""
     return not ("sgd" in optim or (optim in OPTIMIZERS and optim not in ADAPTIVE))
 
 
 def arms_for(optim: str) -> dict[str, Arm]:
-    """The table of arms as a script has it whose own learning rate and weight decay are meant for an optimizer.
+    """The table of arms for a script whose learning rate and weight decay are meant for an optimizer.
 
-    Arms of the same kind, Adam's or SGD's, train with the script's own values, and those of the other kind with values
-    of their own.
+    Arms of the same kind, adaptive or SGD, use the script's values; arms of the other kind use their own.
 
     Args:
         optim: The script's own ``--optim``.
@@ -55,10 +54,10 @@ def arms_for(optim: str) -> dict[str, Arm]:
 
 
 def arm_flags(arm: Arm) -> dict[str, Any]:
-    """Flags of `TrainingArguments` that say what an arm's optimizer and schedule are; None: the flag is left out.
+    """Flags of `TrainingArguments` that set an arm's optimizer and schedule; None if a flag is left out.
 
     Args:
-        arm: The arm, at the learning rate and weight decay of the run.
+        arm: The arm, with the learning rate and weight decay of the run.
     """
     flags: dict[str, Any] = {
         "optim": optim_name(arm),
@@ -69,33 +68,33 @@ def arm_flags(arm: Arm) -> dict[str, Any]:
     if arm.schedule == "constant":
         flags["lr_scheduler_type"] = "constant"
     if arm.optimizer in _BY_OPTIM_ARGS and arm.options and not is_registered(arm):
-        flags["optim_args"] = ",".join(f"{name}={_text(value)}" for name, value in arm.options.items())
+        flags["optim_args"] = ",".join(f"{name}={flag_text(value)}" for name, value in arm.options.items())
     return flags
 
 
 def optim_name(arm: Arm) -> str:
-    """The name of ``--optim`` by which an arm's optimizer is known in the script's process."""
+    """The name of an arm's optimizer for ``--optim`` in the script's process."""
     if is_registered(arm):
-        return arm.optimizer if is_foreign(arm.optimizer) else f"{arm.optimizer}:{arm.name}"
+        return arm.optimizer if is_third_party(arm.optimizer) else f"{arm.optimizer}:{arm.name}"
     return NATIVE.get(arm.optimizer, arm.optimizer.removeprefix("optim:"))
 
 
 def is_registered(arm: Arm) -> bool:
-    """Whether an arm's optimizer is registered for the script, since the Trainer does not know it with these options.
+    """Whether an arm's optimizer must be registered, because the Trainer does not know it with these options.
 
-    The Trainer passes over options that it does not expect, without a word.
+    The Trainer silently ignores options that it does not expect.
     """
     if arm.optimizer in OPTIMIZERS:
         return any(not isinstance(value, str | int | float) for value in arm.options.values())
     if arm.optimizer == "sgd":
         return bool(arm.options.keys() - {"momentum", "dampening", "nesterov"})
-    if arm.optimizer in NATIVE:  # betas and epsilon at their defaults are those of the script
+    if arm.optimizer in NATIVE:  # default betas and epsilon are those of the TrainingArguments, too
         return arm.options != ARMS["adamw"].options
     return not arm.optimizer.startswith("optim:") or bool(arm.options)
 
 
 def register_arm(arm: Arm) -> None:
-    """Makes an arm's optimizer known to ``--optim``, unless it is so already."""
+    """Registers an arm's optimizer for ``--optim``, if that is necessary."""
     if not is_registered(arm):
         return
 
@@ -107,14 +106,21 @@ def register_arm(arm: Arm) -> None:
         found, kwargs = arm.optimizer_cls_and_kwargs(context.args.learning_rate)
         if isinstance(found, type) and found is not MuonWithAdamW:
             return found, kwargs
-        # What is no plain class is given our own groups: the Trainer would call it with the model.
-        return lambda: lambda model, **options: found(param_groups(model, context.args, found), **options), kwargs
+
+        def build_for(model: torch.nn.Module, **options: Any) -> Any:
+            from transformers import Trainer
+
+            decayed = set(Trainer.get_decay_parameter_names(None, model))  # it uses only the model
+            for_muon = found is MuonWithAdamW
+            return found(decay_groups(model, context.args.weight_decay, decayed, for_muon=for_muon), **options)
+
+        return lambda: build_for, kwargs  # what is not a class, the Trainer calls with the model
 
     register_optimizer(optim_name(arm), build)
 
 
-def give_arm(trainer: "Trainer", arm: Arm) -> None:
-    """Gives a Trainer the schedule of an arm, where that is none of ``--lr_scheduler_type``."""
+def set_scheduler(trainer: "Trainer", arm: Arm) -> None:
+    """Makes a Trainer use the schedule of an arm, if that is not one of ``--lr_scheduler_type``."""
     if arm.schedule in ("trainer", "constant"):
         return
 
@@ -125,39 +131,3 @@ def give_arm(trainer: "Trainer", arm: Arm) -> None:
         return trainer.lr_scheduler
 
     trainer.create_scheduler = create_scheduler
-
-
-def param_groups(model: torch.nn.Module, args: Any, build: Any) -> list[dict[str, Any]]:
-    """The Trainer's groups, with and without weight decay; for Muon the embeddings apart, which are no matrices.
-
-    Args:
-        model: The model.
-        args: Training arguments.
-        build: What the optimizer is built by.
-    """
-    from transformers import Trainer
-
-    decayed = set(Trainer.get_decay_parameter_names(None, model))  # it uses the model alone
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name in decayed, id(parameter) not in embeddings), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": args.weight_decay if has_decay else 0.0,
-            **({"matrix": may_be_matrix} if build is MuonWithAdamW else {}),
-        }
-        for (has_decay, may_be_matrix), parameters in groups.items()
-    ]
-
-
-def _text(value: Any) -> str:
-    """A value as ``--optim_args`` takes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def described(arm: Arm) -> Mapping[str, Any]:
-    """An arm as instructions hold it."""
-    return {"name": arm.name, **arm.record()}

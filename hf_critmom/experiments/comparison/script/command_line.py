@@ -1,7 +1,7 @@
-"""A script and its arguments: what the user gave for a flag, and the command of a run.
+"""A script and its arguments: the values that the user gave to flags, and the command of a run.
 
-Arguments stand on the command line, or in one JSON or YAML file that stands for all of them, as `HfArgumentParser`
-reads it; TRL's ``--config FILE`` gives values that the command line overrides.
+Arguments are on the command line, or all of them in one JSON or YAML file, as `HfArgumentParser` reads it; TRL's
+``--config FILE`` gives values that the command line overrides.
 """
 
 import ast
@@ -25,10 +25,10 @@ from hf_critmom.storage.recorded_commands import recorded_arguments, recorded_va
 from hf_critmom.storage.redaction import declare_secrets, redact
 
 REFUSED = {
-    "push_to_hub": "every run would be pushed: hf-critmom push DIR REPO_ID pushes the comparison when it is made",
-    "resume_from_checkpoint": "a run continues by itself where the script can",
+    "push_to_hub": "every run would be pushed; hf-critmom push DIR REPO_ID pushes the finished comparison",
+    "resume_from_checkpoint": "runs resume by themselves if the script supports it",
 }
-"""Flags of a script that a comparison cannot let pass, with the reason."""
+"""Flags of a script that a comparison refuses, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Script:
     """A training script with its arguments, as the command line names it.
 
     Attributes:
-        path: The script's file; None: a module.
-        module: The module that is run as a script; None: a file.
-        arguments: Its arguments.
-        launcher: What starts its processes, such as ``torchrun --nproc_per_node 2``; empty: plain Python.
+        path: The script's file; None for a module.
+        module: The module that is run as a script; None for a file.
+        arguments: The script's arguments.
+        launcher: Launcher of its processes, such as ``torchrun --nproc_per_node 2``; empty for plain Python.
     """
 
     path: str | None = None
@@ -49,19 +49,19 @@ class Script:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the script, for tasks and folders."""
         return Path(self.path).stem if self.path is not None else str(self.module)
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name of the script in messages."""
         return Path(self.path).name if self.path is not None else f"-m {self.module}"
 
     def check(self) -> None:
-        """Checks what can be known without running it, and makes the secrets among its arguments known.
+        """Checks what can be checked without running the script, and declares the secrets among its arguments.
 
         Raises:
-            ComparisonError: If it is not there or not Python, or its arguments cannot be read.
+            ComparisonError: If the script does not exist or is not Python, or its arguments cannot be read or used.
         """
         declare_secrets(self.secrets())
         if self.path is not None:
@@ -70,8 +70,8 @@ class Script:
                 raise ComparisonError(f"There is no script {self.path}: expected a Python training script.")
             if file.suffix == ".ipynb":
                 raise ComparisonError(
-                    f"{self.path} is a notebook: expected a Python training script, as jupyter nbconvert --to script "
-                    "makes it."
+                    f"{self.path} is a notebook: expected a Python training script, to which jupyter nbconvert --to "
+                    "script converts it."
                 )
             try:
                 ast.parse(file.read_bytes(), filename=str(file))
@@ -85,7 +85,7 @@ class Script:
                 raise ComparisonError(f"Leave --{flag} out of the script's arguments: {reason}.")
 
     def value(self, flag: str) -> Any:
-        """What the user gave for a flag; None if nothing."""
+        """The value that the user gave to a flag; None if the flag was not given."""
         if self._file is not None:
             return self._content.get(flag)
         found = self._config.get(flag)
@@ -98,7 +98,7 @@ class Script:
         return found
 
     def switched_on(self, flag: str) -> bool:
-        """Whether the user gave a flag, and not a value that switches it off, as ``--use_cpu false`` does."""
+        """Whether the user gave a flag without a value that switches it off, such as ``--use_cpu false``."""
         return str(self.value(flag) or "false").lower() not in ("false", "f", "0", "n", "no", "none")
 
     def secrets(self) -> set[str]:
@@ -106,9 +106,9 @@ class Script:
         return secret_arguments([*self.launcher, *self.arguments]) | secret_values([self._content, self._config])
 
     def record(self) -> dict[str, Any]:
-        """What identifies the script in a plan; arguments as the user gave them, those in files with their values.
+        """The script as a plan identifies it, with its arguments as given; those in files by their values.
 
-        Secrets are left out. Paths stay, since other ones are other data; what is published has their last parts.
+        Secrets are redacted. Paths are kept, because another path may be other data; publishing shortens them.
         """
         arguments: dict[str, Any] = {"arguments": recorded_arguments(self.arguments, text=redact)}
         if self._file is not None:
@@ -127,9 +127,9 @@ class Script:
         """The command of a run.
 
         Args:
-            flags: Flags that the run sets, over those that the user gave; None: the flag is left out.
+            flags: Flags that the run sets, which override the user's; None removes a flag.
             folder: The run's folder, for a file of arguments.
-            instructions: What the launcher is told.
+            instructions: File of the instructions for the run's processes.
         """
         target = ["-m", str(self.module)] if self.path is None else [str(self.path)]
         own = ["-m", "hf_critmom", "run", "--recorded", str(instructions)]
@@ -141,29 +141,28 @@ class Script:
             content |= {name: value for name, value in flags.items() if value is not None}
             file = folder / f"arguments{self._file.suffix}"
             text = json.dumps(content, indent=2) if file.suffix == ".json" else yaml.safe_dump(content)
-            file.touch(mode=0o600)  # it may hold secrets as long as the run lasts
+            file.touch(mode=0o600)  # it may hold secrets until the run has ended
             file.write_text(text, encoding="utf-8")
             return [str(file)]
-        left, is_value = [], False  # whether the next token may be the value of a flag that is left out
+        kept, is_value = [], False  # whether the next token may be the value of a removed flag
         for token in self.arguments:
             name, equals, _ = token.partition("=")
             if name.startswith("--") and name[2:].replace("-", "_") in flags:
                 is_value = not equals
-            elif not is_value or token.startswith("--"):
-                left.append(token)
-                is_value = False
             else:
+                if not is_value or token.startswith("--"):
+                    kept.append(token)
                 is_value = False
         for name, value in flags.items():
             if value is None and name in self._config:
                 value = ""
             if value is not None:
-                left += [f"--{name}", _text(value)]
-        return left
+                kept += [f"--{name}", flag_text(value)]
+        return kept
 
     @cached_property
     def _file(self) -> Path | None:
-        """The file that stands for all arguments."""
+        """The file that holds all arguments; None if they are on the command line."""
         if len(self.arguments) == 1 and re.search(r"\.(json|ya?ml)$", self.arguments[0]):
             return Path(self.arguments[0])
         return None
@@ -174,7 +173,7 @@ class Script:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        """What TRL's ``--config`` holds."""
+        """The values in the file of TRL's ``--config``."""
         for index, token in enumerate(self.arguments):
             if token == "--config" and index + 1 < len(self.arguments):
                 return _read(Path(self.arguments[index + 1]))
@@ -184,26 +183,26 @@ class Script:
 
 
 def split_script(argv: Sequence[str]) -> tuple[list[str], Script | None]:
-    """Takes the script and its arguments out of the words of ``compare``.
+    """Separates the script and its arguments from the flags of ``compare``.
 
     Args:
         argv: Command-line arguments, with ``--script SCRIPT`` or ``--script -m MODULE``, and after ``--`` the
             arguments of the script.
 
     Returns:
-        The other words, and the script; None if there is none.
+        The other arguments, and the script; None if there is no ``--script``.
 
     Raises:
-        ComparisonError: If the script is named twice, or not at all.
+        ComparisonError: If ``--script`` is given twice, or without a script.
     """
-    words = list(argv)
-    end = words.index("--") if "--" in words else len(words)
-    own, arguments = words[:end], words[end + 1 :]
-    own = [part for word in own for part in (["--script", word[9:]] if word.startswith("--script=") else [word])]
+    argv = list(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    own, arguments = argv[:end], argv[end + 1 :]
+    own = [part for one in own for part in (["--script", one[9:]] if one.startswith("--script=") else [one])]
     if "--script" not in own:
-        return words, None
+        return argv, None
     if own.count("--script") > 1:
-        raise ComparisonError("--script is given twice: a comparison is of one script.")
+        raise ComparisonError("--script is given twice: a comparison has one script.")
     place = own.index("--script")
     named = own[place + 1 : place + 3] if own[place + 1 : place + 2] == ["-m"] else own[place + 1 : place + 2]
     if not named or named == ["-m"] or named[-1].startswith("-"):
@@ -230,12 +229,13 @@ _LAUNCHERS = {"torchrun": ["torch.distributed.run"], "accelerate": ["accelerate.
 
 
 def _in_this_environment(launcher: Sequence[str]) -> list[str]:
-    """The words that ``-m MODULE`` follows; Python and the known launchers are those of this environment."""
+    """The command before ``-m MODULE``; Python and known launchers are those of this environment."""
     if not launcher or re.fullmatch(r"python[\d.]*", launcher[0]):
         return [sys.executable, *launcher[1:]]
     module = _LAUNCHERS.get(Path(launcher[0]).name)
     return list(launcher) if module is None else [sys.executable, "-m", *module, *launcher[1:]]
 
 
-def _text(value: Any) -> str:
+def flag_text(value: Any) -> str:
+    """The value of a flag as text; booleans in lower case."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Which accelerators the run of a script sees, where several runs are made at the same time."""
+"""The GPUs that a run of a script can use, if several runs are made at the same time."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def visible_devices() -> tuple[str, ...]:
-    """The GPUs that this process may use, as `VISIBLE` names them; none of them is initialized."""
+    """The GPUs that this process may use, as `VISIBLE` names them; this does not initialize them."""
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return tuple(named[:count]) or tuple(map(str, range(count)))
@@ -19,16 +19,16 @@ def visible_devices() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Devices:
-    """The GPUs of this machine, which workers divide.
+    """The GPUs of this machine, and how they are assigned to workers.
 
-    A single worker leaves all of them to its runs, as the user's environment does: plain Python then trains on all by
-    the Trainer's `DataParallel`. Of several workers each has its own, one for plain Python and an equal share for a
-    launcher; where there are fewer GPUs than workers, they are shared.
+    The runs of a single worker see all GPUs that the user's environment shows: plain Python then trains on all of them
+    with the Trainer's `DataParallel`. With several workers, each gets its own: one GPU for plain Python, an equal share
+    for a launcher. If there are fewer GPUs than workers, workers share them.
 
     Attributes:
-        workers: Runs that are made at the same time.
+        workers: Number of runs that are made at the same time.
         has_launcher: Whether a launcher starts a run's processes.
-        names: The GPUs.
+        names: Names of the GPUs.
     """
 
     workers: int
@@ -36,7 +36,7 @@ class Devices:
     names: tuple[str, ...]
 
     def environment(self) -> dict[str, str]:
-        """Variables that give a run of this worker its GPUs; what is made before there are workers has the first's."""
+        """Environment variables that assign this worker's GPUs to a run; before there are workers, the first one's."""
         if self.workers < 2 or not self.names:
             return {}
         share = max(1, len(self.names) // self.workers) if self.has_launcher else 1

@@ -1,4 +1,4 @@
-"""Makes the runs of a comparison in a script: each is the script in processes of its own, in the run's folder."""
+"""Makes the runs of a comparison in a script: each runs the script in separate processes, in the run's folder."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import torch
 from hf_critmom.engines.interface import ComputeEnvironment
 from hf_critmom.errors import InputError
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.failures import FAILURE_FILE, keep_lines
+from hf_critmom.experiments.comparison.failures import FAILURE_FILE, write_failure
 from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.records import DIVERGED, FINISHED, RunResult
 from hf_critmom.experiments.comparison.running.execution import ArmRun
@@ -18,10 +18,10 @@ from hf_critmom.experiments.comparison.running.progress import metric_note
 from hf_critmom.experiments.comparison.script.arms import arm_flags
 from hf_critmom.experiments.comparison.script.command_line import Script
 from hf_critmom.experiments.comparison.script.devices import Devices
+from hf_critmom.experiments.comparison.script.dry_run import check_metric
 from hf_critmom.experiments.comparison.script.instructions import LOG_FILE, Recording
 from hf_critmom.experiments.comparison.script.processes import RunFailed, ScriptRun, clear
 from hf_critmom.experiments.comparison.script.recording import TRAINER_STATE_FILE
-from hf_critmom.experiments.comparison.script.rehearsal import check_metric
 from hf_critmom.storage.checkpoints import last_complete_checkpoint
 from hf_critmom.storage.environment import device_name, versions
 from hf_critmom.storage.files import replace_non_finite
@@ -33,15 +33,15 @@ from hf_critmom.training.trackers import default_project
 _DAMPING = ("momentum", "damping_ratio", "damping_regime", "effective_lr", "nu")
 
 
-class ScriptRuns:
+class ScriptExecutor:
     """Makes runs of a script: an `Executor`.
 
     Args:
         script: The script.
-        metric: The metric that targets are values of, without prefix.
+        metric: Metric of the targets, without prefix.
         flags: Flags that every run sets.
-        threads: Threads of each process.
-        max_steps: Optimizer steps of a run.
+        threads: Number of threads of each process.
+        max_steps: Number of optimizer steps of a run.
         devices: The GPUs of this machine.
     """
 
@@ -53,26 +53,26 @@ class ScriptRuns:
 
     @property
     def resumable(self) -> bool:
-        """Whether checkpoints are saved: that is the script's business."""
+        """Whether runs can resume from checkpoints, which depends on the script."""
         return True
 
     def isolate(self) -> None:
-        """Nothing is shared: a run has processes of its own."""
+        """Does nothing: runs have their own processes, which share no files."""
 
     def prepare(self, plan: Plan, threads: int) -> ComputeEnvironment:
-        """Checks that the script is there, and that it is the plan's."""
+        """Checks that the script exists on this machine, and is the plan's."""
         torch.set_num_threads(threads)
         self.script.check()
         if (found := self.script.record()) != plan.task.content["script"]:
             different = "; ".join(differences("script", plan.task.content["script"], found))
             raise ComparisonError(
-                f"{self.script.title} is another script there than in the plan ({different}): give every machine the "
-                "same one."
+                f"{self.script.title} differs from the script of the plan ({different}): give every machine the same "
+                "one."
             )
         return ComputeEnvironment(device_name(), versions())
 
     def execute(self, job: ArmRun, plan: Plan, folder: Path, send: Send) -> RunResult:
-        """Makes a run from where it stopped, see `Executor`."""
+        """Makes a run, or resumes it from its last complete checkpoint, see `Executor`."""
         run, arm = job.run, job.arm
         folder = folder.resolve()
         flags = {**arm_flags(arm), **self.flags, **run_flags(self.script, run, folder)}
@@ -80,19 +80,19 @@ class ScriptRuns:
         script_run = ScriptRun(self.script, folder, arm, flags, threads=self.threads, environment=environment)
         script_run.wait_for_earlier()
         found = last_complete_checkpoint(folder, world_size=None, skip=lambda checkpoint, sentence: None)
-        begun, failed = ((folder / name).exists() for name in (LOG_FILE, FAILURE_FILE))
+        started, failed = ((folder / name).exists() for name in (LOG_FILE, FAILURE_FILE))
         clear(folder, but=None if found is None else Path(found))
         if found is not None:
             script_run.flags = {**flags, "resume_from_checkpoint": found}
-        elif begun and not failed:
-            send("said", f"{run.title}: it was interrupted before it saved anything to continue from: it starts anew.")
+        elif started and not failed:
+            send("said", f"{run.title} was interrupted before it saved a checkpoint: it starts again.")
         send("begin", run.title, 0, self.max_steps)
 
-        def tell(kind: str, *content: Any) -> None:
+        def on_event(kind: str, *content: Any) -> None:
             if kind == "begin":
                 send("begin", run.title, *content)
                 if found is not None and content[0] == 0:
-                    send("said", f"{self.script.title} does not continue from checkpoints: {run.title} starts anew.")
+                    send("said", f"{self.script.title} does not resume from checkpoints: {run.title} starts again.")
             elif kind == "evaluated":
                 epoch, values = content
                 if (value := values.get(self.metric)) is not None:
@@ -101,41 +101,41 @@ class ScriptRuns:
                 send(kind, *content)
 
         try:
-            recording = script_run.make(tell)
+            recording = script_run.make(on_event)
             script_run.check(recording, run.seed)
             check_batch(self.script.title, recording, plan)
             if not recording.diverged:
                 check_metric(self.script.title, recording, self.metric)
-        except (RunFailed, InputError) as error:  # of this run: the others go on
+        except (RunFailed, InputError) as error:  # which concerns this run only: the others continue
             lines = list(script_run.lines)
-            keep_lines(folder, str(error), lines)
+            write_failure(folder, str(error), lines)
             raise RunFailed(str(error), lines) from None
         return run_result(run, recording, self.metric, read_log(folder))
 
 
 def check_batch(title: str, recording: Recording, plan: Plan) -> None:
-    """Refuses a run whose steps are of more or fewer examples than those of the plan, as on another number of GPUs.
+    """Refuses a run whose steps have another number of examples than the plan's, as with another number of GPUs.
 
     Raises:
-        ComparisonError: If they are.
+        ComparisonError: If they have.
     """
     planned, found = (one.training.get("total_train_batch_size") for one in (plan, recording))
     if planned is not None and found != planned:
         raise ComparisonError(
-            f"{title} trained with {found} examples a step where the plan has {planned}: give its runs as many "
-            "processes and GPUs as when the comparison began."
+            f"{title} trained with {found} examples per step instead of the plan's {planned}: give its runs as many "
+            "processes and GPUs as when the comparison was started."
         )
 
 
 def run_flags(script: Script, run: Run, folder: Path) -> dict[str, Any]:
-    """Flags that are one run's own."""
+    """Flags of a single run: its seed, its folder, and its name in trackers unless the user has set one."""
     tracked = {"run_name": run.name, "project": default_project(folder.absolute().parents[len(run.folder.parts) - 1])}
     own = {flag: value for flag, value in tracked.items() if script.value(flag) is None}
     return {"seed": run.seed, "data_seed": run.seed, "output_dir": str(folder), **own}
 
 
 def read_log(folder: Path) -> list[dict[str, float | None]]:
-    """The records of training in a run's ``trainer_state.json``, each with the damping state that was logged beside it.
+    """The training records in a run's ``trainer_state.json``, each with the damping that was logged at the same step.
 
     Args:
         folder: The run's folder.
@@ -159,13 +159,13 @@ def run_result(
     metric: str,
     log: list[dict[str, float | None]],
 ) -> RunResult:
-    """The result of a run, from what was recorded and logged of it.
+    """The result of a run, from its recording and its log.
 
     Args:
         run: The run.
-        recording: What was recorded.
-        metric: The metric that targets are values of.
-        log: The records of training.
+        recording: The recording.
+        metric: Metric of the targets, without prefix.
+        log: The training records, see `read_log`.
     """
     for record in log:
         norm = recording.gradient_norms.get(str(record.get("step")))

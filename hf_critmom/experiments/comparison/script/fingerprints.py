@@ -1,4 +1,4 @@
-"""Fingerprints of weights and batches, by which the runs of one seed are known to be pairs."""
+"""Fingerprints of weights and batches, which show whether runs with the same seed are paired."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 SAMPLED_WEIGHTS, SAMPLED_INPUTS = 4096, 2**20
-"""Elements of a tensor that are looked at, at equal distances, of each parameter and of each input."""
+"""Number of evenly spaced elements of each parameter, and of each input tensor, that enter a fingerprint."""
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str | None:
-    """A digest of a model's parameters: of their names, shapes and number types, and of elements at equal distances.
+    """A digest of a model's parameters: their names, shapes and dtypes, and evenly spaced elements.
 
-    Of a sharded model it is that of the process's own part. None where this process holds no element of any.
+    For a sharded model, it is the digest of the process's own shard; None if the shard is empty.
 
     Args:
         model: The model, wrapped or not.
@@ -30,10 +30,10 @@ def weights_fingerprint(model: torch.nn.Module) -> str | None:
 
 
 def batch_fingerprint(inputs: Any) -> str:
-    """A digest of what a model is given in a training step.
+    """A digest of the inputs of a training step.
 
     Args:
-        inputs: Tensors, arrays and texts in mappings and sequences; of other objects only the type counts.
+        inputs: Tensors, arrays, numbers and strings in mappings and sequences; other objects count by their types only.
     """
     digest = hashlib.sha256()
     _add(digest, inputs, SAMPLED_INPUTS)

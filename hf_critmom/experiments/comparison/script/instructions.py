@@ -1,10 +1,10 @@
-"""What the launcher is told about the run of a script that it is to make, and the files by which it answers."""
+"""Instructions for the processes of a script's run, and the files with which they answer."""
 
 import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ LOG_FILE = "script.log"
 
 @dataclass(frozen=True)
 class Process:
-    """A process, by which another knows whether it is still there.
+    """A process, identified so that another one can check whether it is still running.
 
     Attributes:
-        host: The machine.
-        pid: Its number.
-        created: When it began, which tells it from a later one of the same number.
+        host: Name of the machine.
+        pid: The process id.
+        created: Time of its start, which distinguishes it from a later process with the same id.
     """
 
     host: str
@@ -41,7 +41,7 @@ class Process:
         return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
     def has_ended(self) -> bool:
-        """Whether it is known to have ended; of one on another machine nothing is known."""
+        """Whether it is known to have ended, which is never known of a process on another machine."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -53,87 +53,82 @@ class Process:
 
 @dataclass(frozen=True)
 class Instructions:
-    """What a script's processes are told by the command that started them.
+    """Instructions for a script's processes from the command that started them.
 
     Attributes:
         folder: The run's folder.
-        lock: File that the run's main process locks as long as it lives.
+        lock: File that the run's main process keeps locked.
         parent: The process that started the run; the run ends with it.
-        arm: The arm, whose optimizer and schedule the script's Trainer is given; None: the script's own.
-        rehearsal: Whether only a few steps are made, and one evaluation.
+        arm: The arm whose optimizer and schedule the script's Trainer uses; None for the script's own.
+        dry_run: Whether to make only a few steps and one evaluation.
     """
 
     folder: str
     lock: str
     parent: Process
     arm: Mapping[str, Any] | None = None
-    rehearsal: bool = False
+    dry_run: bool = False
 
     def write(self, file: Path) -> None:
-        """Stores them."""
-        parent = {"host": self.parent.host, "pid": self.parent.pid, "created": self.parent.created}
-        content = {"folder": self.folder, "lock": self.lock, "parent": parent, "arm": self.arm}
-        write_json(file, {**content, "rehearsal": self.rehearsal})
+        """Writes the instructions."""
+        write_json(file, asdict(self))
 
     @classmethod
     def read(cls, file: str) -> "Instructions":
-        """Reads them.
+        """Reads instructions.
 
         Raises:
-            ComparisonError: If they are not there, as after the command has gone.
+            ComparisonError: If there are none, for instance because the command has ended.
         """
         try:
             return from_json(cls, read_json(Path(file)))
         except (OSError, RecordError) as error:
             raise ComparisonError(
-                f"{file} holds no instructions of a comparison ({root_message(error)}): --recorded is for "
-                "hf-critmom compare --script, which writes them."
+                f"{file} holds no instructions of a comparison ({root_message(error)}): --recorded is only for runs "
+                "that hf-critmom compare --script starts."
             ) from None
 
     def described_arm(self) -> Arm | None:
-        """The arm."""
+        """The arm; None for the script's own optimizer."""
         return None if self.arm is None else from_json(Arm, dict(self.arm))
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What the launcher recorded of a script's run.
+    """The recording of a script's run.
 
     Attributes:
-        output_dir: Output folder of the script's training arguments.
-        seed: Their seed.
-        optim: Their optimizer.
-        learning_rate: Their learning rate.
-        weight_decay: Their weight decay.
-        num_train_epochs: Their epochs.
-        args_max_steps: Their number of steps; not positive where epochs decide.
+        output_dir: Output folder in the script's training arguments.
+        seed: Seed in the training arguments.
+        optim: Optimizer in the training arguments.
+        learning_rate: Learning rate in the training arguments.
+        weight_decay: Weight decay in the training arguments.
+        num_train_epochs: Number of epochs in the training arguments.
+        args_max_steps: Number of steps in the training arguments; not positive if epochs are given.
         max_steps: Optimizer steps of the whole training.
-        steps_per_epoch: Optimizer steps of an epoch; None where the number of steps is given.
-        training: Training arguments that results depend on.
-        trainer: Class of the Trainer.
+        steps_per_epoch: Optimizer steps of an epoch; None if a number of steps is given.
+        training: Training arguments on which results depend.
         model: Class of the model.
-        num_parameters: Parameters of the model.
-        num_trained_parameters: Those of them that are trained.
-        examples: Examples of the training and evaluation data by split, where they have a length.
-        begun: Steps at which the training began, each time that it was continued.
-        trainings: Trainings that the process made.
-        trained: Whether the training came to its end.
+        num_parameters: Number of parameters of the model.
+        num_trained_parameters: Number of trained parameters.
+        examples: Number of examples in the training and evaluation data by split; None if it is not known.
+        trainings: Number of trainings in the process.
+        trained: Whether the training was completed.
         diverged: Whether a loss was not finite.
         steps: Optimizer steps taken.
         evaluations: Evaluations, in the order of training.
-        final: Metrics of the evaluations after training.
-        test: Metrics of a test split, where the script has one.
-        pairing: Fingerprints of the initial weights and of the first batches, and the first losses.
-        gradient_norms: Norms of the gradient by step, where the Trainer logs none.
+        final: Metrics of evaluations after training.
+        test: Metrics of the test split, if the script has one.
+        pairing: Fingerprints of the initial weights and the first batches, and the first losses.
+        gradient_norms: Gradient norms by step, if the Trainer logs none.
         train_seconds: Seconds of training, without evaluations and saves.
-        wall_seconds: Seconds since the training began.
-        step_seconds: Seconds of the fastest step of the process.
-        evaluation_seconds: Seconds of the last evaluation, as the Trainer says.
-        summary: Load of the machine, and means over the steps, as `RunRecorder.summary` gives them.
-        versions: Versions of what computes, and the machine.
-        processes: Processes that the run trained with.
-        threads: Threads of each of them.
-        own_optimizer: Class of the optimizer that the script has made by itself, whatever ``--optim`` says.
+        wall_seconds: Seconds since the process started to run the script, earlier parts of the run included.
+        step_seconds: Seconds of the fastest step.
+        evaluation_seconds: Seconds of the last evaluation, by the Trainer's measurement.
+        summary: Load of the machine, and means over the steps, see `RunRecorder.summary`.
+        versions: Versions of the libraries, and the hardware.
+        threads: Number of threads of each process.
+        own_optimizer: Class of an optimizer that the script passed regardless of ``--optim``; empty if it did not.
     """
 
     output_dir: str
@@ -146,12 +141,10 @@ class Recording:
     max_steps: int
     steps_per_epoch: float | None
     training: Mapping[str, Any]
-    trainer: str
     model: str
     num_parameters: int
     num_trained_parameters: int
     examples: Mapping[str, int | None]
-    begun: tuple[int, ...]
     trainings: int
     trained: bool
     diverged: bool
@@ -167,13 +160,12 @@ class Recording:
     evaluation_seconds: float | None
     summary: Mapping[str, Any]
     versions: Mapping[str, str]
-    processes: int = 1
     threads: int = 1
     own_optimizer: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> "Recording | None":
-        """What was recorded in a run's folder; None if nothing was.
+        """The recording in a run's folder; None if there is none.
 
         Raises:
             RecordError: If the file is damaged.
@@ -182,12 +174,12 @@ class Recording:
         return from_json(cls, read_json(file)) if file.exists() else None
 
     def metrics(self) -> list[str]:
-        """Names of what the evaluations measured."""
+        """Names of the metrics of the evaluations."""
         own = ("step", "epoch", "seconds", "learning_rate", "momentum", "damping_ratio")
         return list(dict.fromkeys(name for one in self.evaluations for name in one if name not in own))
 
 
 def append_event(folder: Path, *event: Any) -> None:
-    """Tells the command what happens in a run."""
+    """Sends an event of a run to the command, which reads the file."""
     with (folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(event) + "\n")

@@ -1,4 +1,4 @@
-"""From the request of a comparison in a script to its plan: what the rehearsal told, and what every run is given."""
+"""From the request of a comparison in a script to its plan: facts from the dry run, flags of every run, targets."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.planning import (
     EVALUATIONS_PER_EPOCH,
-    LARGEST_SHARE_OF_EVALUATIONS,
+    MAX_EVALUATION_SHARE,
     check_names,
     plan_looks,
     plan_tuning,
@@ -26,10 +26,10 @@ from hf_critmom.storage.typed import from_json
 from hf_critmom.training.arguments import differing_arguments
 
 EVALUATIONS_PER_RUN = 12
-"""Least evaluations of a run where nobody said how often to evaluate."""
+"""Least number of evaluations of a run if no flag sets how often to evaluate."""
 LOGS_PER_RUN = 100
 TARGET_SHARES = (0.5, 0.75, 0.9)
-"""Shares of the improvement of the pilot run at which targets lie."""
+"""Shares of the pilot run's improvement at which the targets lie."""
 _HUB_TASKS = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
@@ -41,21 +41,21 @@ _HUB_TASKS = {
     "SentenceTransformer": "sentence-similarity",
 }
 _DECIDED = ("optim", "optim_args", "output_dir", "seed", "data_seed", "run_name", "report_to", "max_steps_reached")
-_REHEARSED = ("eval_strategy", "eval_steps", "logging_strategy", "logging_steps", "save_strategy", "save_steps")
+_SET_IN_DRY_RUN = ("eval_strategy", "eval_steps", "logging_strategy", "logging_steps", "save_strategy", "save_steps")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a script has told of itself, or the plan that was made with it.
+class ScriptFacts:
+    """Facts about a script, from its dry run or from a stored plan.
 
     Attributes:
         model: Class and sizes of the model.
-        splits: Splits by name, as a plan holds them.
-        hub_task: The Hub's name of the kind of task.
+        splits: Splits by name, as a plan stores them.
+        hub_task: The Hub's name for this kind of task.
         training: Training arguments that differ from the defaults of Transformers.
-        flags: Flags of cadence and saving that every run sets.
-        steps: Optimizer steps of a run.
-        versions: Versions of what computes.
+        flags: Flags of evaluation, logging and saving that every run sets.
+        steps: Number of optimizer steps of a run.
+        versions: Versions of the libraries, and the hardware.
         notes: Sentences for readers of the results.
     """
 
@@ -69,12 +69,16 @@ class Facts:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of_rehearsal(cls, request: ScriptRequest, recording: Recording) -> "Facts":
-        """What a rehearsal told."""
+    def from_dry_run(cls, request: ScriptRequest, recording: Recording) -> "ScriptFacts":
+        """The facts that a dry run shows.
+
+        Raises:
+            ComparisonError: See `cadence_flags`.
+        """
         flags = cadence_flags(request, recording)
-        told = {name: value for name, value in recording.training.items() if name not in (*_DECIDED, *_REHEARSED)}
-        given = {name: value for name in _REHEARSED if (value := request.script.value(name)) is not None}
-        training = {**differing_arguments(told, use_cpu=True), **recorded_value(given)}
+        own = {name: value for name, value in recording.training.items() if name not in (*_DECIDED, *_SET_IN_DRY_RUN)}
+        given = {name: value for name in _SET_IN_DRY_RUN if (value := request.script.value(name)) is not None}
+        training = {**differing_arguments(own, use_cpu=True), **recorded_value(given)}
         training |= {name: value for name, value in flags.items() if value is not None}
         batches = "-".join(digest[:16] for digest in recording.pairing["batches"])
         examples = {name: number for name, number in recording.examples.items() if number}
@@ -90,8 +94,8 @@ class Facts:
         )
 
     @classmethod
-    def of_plan(cls, plan: Plan) -> "Facts":
-        """What a stored plan holds."""
+    def from_plan(cls, plan: Plan) -> "ScriptFacts":
+        """The facts in a stored plan."""
         content = plan.task.content
         return cls(
             model=plan.model,
@@ -106,10 +110,11 @@ class Facts:
 
 
 def cadence_flags(request: ScriptRequest, recording: Recording) -> dict[str, Any]:
-    """Flags that say how often a run is evaluated, logged and saved, where the user's own do not.
+    """Flags that set how often a run is evaluated, logged and saved, as far as the user's own flags do not.
 
     Raises:
-        ComparisonError: If the user's say that it never is evaluated.
+        ComparisonError: If the user's flags turn evaluation off, or ``--evaluations_per_epoch`` is given for a training
+            without epochs.
     """
     script, epochs = request.script, recording.steps_per_epoch
     flags: dict[str, Any] = {}
@@ -117,7 +122,10 @@ def cadence_flags(request: ScriptRequest, recording: Recording) -> dict[str, Any
         raise ComparisonError("--eval_strategy no leaves nothing to compare: use epoch or steps.")
     if request.flags.evaluations_per_epoch is not None:
         if epochs is None:
-            raise ComparisonError("--evaluations_per_epoch needs epochs, and --max_steps decides: give --eval_steps.")
+            raise ComparisonError(
+                "--evaluations_per_epoch needs a training by epochs, and the script has --max_steps: give the script "
+                "--eval_steps instead."
+            )
         every = max(1, round(epochs / request.flags.evaluations_per_epoch))
         flags |= {"eval_strategy": "steps", "eval_steps": every}
     elif script.value("eval_strategy") is None and script.value("eval_steps") is None:
@@ -125,7 +133,7 @@ def cadence_flags(request: ScriptRequest, recording: Recording) -> dict[str, Any
         number = max(math.ceil(wanted), EVALUATIONS_PER_RUN)
         training = recording.max_steps * (recording.step_seconds or 0.0)
         if recording.evaluation_seconds and training:
-            number = min(number, int(LARGEST_SHARE_OF_EVALUATIONS * training / recording.evaluation_seconds))
+            number = min(number, int(MAX_EVALUATION_SHARE * training / recording.evaluation_seconds))
         flags |= {"eval_strategy": "steps", "eval_steps": max(1, recording.max_steps // max(number, 3))}
     elif script.value("eval_strategy") is None:
         flags |= {"eval_strategy": "steps"}
@@ -144,21 +152,21 @@ def cadence_flags(request: ScriptRequest, recording: Recording) -> dict[str, Any
 
 def plan_script(
     request: ScriptRequest,
-    facts: Facts,
+    facts: ScriptFacts,
     arms: Mapping[str, Arm],
     targets: tuple[float, ...],
     threads: int,
     stored: Plan | None,
 ) -> Plan:
-    """The plan that a request asks for; its extent may be a part of the stored plan's.
+    """The plan of a request; its extent may be smaller than the stored plan's.
 
     Args:
         request: The request.
-        facts: What is known of the script.
+        facts: Facts about the script.
         arms: The arms.
         targets: The targets.
-        threads: Threads of each process.
-        stored: The plan in the folder, if there is one that it continues.
+        threads: Number of threads of each process.
+        stored: The plan of the comparison that the request continues, if there is one.
 
     Raises:
         ComparisonError: If seeds, baseline or claims cannot be used.
@@ -197,10 +205,10 @@ def plan_script(
 
 
 def pilot_targets(result: RunResult, metric: str, *, greater_is_better: bool) -> tuple[float, ...]:
-    """Targets from the curve of a pilot run: what it had reached at `TARGET_SHARES` of its improvement.
+    """Targets from the curve of a pilot run: its values at `TARGET_SHARES` of the improvement.
 
     Args:
-        result: Its result.
+        result: Result of the pilot run.
         metric: The metric.
         greater_is_better: Whether larger values are better.
 
@@ -212,14 +220,14 @@ def pilot_targets(result: RunResult, metric: str, *, greater_is_better: bool) ->
     if len(values) < 2 or values[0] == best:
         shown = ", ".join(f"{value:.4g}" for value in values) or "nothing"
         raise ComparisonError(
-            f"The pilot run's eval_{metric} does not improve after its first evaluation ({shown}), so no targets "
-            "follow from it: give --targets, more training, or another learning rate."
+            f"The pilot run's eval_{metric} does not improve after its first evaluation ({shown}), so it sets no "
+            "targets: give --targets, more training, or another learning rate."
         )
     return tuple(float(f"{values[0] + share * (best - values[0]):.5g}") for share in TARGET_SHARES)
 
 
 def pilot_note(arm: str, seed: int) -> str:
-    """How the targets came about, for readers."""
+    """A sentence on the origin of the targets, for readers of the results."""
     shares = ", ".join(f"{100 * share:g}" for share in TARGET_SHARES)
     return (
         f"The targets are what a pilot run of {arm} with the seed {seed}, which no compared run has, had reached at "
@@ -228,5 +236,5 @@ def pilot_note(arm: str, seed: int) -> str:
 
 
 def pilot_folder(folder: Path) -> Path:
-    """Where the pilot run is made, before there is a plan."""
+    """Folder of the pilot run, which is made before there is a plan."""
     return folder / ".pilot"

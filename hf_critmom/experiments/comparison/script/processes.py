@@ -1,4 +1,4 @@
-"""A script's run as processes: started with its flags, watched, ended with the command, and explained if it fails."""
+"""A script's run as processes: they are started with its flags, watched, and ended with the command."""
 
 import json
 import os
@@ -16,7 +16,6 @@ from typing import Any
 from filelock import FileLock
 
 from hf_critmom.experiments.comparison.arms.arm import Arm
-from hf_critmom.experiments.comparison.script.arms import described
 from hf_critmom.experiments.comparison.script.command_line import Script
 from hf_critmom.experiments.comparison.script.instructions import (
     EVENTS_FILE,
@@ -34,7 +33,7 @@ POLL_SECONDS = 0.1
 SECONDS_TO_END = 5.0
 _BYTES_AT_ONCE = 2**22
 KEPT_LINES = 30
-"""Last lines of a log that are kept of a run that failed."""
+"""Number of last lines of the log that are kept of a failed run."""
 
 
 class RunFailed(Exception):
@@ -42,7 +41,7 @@ class RunFailed(Exception):
 
     Args:
         message: The sentence.
-        lines: Last lines of its log.
+        lines: Last lines of the run's log.
     """
 
     def __init__(self, message: str, lines: list[str] | None = None) -> None:
@@ -58,11 +57,11 @@ class ScriptRun:
     Args:
         script: The script.
         folder: The run's folder, an absolute path.
-        arm: Its arm.
-        flags: The flags that it sets.
-        threads: Threads of each process.
-        environment: Variables that it has beside those of this process.
-        rehearsal: Whether it ends after a few steps.
+        arm: The run's arm.
+        flags: Flags that the run sets.
+        threads: Number of threads of each process.
+        environment: Environment variables besides those of this process.
+        dry_run: Whether the run ends after a few steps.
     """
 
     def __init__(
@@ -74,29 +73,30 @@ class ScriptRun:
         *,
         threads: int,
         environment: Mapping[str, str],
-        rehearsal: bool = False,
+        dry_run: bool = False,
     ) -> None:
         self.script, self.folder, self.arm, self.flags = script, folder, arm, flags
-        self.threads, self.environment, self.rehearsal = threads, environment, rehearsal
+        self.threads, self.environment, self.dry_run = threads, environment, dry_run
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.lock = folder.parent / f".{folder.name}.lock"
 
-    def make(self, tell: Callable[..., None] = lambda *event: None) -> Recording:
+    def make(self, on_event: Callable[..., None] = lambda *event: None) -> Recording:
         """Runs the script to its end.
 
         Args:
-            tell: Takes events: what the launcher tells, and ``"line"`` with a line of the log.
+            on_event: Called with each event that the run's processes send, and with ``"line"`` and the last line of the
+                log.
 
         Returns:
-            What was recorded.
+            The recording of the run.
 
         Raises:
-            RunFailed: If it failed, or recorded nothing.
+            RunFailed: If the run failed, or recorded nothing.
         """
         self.wait_for_earlier()
         instructions = self.folder / f"instructions-{uuid.uuid4().hex}.json"
-        arm = described(self.arm)
-        Instructions(str(self.folder), str(self.lock), Process.this(), arm, self.rehearsal).write(instructions)
+        arm = {"name": self.arm.name, **self.arm.record()}
+        Instructions(str(self.folder), str(self.lock), Process.this(), arm, self.dry_run).write(instructions)
         command = self.script.command(self.flags, self.folder, instructions)
         environment = {**os.environ, **self.environment, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to other runs
@@ -111,7 +111,7 @@ class ScriptRun:
                     start_new_session=True,
                 )
             try:
-                status = self._watch(process, tell)
+                status = self._watch(process, on_event)
             finally:
                 _end(process)
                 _redact_file(self.folder / LOG_FILE)
@@ -119,7 +119,7 @@ class ScriptRun:
                 self.folder.mkdir(parents=True)
                 raise RunFailed(
                     f"{self.script.title} removes its --output_dir, in which its run is recorded: expected a script "
-                    "that leaves it.",
+                    "that keeps it.",
                     list(self.lines),
                 )
             return self._recorded(status)
@@ -130,23 +130,23 @@ class ScriptRun:
                 file.unlink(missing_ok=True)
 
     def wait_for_earlier(self) -> None:
-        """Waits until processes of a command that was killed, which end by themselves, have left the folder."""
+        """Waits until processes of a killed command, which end by themselves, have released the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for file in self.folder.glob("instructions-*.json"):  # one that is only starting finds none any more, and ends
+        for file in self.folder.glob("instructions-*.json"):  # a process that is still starting then ends, too
             file.unlink()
         with FileLock(self.lock).acquire(timeout=60.0):
             (self.folder / RECORDING_FILE).unlink(missing_ok=True)
             (self.folder / EVENTS_FILE).unlink(missing_ok=True)
 
     def check(self, recording: Recording, seed: int) -> None:
-        """Checks that the script trained with the flags that it was given.
+        """Checks that the script trained once, with the flags that it was given.
 
         Raises:
-            RunFailed: If it ignored one.
+            RunFailed: If it trained several times, or ignored a flag.
         """
         title = self.script.title
         if recording.trainings > 1:
-            raise RunFailed(f"{title} trains {recording.trainings} times, and a comparison follows one training.")
+            raise RunFailed(f"{title} trains {recording.trainings} times: expected a script with a single training.")
         expected: dict[str, tuple[Any, Any]] = {
             "output_dir": (str(self.folder.resolve()), recording.output_dir),
             "seed": (seed, recording.seed),
@@ -154,8 +154,8 @@ class ScriptRun:
         }
         if recording.own_optimizer:
             raise RunFailed(
-                f"{title} gives its Trainer an optimizer of its own ({recording.own_optimizer}) whatever --optim says: "
-                "expected a script that leaves the choice to its TrainingArguments.",
+                f"{title} passes its Trainer an optimizer ({recording.own_optimizer}) regardless of --optim: expected "
+                "a script that leaves the choice to its TrainingArguments.",
                 list(self.lines),
             )
         expected |= {
@@ -177,8 +177,8 @@ class ScriptRun:
                     list(self.lines),
                 )
 
-    def _watch(self, process: "subprocess.Popen[bytes]", tell: Callable[..., None]) -> int:
-        """Passes on what happens until the process has ended; its exit status."""
+    def _watch(self, process: "subprocess.Popen[bytes]", on_event: Callable[..., None]) -> int:
+        """Passes on events and lines of the log until the process has ended; returns its exit status."""
         with (self.folder / LOG_FILE).open("rb") as log:
             rest, events = b"", _Events(self.folder / EVENTS_FILE)
             while True:
@@ -188,42 +188,45 @@ class ScriptRun:
                 lines = [redact(part.decode(errors="replace").rstrip()) for part in parts if part.strip()]
                 self.lines.extend(lines)
                 for event in events.new():
-                    tell(*event)
+                    on_event(*event)
                 if lines:
-                    tell("line", lines[-1].strip())
+                    on_event("line", lines[-1].strip())
                 if status is not None:
                     return status
                 time.sleep(POLL_SECONDS)
 
     def _recorded(self, status: int) -> Recording:
-        """What was recorded of a run that has ended."""
+        """The recording of a run that has ended.
+
+        Raises:
+            RunFailed: If the run failed, or did not train to its end.
+        """
         try:
             recording = Recording.read(self.folder)
         except RecordError as error:
             raise RunFailed(f"its {RECORDING_FILE} is damaged ({error}).", list(self.lines)) from None
         diverged = recording is not None and recording.trained and recording.diverged
-        if status and not diverged:  # what a script does with the ruins of a training may fail
+        if status and not diverged:  # after a training that diverged, the rest of a script may well fail
             trained = recording is not None and recording.trained
             raise RunFailed(explain(self.script.title, status, list(self.lines), trained=trained), list(self.lines))
         if recording is None:
             raise RunFailed(
-                f"{self.script.title} ended without training by a Trainer of Transformers: some scripts train only "
-                "with --do_train.",
+                f"{self.script.title} ended without training by a Transformers Trainer: some scripts need --do_train.",
                 list(self.lines),
             )
         if not recording.trained:
-            raise RunFailed(f"{self.script.title} ended before its training did.", list(self.lines))
+            raise RunFailed(f"{self.script.title} ended before its training was complete.", list(self.lines))
         return recording
 
 
 class _Events:
-    """The events that a run has told so far."""
+    """Reader of the events that the processes of a run send."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.place = file, 0
 
     def new(self) -> list[list[Any]]:
-        """Those that are new; a line that is just being written comes later."""
+        """The events since the last call, without a line that is still being written."""
         if not self.file.exists():
             return []
         with self.file.open("rb") as file:
@@ -238,21 +241,21 @@ def explain(title: str, status: int, lines: list[str], *, trained: bool = False)
     """Why a script failed, as one sentence.
 
     Args:
-        title: What the script is called.
-        status: Its exit status; minus the number of the signal that killed it.
-        lines: Last lines of its log.
-        trained: Whether its training had come to its end.
+        title: Name of the script in messages.
+        status: Exit status; minus the number of the signal that killed it.
+        lines: Last lines of the log.
+        trained: Whether the training was complete.
     """
     text = "\n".join(lines)
     last = _last_message(lines)
     if status < 0:
-        perhaps = ", perhaps since memory ran out" if -status == signal.SIGKILL else ""
+        perhaps = ", perhaps because memory ran out" if -status == signal.SIGKILL else ""
         return f"{title} was killed (signal {-status}, {_signal_name(-status)}){perhaps}; its last line: {last}."
     if "EOFError" in text and ("reading a line" in text or "getpass" in text):
-        return f"{title} asks for input, and nobody is there to answer: give by flags what it asks for."
+        return f"{title} asks for input, which nobody can enter: give it what it asks for as flags."
     if found := _last_match(r"argument --?([\w-]+):? (?:invalid choice: '?([^' ]+)'?)(.*)", lines):
         return (
-            f"{title} has choices of its own for --{found[1]}, and {found[2]} is none of them{found[3].rstrip('.')}: "
+            f"{title} has its own choices for --{found[1]}, and {found[2]} is not among them{found[3].rstrip('.')}: "
             "expected a script whose flags are TrainingArguments."
         )
     if found := _last_match(r"(?:unrecognized arguments:|not used by the HfArgumentParser:) (.*)", lines):
@@ -260,7 +263,7 @@ def explain(title: str, status: int, lines: list[str], *, trained: bool = False)
             return f"{title} does not read a file of arguments, as HfArgumentParser can: give them one by one."
         return f"{title} does not take the arguments {found[1]}: expected a script whose flags are TrainingArguments."
     if "eval_dataset" in last:
-        return f"{title} never evaluates, on which times to targets are judged ({last}): some scripts need --do_eval."
+        return f"{title} never evaluates, as times to targets require ({last}): some scripts need --do_eval."
     return f"{title} ended with status {status}{' after its training' if trained else ''}: {last}."
 
 
@@ -269,12 +272,12 @@ def _signal_name(number: int) -> str:
 
 
 def _last_match(pattern: str, lines: list[str]) -> re.Match[str] | None:
-    """In the last line where there is one: lines of code in a traceback stand before what became of them."""
+    """The match in the last line that has one: in a traceback, the message comes after the lines of code."""
     return next((found for line in reversed(lines) if (found := re.search(pattern, line))), None)
 
 
 def _last_message(lines: list[str]) -> str:
-    """The last line that says what went wrong: that of an error, else the last one."""
+    """The last line with an error, or else the last line."""
     errors = [line for line in lines if re.match(r"\s*(\[rank\d+\]:\s*)?[\w.]*(Error|Exception|Exit)\b.*:", line)]
     chosen = errors[-1] if errors else next((line for line in reversed(lines) if line.strip()), "it printed nothing")
     chosen = chosen.strip().rstrip(".")
@@ -282,7 +285,7 @@ def _last_message(lines: list[str]) -> str:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process and those that it started, first so that they can clean up, then by force."""
+    """Ends a process and those that it started: first with SIGTERM, so that they can clean up, then with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None and number == signal.SIGTERM:
             continue
@@ -297,11 +300,11 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _redact_file(file: Path) -> None:
-    """Takes secrets that a script has printed out of its log, once nobody writes it any more."""
-    if not file.exists():  # with its folder
+    """Redacts secrets that a script has printed in its log, after the script has ended."""
+    if not file.exists():  # the script has removed its folder
         return
     with atomic_write(file) as partial, file.open("rb") as log, partial.open("wb") as kept:
-        while lines := log.readlines(_BYTES_AT_ONCE):  # together, since a private key has several
+        while lines := log.readlines(_BYTES_AT_ONCE):  # several at once, because a private key spans lines
             text = redact(b"".join(lines).decode(errors="surrogateescape"))
             kept.write(text.encode(errors="surrogateescape"))
 
@@ -311,7 +314,7 @@ def clear(folder: Path, *, but: Path | None = None) -> None:
 
     Args:
         folder: The folder.
-        but: A checkpoint that the run continues from, which stays.
+        but: The checkpoint from which the run resumes, which is kept.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         if path == but:

@@ -1,4 +1,4 @@
-"""What the launcher gives to the Trainer of a script that is compared: its arm, and callbacks that record the run."""
+"""What ``hf-critmom run --recorded`` adds to the Trainers of a compared script: the arm, and callbacks that record."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ from transformers.trainer_utils import IntervalStrategy
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.records import RESERVED_NAMES
 from hf_critmom.experiments.comparison.running.recorder import RunRecorder
-from hf_critmom.experiments.comparison.script.arms import give_arm, register_arm
+from hf_critmom.experiments.comparison.script.arms import register_arm, set_scheduler
 from hf_critmom.experiments.comparison.script.fingerprints import batch_fingerprint, weights_fingerprint
 from hf_critmom.experiments.comparison.script.instructions import RECORDING_FILE, Instructions, append_event
 from hf_critmom.storage.checkpoint_folders import remove_checkpoints
@@ -34,24 +34,24 @@ from hf_critmom.upstream import multi_tensor_operations
 if TYPE_CHECKING:
     from transformers import Trainer
 
-REHEARSED_STEPS = 3
+DRY_RUN_STEPS = 3
 FIRST_BATCHES, FIRST_LOSSES = 4, 3
-"""Batches that are fingerprinted at the beginning of a run, and steps whose losses are logged one by one."""
+"""Numbers of the first batches that are fingerprinted, and of the first steps whose losses are logged."""
 SECONDS_BETWEEN_EVENTS = 0.5
 TRAINER_STATE_FILE = "trainer_state.json"
 
 
 @contextmanager
 def recorded_run(file: str) -> Iterator[Callable[["Trainer"], None]]:
-    """Prepares this process for the run of a script that a comparison started.
+    """Prepares this process for a run of a compared script.
 
-    The run ends with the command that started it, and no two processes make the same run.
+    The run ends with the command that started it, and a lock ensures that no other process makes the same run.
 
     Args:
-        file: The instructions.
+        file: File of the instructions.
 
     Yields:
-        What is called with every Trainer that the script builds.
+        A function to be called with every Trainer that the script constructs.
 
     Raises:
         ComparisonError: If there are no instructions, or another process is making the run.
@@ -63,7 +63,9 @@ def recorded_run(file: str) -> Iterator[Callable[["Trainer"], None]]:
             try:
                 stack.enter_context(FileLock(instructions.lock).acquire(timeout=30.0))
             except Timeout:
-                raise ComparisonError(f"Another process is making the run in {instructions.folder}: end it.") from None
+                raise ComparisonError(
+                    f"Another process is making the run in {instructions.folder}: end it, and repeat the command."
+                ) from None
         threading.Thread(target=_end_with_parent, args=(instructions,), daemon=True).start()
         if arm is not None:
             register_arm(arm)
@@ -72,13 +74,13 @@ def recorded_run(file: str) -> Iterator[Callable[["Trainer"], None]]:
         def prepare(trainer: "Trainer") -> None:
             session.attach(trainer)
             if arm is not None:
-                give_arm(trainer, arm)
+                set_scheduler(trainer, arm)
 
         yield prepare
 
 
 class Session:
-    """What a process of a script's run knows of it.
+    """The state of a run in one of its processes: its Trainers, and the recorder of the one that trains.
 
     Args:
         instructions: The instructions.
@@ -90,7 +92,7 @@ class Session:
         self.trainings = 0
         self.recorder: ScriptRecorder | None = None
         self.began = time.perf_counter()
-        self._told = 0.0
+        self._last_sent = 0.0
         self._optim_was_read = False
         self._undo = ExitStack()
 
@@ -101,26 +103,26 @@ class Session:
         self._undo.close()
 
     def attach(self, trainer: "Trainer") -> None:
-        """Gives a Trainer the callbacks that record it."""
+        """Adds the callbacks that record a Trainer."""
         if not self.trainers:
             self._watch_optim()
         self.trainers.append(trainer)
         _pickle_without_secrets(type(trainer.args))
-        trainer.args.logging_nan_inf_filter = False  # it would log the mean of finite losses in the place of others
+        trainer.args.logging_nan_inf_filter = False  # it would hide losses that are not finite
         ScriptRecorder.session = self
-        # Through the handler: a subclass may override add_callback, and is not yet constructed.
+        # Through the handler, because a subclass may override add_callback and is not yet constructed.
         trainer.callback_handler.add_callback(ScriptRecorder())
         trainer.callback_handler.add_callback(StopWhenDiverged())
 
     def own_optimizer(self, trainer: "Trainer", optimizer: Any) -> str:
-        """Class of an optimizer that the script has made by itself, whatever ``--optim`` says; empty if it has not."""
+        """Class of an optimizer that the script has passed regardless of ``--optim``; empty if it has not."""
         found = type(getattr(optimizer, "optimizer", optimizer))
         if self._optim_was_read or optimizer is None:
             return ""
         return "" if trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)[0] is found else found.__name__
 
     def _watch_optim(self) -> None:
-        """Notes whether any Trainer looks up what ``--optim`` names."""
+        """Detects whether any Trainer looks up the optimizer of ``--optim``."""
         from transformers import Trainer
 
         look_up = Trainer.get_optimizer_cls_and_kwargs
@@ -134,19 +136,19 @@ class Session:
         setattr(Trainer, name, staticmethod(look_up_and_note))
         self._undo.callback(setattr, Trainer, name, staticmethod(look_up))
 
-    def tell(self, *event: Any, at_once: bool = False) -> None:
-        """Tells the command what happens, not too often."""
+    def send(self, *event: Any, at_once: bool = False) -> None:
+        """Sends an event to the command, at most one every `SECONDS_BETWEEN_EVENTS` unless it is urgent."""
         now = time.perf_counter()
-        if at_once or now - self._told >= SECONDS_BETWEEN_EVENTS:
-            self._told = now
+        if at_once or now - self._last_sent >= SECONDS_BETWEEN_EVENTS:
+            self._last_sent = now
             append_event(self.folder, *event)
 
 
 def _pickle_without_secrets(arguments: type[TrainingArguments]) -> None:
-    """Makes ``training_args.bin``, which the Trainer saves, a file without tokens; the script's own object keeps them.
+    """Keeps tokens out of ``training_args.bin``, which the Trainer saves; the script's own object keeps them.
 
     Args:
-        arguments: The class of the script's training arguments.
+        arguments: Class of the script's training arguments.
     """
 
     def state(self: TrainingArguments) -> dict[str, Any]:
@@ -157,12 +159,12 @@ def _pickle_without_secrets(arguments: type[TrainingArguments]) -> None:
 
 
 class ScriptRecorder(RunRecorder):
-    """Records a script's run: what `RunRecorder` does, fingerprints, first losses, gradient norms and later metrics.
+    """Records a script's run: like `RunRecorder`, with fingerprints, first losses, gradient norms and later metrics.
 
-    Its state travels with the checkpoints, and is taken from there by itself where the script continues a run.
+    Checkpoints store its state, which it restores by itself when the script resumes from one.
 
     Args:
-        seconds: Training seconds of earlier parts of the run.
+        seconds: Seconds of training in earlier parts of the run.
     """
 
     session: Session
@@ -171,7 +173,6 @@ class ScriptRecorder(RunRecorder):
         super().__init__(seconds)
         self.pairing: dict[str, Any] = {"weights": None, "batches": [], "first_losses": []}
         self.gradient_norms: dict[str, float] = {}
-        self.begun: list[int] = []
         self.final: dict[str, float] = {}
         self.test: dict[str, float] = {}
         self.trained = False
@@ -184,9 +185,9 @@ class ScriptRecorder(RunRecorder):
         self._conditions: dict[str, Any] = {}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state that checkpoints store."""
         state = super().state()
-        own = {"pairing": self.pairing, "gradient_norms": self.gradient_norms, "begun": self.begun}
+        own = {"pairing": self.pairing, "gradient_norms": self.gradient_norms}
         return {**state, "attributes": {**state["attributes"], **own}}
 
     @property
@@ -207,15 +208,14 @@ class ScriptRecorder(RunRecorder):
             for name, value in stored.get("attributes", {}).items():
                 setattr(self, name, value)
         else:
-            if state.is_world_process_zero:  # what an earlier attempt has left, which the script does not continue
+            if state.is_world_process_zero:  # those of an earlier attempt, from which the script does not resume
                 remove_checkpoints(self.session.folder)
             self.pairing["weights"] = weights_fingerprint(kwargs["model"])
         self.own_optimizer = self.session.own_optimizer(self.trainer, kwargs.get("optimizer"))
-        self.begun = [*self.begun, int(state.global_step)]
         if len(self.pairing["batches"]) < FIRST_BATCHES:
             self._watch_batches()
         self._record(args, state)
-        self.session.tell("begin", int(state.global_step), int(state.max_steps), at_once=True)
+        self.session.send("begin", int(state.global_step), int(state.max_steps), at_once=True)
         super().on_train_begin(args, state, control, **kwargs)
 
     def on_step_begin(
@@ -227,7 +227,7 @@ class ScriptRecorder(RunRecorder):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measures the norm of the gradient at the logging steps, where the Trainer, which does not clip, does not."""
+        """Measures the gradient norm at logging steps if the Trainer does not, because it does not clip."""
         step = state.global_step + 1
         if args.max_grad_norm or args.logging_strategy != IntervalStrategy.STEPS or step % state.logging_steps:
             return
@@ -242,14 +242,14 @@ class ScriptRecorder(RunRecorder):
             self.step_seconds = min(self.step_seconds, time.perf_counter() - self._step_began)
         if step <= FIRST_LOSSES and args.logging_strategy != IntervalStrategy.NO:
             control.should_log = True
-        if self.session.instructions.rehearsal and (step >= REHEARSED_STEPS or last):
+        if self.session.instructions.dry_run and (step >= DRY_RUN_STEPS or last):
             control.should_evaluate = control.should_training_stop = True
             control.should_save = False
         elif last and args.eval_strategy == IntervalStrategy.STEPS:
             control.should_evaluate = True
         super().on_step_end(args, state, control, **kwargs)
         if state.is_world_process_zero:
-            self.session.tell("step", step, at_once=last)
+            self.session.send("step", step, at_once=last)
 
     def on_log(
         self,
@@ -282,12 +282,12 @@ class ScriptRecorder(RunRecorder):
         before = self.evaluations[-1] if self.evaluations else {}
         number = len(self.evaluations)
         super().on_evaluate(args, state, control, metrics=measured, **kwargs)
-        if len(self.evaluations) > max(number, 1) and before.get("step") == state.global_step:  # of another dataset
+        if len(self.evaluations) > max(number, 1) and before.get("step") == state.global_step:  # on another dataset
             self.evaluations[-2:] = [{**before, **self.evaluations[-1], "seconds": before["seconds"]}]
         self.evaluation_seconds = measured.get("eval_runtime", self.evaluation_seconds)
         if state.is_world_process_zero and self.evaluations:
             self._record(args, state)
-            self.session.tell(
+            self.session.send(
                 "evaluated", float(state.epoch or 0.0), replace_non_finite(self.evaluations[-1]), at_once=True
             )
 
@@ -310,13 +310,13 @@ class ScriptRecorder(RunRecorder):
         if state.is_world_process_zero:
             state.save_to_json(str(self.session.folder / TRAINER_STATE_FILE))
         self._record(args, state)
-        if self.session.instructions.rehearsal:
+        if self.session.instructions.dry_run:
             sys.exit(0)
 
     def _measured_after(self, measured: Mapping[str, float]) -> None:
-        """Keeps what was measured after training; a Trainer that only evaluates may have measured a test split."""
+        """Keeps metrics from after training; a Trainer that only evaluates may have measured a test split."""
         recorder = self.session.recorder
-        if recorder is None:  # nothing was trained yet
+        if recorder is None:  # no Trainer has trained yet
             return
         recorder.test.update(_without_prefix(measured, "test_"))
         if recorder is self:
@@ -324,27 +324,26 @@ class ScriptRecorder(RunRecorder):
         recorder._record(recorder.trainer.args, recorder.trainer.state)
 
     def _watch_batches(self) -> None:
-        """Takes the fingerprints of the first batches that the Trainer trains on."""
+        """Takes the fingerprints of the first batches on which the Trainer trains."""
         trainer, batches = self.trainer, self.pairing["batches"]
         train = trainer.training_step
 
         def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             batches.append(batch_fingerprint(inputs))
             if len(batches) >= FIRST_BATCHES:
-                del trainer.training_step  # what stood before it is the method of the class
+                del trainer.training_step  # which restores the method of the class
             return train(model, inputs, *args, **kwargs)
 
         trainer.training_step = training_step
 
     def _record(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Writes what is known, completely or not at all."""
+        """Writes the recording so far, completely or not at all."""
         if not state.is_world_process_zero:
             return
         if not self._conditions:
             self._conditions = _conditions(self.trainer, args, state)
         recorded = {
             **self._conditions,
-            "begun": self.begun,
             "trainings": self.session.trainings,
             "trained": self.trained,
             "own_optimizer": self.own_optimizer,
@@ -365,9 +364,9 @@ class ScriptRecorder(RunRecorder):
 
 
 def _conditions(trainer: "Trainer", args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """What stays the same during a run."""
+    """The part of a recording that stays the same during a run."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside PEFT's wrapper
     epochs = state.max_steps / args.num_train_epochs if args.max_steps <= 0 else None
     return {
         "output_dir": str(Path(str(args.output_dir)).resolve()),
@@ -380,19 +379,17 @@ def _conditions(trainer: "Trainer", args: TrainingArguments, state: TrainerState
         "max_steps": state.max_steps,
         "steps_per_epoch": epochs,
         "training": decisive_arguments(args),
-        "trainer": type(trainer).__name__,
         "model": type(base).__name__,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_trained_parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
         "examples": {"train": _length(trainer.train_dataset), "validation": _length(trainer.eval_dataset)},
         "versions": versions(),
-        "processes": args.world_size,
         "threads": torch.get_num_threads(),
     }
 
 
 def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """The metrics that are numbers, as plain floats."""
+    """The metrics that are numbers, as Python floats."""
     found = {}
     for name, value in (metrics or {}).items():
         try:
@@ -413,7 +410,7 @@ def _without_prefix(metrics: Mapping[str, float], prefix: str) -> dict[str, floa
 
 
 def _length(dataset: Any) -> int | None:
-    """Number of examples of a dataset, or of several by name; None where it is not known."""
+    """Number of examples of a dataset, or of several datasets by name; None if it is not known."""
     try:
         if isinstance(dataset, Mapping):
             return sum(len(one) for one in dataset.values())
@@ -423,7 +420,7 @@ def _length(dataset: Any) -> int | None:
 
 
 def _end_with_parent(instructions: Instructions) -> None:
-    """Ends this process after the command that started it has ended, also if that was killed."""
+    """Ends this process when the command that started it has ended, even if that was killed."""
     while not instructions.parent.has_ended():
         time.sleep(0.5)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Runs a comparison in a script of somebody else's: rehearsal, plan, and the runs that are missing."""
+"""Runs a comparison in a user's script: the dry run, the plan, and the missing runs."""
 
 import shutil
 from contextlib import suppress
@@ -10,29 +10,30 @@ import torch
 from accelerate import PartialState
 
 from hf_critmom.engines.selection import select_engine
+from hf_critmom.experiments.comparison.arguments import DEFAULT_SCRIPT_ARMS
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.growth import has_begun, load_or_create_plan
+from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.planning import select_arms
-from hf_critmom.experiments.comparison.records import LARGEST_SEED, RunResult
+from hf_critmom.experiments.comparison.records import MAX_SEED, RunResult
 from hf_critmom.experiments.comparison.results import writing
 from hf_critmom.experiments.comparison.runner import make_runs, with_settings
 from hf_critmom.experiments.comparison.running.execution import ArmRun
-from hf_critmom.experiments.comparison.running.progress import Progress, Watcher
-from hf_critmom.experiments.comparison.script.arguments import DEFAULT_SCRIPT_ARMS, ScriptRequest
+from hf_critmom.experiments.comparison.running.progress import Notifier, Progress
+from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
 from hf_critmom.experiments.comparison.script.arms import arms_for
 from hf_critmom.experiments.comparison.script.devices import Devices, visible_devices
-from hf_critmom.experiments.comparison.script.execution import ScriptRuns
+from hf_critmom.experiments.comparison.script.dry_run import dry_run
+from hf_critmom.experiments.comparison.script.execution import ScriptExecutor
 from hf_critmom.experiments.comparison.script.planning import (
-    Facts,
+    ScriptFacts,
     pilot_folder,
     pilot_note,
     pilot_targets,
     plan_script,
 )
 from hf_critmom.experiments.comparison.script.processes import RunFailed
-from hf_critmom.experiments.comparison.script.rehearsal import rehearse
 from hf_critmom.storage.files import create_or_open_folder, write_json
 from hf_critmom.storage.locks import LOCKS_FOLDER, locked, single_writer, try_lock
 from hf_critmom.storage.run_folder import RESULT_FILE
@@ -44,7 +45,7 @@ _PILOT_SEED_OFFSET = 2000
 
 
 def run_script_comparison(request: ScriptRequest) -> Path:
-    """Runs what is not yet finished of a comparison in a script.
+    """Makes the missing runs of a comparison in a script.
 
     Args:
         request: The request.
@@ -53,8 +54,8 @@ def run_script_comparison(request: ScriptRequest) -> Path:
         The comparison's folder.
 
     Raises:
-        ComparisonError: If the script cannot be compared, the folder holds a comparison under other conditions, a run
-            failed, or the folder cannot be written to any more; what is finished then stays.
+        ComparisonError: If the script cannot be compared, the folder holds a comparison with other conditions, a run
+            failed, or the folder cannot be written to any more; finished runs are kept.
     """
     with single_writer(request.engine.on_ray):
         return _run_script_comparison(request)
@@ -62,7 +63,7 @@ def run_script_comparison(request: ScriptRequest) -> Path:
 
 def _run_script_comparison(request: ScriptRequest) -> Path:
     request, folder = request.check(), request.folder
-    PartialState(cpu=True)  # the runs' own processes train
+    PartialState(cpu=True)  # this process does not train
     torch.set_num_threads(1)
     workers = request.engine.workers or 1
     sharing = 1 if request.engine.on_ray else workers  # Ray gives each run its own GPUs
@@ -74,8 +75,8 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
                 folder, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, PLAN_FILE_FORMAT.error, write=True
             )
         try:
-            with locked(folder, "rehearsal"):  # another launch of the same command waits, and finds the plan
-                requested, stored, threads = _settle_plan(request, folder, devices)
+            with locked(folder, "dry-run"):  # another launch of the same command waits, and then finds the plan
+                requested, stored, threads = _prepare_plan(request, folder, devices)
         except ComparisonError:
             if fresh:
                 _remove_traces(folder)
@@ -83,18 +84,18 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
         shutil.rmtree(pilot_folder(folder), ignore_errors=True)
     arms = dict(requested.arms)
     content = requested.task.content
-    runs = ScriptRuns(request.script, request.metric, content["flags"], threads, int(content["steps"]), devices)
+    runs = ScriptExecutor(request.script, request.metric, content["flags"], threads, int(content["steps"]), devices)
     on_cpu = request.script.switched_on("use_cpu")
     engine = select_engine(request.engine, workers=workers, threads=threads, on_cpu=on_cpu)
     make_runs(requested, runs, request.comparison, folder, arms, engine, stored is not None)
     return folder
 
 
-def _settle_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tuple[Plan, Plan | None, int]:
-    """The requested plan, which is stored, the plan that was there before, and the threads of each process."""
+def _prepare_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tuple[Plan, Plan | None, int]:
+    """Stores the requested plan; returns it, the plan that was there before, and the number of threads per process."""
     comparison, script, workers = request.comparison, request.script, devices.workers
     stored = Plan.read(folder) if PLAN_FILE_FORMAT.exists(folder) else None
-    if stored is not None and not has_begun(folder) and stored.task.content.get("script") != script.record():
+    if stored is not None and not has_started(folder) and stored.task.content.get("script") != script.record():
         with try_lock(folder, "launch") as alone:
             stored = None if alone else stored
     if stored is not None and not stored.task.is_script:
@@ -110,17 +111,17 @@ def _settle_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tupl
     check_workers(workers, threads)
     own = str(script.value("optim") or "adamw_torch")
     arms = select_arms(comparison, folder, stored, arms_for(own), DEFAULT_SCRIPT_ARMS)
-    watcher = Watcher(shown=True)
+    notifier = Notifier(shown=True)
     if stored is not None:
-        facts, targets = Facts.of_plan(stored), tuple(comparison.targets or stored.targets)
+        facts, targets = ScriptFacts.from_plan(stored), tuple(comparison.targets or stored.targets)
     else:
         first = next(iter(arms.values()))
-        watcher.note(f"A rehearsal of {script.title}: a few steps and an evaluation.")
-        facts = Facts.of_rehearsal(request, rehearse(request, first, threads, devices))
+        notifier.note(f"Dry run of {script.title}: a few steps and an evaluation.")
+        facts = ScriptFacts.from_dry_run(request, dry_run(request, first, threads, devices))
         targets = tuple(comparison.targets or ())
         if not targets:
             baseline = arms.get(comparison.baseline or "", first)
-            facts, targets = _pilot(request, facts, baseline, folder, threads, devices, watcher)
+            facts, targets = _pilot(request, facts, baseline, folder, threads, devices, notifier)
     requested = plan_script(request, facts, arms, targets, threads, stored)
     with try_lock(folder, "launch") as alone:
         load_or_create_plan(requested, folder, write=True, alone=alone)
@@ -128,24 +129,30 @@ def _settle_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tupl
 
 
 def _pilot(
-    request: ScriptRequest, facts: Facts, arm: Arm, folder: Path, threads: int, devices: Devices, watcher: Watcher
-) -> tuple[Facts, tuple[float, ...]]:
-    """Targets from a run with a seed that no compared run has, made before there is a plan."""
+    request: ScriptRequest,
+    facts: ScriptFacts,
+    arm: Arm,
+    folder: Path,
+    threads: int,
+    devices: Devices,
+    notifier: Notifier,
+) -> tuple[ScriptFacts, tuple[float, ...]]:
+    """Targets from a pilot run, which has a separate seed and is made before the plan, and a note on them."""
     seed = request.flags.seed
-    seed = seed + _PILOT_SEED_OFFSET if seed + _PILOT_SEED_OFFSET <= LARGEST_SEED else seed - _PILOT_SEED_OFFSET
+    seed = seed + _PILOT_SEED_OFFSET if seed + _PILOT_SEED_OFFSET <= MAX_SEED else seed - _PILOT_SEED_OFFSET
     plan = plan_script(request, facts, {arm.name: arm}, (0.0,), threads, None)
     run = Run(arm.name, seed)
     path = pilot_folder(folder) / run.folder
-    watcher.note(f"No --targets: a pilot run of {arm.name} with the seed {seed} sets them.")
+    notifier.note(f"Without --targets, a pilot run of {arm.name} with the seed {seed} sets them.")
     file = path / RESULT_FILE
     if file.exists():
         with suppress(OSError, RecordError):
             result = from_json(RunResult, read_json(file))
             targets = pilot_targets(result, request.metric, greater_is_better=request.greater_is_better)
             return replace(facts, notes=(*facts.notes, pilot_note(arm.name, seed))), targets
-    flags = {**facts.flags, "report_to": "none"}  # it is no run of the comparison
-    runs = ScriptRuns(request.script, request.metric, flags, threads, facts.steps, devices)
-    with Progress(1, watcher) as progress:
+    flags = {**facts.flags, "report_to": "none"}  # it is not a run of the comparison
+    runs = ScriptExecutor(request.script, request.metric, flags, threads, facts.steps, devices)
+    with Progress(1, notifier) as progress:
         try:
             result = runs.execute(
                 ArmRun(run, with_settings(arm, *plan.settings(arm))),
@@ -157,7 +164,7 @@ def _pilot(
             raise ComparisonError(f"The pilot run failed: {error}") from None
     if not result.finished:
         raise ComparisonError(
-            f"The pilot run of {arm.name} diverged, so no targets follow from it: give --targets, or a smaller "
+            f"The pilot run of {arm.name} diverged, so it sets no targets: give --targets, or a smaller "
             "--learning_rate."
         )
     write_json(file, result.as_json())
@@ -170,7 +177,7 @@ def _show(progress: Progress, kind: str, *content: Any) -> None:
 
 
 def _remove_traces(folder: Path) -> None:
-    """Removes a folder that a refused command has created, unless another launch keeps something there."""
+    """Removes a folder that a refused command has created, unless it holds files of another launch."""
     with suppress(OSError):
         for lock in (folder / LOCKS_FOLDER).glob("*.lock"):
             lock.unlink()

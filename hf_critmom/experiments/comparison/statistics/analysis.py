@@ -1,6 +1,6 @@
-"""The analysis of a comparison: everything that its report says, computed once and rendered several times.
+"""The analysis of a comparison: every statistic of its report, computed once.
 
-Terminal, card, figures and page take an `Analysis` and format it: none of them computes a statistic.
+Terminal, card, figures and page format an `Analysis`; none of them computes a statistic.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -72,7 +72,7 @@ class Relative:
     Attributes:
         arm: The arm's name.
         headline: The arm against the baseline in one number, and at each target.
-        seconds: Ratio of the training seconds to each target; None where a machine was too busy for that.
+        seconds: Ratio of the training seconds to each target; None if they were disturbed by other work.
         logrank: p-value of the log-rank test at each target.
     """
 
@@ -94,27 +94,26 @@ class Relative:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a comparison found at one budget.
+    """The analysis of a comparison at one budget.
 
     Attributes:
-        budget: Epochs, where the comparison has several budgets; None: the only one.
-        metric: What targets are values of.
-        targets: The planned targets and then the exploratory ones: values whose first reaching is timed.
-        exploratory: Targets added after the first results, which no headline rests on.
+        budget: Budget in epochs; None if the comparison has only one.
+        metric: Metric of the targets.
+        targets: The planned targets, then the exploratory ones.
+        exploratory: Targets that were added after the first results, which enter no headline.
         arms: Names of the arms that have results, in the plan's order.
-        baseline: The arm that the others are related to.
+        baseline: Name of the arm that the others are compared with.
         steps: Optimizer steps of the longest run.
-        summaries: What each arm achieved.
-        curves: Validation curves by arm, of those that have a finite value.
+        summaries: The results of each arm.
+        curves: Validation curves by arm, for arms that have a finite value.
         reach: Share of seeds that have reached each target, by arm.
         relative: Each other arm relative to the baseline.
-        verdicts: What the comparison says about each claim.
-        looks: When the comparison was looked at.
-        margin: What counts as no difference.
+        verdicts: The verdict on each claim.
+        margin: Relative difference of times that still counts as none.
         smoothed: Whether the curves were smoothed before times were interpolated.
-        drift: How the networks do on corrupted images; None if that was not measured.
+        drift: Accuracy on corrupted images; None if it was not measured.
         paired: Whether the same seed means the same initial weights and the same order of data in every arm.
-        ended_on: What the last values are of: "test", or "final validation" where there is no test split.
+        ended_on: Split of the final values: "test", or "final validation" without a test split.
     """
 
     budget: float | None
@@ -129,7 +128,6 @@ class Analysis:
     reach: Mapping[str, tuple[ReachCurve, ...]]
     relative: tuple[Relative, ...]
     verdicts: tuple[Verdict, ...]
-    looks: Looks
     margin: float
     smoothed: bool
     drift: DriftSummary | None
@@ -145,7 +143,7 @@ def analyse(
     targets: Sequence[float],
     *,
     exploratory: Sequence[float] = (),
-    claimed: Sequence[Claim] = (),
+    user_claims: Sequence[Claim] = (),
     looks: Looks | None = None,
     seeds: Sequence[int] | None = None,
     margin: float = MARGIN,
@@ -156,26 +154,26 @@ def analyse(
     disturbed: Collection[str] = (),
     ended_on: str = "test",
 ) -> Analysis:
-    """Computes everything that the report of one budget says.
+    """Computes every statistic of the report at one budget.
 
     Args:
-        table: The results table, of one budget.
+        table: The table of results at one budget.
         arms: Names of the arms, in order; those without results are left out.
-        baseline: The arm that the others are related to.
+        baseline: Name of the arm that the others are compared with.
         metric: The metric.
         targets: The planned targets.
-        exploratory: Targets added after the first results.
-        claimed: The user's claims, see `claims.parse_claim`.
-        looks: When the comparison is looked at; None: once, with the seeds that it has.
-        seeds: The seeds in the order in which they were planned; None: in rising order.
-        margin: What counts as no difference: a ratio of times between 1 / (1 + margin) and 1 + margin.
-        alpha: Probability of a wrong word over all claims and looks; a part of it where there are several budgets.
+        exploratory: Targets that were added after the first results.
+        user_claims: The user's claims, see `claims.parse_claim`.
+        looks: The looks at the comparison; None for a single look with all seeds.
+        seeds: The seeds in the order in which they were planned; None for rising order.
+        margin: A ratio of times between 1 / (1 + margin) and 1 + margin counts as no difference.
+        alpha: Probability of a wrong verdict over all claims and looks; with several budgets, the budget's part of it.
         paired: Whether the same seed means the same initial weights and the same order of data in every arm.
-        budget: Epochs, where the comparison has several budgets.
-        drift: Accuracies on corrupted images, of the same budget, as
+        budget: Budget in epochs; None if the comparison has only one.
+        drift: Accuracies on corrupted images at the same budget, as
             `hf_critmom.experiments.comparison.results.read_drift` returns them.
-        disturbed: Arms with a run whose seconds other work on the machine disturbed, which have no ratio of them.
-        ended_on: What the last values are of.
+        disturbed: Arms with a run whose seconds were disturbed by other work; they get no ratio of seconds.
+        ended_on: Split of the final values.
     """
     present = [arm for arm in arms if (table["arm"] == arm).any()]
     every_target = (*targets, *exploratory)
@@ -202,10 +200,9 @@ def analyse(
         steps=float(table.loc[table["split"] == "test", "step"].max()),
         summaries=tuple(summarise(table, present, metric, every_target)),
         curves=validation_curves(table, present, metric),
-        reach={arm: tuple(map(reach_curve, of_arm)) for arm, of_arm in observed.items()},
+        reach={arm: tuple(map(reach_curve, arm_times)) for arm, arm_times in observed.items()},
         relative=tuple(relate(judged, observed, arm, baseline, disturbed) for arm in present if arm != baseline),
-        verdicts=tuple(verdicts(judged, claims_of(present, baseline, claimed))),
-        looks=judged.looks,
+        verdicts=tuple(verdicts(judged, claims_of(present, baseline, user_claims))),
         margin=margin,
         smoothed=judged.smoothed,
         drift=None if drift is None else summarise_drift(drift, present, baseline),
@@ -224,11 +221,11 @@ def relate(
     """One arm relative to the baseline.
 
     Args:
-        judged: The results.
+        judged: The prepared results.
         observed: Each arm's times to every target, in steps.
         arm: The arm's name.
         baseline: The baseline's name.
-        disturbed: Arms whose seconds say little.
+        disturbed: Arms whose seconds were disturbed by other work.
     """
     rule, table = judged.rule, judged.table
     every_target = (*rule.targets, *rule.exploratory)
@@ -254,7 +251,7 @@ def validation_curves(table: pd.DataFrame, arms: Sequence[str], metric: Metric) 
     """The validation curves of the arms that have a finite value.
 
     Args:
-        table: The results table, of one budget.
+        table: The table of results at one budget.
         arms: Names of the arms, in order.
         metric: The metric.
     """

@@ -1,4 +1,4 @@
-"""Arrivals: when each run of an arm arrives at each target, between two evaluations and within its budget."""
+"""Arrivals: interpolated times at which the runs of an arm reach each target, restricted to the budget."""
 
 import math
 from collections.abc import Sequence
@@ -11,32 +11,32 @@ from scipy.optimize import isotonic_regression
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
 
 SMOOTHED_FROM = 4
-"""Evaluations an epoch from which the curves are smoothed."""
+"""Evaluations per epoch from which the curves are smoothed."""
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """When the runs of one arm arrive at each target; arrays of shape (seeds, targets).
+    """When the runs of one arm reach each target; arrays of shape (seeds, targets).
 
-    A curve is known at its evaluations only. Between the last one below a target and the first one at it or above, the
-    curve is taken as a straight line: that removes the offset of half an evaluation which first hits have, and with it
-    most of what rounding adds to the spread. Two cases have no such pair:
+    A curve is known only at its evaluations. Between the last evaluation that misses a target and the first one that
+    reaches it, the curve is taken as a straight line: that removes the offset of half an evaluation that first hits
+    have, and most of the spread that their rounding adds. Two cases have no such pair of evaluations:
 
-    * **Not arrived.** The time is restricted to the budget: the run counts with its end, which it outlasts, and one
-      that diverged with the end of the longest run of any arm, since more of its own budget would not have helped it.
-      Ratios of restricted times understate a difference and never turn it around.
-    * **Immediate.** The first evaluation is at the target already, so that nothing bounds the time from below. The run
-      counts with that evaluation, the most that it can have taken, which again draws ratios towards 1.
+    * **Not arrived.** The time is restricted to the budget: the run counts with its end, and one that diverged with the
+      end of the longest run of any arm, because more of its own budget would not have helped it. Ratios of restricted
+      times understate a difference and never reverse it.
+    * **Immediate.** The first evaluation reaches the target already, so that nothing bounds the time from below. The
+      run counts with that evaluation, the latest possible time, which also draws ratios towards 1.
 
     Attributes:
         arm: The arm's name.
         seeds: The seeds, in rising order.
         targets: Values of the metric.
         times: Interpolated and restricted times, positive.
-        earliest: Time of the last evaluation below the target, 0 if immediate: the run arrived later than that.
-        latest: Time of the first evaluation at the target or above, infinite if there is none.
-        arrived: Which runs have an evaluation at the target or above.
-        immediate: Of which it is the first one.
+        earliest: Time of the last evaluation before the target is reached, a lower bound; 0 for immediate arrivals.
+        latest: Time of the first evaluation that reaches the target, an upper bound; infinite if there is none.
+        arrived: Which runs have an evaluation that reaches the target.
+        immediate: For which runs it is the first one.
     """
 
     arm: str
@@ -49,12 +49,12 @@ class Arrivals:
     immediate: np.ndarray
 
     def of(self, seeds: Sequence[int]) -> "Arrivals":
-        """The arrivals of those of these seeds that the arm has, in the arm's order."""
+        """The arrivals of some seeds, in the arm's order; seeds that the arm does not have are ignored."""
         rows = [row for row, seed in enumerate(self.seeds) if seed in set(seeds)]
         return self._select(rows, list(range(len(self.targets))))
 
     def at(self, targets: Sequence[float]) -> "Arrivals":
-        """The arrivals at some of the targets."""
+        """The arrivals at some targets."""
         return self._select(list(range(len(self.seeds))), [self.targets.index(target) for target in targets])
 
     def _select(self, rows: list[int], columns: list[int]) -> "Arrivals":
@@ -70,12 +70,12 @@ class Arrivals:
 def smooths(table: pd.DataFrame) -> bool:
     """Whether the curves of a comparison are smoothed before they are interpolated.
 
-    They are where there are `SMOOTHED_FROM` or more evaluations an epoch and more than one epoch: neighbouring
-    evaluations then measure nearly the same model, and the first one above a target is an accident of its noise. Within
-    a single epoch the number of evaluations in it says nothing of how densely they lie on the curve.
+    They are if there are `SMOOTHED_FROM` or more evaluations per epoch and more than one epoch: neighbouring
+    evaluations then measure nearly the same model, so that noise decides which one is the first to reach a target. In a
+    single epoch, the number of evaluations says nothing about how densely they lie on the curve.
 
     Args:
-        table: The results table, of one budget.
+        table: The table of results at one budget.
     """
     validation = table[table["split"] == "validation"]
     if validation.empty or validation["epoch"].isna().all():
@@ -94,15 +94,15 @@ def arrivals(
     *,
     smooth: bool = False,
 ) -> Arrivals:
-    """When the runs of one arm arrive at each target.
+    """When the runs of one arm reach each target.
 
     Args:
-        table: The results table, of one budget, with every arm. Evaluations whose metric is not finite are left out.
+        table: The table of results at one budget, with every arm. Evaluations whose metric is not finite are left out.
         arm: The arm's name.
         metric: The metric.
-        targets: Values of it.
+        targets: Values of the metric.
         column: "step", "epoch" or "seconds".
-        smooth: Whether the curve is replaced by its isotonic regression, the closest curve that never gets worse.
+        smooth: Whether to replace curves by their isotonic regression, the closest curve that never gets worse.
     """
     ends = table.loc[table["split"] == "test", column].astype(float)
     runs = table[table["arm"] == arm]
@@ -128,12 +128,12 @@ def arrivals(
 
 
 def repeated_seeds(table: pd.DataFrame, metric: Metric) -> dict[str, tuple[int, ...]]:
-    """The seeds of each arm whose validation curve another of its seeds has too, to the last digit.
+    """The seeds of each arm whose validation curve equals that of another seed to the last digit.
 
-    Such runs are one run: the seed does not reach the training, and their agreement is no evidence.
+    Such runs are the same run: the seed has no effect on the training, and their agreement is no evidence.
 
     Args:
-        table: The results table, of one budget.
+        table: The table of results at one budget.
         metric: The metric.
     """
     found: dict[str, tuple[int, ...]] = {}
@@ -160,12 +160,12 @@ def _arrival(
         return end, last, math.inf, False, False
     if smooth:
         smoothed = np.flatnonzero((curve := isotonic_regression(values).x) >= target)
-        if not len(smoothed):  # a single evaluation was there, the curve on the whole was not: as late as can be
+        if not len(smoothed):  # only a noisy evaluation reached the target, not the smoothed curve: as late as possible
             return end, float(at[hits[0] - 1]) if hits[0] else 0.0, end, True, False
         hits, values = smoothed, curve
     first = hits[0]
     if first == 0:
-        later = at[at > 0.0]  # an evaluation before the first step takes no time, and has no logarithm
+        later = at[at > 0.0]  # an evaluation before the first step is at time 0, which has no logarithm
         time = float(at[0]) if at[0] > 0.0 else float(later[0]) if len(later) else end
         return time, 0.0, time, True, True
     low, high = values[first - 1], values[first]

@@ -11,7 +11,7 @@ from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.errors import ComparisonError
 
 EVERY_OTHER = "all"
-"""Stands for every other arm in a claim of the user's."""
+"""Name that stands for every other arm in a user's claim."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Claim:
     """A claim about time to target, fixed before the runs.
 
     Attributes:
-        text: What is claimed.
+        text: The claim as a sentence without a full stop.
         arm: The arm that should be faster.
-        baselines: Arms that it should be faster than; empty: all others but tuned variants.
-        highest_only: Whether only the highest target counts.
-        same_learning_rate: Whether the claim is about arms at the same learning rate.
-        primary: Whether it is what the comparison is made for: primary claims share half of the error probability, the
+        baselines: Arms than which it should be faster; empty for all others except tuned variants.
+        highest_only: Whether only the hardest target counts.
+        same_learning_rate: Whether the claim is about arms with the same learning rate.
+        primary: Whether the comparison is made for this claim: primary claims share half of the error probability, the
             others share the other half.
     """
 
@@ -41,9 +41,9 @@ class Claim:
         return not self.baselines
 
     def rivals(self, arms: Sequence[str]) -> tuple[str, ...]:
-        """The arms that the claim's arm should be faster than.
+        """The arms than which the claim's arm should be faster.
 
-        A tuned variant may be the very arm, and is no rival of one that is not tuned.
+        Tuned variants are not among all others, because a tuned variant may be the arm itself.
 
         Args:
             arms: Names of the arms that have results.
@@ -70,11 +70,11 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim("critmom_adamw, tuned, is faster than AdamW, tuned", "critmom_adamw_tuned", ("adamw_tuned",)),
 )
-"""The paper's claims (the first and the fourth), and the controls that they have to survive."""
+"""The paper's claims (the first and the fourth), and claims about the controls that they have to survive."""
 
 
 def parse_claim(text: str, arms: Sequence[str]) -> Claim:
-    """A claim as ``--claim`` states it: "A < B", A is faster than B, or "A < all", than every other arm.
+    """Parses a claim as ``--claim`` states it: "A < B" or "B > A", A is faster than B; "A < all", than every other arm.
 
     Args:
         text: The claim.
@@ -86,7 +86,7 @@ def parse_claim(text: str, arms: Sequence[str]) -> Claim:
     found = re.fullmatch(r"\s*([^<>]*[^<>\s])\s*([<>])\s*([^<>]*[^<>\s])\s*", text)
     if found is None:
         raise ComparisonError(
-            f'--claim "{text}" is no claim: write "A < B" for "A takes fewer steps than B", or "A < {EVERY_OTHER}".'
+            f'--claim "{text}" is not a claim: write "A < B" for "A takes fewer steps than B", or "A < {EVERY_OTHER}".'
         )
     left, sign, right = found.groups()
     arm, baseline = (left, right) if sign == "<" else (right, left)
@@ -105,19 +105,19 @@ def parse_claim(text: str, arms: Sequence[str]) -> Claim:
     return Claim(f"{arm} is faster than {baseline}", arm, (baseline,), primary=True)
 
 
-def claims_of(arms: Sequence[str], baseline: str, claimed: Sequence[Claim] = ()) -> tuple[Claim, ...]:
-    """The claims that a comparison answers, each pair of arms once.
+def claims_of(arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] = ()) -> tuple[Claim, ...]:
+    """The claims of a comparison, each pair of arms once.
 
-    The user's come first, then the paper's that are about an arm of the comparison, then every other arm against the
-    baseline: a tuned variant against the tuned baseline where there is one.
+    The user's claims come first, then those of the paper that are about an arm of the comparison, then every other arm
+    against the baseline: a tuned variant against the tuned baseline, if there is one.
 
     Args:
-        arms: Names of the arms that have results, tuned variants among them.
+        arms: Names of the arms that have results, including tuned variants.
         baseline: The arm that the others are compared with.
-        claimed: The user's claims. Where there are any, they are the primary ones, and none of the paper's is.
+        user_claims: The user's claims. If there are any, they are primary, and none of the paper's claims is.
     """
-    known = [claim if not claimed else replace(claim, primary=False) for claim in CLAIMS if claim.arm in arms]
-    found = [*claimed, *known]
+    known = [replace(claim, primary=claim.primary and not user_claims) for claim in CLAIMS if claim.arm in arms]
+    found = [*user_claims, *known]
     tuned_baseline = f"{baseline}{TUNED_SUFFIX}"
     for arm in arms:
         against = tuned_baseline if arm.endswith(TUNED_SUFFIX) and tuned_baseline in arms else baseline
@@ -130,17 +130,17 @@ def claims_of(arms: Sequence[str], baseline: str, claimed: Sequence[Claim] = ())
 
 
 def claim_title(claim: Claim) -> str:
-    """What a claim compares, without saying that it is so, such as "critmom against constant"."""
+    """The arms that a claim compares, such as "critmom against constant"."""
     against = ", ".join(claim.baselines) or "every other arm"
     return f"{claim.arm} against {against}{', highest target only' if claim.highest_only else ''}"
 
 
-def untested(claim: Claim, table: pd.DataFrame) -> str:
-    """What a comparison lacks to test a claim; empty if it lacks nothing.
+def why_untested(claim: Claim, table: pd.DataFrame) -> str:
+    """Why a claim cannot be tested; empty if it can.
 
     Args:
         claim: The claim.
-        table: The results table, of one budget.
+        table: The table of results at one budget.
     """
     arms = list(dict.fromkeys(table["arm"]))
     if missing := [name for name in (claim.arm, *claim.baselines) if name not in arms]:
@@ -153,10 +153,11 @@ def untested(claim: Claim, table: pd.DataFrame) -> str:
 
 
 def claim_weights(claims: Sequence[Claim]) -> list[float]:
-    """Share of the error probability that each claim starts with; they sum to 1.
+    """The share of the error probability with which each claim starts; they sum to 1.
 
-    Primary claims share one half and the others the other; where all are of one kind, they share it all. Fixed before
-    the runs, such weights keep the error over all claims as equal ones do (Holm, Scand. J. Statist. 6 (1979) 65).
+    Primary claims share one half, and the others the other half; if all are of one kind, they share all of it. Weights
+    that are fixed before the runs control the error over all claims as equal weights do (Holm, Scand. J. Statist. 6
+    (1979) 65).
 
     Args:
         claims: The claims that can be tested.
@@ -168,6 +169,6 @@ def claim_weights(claims: Sequence[Claim]) -> list[float]:
 
 
 def _same_learning_rate(table: pd.DataFrame, arm: str, baselines: Sequence[str]) -> bool:
-    if "peak_learning_rate" not in table:  # results of 0.1: every arm had the one of the command
+    if "peak_learning_rate" not in table:  # in tables of version 0.1, every arm had the command's learning rate
         return True
     return table[table["arm"].isin([arm, *baselines])]["peak_learning_rate"].nunique(dropna=False) == 1

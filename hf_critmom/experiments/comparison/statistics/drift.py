@@ -1,4 +1,4 @@
-"""Statistics of drift: how arms compare on corrupted images."""
+"""Statistics of drift: accuracy of the arms on corrupted images, and differences from the baseline."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ class DriftCurve:
     """Accuracy against severity, over the seeds of one arm.
 
     Attributes:
-        severity: Severities in rising order; 0 is the clean images.
-        mean: Mean accuracy over the seeds at each.
-        low: Accuracy of the worst seed at each.
-        high: Accuracy of the best seed at each.
+        severity: Severities in rising order; 0 stands for clean images.
+        mean: Mean accuracy over the seeds at each severity.
+        low: Accuracy of the worst seed at each severity.
+        high: Accuracy of the best seed at each severity.
     """
 
     severity: np.ndarray
@@ -32,11 +32,11 @@ class DriftCurve:
 
 @dataclass(frozen=True)
 class ArmDrift:
-    """How one arm's networks do on corrupted images.
+    """Accuracy of one arm's networks on corrupted images.
 
     Attributes:
         arm: The arm's name.
-        accuracy: Mean accuracy over seeds and severities by corruption, `CLEAN` among them.
+        accuracy: Mean accuracy over seeds and severities, by corruption and for `CLEAN`.
         curves: Accuracy against severity by corruption.
         differences: Paired differences from the baseline by `CLEAN`, `CORRUPTED` and each corruption; empty for the
             baseline itself.
@@ -50,12 +50,12 @@ class ArmDrift:
 
 @dataclass(frozen=True)
 class DriftSummary:
-    """How the networks of a comparison do on corrupted images.
+    """Accuracy of a comparison's networks on corrupted images.
 
     Attributes:
         corruptions: Names of the corruptions, in the order in which they were measured.
-        examples: Number of images that each network was tested on.
-        arms: One entry per arm that was measured.
+        examples: Number of images on which each network was tested.
+        arms: One entry for each arm that was measured.
     """
 
     corruptions: tuple[str, ...]
@@ -64,34 +64,34 @@ class DriftSummary:
 
 
 def drift_differences(drift: pd.DataFrame, arm: str, baseline: str) -> Mapping[str, Interval]:
-    """Difference of accuracy between an arm and a baseline over paired seeds, on clean and on corrupted images.
+    """Differences of accuracy between an arm and the baseline over paired seeds, on clean and on corrupted images.
 
     Args:
-        drift: Accuracies, of one budget.
+        drift: Accuracies at one budget.
         arm: The arm's name.
         baseline: The baseline's name.
 
     Returns:
-        Intervals by "clean", by "corrupted", the mean over all corruptions and severities, and by each corruption.
+        Intervals for `CLEAN`, for `CORRUPTED` (the mean over all corruptions and severities) and for each corruption.
     """
     every = drift[drift["corruption"] != CLEAN].assign(corruption=CORRUPTED)
     means = pd.concat([drift, every]).groupby(["corruption", "arm", "seed"])["accuracy"].mean()
     found = {}
     for kind in dict.fromkeys([CLEAN, CORRUPTED, *drift["corruption"]]):
-        of_kind = means.get(kind)
-        if of_kind is None or not {arm, baseline} <= set(of_kind.index.get_level_values("arm")):
+        accuracies = means.get(kind)
+        if accuracies is None or not {arm, baseline} <= set(accuracies.index.get_level_values("arm")):
             continue
-        found[kind] = mean_interval((of_kind[arm] - of_kind[baseline]).dropna().to_numpy(dtype=float))
+        found[kind] = mean_interval((accuracies[arm] - accuracies[baseline]).dropna().to_numpy(dtype=float))
     return found
 
 
 def summarise_drift(drift: pd.DataFrame, arms: Sequence[str], baseline: str) -> DriftSummary | None:
-    """What a report says of drift; None if no corrupted image was tested.
+    """Summarises the drift of a comparison; None if no corrupted images were tested.
 
     Args:
-        drift: Accuracies, of one budget, see `hf_critmom.experiments.comparison.results.read_drift`.
+        drift: Accuracies at one budget, see `hf_critmom.experiments.comparison.results.read_drift`.
         arms: Names of the arms, in order.
-        baseline: Name of the arm that the others are related to.
+        baseline: Name of the arm that the others are compared with.
     """
     names = tuple(name for name in dict.fromkeys(drift["corruption"]) if name != CLEAN)
     if not names:

@@ -1,4 +1,4 @@
-"""How many seeds would probably decide a claim, if the estimate and the spread stay what they are."""
+"""The number of seeds that would probably decide a claim, if estimate and spread stay the same."""
 
 import math
 
@@ -8,28 +8,28 @@ from hf_critmom.experiments.comparison.statistics.sequential import Looks, spent
 from hf_critmom.reporting.intervals import Estimate
 
 POWER = 0.8
-"""Probability with which that many seeds decide."""
+"""Probability with which the number of seeds decides the claim."""
 
-MOST_SEEDS = 100
-"""More seeds than this are not proposed: the difference is too small to be decided."""
+MAX_SEEDS = 100
+"""Largest number of seeds that is proposed; a claim that needs more has too small a difference."""
 
 
 def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, alpha_within: float) -> int | None:
-    """The least number of seeds with which a claim is probably decided, as a difference or as none.
+    """The smallest number of seeds that probably decides a claim, as a difference or as no difference.
 
-    The present estimate and spread stand for the true ones, which they need not be, least with few seeds: a guide for
-    what to run next, not a promise. The look at that many seeds is taken as the next one, with no more to spend than
-    it adds.
+    The present estimate and spread are taken for the true ones, which they may not be, especially with few seeds: the
+    number is a guide to what to run next, not a promise. The look at that number of seeds is taken as the next one, and
+    may spend only what it adds to the error probability of the looks before it.
 
     Args:
         estimate: Mean log ratio of times.
         looks: The looks made so far.
-        margin: Half the width of what counts as no difference, as a logarithm.
-        alpha: What the claim may spend on a difference, two-sided.
-        alpha_within: What it may spend on no difference, two-sided.
+        margin: Log ratio up to which a difference counts as none.
+        alpha: Error probability that the claim may spend on a difference, two-sided.
+        alpha_within: Error probability that the claim may spend on no difference, two-sided.
 
     Returns:
-        The number of seeds in all; None if there is no spread to judge by, or more than `MOST_SEEDS` would be needed.
+        The total number of seeds; None if the spread is not known, or more than `MAX_SEEDS` would be needed.
     """
     if math.isnan(estimate.standard_error) or estimate.n < 2:
         return None
@@ -37,7 +37,7 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
 
     def power(seeds: int) -> float:
         error, dof = spread / math.sqrt(seeds), seeds - 1.0
-        # What the look may spend, which its level is not below: the looks before it have spent some of it already.
+        # What the look may spend after those before it; its level is at least that, so power is not overstated.
         level, level_within = (spent(seeds, looks.last, of) - before(of) for of in (alpha, alpha_within))
         different = power_of_difference(estimate.value, error, dof, level)
         within = power_of_equivalence(estimate.value, error, dof, level_within, margin)
@@ -49,17 +49,17 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
     low = max(estimate.n, *looks.made, looks.first - 1)
     high = low + 1
     while power(high) < POWER:
-        if high >= MOST_SEEDS:
+        if high >= MAX_SEEDS:
             return None
-        low, high = high, min(low + 2 * (high - low), MOST_SEEDS)
-    while high - low > 1:  # more seeds decide more, so the least number lies between
+        low, high = high, min(low + 2 * (high - low), MAX_SEEDS)
+    while high - low > 1:  # power grows with the number of seeds, so the smallest number lies in between
         middle = (low + high) // 2
         low, high = (low, middle) if power(middle) >= POWER else (middle, high)
     return high
 
 
 def power_of_difference(true: float, error: float, dof: float, level: float) -> float:
-    """Probability that a two-sided t test at a level finds a difference.
+    """Probability that a two-sided t test finds a difference.
 
     Args:
         true: The true difference.
@@ -72,16 +72,16 @@ def power_of_difference(true: float, error: float, dof: float, level: float) -> 
     if error == 0.0:
         return float(true != 0.0)
     critical, shift = float(stats.t.isf(level / 2.0, dof)), abs(true) / error
-    if shift > 1e3:  # beyond what the noncentral distribution is computed for
+    if shift > 1e3:  # beyond the range in which SciPy computes the noncentral t distribution
         return float(shift > critical)
     return float(stats.nct.sf(critical, dof, shift))
 
 
 def power_of_equivalence(true: float, error: float, dof: float, level: float, margin: float) -> float:
-    """Probability that two one-sided t tests find a difference within a margin; slightly understated.
+    """Probability that two one-sided t tests show a difference to lie within a margin, or slightly less.
 
-    It is the sum of the two tests' powers less 1, which is what both of them reject with at the least (exact as soon as
-    at most one of them can fail).
+    It is the sum of the two tests' powers minus 1, a lower bound of the probability that both reject (exact if at most
+    one of them can fail).
 
     Args:
         true: The true difference.

@@ -1,4 +1,4 @@
-"""Ratios of times to target between two arms: the headline over all planned targets, and each target for itself."""
+"""Ratios of times to target between two arms: over all planned targets, and at each target."""
 
 import math
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from hf_critmom.reporting.intervals import CONFIDENCE, Estimate, Interval, paire
 
 @dataclass(frozen=True)
 class Pair:
-    """The runs of two arms that are compared: their log times, with what is known of them.
+    """The runs of two arms that are compared.
 
     Attributes:
         arm: Arrivals of the arm.
         baseline: Arrivals of the baseline, at the same targets.
-        paired: Whether row by row the two have the same seed. Where they do not, means are compared (Welch).
+        paired: Whether the rows of the two have the same seeds; if not, means are compared (Welch).
     """
 
     arm: Arrivals
@@ -28,30 +28,30 @@ class Pair:
 
     @property
     def n(self) -> int:
-        """Number of seeds, of pairs or of the smaller arm."""
+        """Number of pairs; without pairs, number of seeds of the smaller arm."""
         return min(len(self.arm.seeds), len(self.baseline.seeds))
 
     @property
     def informative(self) -> tuple[float, ...]:
-        """The targets that distinguish the arms.
+        """The targets that can distinguish the arms.
 
-        Left out are those that no run of either arm arrived at, and those that every run of both was at already when
-        it was first evaluated: each run counts the same there, whatever the arms do.
+        Targets that no run of either arm reached are left out, and targets that every run of both had reached at its
+        first evaluation: there, runs count the same whatever the arms do.
         """
-        told = [
+        informative = [
             target
             for column, target in enumerate(self.arm.targets)
             if any(side.arrived[:, column].any() for side in (self.arm, self.baseline))
             and not all(side.immediate[:, column].all() for side in (self.arm, self.baseline))
         ]
-        return tuple(told) if self.n else ()
+        return tuple(informative) if self.n else ()
 
     def at(self, targets: Sequence[float]) -> "Pair":
-        """The same runs at some of the targets."""
+        """The same runs at some targets."""
         return replace(self, arm=self.arm.at(targets), baseline=self.baseline.at(targets))
 
     def estimate(self) -> Estimate:
-        """Mean over the targets of the log ratio of times, its spread taken over seeds."""
+        """Mean over the targets of the log ratio of times, with its spread over seeds."""
         if not self.n or not self.arm.targets:
             return Estimate(math.nan, math.nan, 0.0, self.n, self.paired)
         if self.paired:
@@ -59,9 +59,9 @@ class Pair:
         return welch_estimate(*(_log(side.times).mean(axis=1) for side in (self.arm, self.baseline)))
 
     def missed(self) -> tuple[int, int, int]:
-        """Number of arrivals that were missed, over seeds and targets: by the arm alone, the baseline alone, by both.
+        """Number of missed arrivals over seeds and targets: by the arm only, by the baseline only, and by both.
 
-        Without pairs, both counts those that the two missed in like number.
+        Without pairs, the smaller number of the two arms counts as missed by both.
         """
         if self.paired:
             arm, baseline = ~self.arm.arrived, ~self.baseline.arrived
@@ -75,8 +75,8 @@ class Pair:
 def pair(arm: Arrivals, baseline: Arrivals, *, paired: bool = True) -> Pair:
     """Pairs the runs of two arms by seed.
 
-    Where the arms have fewer than two seeds in common but two each, and where the same seed does not give them the same
-    start (`paired` False), the runs are compared unpaired.
+    Runs are compared unpaired if the same seed does not give them the same start (`paired` False), or if the arms have
+    at least two seeds each but fewer than two in common.
 
     Args:
         arm: Arrivals of the arm.
@@ -91,21 +91,20 @@ def pair(arm: Arrivals, baseline: Arrivals, *, paired: bool = True) -> Pair:
 
 @dataclass(frozen=True)
 class PairedRatio:
-    """How many times as long as a baseline an arm takes to one target.
+    """The ratio of an arm's time to one target to that of a baseline.
 
     Attributes:
         target: Value of the metric.
-        ratio: Geometric mean of the ratios with its interval; below 1 the arm is faster. Where a run did not arrive,
-            the end of the budget stands in its place, so that the estimate is a bound, see `bound`, and the interval
-            is open on the side that this could flatter.
-        arm_censored: Pairs in which only the baseline reached the target.
-        baseline_censored: Pairs in which only the arm did.
-        both_censored: Pairs in which neither did.
+        ratio: Geometric mean of the ratios with its interval; below 1 the arm is faster. A run that did not reach the
+            target counts with the end of its budget, so that the estimate is a bound, see `bound`, and the interval is
+            open on the side of the missing run.
+        arm_censored: Number of pairs in which only the baseline reached the target.
+        baseline_censored: Number of pairs in which only the arm reached it.
+        both_censored: Number of pairs in which neither reached it.
         confidence: Level of the interval.
-        outer: Bounds of the ratio whatever happened between two evaluations: the geometric mean with every run of the
-            arm at its earliest and every one of the baseline at its latest, and the other way round.
-        p: Two-sided p-value that the arms take equally long; 1 where the ratio is not bounded on the side that it is
-            on.
+        outer: Bounds of the ratio that hold wherever between two evaluations the target was reached: the geometric mean
+            with the earliest times of the arm and the latest ones of the baseline, and vice versa.
+        p: Two-sided p-value of equal times; 1 if censoring leaves the side of the ratio open.
         paired: Whether the seeds are paired.
         exploratory: Whether the target was added after the first results, and is left out of every correction.
         decided: Whether the difference stands after Holm's correction over the targets.
@@ -132,7 +131,7 @@ class PairedRatio:
 
 
 def paired_ratio(runs: Pair, target: float, *, confidence: float = CONFIDENCE) -> PairedRatio:
-    """How many times as long as the baseline an arm takes to one target.
+    """The ratio of the times to one target.
 
     Args:
         runs: The runs of the two arms.
@@ -161,7 +160,7 @@ def target_ratios(
 
     Holm, Scand. J. Statist. 6 (1979) 65: the j-th smallest of m p-values is tested at `level` / (m - j + 1), until the
     first one fails. Each interval has the level at which its target was tested, or at which the procedure stopped: a
-    target is decided exactly if its interval leaves 1 out.
+    target is decided if and only if its interval excludes 1.
 
     Args:
         runs: The runs of the two arms, at all of these targets.
@@ -184,14 +183,14 @@ def target_ratios(
 
 
 def decided_everywhere(runs: Pair, *, level: float = 1.0 - CONFIDENCE) -> int:
-    """Whether an arm is faster (-1) or slower (1) at every target that distinguishes the arms; 0 if neither.
+    """Whether an arm is faster (-1) or slower (1) at every target that can distinguish the arms; 0 if neither.
 
-    No correction is needed: all of the intervals at the full level have to lie on the same side (Berger, Technometrics
-    24 (1982) 295, the intersection-union test).
+    No correction is needed, because all intervals at the full level must lie on the same side of 1 (the
+    intersection-union test, Berger, Technometrics 24 (1982) 295).
 
     Args:
         runs: The runs of the two arms.
-        level: Probability of saying so wrongly.
+        level: Probability of a wrong answer.
     """
     ratios = [paired_ratio(runs, target, confidence=1.0 - level) for target in runs.informative]
     if ratios and all(one.ratio.high < 1.0 for one in ratios):
@@ -202,12 +201,12 @@ def decided_everywhere(runs: Pair, *, level: float = 1.0 - CONFIDENCE) -> int:
 def area_difference(table: pd.DataFrame, runs: Pair, metric: Metric) -> Estimate:
     """Area between the validation curves of two arms, divided by the length of the training.
 
-    It is the mean difference of the metric over the training, arm minus baseline, by the trapezoidal rule between the
-    first and the last evaluation that both runs have. A run that diverged, or has fewer than two finite evaluations,
-    has no area, and its pair is left out.
+    This is the mean difference of the metric over the training, arm minus baseline, by the trapezoidal rule over the
+    steps that both curves cover. A run that diverged, or has fewer than two finite evaluations, has no area, and its
+    pair is left out.
 
     Args:
-        table: The results table, of one budget.
+        table: The table of results at one budget.
         runs: The runs of the two arms.
         metric: The metric.
     """
@@ -226,15 +225,15 @@ def ending_difference(table: pd.DataFrame, runs: Pair, metric: Metric) -> Estima
     """Mean difference of the test metric between two arms, arm minus baseline, over runs that did not diverge.
 
     Args:
-        table: The results table, of one budget.
+        table: The table of results at one budget.
         runs: The runs of the two arms.
         metric: The metric.
     """
     tested = table[(table["split"] == "test") & (table["status"] != "diverged")]
     sides = []
     for side in (runs.arm, runs.baseline):
-        of_arm = tested[(tested["arm"] == side.arm) & tested["seed"].isin(side.seeds)]
-        values = of_arm.set_index("seed")[metric.name].astype(float)
+        rows = tested[(tested["arm"] == side.arm) & tested["seed"].isin(side.seeds)]
+        values = rows.set_index("seed")[metric.name].astype(float)
         sides.append(values[np.isfinite(values)])
     if runs.paired:
         return paired_estimate((sides[0] - sides[1]).dropna().to_numpy(dtype=float))
@@ -245,7 +244,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 def _curves(table: pd.DataFrame, side: Arrivals, metric: Metric) -> dict[int, Curve]:
-    """Steps and values of the runs that have a curve, by seed."""
+    """Steps and values of the runs that have at least two finite evaluations, by seed."""
     rows = table[(table["arm"] == side.arm) & (table["split"] == "validation") & (table["status"] != "diverged")]
     found = {}
     for seed, run in rows[rows["seed"].isin(side.seeds)].sort_values("step").groupby("seed"):
@@ -277,17 +276,17 @@ def _known(values: Sequence[float]) -> np.ndarray:
 
 
 def _log_ratio(times: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Log of the ratio of times, exactly 0 where they are equal."""
+    """Logarithm of the ratio of times, exactly 0 for equal times."""
     return np.where(times == others, 0.0, _log(times) - _log(others))
 
 
 def _log(times: np.ndarray) -> np.ndarray:
-    """Logarithm of times; those of runs that all diverged before they began are 0, and have one all the same."""
+    """Logarithm of times; a time of 0, which exists only if all runs diverged at the start, is taken as tiny."""
     return np.log(np.maximum(times, np.finfo(float).tiny))
 
 
 def _outer(runs: Pair) -> tuple[float, float]:
-    """Bounds of the geometric mean ratio at the one target that the runs are at."""
+    """Bounds of the geometric mean ratio at the only target of the runs."""
     if not runs.n:
         return 0.0, math.inf
     with np.errstate(divide="ignore"):

@@ -1,32 +1,32 @@
-"""Looks: how often a growing comparison may be looked at, and how small a p-value has to be at each look.
+"""Group-sequential looks at a growing comparison: how small a p-value must be at each look.
 
-Someone who looks at the results after every seed, and stops as soon as p is below 5 %, says something wrong in far more
-than 5 % of comparisons. The remedy is to spend the 5 % over the looks (Lan and DeMets, Biometrika 70 (1983) 659): a
-function of the share of seeds says how much of it may be spent by then, and the level of each look follows. Seeds stand
-for information.
+Someone who looks at the results after every seed, and stops as soon as p is below 5 %, is wrong in far more than 5 % of
+comparisons. The remedy is to spend the 5 % over the looks (Lan and DeMets, Biometrika 70 (1983) 659): a spending
+function of the share of seeds says how much of it may be spent until then, and the level of each look follows. Seeds
+stand for information.
 
-What is spent, of `alpha` in all, after n seeds of a plan whose last planned look is at N:
+Of `alpha`, after n seeds of a plan whose last planned look is at N seeds, may be spent:
 
-* up to N, the share 1 - `RESERVE` of it as O'Brien and Fleming's boundary does (Lan and DeMets' form, two-sided):
+* up to N, the share 1 - `RESERVE` by O'Brien and Fleming's boundary (Lan and DeMets' form, two-sided):
   2 - 2 Phi(z / sqrt(n / N)), almost nothing at first and most of it at the end;
-* after N, when seeds are added by hand to a plan that was complete, the reserve: `RESERVE` (1 - N / n) more, which
-  never runs out, however often seeds are added.
+* after N, if seeds are added by hand to a completed plan, the reserve: `RESERVE` (1 - N / n) more, which never runs
+  out, however often seeds are added.
 
-A fixed comparison is the plan whose only look is at N: it spends 1 - `RESERVE` of its 5 % there. A look at fewer seeds
-than the first planned look (an unfinished comparison) spends and decides nothing.
+A comparison of fixed size is a plan whose only look is at N: it spends 1 - `RESERVE` of its 5 % there. A look at fewer
+seeds than those of the first planned look (an unfinished comparison) spends nothing and decides nothing.
 
-The levels are exact for paired t tests of normal differences. (The usual ones, of a Brownian motion, let 5.6 % through
-between 3 and 10 seeds, since the standard deviation is re-estimated at each look.) With S the sum and Q the sum of
-squares of the first n differences, W = S / sqrt(Q) holds t = sqrt(n - 1) tan(theta) for sin(theta) = W / sqrt(n). Under
-the null hypothesis Q says nothing about W and its past (it is the length of a vector whose direction is uniform), so
-that one more difference y adds tan(psi) = y / sqrt(Q), which is independent of them and has a density in proportion to
-cos(psi)^(n - 1): W becomes W cos(psi) + sin(psi). So W is a Markov chain, and the levels follow by recursive
-integration as for a Brownian motion (Armitage, McPherson and Rowe, J. R. Statist. Soc. A 132 (1969) 235).
-`scripts/simulate_verdicts.py` checks them with the noise of real runs.
+The levels are exact for paired t tests of normal differences. (The usual levels, for Brownian motion, give a type I
+error of 5.6 % between 3 and 10 seeds, because the standard deviation is re-estimated at each look.) Let S be the sum,
+and Q the sum of squares, of the first n differences, and W = S / sqrt(Q). Then t = sqrt(n - 1) tan(theta), where
+sin(theta) = W / sqrt(n). Under the null hypothesis, Q is independent of W and its past (it is the squared length of a
+vector whose direction is uniform), so that for one more difference y, tan(psi) = y / sqrt(Q) is independent of them and
+psi has a density proportional to cos(psi)^(n - 1): W becomes W cos(psi) + sin(psi). So W is a Markov chain, and the
+levels follow by recursive integration as for Brownian motion (Armitage, McPherson and Rowe, J. R. Statist. Soc. A 132
+(1969) 235). `scripts/simulate_verdicts.py` checks them with the noise of real runs.
 
-Several claims share `alpha` by weight, and what a decided claim no longer needs goes to the others: the graphical
-procedure of Maurer and Bretz (Statistics in Biopharmaceutical Research 5 (2013) 311) with transitions in proportion to
-the weights, which is Holm's weighted procedure at every look. It keeps the probability of deciding any true null
+Several claims share `alpha` by weight, and the share of a decided claim passes to the others: the graphical procedure
+of Maurer and Bretz (Statistics in Biopharmaceutical Research 5 (2013) 311) with transitions proportional to the
+weights, which is Holm's weighted procedure at every look. It keeps the probability of deciding any true null
 hypothesis, at any look, below `alpha`, whatever the dependence between claims.
 """
 
@@ -41,7 +41,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtr
 
 ALPHA = 0.05
-"""Probability, over all claims and looks of a report, of a difference that is not there, and of missing one."""
+"""Probability of a wrong difference over all claims and looks of a report, and that of a wrong "no difference"."""
 
 RESERVE = 0.02
 """Share of `ALPHA` kept for seeds that are added by hand after the last planned look."""
@@ -55,9 +55,9 @@ class Looks:
     """When a comparison is looked at, by number of seeds.
 
     Attributes:
-        first: Seeds at the first planned look.
-        last: Seeds at the last planned look.
-        made: Seeds at each look made so far, in rising order; the last is the present one.
+        first: Number of seeds at the first planned look.
+        last: Number of seeds at the last planned look.
+        made: Numbers of seeds at the looks made so far, in rising order; the last one is the present look.
     """
 
     first: int
@@ -66,38 +66,33 @@ class Looks:
 
     def __post_init__(self) -> None:
         if not 1 <= self.first <= self.last:
-            raise ValueError(f"The first planned look ({self.first} seeds) is not before the last ({self.last}).")
+            raise ValueError(f"The first planned look ({self.first} seeds) is after the last one ({self.last}).")
         if list(self.made) != sorted(set(self.made)):
-            raise ValueError(f"Looks have a rising number of seeds, got {list(self.made)}.")
+            raise ValueError(f"Looks must have rising numbers of seeds, got {list(self.made)}.")
 
     @classmethod
     def fixed(cls, seeds: int) -> "Looks":
-        """The one look of a comparison that was planned with so many seeds and has them all."""
+        """The only look at a comparison of fixed size that is complete."""
         return cls(seeds, seeds, (seeds,))
-
-    @classmethod
-    def growing(cls, first: int, last: int, now: int) -> "Looks":
-        """Looks after every added seed, from the first to the present number of seeds."""
-        return cls(first, last, tuple(range(first, now + 1)))
 
     @property
     def counted(self) -> tuple[int, ...]:
-        """The looks that may decide: those that are not before the first planned one."""
+        """The looks that can decide a claim: those from the first planned one on."""
         return tuple(seeds for seeds in self.made if seeds >= self.first)
 
     @property
     def plain(self) -> bool:
-        """Whether there is a single planned look, and no other was made: a comparison of fixed size."""
+        """Whether there is only one planned look, and no other was made: a comparison of fixed size."""
         return self.first == self.last and self.counted in ((), (self.last,))
 
 
 def spent(seeds: int, last: int, alpha: float = ALPHA) -> float:
-    """How much of `alpha` may be spent until a look, two-sided.
+    """The part of `alpha` that may be spent until a look, two-sided.
 
     Args:
-        seeds: Seeds at the look.
-        last: Seeds at the last planned look.
-        alpha: What may be spent in all.
+        seeds: Number of seeds at the look.
+        last: Number of seeds at the last planned look.
+        alpha: Error probability over all looks.
     """
     planned = (1.0 - RESERVE) * alpha
     if seeds >= last:
@@ -105,23 +100,11 @@ def spent(seeds: int, last: int, alpha: float = ALPHA) -> float:
     return 2.0 * float(stats.norm.sf(stats.norm.isf(planned / 2.0) / math.sqrt(seeds / last)))
 
 
-def nominal_level(looks: Looks, alpha: float = ALPHA) -> float:
-    """The level that a two-sided p-value has to reach at the present look; 0 before the first planned one.
-
-    Args:
-        looks: The looks.
-        alpha: What may be spent in all looks.
-    """
-    if not looks.counted or looks.counted[-1] != looks.made[-1]:
-        return 0.0
-    return nominal_levels(looks.counted, looks.last, alpha)[-1]
-
-
 def interval_level(looks: Looks, confidence: float) -> float:
     """The level of a claim's interval at the present look.
 
-    A comparison of fixed size has its plain `confidence`. At a look of a growing one the interval is as much wider as
-    the look's level is smaller: the intervals of all looks together hold the true value with that confidence (repeated
+    In a comparison of fixed size it is `confidence`. At a look at a growing comparison, the interval is wider, as the
+    look's level is smaller: the intervals of all looks together contain the true value with that confidence (repeated
     confidence intervals, Jennison and Turnbull, J. R. Statist. Soc. B 51 (1989) 305).
 
     Args:
@@ -135,16 +118,16 @@ def interval_level(looks: Looks, confidence: float) -> float:
 
 @cache
 def nominal_levels(made: tuple[int, ...], last: int, alpha: float = ALPHA) -> tuple[float, ...]:
-    """The two-sided level of each look, such that `spent` is spent; 0 at a look with a single seed.
+    """The two-sided level of each look that spends what `spent` allows; 0 at a look with a single seed.
 
     Args:
-        made: Seeds at each look, in rising order.
-        last: Seeds at the last planned look.
-        alpha: What may be spent in all looks.
+        made: Numbers of seeds at the looks, in rising order.
+        last: Number of seeds at the last planned look.
+        alpha: Error probability over all looks.
     """
     levels: list[float] = []
     before, seeds = 0.0, 1
-    angles, masses = np.zeros(0), np.zeros(0)  # theta of the comparisons that no look has decided yet
+    angles, masses = np.zeros(0), np.zeros(0)  # distribution of theta for comparisons that no look has decided yet
     for look in made:
         if look < 2:
             levels.append(0.0)
@@ -157,7 +140,7 @@ def nominal_levels(made: tuple[int, ...], last: int, alpha: float = ALPHA) -> tu
             masses = np.cos(angles) ** (look - 2)
             masses *= (1.0 - spend) / masses.sum()
         else:
-            while seeds < look - 1:  # seeds that were added without a look
+            while seeds < look - 1:  # seeds between two looks
                 angles, masses = _add_seed(angles, masses, seeds, math.pi / 2.0)
                 seeds += 1
             bound = _bound(angles, masses, seeds, spend)
@@ -168,12 +151,12 @@ def nominal_levels(made: tuple[int, ...], last: int, alpha: float = ALPHA) -> tu
 
 
 def _bound(angles: np.ndarray, masses: np.ndarray, seeds: int, spend: float) -> float:
-    """The angle beyond which, on either side, one more seed takes a mass of `spend`."""
+    """The angle beyond which, on both sides together, one more seed moves a mass of `spend`."""
     sums = math.sqrt(seeds) * np.sin(angles)
     lengths, own = np.sqrt(sums**2 + 1.0), np.arctan(sums)
 
     def excess(bound: float) -> float:
-        # By symmetry the mass beyond -bound is the same. W' > c where psi lies between two angles.
+        # By symmetry the mass beyond -bound is the same. W' > c if psi lies between two angles.
         c = math.sqrt(seeds + 1.0) * math.sin(bound)
         turn = np.arcsin(np.minimum(c / lengths, 1.0))
         first, second = (np.minimum(psi - own, math.pi / 2.0) for psi in (turn, math.pi - turn))
@@ -184,12 +167,12 @@ def _bound(angles: np.ndarray, masses: np.ndarray, seeds: int, spend: float) -> 
 
 
 def _turned_further(psi: np.ndarray, seeds: int) -> np.ndarray:
-    """Probability that one more difference turns the vector of so many differences by more than psi."""
+    """Probability that one more difference turns the vector of the first `seeds` differences by more than psi."""
     return stdtr(seeds, -math.sqrt(seeds) * np.tan(psi))
 
 
 def _add_seed(angles: np.ndarray, masses: np.ndarray, seeds: int, bound: float) -> tuple[np.ndarray, np.ndarray]:
-    """Angles and masses after one more seed, of what stays within the bound."""
+    """Angles and masses after one more seed, restricted to the bound."""
     turns, weights = _turns(seeds)
     sums = math.sqrt(seeds) * np.sin(angles)[:, None] * np.cos(turns) + np.sin(turns)
     reached = np.arcsin(np.clip(sums / math.sqrt(seeds + 1.0), -1.0, 1.0))
@@ -203,7 +186,7 @@ def _add_seed(angles: np.ndarray, masses: np.ndarray, seeds: int, bound: float) 
 
 @cache
 def _turns(seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of Gauss and Legendre's rule for psi, whose density is in proportion to cos(psi)^(n - 1)."""
+    """Gauss-Legendre nodes and weights for psi, whose density is proportional to cos(psi)^(n - 1)."""
     nodes, weights = np.polynomial.legendre.leggauss(_TURNS)
     turns = nodes * math.pi / 2.0
     weights = weights * np.cos(turns) ** (seeds - 1)
@@ -216,15 +199,15 @@ def decide(
     """Which claims are decided at which look.
 
     Args:
-        p_values: Two-sided p-values of shape (looks, claims, ...), one row per look of `looks.counted`; further axes
+        p_values: Two-sided p-values of shape (looks, claims, ...), one row per look in `looks.counted`; further axes
             are independent comparisons.
-        weights: Share of `alpha` that each claim starts with; they sum to at most 1.
+        weights: Share of `alpha` with which each claim starts; they sum to at most 1.
         looks: The looks.
         alpha: Probability of deciding any claim wrongly at any look.
 
     Returns:
-        Index of the look at which each claim was decided, -1 if at none, of shape (claims, ...); and what each claim
-        may spend of `alpha` after the last look, of the same shape.
+        Index of the look at which each claim was decided, -1 if it was not, of shape (claims, ...); and the part of
+        `alpha` that each claim may spend after the last look, of the same shape.
     """
     shape = p_values.shape[1:]
     decided = np.full(shape, -1)
@@ -245,7 +228,7 @@ def decide(
 
 
 def _levels_at(looks: Looks, look: int, alphas: np.ndarray) -> np.ndarray:
-    """Level of one of the counted looks for each of these totals."""
+    """Level of one of the counted looks for each of these parts of alpha."""
     totals, places = np.unique(alphas, return_inverse=True)
     levels = [nominal_levels(looks.counted, looks.last, float(total))[look] if total > 0.0 else 0.0 for total in totals]
     return np.array(levels)[places].reshape(alphas.shape)

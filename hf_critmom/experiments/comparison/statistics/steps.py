@@ -1,7 +1,7 @@
-"""How large the steps of a run are, and how much its weight decay shrinks the weights: what a comparison has to report.
+"""The sizes of a run's steps, and the share by which weight decay shrinks the weights in them.
 
-At the same learning rate two optimizers differ in the step that a constant gradient would make them take, and in what a
-step leaves of the weights. Both are computed from the param groups at every step, without touching a tensor.
+At the same learning rate, optimizers differ in the step that they take for a constant gradient, and in the shrinkage of
+the weights. Both are computed from the param groups at every step, without touching a tensor.
 """
 
 import math
@@ -18,14 +18,14 @@ from hf_critmom.optim.qhm import CritMomQHM
 
 @dataclass
 class StepStatistics:
-    """Sums over the steps of a run, of the first param group that has a weight decay, else of the first one.
+    """Sums over the steps of a run, for the first param group with weight decay, or else the first one.
 
     Attributes:
-        count: Steps so far.
-        velocity: Sum of the weights that the velocity gives to past gradients, S_t = mu_t S_(t-1) + 1 - dampening.
-        integrated: Sum of the integrated steps: what a step moves by per unit of a constant gradient
-            (`hf_critmom.damping.integrated_steps`); None: not known of this optimizer.
-        shrinkage: Sum of the shares by which weight decay shrinks the weights in a step; None: not known.
+        count: Number of steps so far.
+        velocity: Sum of the weights of past gradients in the velocity, S_t = mu_t S_(t-1) + 1 - dampening (S_1 = 1).
+        integrated: Sum of the integrated steps: how far a step moves per unit of a constant gradient
+            (`hf_critmom.damping.integrated_steps`); None if it is not known for the optimizer.
+        shrinkage: Sum of the shares by which weight decay shrinks the weights in a step; None if it is not known.
     """
 
     count: int = 0
@@ -34,7 +34,7 @@ class StepStatistics:
     shrinkage: float | None = 0.0
 
     def add(self, optimizer: Optimizer) -> None:
-        """Counts a step that an optimizer has just made, while its groups hold what it was made with."""
+        """Adds a step that an optimizer has just made, while its param groups still hold the values of that step."""
         groups = optimizer.param_groups
         group = next((one for one in groups if float(one.get("weight_decay", 0.0) or 0.0) > 0.0), groups[0])
         lr, decay = float(group.get("effective_lr", group["lr"])), float(group.get("weight_decay", 0.0) or 0.0)
@@ -52,7 +52,7 @@ class StepStatistics:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """The sums, as a checkpoint keeps them."""
+        """The sums, as checkpoints store them."""
         return asdict(self)
 
     def _integrated(self, optimizer: Optimizer, group: dict[str, Any], lr: float) -> float | None:
@@ -64,16 +64,16 @@ class StepStatistics:
                 return lr * (nu * self.velocity + (1.0 - nu) / (1.0 - momentum))
             return lr * (1.0 + momentum * self.velocity if group["nesterov"] else self.velocity)
         if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            return lr  # its running average weighs the gradients with 1 in sum
+            return lr  # the weights of the gradients in its running average sum to 1
         return None
 
 
 def step_factor(optimizer: str, options: Mapping[str, Any], learning_rate: float, factor: float) -> float:
-    """The factor of the learning rate that multiplies an arm's mean step at its peak by another factor.
+    """The factor of the learning rate that multiplies an arm's mean step at the peak learning rate by a given factor.
 
-    The mean step of a heavy ball is ``lr / (1 - momentum)``. Where momentum follows the learning rate it is not in
-    proportion to it: ``sqrt(lr) / 2`` under the linear rule, where a step 3 times as large needs 9 times the learning
-    rate. Of every other optimizer the step is taken to be in proportion.
+    The mean step of a heavy ball is ``lr / (1 - momentum)``. If momentum follows the learning rate, it is not
+    proportional to it: under the linear rule it is ``sqrt(lr) / 2``, so that a step 3 times as large needs 9 times the
+    learning rate. The step of every other optimizer is taken to be proportional to the learning rate.
 
         >>> step_factor("critmom", {}, 0.01, 2.0)
         4.0
@@ -82,12 +82,12 @@ def step_factor(optimizer: str, options: Mapping[str, Any], learning_rate: float
 
     Args:
         optimizer: The arm's optimizer.
-        options: Its options.
-        learning_rate: Its own peak learning rate.
+        options: Options of the optimizer.
+        learning_rate: The arm's own peak learning rate.
         factor: Factor of the mean step.
 
     Returns:
-        Factor of the learning rate, in six digits.
+        Factor of the learning rate, rounded to six digits.
     """
     if optimizer not in _FOLLOWING:
         return factor
@@ -100,11 +100,11 @@ def step_factor(optimizer: str, options: Mapping[str, Any], learning_rate: float
 
 
 _FOLLOWING = ("critmom", "critmom_hybrid", "critmom_matched")
-"""Optimizers whose mean step is that of critical momentum."""
+"""Optimizers whose mean step is that of critical momentum, which follows the learning rate."""
 
 
 def _peak_step(optimizer: str, options: Mapping[str, Any], lr: float) -> float:
-    """Mean step at a learning rate, of an optimizer of critical momentum."""
+    """Mean step of an optimizer in `_FOLLOWING` at a learning rate."""
     hold = options.get("hold", 0.9 if optimizer == "critmom_hybrid" else None)
     momentum = critical_momentum(lr, rule=options.get("rule", "linear"), curvature=options.get("curvature", 1.0))
     momentum = momentum if hold is None else min(momentum, hold)
@@ -112,7 +112,7 @@ def _peak_step(optimizer: str, options: Mapping[str, Any], lr: float) -> float:
 
 
 def _shrinkage(optimizer: Optimizer, lr: float, decay: float, step: float | None) -> float | None:
-    """Share by which weight decay shrinks the weights in a step; as part of the gradient it takes part in momentum."""
+    """Share by which weight decay shrinks the weights in a step; SGD's L2 decay is part of the gradient."""
     if decay == 0.0:
         return 0.0
     if isinstance(optimizer, torch.optim.AdamW):

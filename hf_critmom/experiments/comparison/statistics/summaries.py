@@ -1,4 +1,4 @@
-"""Statistics of a comparison: pure functions of its results table."""
+"""Summaries of each arm: metric at the end, time to each target, reach curves and log-rank tests."""
 
 import math
 import re
@@ -12,16 +12,16 @@ from scipy import stats
 from hf_critmom.reporting.intervals import Interval, mean_interval
 
 OTHER_FIGURES = ("damping", "curvature", "drift", "speed", "reach")
-"""Names of the figures beside that of the metric, which is called by its own name."""
+"""Names of the figures other than that of the metric, which has the metric's name."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What targets are values of.
+    """The metric of the targets.
 
     Attributes:
-        name: Column of the results table.
-        greater_is_better: Whether a target is reached from below, as an accuracy is, or from above, as a loss is.
+        name: Column of the table of results.
+        greater_is_better: Whether larger values are better, as of an accuracy, or smaller ones, as of a loss.
     """
 
     name: str
@@ -29,33 +29,33 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """What it is called in text: a script may call it anything, so what would be markup somewhere is left out."""
+        """Name in text, without characters that may be markup, since a script may use any name."""
         return " ".join(re.sub(r"[^\w ./:@+()-]|_", " ", self.name).split()) or "metric"
 
     @property
     def slug(self) -> str:
-        """What it is called in names of files, different from those of the other figures."""
+        """Name in file names, different from those of the other figures."""
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name).strip("-.") or "metric"
         return f"metric-{slug}" if slug in OTHER_FIGURES else slug
 
     def reached(self, values: pd.Series, target: float) -> pd.Series:
-        """Which values are as good as the target or better."""
-        values = values.astype(float)  # what is not finite is recorded as None, maybe everywhere
+        """Which values reach the target."""
+        values = values.astype(float)  # values that are not finite are None, possibly in the whole column
         return values >= target if self.greater_is_better else values <= target
 
 
 @dataclass(frozen=True)
 class TimeToTarget:
-    """How long an arm took to a target, over its seeds.
+    """An arm's time to a target, over its seeds.
 
-    A seed that never reached the target took infinitely long, as AlgoPerf counts it (arXiv 2306.07179): the median is
-    infinite when half of the seeds or more did not.
+    A seed that never reached the target took infinitely long, as in AlgoPerf (arXiv 2306.07179): the median is infinite
+    if half of the seeds or more did not reach it.
 
     Attributes:
         target: Value of the metric.
-        reached: Seeds that reached it.
-        seeds: Seeds in all.
-        steps: Median number of optimizer steps until the first evaluation at the target or better.
+        reached: Number of seeds that reached it.
+        seeds: Number of seeds.
+        steps: Median number of optimizer steps until the first evaluation that reaches the target.
         steps_range: Smallest and largest number of steps.
         epochs: Median number of epochs.
         seconds: Median training seconds.
@@ -74,15 +74,14 @@ class TimeToTarget:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """What one arm achieved.
+    """The results of one arm.
 
     Attributes:
-        arm: Its name.
-        seeds: Number of its finished or diverged runs.
-        diverged: How many of them diverged.
+        arm: The arm's name.
+        seeds: Number of its runs, including those that diverged.
+        diverged: Number of runs that diverged.
         test: Mean of the test metric over the runs that did not diverge, with a t interval.
-        test_std: Sample standard deviation over these; NaN for fewer than two.
-        seconds: Mean training seconds of a run that did not diverge; NaN if all did.
+        test_std: Sample standard deviation over these runs; NaN for fewer than two.
         targets: Time to each target.
     """
 
@@ -91,29 +90,25 @@ class ArmSummary:
     diverged: int
     test: Interval
     test_std: float
-    seconds: float
     targets: tuple[TimeToTarget, ...]
 
 
 @dataclass(frozen=True)
 class Times:
-    """Times to a target of one arm, with those that were never reached censored.
+    """An arm's times to a target, right-censored for seeds that never reached it.
 
     Attributes:
         seeds: The seeds.
-        times: Time at which each reached the target; of a censored one the end of the budget, which it outlasts.
-        reached: Which of them reached it.
-        resolution: Time between the evaluation that reached it and the one before: the first hit may lie anywhere
-            between them. NaN where censored.
+        times: Time at which each seed reached the target; the end of the budget if it did not.
+        reached: Which seeds reached it.
     """
 
     seeds: tuple[int, ...]
     times: np.ndarray
     reached: np.ndarray
-    resolution: np.ndarray
 
     def censored(self) -> stats.CensoredData:
-        """The times as scipy takes them."""
+        """The times as SciPy takes them."""
         return stats.CensoredData.right_censored(self.times, ~self.reached)
 
 
@@ -131,7 +126,7 @@ class ReachCurve:
 
 
 def first_reaching(run: pd.DataFrame, metric: Metric, target: float) -> pd.Series | None:
-    """The first evaluation of one run whose metric is the target or better; None if there is none.
+    """The first evaluation of one run that reaches the target; None if there is none.
 
     Args:
         run: Rows of one arm and seed on one split.
@@ -146,8 +141,8 @@ def time_to_target(rows: pd.DataFrame, metric: Metric, target: float) -> TimeToT
     """Time to a target over the seeds of one arm.
 
     Args:
-        rows: The arm's rows of both splits: a run that diverged before its first evaluation has none but the test's,
-            and is a seed all the same.
+        rows: The arm's rows of both splits; a run that diverged before its first evaluation has only a test row, and
+            counts as a seed, too.
         metric: The metric.
         target: Value to reach.
     """
@@ -173,10 +168,10 @@ def summarise(table: pd.DataFrame, arms: Sequence[str], metric: Metric, targets:
     """Summaries of the arms that have results, in the order given.
 
     Args:
-        table: The results table, of one budget.
+        table: The table of results at one budget.
         arms: Names of the arms.
         metric: The metric.
-        targets: Values whose first reaching is timed.
+        targets: The targets.
     """
     summaries = []
     for arm in arms:
@@ -193,7 +188,6 @@ def summarise(table: pd.DataFrame, arms: Sequence[str], metric: Metric, targets:
                 diverged=len(test) - len(finished),
                 test=mean_interval(values),
                 test_std=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
-                seconds=float(finished["seconds"].mean()) if len(finished) else math.nan,
                 targets=tuple(time_to_target(rows, metric, target) for target in targets),
             )
         )
@@ -201,13 +195,13 @@ def summarise(table: pd.DataFrame, arms: Sequence[str], metric: Metric, targets:
 
 
 def times(table: pd.DataFrame, arm: str, metric: Metric, target: float, column: str = "step") -> Times:
-    """Times to a target of one arm.
+    """An arm's times to a target.
 
-    A run that ended without reaching the target is censored at its end; one that diverged at the end of the longest
-    run, since more of the budget would not have helped it.
+    A run that ended without reaching the target is censored at its end, and one that diverged at the end of the longest
+    run, because more of its budget would not have helped it.
 
     Args:
-        table: The results table, of one budget, with every arm.
+        table: The table of results at one budget, with every arm.
         arm: The arm's name.
         metric: The metric.
         target: Value to reach.
@@ -219,19 +213,12 @@ def times(table: pd.DataFrame, arm: str, metric: Metric, target: float, column: 
         validation = run[run["split"] == "validation"]
         hit = first_reaching(validation, metric, target)
         if hit is not None:
-            before = validation[column].to_numpy()[validation["step"].to_numpy() < hit["step"]]
-            rows.append((seed, hit[column], True, hit[column] - (before.max() if len(before) else 0.0)))
+            rows.append((seed, hit[column], True))
             continue
         end = run[run["split"] == "test"].iloc[0]
-        outlasted = ends[column].max() if end["status"] == "diverged" else end[column]
-        rows.append((seed, outlasted, False, math.nan))
-    seeds, found, reached, resolution = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Times(
-        tuple(int(seed) for seed in seeds),
-        np.array(found, dtype=float),
-        np.array(reached, dtype=bool),
-        np.array(resolution, dtype=float),
-    )
+        rows.append((seed, ends[column].max() if end["status"] == "diverged" else end[column], False))
+    seeds, found, reached = zip(*rows, strict=True) if rows else ((), (), ())
+    return Times(tuple(int(seed) for seed in seeds), np.array(found, dtype=float), np.array(reached, dtype=bool))
 
 
 def reach_curve(observed: Times) -> ReachCurve:
@@ -247,20 +234,20 @@ def reach_curve(observed: Times) -> ReachCurve:
 
 
 def logrank(first: Times, second: Times) -> float:
-    """p-value of the log-rank test that two arms reach the target equally fast; 1 where no time distinguishes them.
+    """p-value of the log-rank test that two arms reach the target equally fast; 1 if no time distinguishes them.
 
-    The test does not use the pairing of the seeds, and its distribution is asymptotic: with few seeds it is a guide.
+    The test ignores the pairing of the seeds, and its distribution is asymptotic: with few seeds, it is only a guide.
     """
     hits = np.concatenate([first.times[first.reached], second.times[second.reached]])
     at_risk = [(np.sum(first.times >= hit), np.sum(second.times >= hit), np.sum(hits == hit)) for hit in hits]
-    # Without a time at which runs of both arms were left, and not all of them arrived, the statistic is 0 / 0.
+    # Without a time at which runs of both arms were at risk and not all of them arrived, the statistic is 0 / 0.
     if not any(one and other and arrived < one + other for one, other, arrived in at_risk):
         return 1.0
     return float(stats.logrank(first.censored(), second.censored()).pvalue)
 
 
 def _median(values: np.ndarray) -> float:
-    """The median, infinite where the middle values are (numpy would give NaN for inf - inf)."""
+    """The median; infinite if the upper middle value is (`numpy.median` of two infinities would be NaN)."""
     ordered = np.sort(values)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     return float(high) if math.isinf(high) else float((low + high) / 2.0)

@@ -1,4 +1,4 @@
-"""The verdict: one of five words for each claim, never stronger than what was measured."""
+"""The verdicts: one of five words for each claim, never stronger than the evidence."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hf_critmom.experiments.comparison.statistics.arrivals import Arrivals, arrivals, repeated_seeds, smooths
-from hf_critmom.experiments.comparison.statistics.claims import Claim, claim_weights, untested
+from hf_critmom.experiments.comparison.statistics.claims import Claim, claim_weights, why_untested
 from hf_critmom.experiments.comparison.statistics.power import seeds_needed
 from hf_critmom.experiments.comparison.statistics.ratios import (
     Pair,
@@ -39,18 +39,18 @@ class Headline:
         baseline: The other arm's name.
         ratio: The ratio with its interval; below 1 the arm is faster.
         confidence: Level of the interval, see `sequential.interval_level`.
-        targets: The targets that it rests on: those that at least one run of the two reached.
-        unreached: The planned targets that no run of the two reached, and that are left out.
-        at_once: Those that every run was at when it was first evaluated, and that are left out too.
-        paired: Whether the seeds are paired; otherwise means are compared (Welch).
-        arm_missed: Arrivals, over targets and seeds, that only the arm missed and that count with the end of the
-            budget.
-        baseline_missed: Those that only the baseline missed.
-        both_missed: Those that both missed.
-        arrivals: Arrivals that there could have been of each arm: targets times seeds.
+        targets: The targets on which it rests: those that can distinguish the two arms, see `Pair.informative`.
+        unreached: The planned targets that no run of the two reached, which are left out.
+        at_once: The planned targets that every run had reached at its first evaluation, which are left out, too.
+        paired: Whether the seeds are paired; if not, means are compared (Welch).
+        arm_missed: Number of arrivals, over targets and seeds, that only the arm missed; they count with the end of
+            the budget.
+        baseline_missed: Number of arrivals that only the baseline missed.
+        both_missed: Number of arrivals that both missed.
+        arrivals: Number of possible arrivals of each arm: targets times seeds.
         area: Mean difference of the validation metric over the training, arm minus baseline.
         ending: Difference of the test metric, arm minus baseline.
-        at: Each target for itself.
+        at: The ratio at each target.
         everywhere: Whether the arm is faster (-1) or slower (1) at every one of `targets`; 0 if neither.
     """
 
@@ -74,19 +74,19 @@ class Headline:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says about one claim.
+    """The verdict on one claim.
 
     Attributes:
         claim: The claim.
         word: `FASTER`, `SLOWER`, `NO_DIFFERENCE`, `NOT_DECIDED` or `NOT_TESTED`. A claim to be first is `FASTER` if
             the arm is faster than every other, `SLOWER` if at least one other is faster, `NO_DIFFERENCE` if at least
             one other is within the margin.
-        headlines: What it rests on, one per arm that the claim's arm is compared with.
+        headlines: The evidence: one headline for each arm with which the claim's arm is compared.
         seeds: Number of seeds at the present look.
-        decided_at: Number of seeds at the look that decided it; None: not decided.
-        needed: Number of seeds with which it would probably be decided; None: unknown, or too many.
-        reason: Why the claim was not tested, or what stands in the way of a decision; may be empty.
-        margin: What counts as no difference.
+        decided_at: Number of seeds at the look that decided the claim; None if it is not decided.
+        needed: Number of seeds that would probably decide the claim; None if it is unknown or too large.
+        reason: Why the claim was not tested, or what prevents a decision; may be empty.
+        margin: Relative difference of times that still counts as none.
     """
 
     claim: Claim
@@ -100,8 +100,8 @@ class Verdict:
 
     @property
     def decided(self) -> bool:
-        """Whether growing the comparison can add nothing to the word."""
-        return self.word not in (NOT_DECIDED,)
+        """Whether more seeds cannot change the word."""
+        return self.word != NOT_DECIDED
 
     def allows(self, ratio: Interval) -> bool:
         """Whether a ratio's interval lies within the margin."""
@@ -113,15 +113,15 @@ class Rule:
     """How a comparison is judged: fixed before the runs.
 
     Attributes:
-        metric: What targets are values of.
+        metric: Metric of the targets.
         targets: The planned targets.
-        exploratory: Targets added after the first results: reported, and never part of a headline.
-        looks: When the comparison is looked at; None: once, with the seeds that it has.
-        seeds: The seeds in the order in which they were planned; None: in rising order.
-        margin: What counts as no difference.
+        exploratory: Targets that were added after the first results, which are reported but enter no headline.
+        looks: The looks at the comparison; None for a single look with all seeds.
+        seeds: The seeds in the order in which they were planned; None for rising order.
+        margin: Relative difference of times that still counts as none.
         alpha: Probability of a wrong difference over all claims and looks, and of a wrong "no difference".
         paired: Whether the same seed means the same initial weights and the same order of data in every arm.
-        column: Time: "step", "epoch" or "seconds".
+        column: Measure of time: "step", "epoch" or "seconds".
     """
 
     metric: Metric
@@ -137,16 +137,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class Judged:
-    """A table of results with what every statistic of it shares.
+    """A table of results, prepared for its verdicts.
 
     Attributes:
-        table: The results table, of one budget.
-        rule: How it is judged.
-        looks: When it is looked at.
-        seeds: Its seeds in the order in which they were planned.
+        table: The table of results at one budget.
+        rule: How the comparison is judged.
+        looks: The looks at the comparison.
+        seeds: The seeds in the order in which they were planned.
         smoothed: Whether the curves were smoothed before they were interpolated.
         of: Arrivals by arm, at the planned targets and then the exploratory ones.
-        repeated: Seeds of an arm that have the very same curve: one run, see `arrivals.repeated_seeds`.
+        repeated: Seeds of each arm that have the same curve as another seed, see `arrivals.repeated_seeds`.
     """
 
     table: pd.DataFrame
@@ -168,7 +168,7 @@ class Judged:
         Args:
             arm: The arm's name.
             baseline: The other arm's name.
-            seeds: Only the first so many seeds, as at an earlier look; None: all there are.
+            seeds: Number of first seeds to which the runs are restricted, as at an earlier look; None for all seeds.
 
         Returns:
             The pair; None if `seeds` is given and one of the arms lacks some of them.
@@ -191,8 +191,8 @@ def judge(table: pd.DataFrame, rule: Rule) -> Judged:
     """Prepares a table of results for its verdicts.
 
     Args:
-        table: The results table, of one budget.
-        rule: How it is judged.
+        table: The table of results at one budget.
+        rule: How the comparison is judged.
     """
     seeds = tuple(int(seed) for seed in sorted(table["seed"].unique())) if rule.seeds is None else rule.seeds
     finished = int(table.groupby("arm")["seed"].nunique().max()) if len(table) else 0
@@ -206,10 +206,10 @@ def judge(table: pd.DataFrame, rule: Rule) -> Judged:
 
 
 def headline(judged: Judged, arm: str, baseline: str, *, highest_only: bool = False) -> Headline:
-    """One arm against one other, with all the seeds there are.
+    """One arm against one other, with all seeds.
 
     Args:
-        judged: The results.
+        judged: The prepared results.
         arm: The arm's name.
         baseline: The other arm's name.
         highest_only: Whether only the hardest target counts.
@@ -246,19 +246,19 @@ def headline(judged: Judged, arm: str, baseline: str, *, highest_only: bool = Fa
 
 
 def verdicts(judged: Judged, claims: Sequence[Claim]) -> list[Verdict]:
-    """What a comparison says about every claim.
+    """The verdict on every claim.
 
-    At each look so far, every claim that can be tested has a p-value that the arms take equally long, and one that they
-    differ by more than the margin; a claim is decided at the first look at which one of them is small enough, and stays
-    decided. Holm's weighted procedure over the claims and a spending function over the looks keep the probability of
-    any wrong "faster" or "slower" in the report, ever, within `rule.alpha`, and that of any wrong "no difference" too
+    At each look so far, every claim that can be tested has a p-value for equal times, and one for a difference beyond
+    the margin; a claim is decided at the first look at which one of them is small enough, and stays decided. Holm's
+    weighted procedure over the claims and a spending function over the looks keep the probability of any wrong "faster"
+    or "slower" at any look within `rule.alpha`, and that of any wrong "no difference", too
     (`hf_critmom.experiments.comparison.statistics.sequential`).
 
     Args:
-        judged: The results.
+        judged: The prepared results.
         claims: The claims, see `claims.claims_of`.
     """
-    reasons = [untested(claim, judged.table) for claim in claims]
+    reasons = [why_untested(claim, judged.table) for claim in claims]
     tested = iter(_tested(judged, [claim for claim, reason in zip(claims, reasons, strict=True) if not reason]))
     seeds, margin = max(judged.looks.made, default=0), judged.rule.margin
     return [
@@ -272,9 +272,9 @@ class _Evidence:
     """p-values of one claim at one look.
 
     Attributes:
-        different: That the arms take equally long, two-sided.
-        within: That they differ by more than the margin, doubled, so that it is compared with a two-sided level.
-        word: The word if the first is small enough.
+        different: p-value of equal times, two-sided.
+        within: p-value of a difference beyond the margin, doubled, so that it is compared with a two-sided level.
+        word: The word if `different` is small enough.
     """
 
     different: float = 1.0
@@ -329,7 +329,7 @@ def _verdict(
 
 
 def _obstacle(judged: Judged, headlines: Sequence[Headline], num_claims: int) -> str:
-    """What stands in the way of a decision, in words; empty if it is the spread alone."""
+    """What prevents a decision; empty if it is only the spread."""
     seeds = min(one.ratio.n for one in headlines)
     if seeds == 0:
         return "they have no finished seed in common"
@@ -347,7 +347,7 @@ def _obstacle(judged: Judged, headlines: Sequence[Headline], num_claims: int) ->
 
 
 def _repeated(judged: Judged, runs: Pair) -> str:
-    """Which runs of a pair are one and the same, in words; empty if none are."""
+    """Which seeds of a pair gave the same run, as a clause; empty if none did."""
     for side in (runs.arm, runs.baseline):
         same = [seed for seed in judged.repeated.get(side.arm, ()) if seed in side.seeds]
         if len(same) > 1:
@@ -357,17 +357,17 @@ def _repeated(judged: Judged, runs: Pair) -> str:
 
 
 def _planned(rule: Rule, *, highest_only: bool) -> tuple[float, ...]:
-    """The planned targets, the easiest first; only the hardest where only that counts."""
+    """The planned targets from the easiest to the hardest, or only the hardest."""
     ordered = tuple(sorted(rule.targets, reverse=not rule.metric.greater_is_better))
     return ordered[-1:] if highest_only else ordered
 
 
 def _evidence(judged: Judged, claim: Claim, seeds: int) -> _Evidence:
-    """What the first so many seeds say about a claim.
+    """The evidence of the first seeds about a claim.
 
-    A claim to be first is upheld if the arm is faster than every other, each tested at the full level (an
-    intersection-union test), and contradicted by a single faster arm, or answered with "no difference" by a single arm
-    within the margin, each tested at Bonferroni's level.
+    A claim to be first holds if the arm is faster than every other, each tested at the full level (an
+    intersection-union test). A single faster arm contradicts it, and a single arm within the margin makes it "no
+    difference", each tested with Bonferroni's correction.
     """
     rivals = claim.rivals(list(judged.of))
     below, above, within = [], [], []
@@ -386,10 +386,10 @@ def _evidence(judged: Judged, claim: Claim, seeds: int) -> _Evidence:
 
 
 def _p_within(runs: Pair, margin: float) -> float:
-    """p-value that the arms differ by no more than the margin.
+    """p-value of a difference beyond the margin.
 
-    The restriction to the budget draws ratios towards 1, which must not pass for a proof of equality: the targets at
-    which every run of both arms was timed have to show it for themselves too.
+    The restriction to the budget draws ratios towards 1, which must not pass for evidence of equality: the targets at
+    which every run of both arms was timed must show it on their own, too.
     """
     timed = [
         target

@@ -130,7 +130,7 @@ def test_the_critically_damped_arms_follow_their_rules(name: str, tmp_path: Path
         assert group["momentum"] == pytest.approx(RULES[name](group["lr"]), rel=1e-12)
 
 
-def test_what_an_arm_does_not_bring_is_the_comparisons() -> None:
+def test_an_arm_without_its_own_settings_uses_those_of_the_comparison() -> None:
     settings = plan_of(training={"learning_rate": 0.3, "weight_decay": 0.2}).settings
     assert settings(ARMS["constant"]) == (0.3, 0.2)
     assert settings(ARMS["adamw"]) == settings(ARMS["critmom_adamw"]) == (1e-3, 0.05)
@@ -140,7 +140,7 @@ def test_what_an_arm_does_not_bring_is_the_comparisons() -> None:
 
 
 @any_arm
-def test_the_trainer_may_keep_the_arguments_that_it_is_handed(name: str) -> None:
+def test_each_trainer_gets_its_own_keyword_arguments(name: str) -> None:
     """It changes the dictionary, which the next run needs as it was."""
     _, kwargs = ARMS[name].optimizer_cls_and_kwargs(0.25)
     assert kwargs["lr"] == 0.25
@@ -148,7 +148,7 @@ def test_the_trainer_may_keep_the_arguments_that_it_is_handed(name: str) -> None
     assert ARMS[name].optimizer_cls_and_kwargs(0.25)[1]["lr"] == 0.25
 
 
-def test_arms_are_told_apart_by_name_colour_and_words() -> None:
+def test_arms_differ_in_name_colour_and_description() -> None:
     assert all(arm.name == name for name, arm in ARMS.items())
     assert all(re.fullmatch("#[0-9A-F]{6}", arm.color) for arm in ARMS.values())
     assert len({arm.color for arm in ARMS.values()}) == len({arm.help for arm in ARMS.values()}) == len(ARMS)
@@ -237,14 +237,14 @@ def test_a_file_sets_every_attribute_of_an_arm(whole: Path) -> None:
     )
 
 
-def test_what_a_file_leaves_out_is_as_for_the_others(whole: Path) -> None:
+def test_what_a_file_leaves_out_has_the_usual_default(whole: Path) -> None:
     warm = read_arms(whole)["warm"]
     assert (warm.schedule, warm.learning_rate, warm.weight_decay, warm.base) == ("trainer", None, None, None)
     assert "critmom" in warm.help and re.fullmatch("#[0-9A-F]{6}", warm.color)
     assert warm.color not in {arm.color for arm in ARMS.values()}
 
 
-def test_a_file_adds_to_the_table_or_replaces_what_has_its_name(whole: Path) -> None:
+def test_a_file_adds_to_the_table_or_replaces_arms_of_the_same_name(whole: Path) -> None:
     before = dict(ARMS)
     arms = read_arms(whole)
     assert before == ARMS
@@ -317,7 +317,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ({"optimizer": "sgd", "base": "constant"}, "unknown base"),
         ({"optimizer": "sgd", "schedule": "cosine"}, "'cosine': choose among trainer, matched"),
         ({"optimizer": "sgd", "schedule": ["matched"]}, "choose among trainer"),
-        ({"optimizer": "sgd", "learning_rate": 0}, "learning_rate must be a number above 0 to 1,000,000: 0"),
+        (
+            {"optimizer": "sgd", "learning_rate": 0},
+            "learning_rate must be a number above 0 and at most 1,000,000, got 0",
+        ),
         ({"optimizer": "sgd", "learning_rate": -0.1}, "learning_rate"),
         ({"optimizer": "sgd", "learning_rate": "0.1"}, "learning_rate"),
         ({"optimizer": "sgd", "learning_rate": True}, "learning_rate"),
@@ -333,7 +336,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ({"optimizer": "critmom", "options": {"rule": "cubic"}}, "cubic"),
         ({"optimizer": "critmom", "options": {"momentum": 0.9}}, "momentum"),
         ({"optimizer": "sgd", "color": "blue"}, "color must be like #0072B2"),
-        ({"optimizer": "sgd", "help": 3}, "help a text"),
+        ({"optimizer": "sgd", "help": 3}, "help a string"),
         ({"optimizer": "adamw", "schedule": "demon"}, "the schedule demon"),
         ({"optimizer": "ikfad", "schedule": "onecycle"}, "the schedule onecycle"),
         ({"optimizer": "critmom", "schedule": "matched"}, "the schedule matched"),
@@ -348,7 +351,7 @@ def test_a_bad_value_is_refused_with_the_file_and_the_arm(values: Any, said: str
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1979-05-27"])
-def test_a_value_that_no_plan_can_keep_is_refused(value: str, tmp_path: Path) -> None:
+def test_a_value_that_json_cannot_hold_is_refused(value: str, tmp_path: Path) -> None:
     file = tmp_path / "arms.toml"
     for line in (f"options = {{ dampening = {value} }}", f"weight_decay = {value}"):
         file.write_text(f'[odd]\noptimizer = "sgd"\n{line}\n')
@@ -356,13 +359,13 @@ def test_a_value_that_no_plan_can_keep_is_refused(value: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["", "paper", "fair", "a b", "../up", ".hidden", "a/b", "heavy_tuned", "a\nb", "ä"])
-def test_a_name_must_be_fit_for_a_folder(name: str, tmp_path: Path) -> None:
+def test_a_name_must_be_usable_for_a_folder(name: str, tmp_path: Path) -> None:
     file = tmp_path / "arms.json"
     file.write_text(json.dumps({name: {"optimizer": "sgd"}}))
-    assert "a name is of letters" in refusal(file)
+    assert "cannot name an arm" in refusal(file)
 
 
-def test_every_baseline_may_stand_in_a_file(tmp_path: Path) -> None:
+def test_a_file_may_use_every_baseline_optimizer(tmp_path: Path) -> None:
     file = tmp_path / "arms.json"
     file.write_text(json.dumps({f"my-{name}": {"optimizer": name} for name in BASELINES}))
     assert all(f"my-{name}" in read_arms(file) for name in BASELINES)
@@ -371,7 +374,7 @@ def test_every_baseline_may_stand_in_a_file(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ Schedule-Free
 
 
-def test_where_schedule_free_is_not_installed_only_its_arm_is_refused(
+def test_without_schedule_free_only_its_arm_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The import system says that there is no such package, as where it is missing."""

@@ -142,7 +142,7 @@ def test_the_matched_run_takes_the_mean_step_of_the_critical_one(lr: float, mome
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8, 0.95])
-def test_the_match_is_made_for_the_momentum_that_the_arm_has(momentum: float) -> None:
+def test_the_matched_learning_rate_depends_on_the_arms_momentum(momentum: float) -> None:
     for step, (lr, used) in enumerate(followed("matched", arguments(), momentum=momentum)):
         assert used == momentum
         assert lr / (1.0 - momentum) == pytest.approx(math.sqrt(expected_lr("cosine", 0, step)) / 2.0, rel=1e-9)

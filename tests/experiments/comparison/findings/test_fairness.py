@@ -42,7 +42,7 @@ def test_steps_and_decay_are_related_to_the_baselines() -> None:
     assert not critmom.estimated and "about" not in found.table().rows[1][1]
 
 
-def test_the_caveat_names_the_decay_beside_the_step_and_alike_arms_together() -> None:
+def test_the_caveat_names_step_and_decay_and_groups_arms_with_equal_numbers() -> None:
     steps = {"constant": 1.0, "matched": 0.2, "critmom": 0.2, "nesterov": 1.01, "adamw": 0.5}
     runs = [run(arm, integrated_step=step, shrinkage=step / 2) for arm, step in steps.items()]
     found = compare_steps(runs, arms(*steps), "constant", 0.0)
@@ -52,12 +52,12 @@ def test_the_caveat_names_the_decay_beside_the_step_and_alike_arms_together() ->
     )
 
 
-def test_arms_that_differ_in_nothing_need_no_caveat() -> None:
+def test_equal_arms_need_no_caveat() -> None:
     runs = [run(arm, integrated_step=1.0, shrinkage=1e-4) for arm in ("constant", "nesterov")]
     assert compare_steps(runs, arms("constant", "nesterov"), "constant", 0.0).caveat() == ""
 
 
-def test_steps_that_were_not_counted_are_estimated_from_the_log_and_said_to_be() -> None:
+def test_steps_that_were_not_counted_are_estimated_from_the_log_and_marked() -> None:
     lrs = [0.1] * 400
     runs = [
         run("constant", weight_decay=5e-4, training_log=log(lrs, [0.9] * 400)),
@@ -80,6 +80,6 @@ def test_the_share_of_clipped_steps_is_that_of_the_logged_norms() -> None:
     assert math.isnan(found.clipped)
 
 
-def test_a_table_without_anything_known_has_no_rows() -> None:
+def test_a_table_without_known_steps_has_no_rows() -> None:
     foreign = compare_steps([run("schedule_free")], arms("schedule_free"), "schedule_free", 0.0)
     assert not foreign.table() and foreign.caveat() == ""

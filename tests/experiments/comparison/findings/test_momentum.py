@@ -37,7 +37,7 @@ def measured(*points: Any, arm: str = "constant", seed: int = 0) -> Any:
     return result_of(run_of([0.5], arm=arm, seed=seed) | {"curvature": list(points)})
 
 
-def test_where_nothing_was_measured_nothing_is_said() -> None:
+def test_without_measurements_there_is_no_summary() -> None:
     assert summarise_curvature([measured()], ["constant"], "constant", 64) is None
 
 
@@ -64,7 +64,7 @@ def test_a_noise_scale_that_most_points_cannot_tell_is_a_bound() -> None:
     assert found.advice is not None and found.advice.role == "hardly"
 
 
-def test_steps_that_several_arms_were_measured_at_are_said_once() -> None:
+def test_arms_measured_at_the_same_steps_share_them_in_the_sentence() -> None:
     alike = [measured(point(0, 1.0), point(5, 1.0), arm=arm) for arm in ("constant", "critmom")]
     found = summarise_curvature(alike, ["constant", "critmom"], "constant", 64)
     assert found is not None and found.measured_at == "steps 0, 5"
@@ -143,7 +143,7 @@ def test_the_runs_of_the_first_seed_are_measured_and_automatic_ones_measure_them
 
 
 @pytest.mark.slow
-def test_the_clock_of_a_run_stands_still_while_it_is_measured(folders: dict[bool, Path]) -> None:
+def test_the_clock_of_a_run_is_stopped_during_a_measurement(folders: dict[bool, Path]) -> None:
     run = results_of(folders[True])["constant/seed-42"]
     seconds = sum(record["curvature/seconds"] for record in run["curvature"])
     assert run["wall_seconds"] > seconds

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.plans_by_hand import plan_of
 
-from hf_critmom.experiments.comparison.findings.history import history_in_words
+from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.findings.outlook import outlook
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan
 from hf_critmom.experiments.comparison.statistics.claims import Claim
@@ -37,15 +37,15 @@ def test_the_least_number_that_decides_anything_is_proposed_and_what_more_would_
 
 
 @pytest.mark.parametrize("verdicts", [[], [verdict(None)], [verdict(7, SLOWER)]])
-def test_where_no_number_is_known_nothing_is_proposed(verdicts):
+def test_without_a_known_number_nothing_is_proposed(verdicts):
     assert outlook(planned(), Path("out"), verdicts) is None
 
 
 # -------------------------------------------------------------------------------------------------------- the history
 
 
-def test_a_comparison_that_is_as_it_was_begun_has_no_history_to_tell():
-    assert history_in_words(planned()) == []
+def test_a_comparison_without_additions_has_no_history_to_report():
+    assert describe_history(planned()) == []
 
 
 def test_additions_say_when_they_came_and_what_could_have_been_seen_by_then():
@@ -55,21 +55,21 @@ def test_additions_say_when_they_came_and_what_could_have_been_seen_by_then():
     target = Extension(date, "again", targets=(0.95,), finished=6)
     fresh = Extension("", "again", seeds=(7,))
     plan = planned(looks=LookPlan(3, 3), history=(seeds,))
-    assert history_in_words(plan) == [
+    assert describe_history(plan) == [
         "On 2026-11-29 seeds 3 to 5 were added after the first look (6 runs were finished)."
     ]
-    assert history_in_words(planned(looks=LookPlan(3, 3), history=(early,))) == [
+    assert describe_history(planned(looks=LookPlan(3, 3), history=(early,))) == [
         "On 2026-11-29 the arm adamw was added before the first look (5 runs were finished)."
     ]
-    (told,) = history_in_words(planned(looks=LookPlan(3, 3), history=(target,)))
+    (told,) = describe_history(planned(looks=LookPlan(3, 3), history=(target,)))
     assert told.startswith("On 2026-11-29 the target 0.95 was added after the first look") and "exploratory" in told
-    assert history_in_words(planned(history=(fresh,))) == ["Seed 7 was added before the first run had finished."]
+    assert describe_history(planned(history=(fresh,))) == ["Seed 7 was added before the first run had finished."]
 
 
-def test_seeds_that_the_rule_has_added_are_told_from_those_of_a_person():
+def test_seeds_added_by_until_decided_are_distinguished_from_a_users():
     command = "hf-critmom compare --until_decided"
     grown = Extension("2026-11-29T10:00:00+00:00", command, seeds=(3, 4), finished=6)
-    (told,) = history_in_words(planned(command, looks=LookPlan(3, 10), history=(grown,)))
+    (told,) = describe_history(planned(command, looks=LookPlan(3, 10), history=(grown,)))
     assert told == (
         "On 2026-11-29 seeds 3 and 4 were added one at a time, by the rule of --until_decided, after the first look "
         "(6 runs were finished)."

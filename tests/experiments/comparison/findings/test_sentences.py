@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_critmom.experiments.comparison.findings.sentences import (
-    difference_in_words,
     ending,
     explanations,
+    format_difference,
+    format_ratio,
+    format_ratio_interval,
     headline_sentence,
-    interval_in_words,
-    interval_of_ratio,
     targets_sentence,
 )
 from hf_critmom.experiments.comparison.statistics.claims import CLAIMS, Claim, claims_of, parse_claim
@@ -58,13 +58,13 @@ def with_endings(mine: dict[float, float], theirs: dict[float, float]) -> pd.Dat
     ],
 )
 def test_a_ratio_and_its_interval_have_as_many_decimals(estimate: float, low: float, high: float, said: str) -> None:
-    assert interval_of_ratio(Interval(estimate, low, high, 5)) == said
+    assert format_ratio(Interval(estimate, low, high, 5)) == said
 
 
 @given(st.floats(-1.0, 1.0), st.floats(1e-5, 1.0))
 def test_rounding_never_changes_whether_an_interval_excludes_1(middle: float, half: float) -> None:
     ratio = Interval(middle, middle - half, middle + half, 5).exp()
-    low, high = map(float, re.findall(r"[\d.]+", interval_of_ratio(ratio))[1:])
+    low, high = map(float, re.findall(r"[\d.]+", format_ratio(ratio))[1:])
     if ratio.low > 1.0 + 1e-6 or ratio.high < 1.0 - 1e-6:  # what needs more digits is itself rounding
         assert (low > 1.0) == (ratio.low > 1.0) and (high < 1.0) == (ratio.high < 1.0)
     elif ratio.low <= 1.0 <= ratio.high:
@@ -158,9 +158,9 @@ def test_an_ending_has_as_many_digits_as_it_is_known_to(interval: Interval, text
 
 
 def test_a_difference_in_a_table_has_its_interval_if_it_has_one() -> None:
-    assert difference_in_words(Interval(-0.0345, -0.0366, -0.0324, 3)) == "-0.0345 (-0.0366 to -0.0324)"
-    assert difference_in_words(Interval(0.01, -math.inf, math.inf, 1)) == "+0.0100"
-    assert difference_in_words(Interval(math.nan, -math.inf, math.inf, 0)) == "-"
+    assert format_difference(Interval(-0.0345, -0.0366, -0.0324, 3)) == "-0.0345 (-0.0366 to -0.0324)"
+    assert format_difference(Interval(0.01, -math.inf, math.inf, 1)) == "+0.0100"
+    assert format_difference(Interval(math.nan, -math.inf, math.inf, 0)) == "-"
 
 
 # --------------------------------------------------------------------------------------------------------- explanations
@@ -210,7 +210,7 @@ def test_the_area_between_the_curves_stands_beside_the_headline() -> None:
     )
 
 
-def test_what_stands_in_the_way_is_said() -> None:
+def test_what_prevents_a_decision_is_stated() -> None:
     unpaired = [run_of(rising_to(2.0 + seed / 10), arm="critmom", seed=seed) for seed in range(3)]
     unpaired += [run_of(rising_to(3.0 + seed / 10), arm="constant", seed=9 + seed) for seed in range(3)]
     assert "not paired" in said(SAME_RATE, results_table(unpaired))
@@ -219,7 +219,7 @@ def test_what_stands_in_the_way_is_said() -> None:
     assert said(SAME_RATE, timed(critmom=[2.0], constant=[3.0])).startswith("One seed has no spread.")
 
 
-def test_a_difference_that_is_there_and_small_is_called_small() -> None:
+def test_a_decided_small_difference_is_called_small() -> None:
     table = timed(critmom=[3.15, 3.151, 3.149, 3.15], constant=[3.0, 3.001, 3.0, 2.999])
     assert "The difference is smaller than 10 %." in said(SAME_RATE, table)
 
@@ -260,7 +260,7 @@ def test_no_sentence_shows_an_infinity_or_a_nan_or_a_bound_that_reads_1_without_
             low, high = map(float, ends.groups())
             assert (high < 1.0) if found.word == "faster" else (low > 1.0), told
         for at in one.at if one else ():
-            assert not re.search(r"\b(inf|nan)\b", interval_in_words(at))
+            assert not re.search(r"\b(inf|nan)\b", format_ratio_interval(at))
 
 
 # --------------------------------------------------------------------------------- early to one target, late to another

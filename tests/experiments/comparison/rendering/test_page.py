@@ -10,7 +10,7 @@ from helpers.browser import needs_browser, opened, violations
 
 from hf_critmom.experiments.comparison import write_report
 from hf_critmom.experiments.comparison.findings.findings import read_findings
-from hf_critmom.experiments.comparison.rendering.page import missing_in_words
+from hf_critmom.experiments.comparison.rendering.page import describe_missing
 from hf_critmom.reporting.page import MAX_PAGE_BYTES, PAGE_FILE
 
 COMMITTED = Path(__file__).parents[4] / "model_cards" / "digits-resnet18-w16"
@@ -38,10 +38,10 @@ def test_it_is_one_small_file(comparison: Path) -> None:
 def test_an_unfinished_comparison_says_what_is_missing(comparison: Path, tmp_path: Path) -> None:
     folder = tmp_path / "unfinished"
     shutil.copytree(comparison, folder)
-    assert missing_in_words(read_findings(folder)) == ""
+    assert describe_missing(read_findings(folder)) == ""
     for seed in (43, 44):
         (folder / f"runs/critmom/seed-{seed}/result.json").unlink()
-    said = missing_in_words(read_findings(folder))
+    said = describe_missing(read_findings(folder))
     runs = len(read_findings(folder).plan.runs())
     assert said.startswith(f"Unfinished: {runs - 2} of {runs} runs are finished. Missing: critmom with seeds 43, 44. ")
 

@@ -86,11 +86,11 @@ def test_more_evaluations_do_not_change_the_training(tmp_path: Path) -> None:
         (1.0, 0.0, 0.5, 1),
     ],
 )
-def test_evaluations_take_at_most_a_seventh_of_the_time_where_nobody_says_how_often(
+def test_without_a_flag_evaluations_take_at_most_a_seventh_of_the_time(
     step: float, evaluation: float, steps_per_epoch: float, expected: int
 ) -> None:
     request = parse_comparison(["--task", "some/images", "--use_cpu"])
-    assert request.training.cadence_is_open
+    assert request.training.cadence_is_unset
     assert with_measured_cadence(request, step, evaluation, steps_per_epoch).training.evaluations_per_epoch == expected
     best = copy.copy(request.training)
     best.load_best_model_at_end = True
@@ -106,9 +106,9 @@ def test_evaluations_take_at_most_a_seventh_of_the_time_where_nobody_says_how_of
         (("--evaluations_per_epoch", "99999999"), "--evaluations_per_epoch must be between 1 and 1,000"),
         (("--evaluations_per_epoch", "2", "--eval_strategy", "steps"), "contradict each other"),
         (("--num_seeds", "99999999999999"), "--num_seeds must be at most 1,000"),
-        (("--seed", "4294967295", "--num_seeds", "2"), "seeds from 4294967295 to 4294967296"),
-        (("--num_train_epochs", "1", "1.0000001"), "the same in six digits"),
-        (("--learning_rate_grid", "1", "1.0000001"), "the same in six digits"),
+        (("--seed", "4294967295", "--num_seeds", "2"), "the seeds 4294967295 to 4294967296"),
+        (("--num_train_epochs", "1", "1.0000001"), "equal in six digits"),
+        (("--learning_rate_grid", "1", "1.0000001"), "equal in six digits"),
         (("--num_train_epochs", "1e300"), "--num_train_epochs"),
         (("--max_steps", "99999999999999999"), "--max_steps"),
         (("--metric_for_best_model", "nope", "--load_best_model_at_end", "true", "--save_strategy", "epoch"), "nope"),
@@ -119,12 +119,12 @@ def test_evaluations_take_at_most_a_seventh_of_the_time_where_nobody_says_how_of
         (("--arms", "constant", "constant"), "named twice"),
         (("--arms", "timm:lion", "timm:lion[lr=1e-3]"), "with [name=...] for another name"),
         (("--arms", "timm:lion[lr=-1]"), "learning_rate is -1"),
-        (("--arms", "timm:lion[lr=inf]"), "has lr 'inf'"),
+        (("--arms", "timm:lion[lr=inf]"), "has the lr 'inf'"),
         (("--arms", "timm:lion[lr=1e999]"), "learning_rate is inf"),
         (("--arms", "timm:lion[weight_decay=-1]"), "weight_decay is -1"),
         (("--arms", "timm:lion[schedule=cubic]"), "schedule is 'cubic'"),
-        (("--arms", "timm:lion[name=paper]"), "a name is of letters"),
-        (("--arms", "timm:lion[name=x_tuned]"), "a name is of letters"),
+        (("--arms", "timm:lion[name=paper]"), "cannot name an arm"),
+        (("--arms", "timm:lion[name=x_tuned]"), "cannot name an arm"),
         (("--arms", "timm:lion[name=../x]"), "cannot be called"),
     ],
 )
@@ -305,7 +305,7 @@ def test_schedules_reach_both_parts() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
 
 
-def test_foreign_optimizers_are_compared_without_a_file(tmp_path: Path) -> None:
+def test_third_party_optimizers_are_compared_without_a_file(tmp_path: Path) -> None:
     arms = ("constant", "timm:lion", "torch.optim.Muon[lr=1e-3]", "optim:adafactor[lr=1e-3]", "critmom[rule=exact]")
     given = ("--max_train_samples", "64", "--num_train_epochs", "1", "--output_dir", str(tmp_path))
     assert main((*TINY, *given, "--arms", *arms)) == 0

@@ -4,15 +4,15 @@ import io
 
 from rich.console import Console, Group
 
-from hf_critmom.experiments.comparison.running.progress import Progress, Watcher
+from hf_critmom.experiments.comparison.running.progress import Notifier, Progress
 
 LINE = "\x1b[31m{'loss': '2.608', 'eval_runtime': '2.675', 'eval_samples_per_second': '71.8', 'entropy': '2.7'}"
 
 
 def shown(workers: int) -> list[str]:
-    watcher = Watcher(shown=True)
-    watcher.console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with Progress(12, watcher, workers=workers) as progress:
+    notifier = Notifier(shown=True)
+    notifier.console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with Progress(12, notifier, workers=workers) as progress:
         for worker in range(workers):
             progress.handle(worker, "begin", f"critmom_adamw, seed 4{worker}", 0, 300)
             progress.handle(worker, "step", 123)
@@ -31,7 +31,7 @@ def test_bars_and_a_scripts_last_line_fit_in_80_columns() -> None:
     assert "\x1b" not in line
 
 
-def test_the_line_of_each_of_several_workers_says_of_which_run_it_is() -> None:
+def test_with_several_workers_each_line_names_its_run() -> None:
     *bars, first, second = shown(2)
     assert len(bars) == 3
     assert first.strip().startswith("critmom_adamw, seed 40: ") and second.strip().startswith("critmom_adamw, seed 41:")

@@ -51,7 +51,7 @@ def test_a_flag_is_on_unless_its_value_switches_it_off(arguments: tuple[str, ...
 @pytest.mark.parametrize(
     ("suffix", "write", "read"), [(".json", json.dumps, json.loads), (".yaml", yaml.dump, yaml.safe_load)]
 )
-def test_a_file_that_stands_for_all_arguments_is_written_anew_for_the_run(suffix, write, read, tmp_path: Path) -> None:
+def test_a_file_of_all_arguments_is_rewritten_for_the_run(suffix, write, read, tmp_path: Path) -> None:
     file = tmp_path / f"all{suffix}"
     file.write_text(write({"seed": 1, "optim_args": "a=b", "bf16": True, "names": ["a", "b"]}))
     (written,) = given_to(Script("train.py", arguments=(str(file),)), tmp_path)
@@ -63,7 +63,7 @@ def test_a_file_that_stands_for_all_arguments_is_written_anew_for_the_run(suffix
     }
 
 
-def test_what_trls_config_holds_is_known_and_overridden(tmp_path: Path) -> None:
+def test_values_of_trls_config_are_known_and_overridden(tmp_path: Path) -> None:
     (tmp_path / "sft.yaml").write_text("learning_rate: 0.5\noptim_args: a=b\n")
     script = Script(module="trl.scripts.sft", arguments=("--config", str(tmp_path / "sft.yaml")))
     assert script.value("learning_rate") == 0.5
@@ -73,7 +73,7 @@ def test_what_trls_config_holds_is_known_and_overridden(tmp_path: Path) -> None:
     assert script.record()["config"] == {"learning_rate": 0.5, "optim_args": "a=b"}
 
 
-def test_the_script_and_its_arguments_are_taken_out_of_the_words() -> None:
+def test_the_script_and_its_arguments_are_separated_from_the_flags() -> None:
     words = ["--arms", "adamw", "--script", "-m", "trl.scripts.sft", "--num_seeds", "3", "--", "--arms", "x", "--", "y"]
     rest, script = split_script(words)
     assert rest == ["--arms", "adamw", "--num_seeds", "3"]
@@ -117,7 +117,7 @@ def run_of(arm: str, seed: int, weights: str, batches: tuple[str, ...] = ("x",))
     return RunResult(arm, seed, "finished", 1, 1.0, evaluated, {"loss": 1.0}, versions, pairing=pairing)
 
 
-def test_runs_are_pairs_where_their_fingerprints_are_the_same() -> None:
+def test_runs_with_the_same_fingerprints_are_paired() -> None:
     pairs = [run_of(arm, seed, f"weights {seed}") for arm in ("a", "b") for seed in (1, 2)]
     assert not unpaired_seeds(pairs) and not pairing_sentences(pairs)
     broken = [*pairs, run_of("c", 2, "others"), run_of("c", 1, "weights 1", ("y",))]

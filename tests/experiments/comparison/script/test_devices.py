@@ -18,7 +18,7 @@ def seen(devices: Devices) -> dict[int, str | None]:
     return found
 
 
-def test_each_worker_has_gpus_of_its_own() -> None:
+def test_each_worker_has_its_own_gpus() -> None:
     four = ("0", "1", "4", "GPU-5")
     assert seen(Devices(3, False, four)) == {0: "0", 1: "1", 2: "4"}
     assert seen(Devices(2, True, four)) == {0: "0,1", 1: "4,GPU-5"}
@@ -26,7 +26,7 @@ def test_each_worker_has_gpus_of_its_own() -> None:
     assert seen(Devices(2, False, ())) == {0: None, 1: None}
 
 
-def test_a_rehearsal_sees_what_the_first_worker_does_and_a_single_worker_everything() -> None:
+def test_a_dry_run_sees_the_first_workers_gpus_and_a_single_worker_sees_all() -> None:
     assert Devices(2, True, ("0", "1", "2", "3")).environment() == {VISIBLE: "0,1"}
     assert Devices(1, False, ("0", "1")).environment() == {}
 

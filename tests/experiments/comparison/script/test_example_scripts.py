@@ -47,7 +47,7 @@ def test_image_classifiers_are_compared_by_a_file_of_arguments(warm: str, tmp_pa
         "config_overrides": SMALL_VIT,
         "train_dir": str(tmp_path / "train"),
         "validation_dir": str(tmp_path / "validation"),
-        "output_dir": "decided by each run",
+        "output_dir": "set by each run",
         "optim": "sgd",
         "learning_rate": 0.05,
         "num_train_epochs": 4,

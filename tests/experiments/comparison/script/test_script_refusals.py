@@ -17,16 +17,16 @@ parser.parse_known_args()
 REFUSED = {
     "--output_dir": ({"before": 'args.output_dir = "elsewhere"'}, "ignores --output_dir (it trained with elsewhere)"),
     "--seed": ({"before": "args.seed = 1"}, "ignores --seed (it trained with 1)"),
-    "no training": ({"train": "pass", "after": "pass"}, "ended without training by a Trainer of Transformers"),
+    "no training": ({"train": "pass", "after": "pass"}, "ended without training by a Transformers Trainer"),
     "no evaluation": ({"train": "trainer.eval_dataset = None; trainer.train()"}, "train.py never evaluates"),
     "a failure": ({"before": 'raise RuntimeError("no data")'}, "ended with status 1: RuntimeError: no data"),
-    "input": ({"before": 'input("Overwrite? ")'}, "asks for input, and nobody is there to answer"),
+    "input": ({"before": 'input("Overwrite? ")'}, "asks for input, which nobody can enter"),
     "own optimizer": (
         {"train": "trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\ntrainer.train()"},
-        "gives its Trainer an optimizer of its own (SGD) whatever --optim says",
+        "passes its Trainer an optimizer (SGD) regardless of --optim",
     ),
     "cadence": ({"before": "args.eval_steps = 1000"}, "ignores --eval_steps (it trained with 1000)"),
-    "choices": ({"before": OWN_OPTIM}, "has choices of its own for --optim, and critmom_adamw is none of them"),
+    "choices": ({"before": OWN_OPTIM}, "has its own choices for --optim, and critmom_adamw is not among them"),
 }
 
 
@@ -45,7 +45,7 @@ def test_a_metric_that_is_not_logged_names_those_that_are(
 ) -> None:
     assert compare(warm, write_script(tmp_path), tmp_path / "out", *FEW, "--metric", "eval_f1") == 2
     said = sentence_in(capsys.readouterr().err)
-    assert "train.py logs no eval_f1: its evaluations log eval_loss, eval_accuracy; choose one with --metric." in said
+    assert "train.py logs no eval_f1, only eval_loss, eval_accuracy: choose one of these with --metric." in said
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_metric_that_is_not_logged_names_those_that_are(
         (["--script", "train.py", "--arms", "critmmo"], "Unknown arm 'critmmo'"),
     ],
 )
-def test_words_that_cannot_be_used_are_refused_without_a_start(
+def test_arguments_that_cannot_be_used_are_refused_before_the_script_starts(
     words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -45,7 +45,7 @@ def test_every_arm_reaches_the_script_by_its_own_flags(compared: Path) -> None:
     assert flags["eval_strategy"] == flags["logging_strategy"] == "steps" and flags["save_strategy"] == "no"
 
 
-def test_the_runs_of_a_seed_are_known_to_be_pairs(compared: Path) -> None:
+def test_runs_with_the_same_seed_are_known_to_be_paired(compared: Path) -> None:
     pairing = [result_of(compared / "out", arm)["pairing"] for arm in Plan.read(compared / "out").arms]
     assert all(one["weights"] == pairing[0]["weights"] for one in pairing)
     assert all(one["batches"] == pairing[0]["batches"] and len(one["batches"]) == 4 for one in pairing)
@@ -85,10 +85,10 @@ def test_the_same_command_repeats_nothing_and_other_conditions_are_refused(
     assert main(["report", str(folder)]) == 0
     capsys.readouterr()
     assert main(["drift", str(folder)]) == 2
-    assert "a script, which alone knows its data" in sentence_in(capsys.readouterr().err)
+    assert "a script, which loads its data by itself" in sentence_in(capsys.readouterr().err)
 
 
-def test_two_launches_of_the_same_command_divide_the_runs(compared: Path, warm: str) -> None:
+def test_two_launches_of_the_same_command_share_out_the_runs(compared: Path, warm: str) -> None:
     python, *_, program, address = warm.split()
     arms = ("--arms", "adamw", "critmom_adamw", "--num_seeds", "1", "--targets", "2.7")
     own = (*arms, "--launcher", warm, "--output_dir", str(compared / "shared"))
@@ -174,7 +174,7 @@ def test_a_failed_and_a_diverged_run_are_recorded_and_the_rest_goes_on(
     assert "There is no test split" not in card and "test loss" in card  # the script predicts one
 
 
-def test_pairing_is_checked_and_its_failure_said(warm: str, tmp_path: Path) -> None:
+def test_pairing_is_checked_and_its_failure_is_reported(warm: str, tmp_path: Path) -> None:
     script = write_script(tmp_path)
     text = script.read_text().replace("set_seed(args.seed)", "set_seed(args.seed + len(args.optim.value))")
     script.write_text(text)

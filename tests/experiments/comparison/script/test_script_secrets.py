@@ -8,7 +8,7 @@ import pytest
 from helpers.script_comparisons import ARGUMENTS, compare, write_script
 
 from hf_critmom.experiments.comparison.arms.arm import ARMS
-from hf_critmom.experiments.comparison.failures import FAILURE_FILE, keep_lines
+from hf_critmom.experiments.comparison.failures import FAILURE_FILE, write_failure
 from hf_critmom.experiments.comparison.script.command_line import Script
 from hf_critmom.experiments.comparison.script.instructions import LOG_FILE
 from hf_critmom.experiments.comparison.script.processes import RunFailed, ScriptRun
@@ -38,7 +38,7 @@ def test_a_plan_holds_no_secret_of_a_file_of_arguments(tmp_path: Path) -> None:
 
 
 def test_the_last_lines_of_a_failure_hold_no_secret(tmp_path: Path) -> None:
-    keep_lines(tmp_path, f"unknown --tokn {TOKEN}.", [f"hub_token={PASSWORD}", f"login with {TOKEN}"])
+    write_failure(tmp_path, f"unknown --tokn {TOKEN}.", [f"hub_token={PASSWORD}", f"login with {TOKEN}"])
     kept = (tmp_path / FAILURE_FILE).read_text()
     assert TOKEN not in kept and PASSWORD not in kept and "login with REDACTED" in kept
 
@@ -49,7 +49,7 @@ def test_what_a_flag_of_a_file_says_is_secret_is_known_wherever_it_turns_up(tmp_
     assert script.secrets() == {PASSWORD, "another-1"}
     with declared_secrets(()):
         script.check()
-        keep_lines(tmp_path, f"401 for {PASSWORD}.", [f"logging in with {PASSWORD}", "another-1"])
+        write_failure(tmp_path, f"401 for {PASSWORD}.", [f"logging in with {PASSWORD}", "another-1"])
     kept = (tmp_path / FAILURE_FILE).read_text()
     assert PASSWORD not in kept and "another-1" not in kept and kept.count("REDACTED") == 3
     assert redact(PASSWORD) == PASSWORD  # outside of that command it is a word

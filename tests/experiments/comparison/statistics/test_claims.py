@@ -10,7 +10,7 @@ from hf_critmom.experiments.comparison.statistics.claims import (
     claim_weights,
     claims_of,
     parse_claim,
-    untested,
+    why_untested,
 )
 
 ARMS = ["constant", "matched", "critmom", "hybrid"]
@@ -125,23 +125,23 @@ def test_the_users_claims_are_primary_instead_of_the_papers() -> None:
 def test_a_claim_without_the_arm_that_it_needs_is_not_tested() -> None:
     same_rate, matched, *_, first = (CLAIMS[place] for place in (0, 1, 3))
     table = compared(critmom=[3, 3], hybrid=[3, 3])
-    assert untested(same_rate, table) == "it needs the arm constant"
-    assert untested(matched, table) == "it needs the arm matched"
-    assert untested(parse_claim("a < b", "ab"), table) == "it needs the arms a and b"
-    assert untested(first, compared(hybrid=[3, 3])) == "there is no other arm"
-    assert untested(first, table) == ""
+    assert why_untested(same_rate, table) == "it needs the arm constant"
+    assert why_untested(matched, table) == "it needs the arm matched"
+    assert why_untested(parse_claim("a < b", "ab"), table) == "it needs the arms a and b"
+    assert why_untested(first, compared(hybrid=[3, 3])) == "there is no other arm"
+    assert why_untested(first, table) == ""
 
 
 def test_arms_at_different_learning_rates_do_not_test_a_claim_about_the_same_one() -> None:
     table = compared(critmom=[3, 3, 3], constant=[6, 6, 6], matched=[6, 6, 6])
     table["peak_learning_rate"] = table["arm"].map({"critmom": 0.1, "constant": 0.02, "matched": 0.1})
-    assert untested(CLAIMS[0], table) == "the arms have different learning rates"
-    assert untested(CLAIMS[1], table) == ""  # the other claims do not depend on it
+    assert why_untested(CLAIMS[0], table) == "the arms have different learning rates"
+    assert why_untested(CLAIMS[1], table) == ""  # the other claims do not depend on it
     table["peak_learning_rate"] = 0.1
-    assert untested(CLAIMS[0], table) == ""
+    assert why_untested(CLAIMS[0], table) == ""
 
 
 def test_results_of_before_learning_rates_were_recorded_are_of_one_learning_rate() -> None:
     table = compared(critmom=[3, 3, 3], constant=[6, 6, 6])
     assert table["peak_learning_rate"].isna().all()
-    assert untested(CLAIMS[0], table.drop(columns="peak_learning_rate")) == ""
+    assert why_untested(CLAIMS[0], table.drop(columns="peak_learning_rate")) == ""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hf_critmom.experiments.comparison.statistics.power import (
-    MOST_SEEDS,
+    MAX_SEEDS,
     POWER,
     power_of_difference,
     power_of_equivalence,
@@ -76,7 +76,7 @@ def test_the_number_is_the_least_that_has_the_power(value: float, spread: float,
             power_of_equivalence(value, error, seeds - 1.0, levels[1], MARGIN),
         )
 
-    expected = next((seeds for seeds in range(first + 1, MOST_SEEDS + 1) if power(seeds) >= POWER), None)
+    expected = next((seeds for seeds in range(first + 1, MAX_SEEDS + 1) if power(seeds) >= POWER), None)
     assert found == expected
 
 

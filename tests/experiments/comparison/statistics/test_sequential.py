@@ -15,7 +15,6 @@ from hf_critmom.experiments.comparison.statistics.sequential import (
     Looks,
     decide,
     interval_level,
-    nominal_level,
     nominal_levels,
     spent,
 )
@@ -63,14 +62,14 @@ def test_looks_have_an_order(arguments: tuple[int, int, tuple[int, ...]]) -> Non
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_a_fixed_comparison_has_one_look_at_all_but_the_reserve(seeds: int) -> None:
-    assert nominal_level(Looks.fixed(seeds)) == pytest.approx((1.0 - RESERVE) * ALPHA)
+    assert nominal_levels((seeds,), seeds) == pytest.approx(((1.0 - RESERVE) * ALPHA,))
     assert interval_level(Looks.fixed(seeds), 0.95) == 0.95
 
 
 def test_an_unfinished_comparison_decides_nothing_and_spends_nothing() -> None:
     early = Looks(5, 10, (2, 4))
-    assert nominal_level(early) == 0.0 and early.counted == () and interval_level(early, 0.95) == 0.95
-    assert nominal_level(Looks(5, 10, (2, 4, 5))) == nominal_level(Looks(5, 10, (5,)))
+    assert early.counted == () and interval_level(early, 0.95) == 0.95
+    assert Looks(5, 10, (2, 4, 5)).counted == (5,)
     assert nominal_levels((1, 2), 2)[0] == 0.0 < nominal_levels((1, 2), 2)[1]
 
 
@@ -107,13 +106,13 @@ def test_a_larger_share_gives_a_larger_level_at_every_look(first: int, more: int
 
 
 def test_intervals_of_a_growing_comparison_are_wider_the_earlier_the_look() -> None:
-    levels = [interval_level(Looks.growing(5, 10, now), 0.95) for now in range(5, 11)]
+    levels = [interval_level(Looks(5, 10, tuple(range(5, now + 1))), 0.95) for now in range(5, 11)]
     assert levels == sorted(levels, reverse=True) and levels[0] > 0.99 and 0.95 < levels[-1] < 0.98
 
 
 def test_seeds_added_by_hand_are_spent_for_from_the_reserve() -> None:
     after = Looks(5, 5, (5, 8))
-    assert 0.0 < nominal_level(after) < 0.01 < nominal_level(Looks.fixed(5))
+    assert 0.0 < nominal_levels((5, 8), 5)[1] < 0.01 < nominal_levels((5,), 5)[0]
     assert interval_level(after, 0.95) > 0.99 and not after.plain
 
 
@@ -175,7 +174,7 @@ def maurer_bretz_twin(p: np.ndarray, weights: list[float], looks: Looks, alpha: 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(st.floats(0.0, 0.03), min_size=3, max_size=3), min_size=3, max_size=3))
 def test_growing_with_several_claims_is_the_graphical_procedure(rows: list[list[float]]) -> None:
-    looks, weights = Looks.growing(3, 5, 5), [0.5, 0.25, 0.25]
+    looks, weights = Looks(3, 5, (3, 4, 5)), [0.5, 0.25, 0.25]
     decided, _ = decide(np.array(rows), weights, looks)
     assert decided.tolist() == maurer_bretz_twin(np.array(rows), weights, looks, ALPHA)
 
@@ -186,13 +185,13 @@ def test_what_is_decided_stays_decided_and_leaves_its_share_to_the_others() -> N
     assert decided.tolist() == [0, 0]
     decided, allowed = decide(np.array([[0.03, 0.04]]), [0.5, 0.5], Looks.fixed(5))
     assert decided.tolist() == [-1, -1] and allowed.tolist() == [ALPHA / 2.0, ALPHA / 2.0]
-    decided, allowed = decide(np.array([[1e-9, 1.0], [1.0, 1.0]]), [0.5, 0.5], Looks.growing(3, 4, 4))
+    decided, allowed = decide(np.array([[1e-9, 1.0], [1.0, 1.0]]), [0.5, 0.5], Looks(3, 4, (3, 4)))
     assert decided.tolist() == [0, -1] and allowed[1] == pytest.approx(ALPHA)
 
 
 def test_many_comparisons_at_once_are_the_same_as_one_by_one() -> None:
     p = np.random.default_rng(1).uniform(0.0, 0.03, size=(3, 4, 25))
-    looks, weights = Looks.growing(3, 5, 5), [0.25] * 4
+    looks, weights = Looks(3, 5, (3, 4, 5)), [0.25] * 4
     together, allowed = decide(p, weights, looks)
     for index in range(25):
         alone, own = decide(p[:, :, index], weights, looks)

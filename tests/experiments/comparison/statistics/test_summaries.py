@@ -174,35 +174,23 @@ def test_every_target_is_timed_in_the_order_asked_for() -> None:
     assert [(time.target, time.steps) for time in summary.targets] == [(0.5, 20.0), (0.9, 30.0), (0.2, 10.0)]
 
 
-def test_seconds_are_the_mean_over_the_runs() -> None:
-    table = table_of([0.1] * 2, [0.1] * 4)
-    assert summarise(table, ["constant"], ACCURACY, [])[0].seconds == 6.0
-
-
 # ------------------------------------------------------------------------------------------- times, some of them bounds
 
 
 def as_lists(found: Times) -> tuple[Any, ...]:
-    return found.seeds, found.times.tolist(), found.reached.tolist(), found.resolution.tolist()
+    return found.seeds, found.times.tolist(), found.reached.tolist()
 
 
-def test_a_time_is_that_of_the_first_evaluation_at_the_target_and_as_exact_as_the_cadence() -> None:
+def test_a_time_is_that_of_the_first_evaluation_at_the_target() -> None:
     table = compared(constant=[3, 1])
-    assert as_lists(times(table, "constant", ACCURACY, 0.9)) == ((0, 1), [30.0, 10.0], [True, True], [10.0, 10.0])
-    assert as_lists(times(table, "constant", ACCURACY, 0.9, "epoch"))[1:] == ([3.0, 1.0], [True, True], [1.0, 1.0])
-    assert as_lists(times(table, "constant", ACCURACY, 0.9, "seconds"))[1:] == ([6.0, 2.0], [True, True], [2.0, 2.0])
-
-
-def test_between_two_evaluations_the_target_may_have_been_reached_at_any_time() -> None:
-    table = compared(constant=[5])
-    sparse = table[(table["split"] == "test") | table["step"].isin([10, 50])]
-    assert as_lists(times(sparse, "constant", ACCURACY, 0.9))[1:] == ([50.0], [True], [40.0])
+    assert as_lists(times(table, "constant", ACCURACY, 0.9)) == ((0, 1), [30.0, 10.0], [True, True])
+    assert as_lists(times(table, "constant", ACCURACY, 0.9, "epoch"))[1:] == ([3.0, 1.0], [True, True])
+    assert as_lists(times(table, "constant", ACCURACY, 0.9, "seconds"))[1:] == ([6.0, 2.0], [True, True])
 
 
 def test_a_run_that_never_arrives_outlasts_its_budget() -> None:
     found = times(compared(constant=[None, 2]), "constant", ACCURACY, 0.9)
     assert (found.times.tolist(), found.reached.tolist()) == ([60.0, 20.0], [False, True])
-    assert math.isnan(found.resolution[0]) and found.resolution[1] == 10.0
 
 
 def test_a_run_that_diverged_outlasts_the_longest_run_of_all_arms() -> None:
@@ -220,7 +208,7 @@ def test_a_run_that_diverged_outlasts_the_longest_run_of_all_arms() -> None:
 
 
 def test_an_arm_without_runs_has_no_times() -> None:
-    assert as_lists(times(compared(constant=[2]), "critmom", ACCURACY, 0.9)) == ((), [], [], [])
+    assert as_lists(times(compared(constant=[2]), "critmom", ACCURACY, 0.9)) == ((), [], [])
 
 
 @few_examples
@@ -231,7 +219,7 @@ def test_times_do_not_depend_on_the_order_of_rows(epochs: Epochs, random: Any) -
     random.shuffle(order)
     mine, theirs = (times(rows, "constant", ACCURACY, 0.9) for rows in (table, table.iloc[order]))
     assert mine.seeds == theirs.seeds
-    np.testing.assert_array_equal([mine.times, mine.resolution], [theirs.times, theirs.resolution])
+    np.testing.assert_array_equal(mine.times, theirs.times)
 
 
 # ------------------------------------------------------------------------------------------- metrics that should fall
@@ -270,7 +258,7 @@ def observed(words: str) -> Times:
     found = words.split()
     reached = np.array([not word.endswith("+") for word in found])
     values = np.array([float(word.rstrip("+")) for word in found])
-    return Times(tuple(range(len(found))), values, reached, np.where(reached, 1.0, np.nan))
+    return Times(tuple(range(len(found))), values, reached)
 
 
 def share_at(curve: Any, time: float) -> float:

@@ -1,13 +1,13 @@
-"""Optimizers of others by name: timm's, those of ``--optim``, and anything that a dotted path leads to.
+"""Third-party optimizers by name: timm's, those of ``--optim``, and any class or function at a dotted path.
 
-timm:lion                                  an optimizer of timm's registry
+timm:lion                                  an optimizer in timm's registry
 optim:adafactor                            a name of --optim
 torch.optim.Adagrad                        a class, or a function of parameters and lr
 timm:lion[lr=1e-4,betas=(0.9,0.99)]        the same with options
-timm:lion[lr=1e-5,name=slow]               the same under a name of one's own, also slow=timm:lion[lr=1e-5]
+timm:lion[lr=1e-5,name=slow]               the same under another name; also slow=timm:lion[lr=1e-5]
 critmom[rule=exact]                        an arm of the table with other options
 
-Learning rate and weight decay that are not given are the optimizer's own defaults, since those of SGD suit few others.
+Without lr or weight_decay, the optimizer's own defaults are used, because those of SGD suit few other optimizers.
 """
 
 import ast
@@ -36,24 +36,24 @@ _SPECIFICATION = re.compile(
     re.DOTALL,
 )
 ARM_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
-"""What the names of arms match, which are names of folders too."""
-_APART = ("lr", "learning_rate", "weight_decay", "schedule")
-"""Options that an arm has beside those of its optimizer."""
+"""Pattern of the names of arms, which also name folders."""
+_ARM_OPTIONS = ("lr", "learning_rate", "weight_decay", "schedule")
+"""Options of an arm rather than of its optimizer."""
 _MOMENTUM = 0.9
-"""What timm's own factory gives to the optimizers that take a momentum, and the baselines have here."""
+"""Default of timm's own factory for optimizers that take a momentum, and momentum of our baselines."""
 
 
 @dataclass(frozen=True)
-class DescribedArm:
-    """An arm as ``--arms`` describes it.
+class ArmSpec:
+    """The specification of an arm, as ``--arms`` takes it.
 
     Attributes:
-        name: Its name, safe as that of a folder.
-        source: Where the optimizer comes from, such as ``timm:lion``, or an arm of the table.
+        name: Name of the arm, which can name a folder.
+        source: Name of the optimizer, such as ``timm:lion``, or of an arm of the table.
         options: Options of the optimizer.
-        learning_rate: Its own learning rate, if given.
-        weight_decay: Its own weight decay, if given.
-        schedule: Its own schedule, if given.
+        learning_rate: The arm's own learning rate, if given.
+        weight_decay: The arm's own weight decay, if given.
+        schedule: The arm's own schedule, if given.
     """
 
     name: str
@@ -64,33 +64,33 @@ class DescribedArm:
     schedule: str | None = None
 
 
-def is_foreign(source: str) -> bool:
-    """Whether a name is one of a foreign optimizer: it has a prefix, or is a dotted path."""
+def is_third_party(source: str) -> bool:
+    """Whether a name is that of a third-party optimizer: it has a prefix, or is a dotted path."""
     return ":" in source or "." in source
 
 
 def names_code(source: str) -> bool:
-    """Whether an optimizer is a dotted path, by which any installed class can be run."""
+    """Whether an optimizer is named by a dotted path, which can lead to any installed code."""
     return "." in source and ":" not in source
 
 
-def is_described(text: str) -> bool:
-    """Whether an arm is described rather than named."""
-    return is_foreign(text) or "[" in text or "=" in text
+def is_arm_spec(text: str) -> bool:
+    """Whether a text is the specification of an arm rather than a name in the table."""
+    return is_third_party(text) or "[" in text or "=" in text
 
 
-def parse_arm(text: str) -> DescribedArm:
-    """Reads an arm such as ``timm:lion[lr=1e-4,weight_decay=0.1]`` or ``critmom[rule=exact]``.
+def parse_arm(text: str) -> ArmSpec:
+    """Parses a specification such as ``timm:lion[lr=1e-4,weight_decay=0.1]`` or ``critmom[rule=exact]``.
 
-    Values are Python literals; what is none is a text. A name that is not given is made from the source, and for an arm
-    of the table from its options too.
+    Values are Python literals, or else strings. Without a name, the arm is named after the source, and a variant of an
+    arm of the table also after its options.
 
     Raises:
-        ComparisonError: If it cannot be read.
+        ComparisonError: If the specification is not valid.
 
     Example:
         >>> parse_arm("timm:lion[lr=1e-4,betas=(0.9,0.99)]")
-        DescribedArm(name='timm-lion', source='timm:lion', options={'betas': (0.9, 0.99)}, learning_rate=0.0001, \
+        ArmSpec(name='timm-lion', source='timm:lion', options={'betas': (0.9, 0.99)}, learning_rate=0.0001, \
 weight_decay=None, schedule=None)
     """
     found = _SPECIFICATION.fullmatch(text)
@@ -101,38 +101,38 @@ weight_decay=None, schedule=None)
         )
     pairs = [_pair(part, text) for part in _parts(found["options"] or "", text)]
     options = {key: _value(value) for key, value in pairs}
-    apart = {key: options.pop(key) for key in _APART if key in options}
-    if "lr" in apart and "learning_rate" in apart:
+    arm_options = {key: options.pop(key) for key in _ARM_OPTIONS if key in options}
+    if "lr" in arm_options and "learning_rate" in arm_options:
         raise ComparisonError(f"The arm {text!r} has a learning rate twice, as lr and as learning_rate: give one.")
     if found["name"] and "name" in options:
         raise ComparisonError(f"The arm {text!r} has two names: give one.")
-    own = text if not is_foreign(found["source"]) else found["source"]
+    own = text if not is_third_party(found["source"]) else found["source"]
     name = str(found["name"] or options.pop("name", None) or re.sub(r"[^A-Za-z0-9_.-]+", "-", own).strip("-."))
     if not re.fullmatch(ARM_NAME, name):
         raise ComparisonError(f"The arm {text!r} cannot be called {name!r}: use letters, digits, '_', '-' and '.'.")
-    return DescribedArm(
+    return ArmSpec(
         name,
         found["source"],
         options,
-        _number(apart, "lr" if "lr" in apart else "learning_rate", text),
-        _number(apart, "weight_decay", text),
-        None if "schedule" not in apart else str(apart["schedule"]),
+        _number(arm_options, "lr" if "lr" in arm_options else "learning_rate", text),
+        _number(arm_options, "weight_decay", text),
+        None if "schedule" not in arm_options else str(arm_options["schedule"]),
     )
 
 
-def foreign_optimizer(source: str, options: Mapping[str, Any], lr: float) -> tuple[Any, dict[str, Any]]:
-    """What a Trainer builds a foreign optimizer from, after a step with it on a small network was tried.
+def third_party_optimizer(source: str, options: Mapping[str, Any], lr: float) -> tuple[Any, dict[str, Any]]:
+    """The class and keyword arguments of a third-party optimizer, which is first tried on a small network.
 
     Args:
-        source: Where it comes from, see the module.
-        options: Its options.
-        lr: Its learning rate.
+        source: Name of the optimizer, see the module.
+        options: Options of the optimizer.
+        lr: The learning rate.
 
     Returns:
-        A class and its keyword arguments, as ``Trainer(optimizer_cls_and_kwargs=...)`` takes them.
+        A class or function and its keyword arguments, as ``Trainer(optimizer_cls_and_kwargs=...)`` takes them.
 
     Raises:
-        ComparisonError: If there is none of this name, or it cannot be built from parameters and a learning rate.
+        ComparisonError: If there is no such optimizer, or it cannot be built from parameters and a learning rate.
     """
     found, kwargs = _find(source, options, lr)
     if found is torch.optim.Muon:
@@ -141,19 +141,20 @@ def foreign_optimizer(source: str, options: Mapping[str, Any], lr: float) -> tup
     return found, kwargs
 
 
-def own_settings(source: str, options: Mapping[str, Any]) -> tuple[float | None, float | None, str]:
-    """What a foreign optimizer is used with where nothing else is said.
+def default_settings(source: str, options: Mapping[str, Any]) -> tuple[float | None, float | None, str]:
+    """Learning rate, weight decay and schedule of a third-party optimizer if the arm does not give them.
 
     Args:
-        source: Where it comes from.
-        options: Its options.
+        source: Name of the optimizer.
+        options: Options of the optimizer.
 
     Returns:
-        Its own learning rate, None if it has none; its own weight decay, 0 if it knows none; and the name of the
-        schedule: none for an optimizer that has a mode for evaluation, as those that replace schedules have.
+        Default of its learning rate, None if it has none; default of its weight decay, 0 if it does not take one; and
+        the name of the schedule: "constant" for an optimizer with an ``eval`` method, such as Schedule-Free ones,
+        which need no schedule, else "trainer".
 
     Raises:
-        ComparisonError: If there is none of this name.
+        ComparisonError: If there is no such optimizer.
     """
     found, _ = _find(source, options, 0.1)
     try:
@@ -175,7 +176,7 @@ def own_settings(source: str, options: Mapping[str, Any]) -> tuple[float | None,
 
 
 def _usual(value: Any, above: float) -> float | None:
-    """A default, if it is a number that a comparison can use."""
+    """A default value if it is a finite number above a limit, else None."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and above < value < float("inf") else None
 
@@ -208,33 +209,37 @@ def _from_transformers(name: str, options: dict[str, Any], lr: float) -> tuple[A
     known = [one.value for one in OptimizerNames]
     if name not in known:
         raise ComparisonError(f"--optim has no {name!r}: {_near(name, known)}.")
-    # The device of the process is settled whenever arguments are constructed: it must come out as it was.
+    # Constructing arguments sets the device of this process, which must stay as it is.
     use_cpu = PartialState().device.type == "cpu"
     try:
         args = TrainingArguments(output_dir="unused", optim=name, learning_rate=lr, use_cpu=use_cpu)
         cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, TypeError, ValueError, RuntimeError) as error:
-        raise ComparisonError(f"optim:{name} cannot be built ({root_message(error)}): choose another.") from error
+        raise ComparisonError(
+            f"optim:{name} cannot be built ({root_message(error)}): choose another optimizer."
+        ) from error
     return cls, {**kwargs, **options, "lr": kwargs.get("lr", lr)}
 
 
 def _from_path(path: str, options: dict[str, Any], lr: float) -> tuple[Any, dict[str, Any]]:
     module_name, _, name = path.rpartition(".")
-    if str(Path.cwd()) not in sys.path:  # as for a script in the working folder; what is installed comes first
+    if str(Path.cwd()) not in sys.path:  # modules in the working folder can be imported, after installed packages
         sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a module of the user's raises what it likes; the sentence keeps it
+    except Exception as error:  # a module may raise anything on import
         raise ComparisonError(
-            f"The optimizer {path} cannot be imported ({root_message(error)}): install its package, or correct "
-            "the path."
+            f"The optimizer {path} cannot be imported ({root_message(error)}): install its package, or correct the "
+            "path."
         ) from error
     found = getattr(module, name, None)
     if found is None:
         named = [one for one, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Optimizer)]
         raise ComparisonError(f"{module_name} has no {name!r}: {_near(name, named)}.")
     if not callable(found) or (inspect.isclass(found) and not issubclass(found, Optimizer)):
-        raise ComparisonError(f"{path} is no optimizer: expected a class of optimizers, or a function that makes one.")
+        raise ComparisonError(
+            f"{path} is not an optimizer: expected a class of torch optimizers, or a function that builds one."
+        )
     return _bound(found, options, lr)
 
 
@@ -243,11 +248,11 @@ SOURCES: dict[str, Callable[[str, dict[str, Any], float], tuple[Any, dict[str, A
     "optim": _from_transformers,
     "": _from_path,
 }
-"""Where foreign optimizers come from, by the prefix of their names."""
+"""Functions that find third-party optimizers, by the prefix of their names."""
 
 
 def _bound(found: Any, options: dict[str, Any], lr: float) -> tuple[Any, dict[str, Any]]:
-    """A class and its keyword arguments: the Trainer takes a partial for a factory of its own kind."""
+    """A class with its keyword arguments, without partials, which the Trainer would call as factories of its own."""
     kwargs = {**options, "lr": lr}
     while isinstance(found, functools.partial):
         kwargs = {**found.keywords, **kwargs}
@@ -256,7 +261,7 @@ def _bound(found: Any, options: dict[str, Any], lr: float) -> tuple[Any, dict[st
 
 
 def _try(source: str, cls: Any, kwargs: Mapping[str, Any]) -> None:
-    """Builds an optimizer, takes a step with it and stores its state, so that what it refuses is known beforehand."""
+    """Builds an optimizer, takes a step and reads its state, so that options it refuses are an error beforehand."""
     with torch.random.fork_rng(devices=[]):
         network = torch.nn.Sequential(
             torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.Linear(8, 2)
@@ -266,22 +271,19 @@ def _try(source: str, cls: Any, kwargs: Mapping[str, Any]) -> None:
         try:
             optimizer = cls(groups, **kwargs)
             if not isinstance(optimizer, Optimizer):
-                raise TypeError(f"it gives a {type(optimizer).__name__}, which is no torch optimizer")
+                raise TypeError(f"it returns a {type(optimizer).__name__} instead of a torch optimizer")
             if callable(train := getattr(optimizer, "train", None)):
                 train()
             network(torch.ones(2, 1, 4, 4)).square().sum().backward()
             optimizer.step()
             optimizer.state_dict()
-        except Exception as error:  # somebody else's constructor and step raise what they like; the sentence keeps it
+        except Exception as error:  # third-party code may raise anything
             hint = " (timm:muon takes parameters of any shape)" if "2D" in str(error) else ""
             raise ComparisonError(
                 f"{source} cannot be built from parameters and a learning rate with the options "
-                f"{_options_in_words(kwargs)} ({root_message(error)}): change them, or choose another{hint}."
+                f"{', '.join(f'{name}={value}' for name, value in kwargs.items())} ({root_message(error)}): change "
+                f"them, or choose another optimizer{hint}."
             ) from error
-
-
-def _options_in_words(kwargs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in kwargs.items())
 
 
 def _near(name: str, known: Sequence[str]) -> str:
@@ -290,7 +292,7 @@ def _near(name: str, known: Sequence[str]) -> str:
 
 
 def _parts(text: str, arm: str) -> list[str]:
-    """The options, split at commas that no bracket or quotation encloses."""
+    """The options, split at commas outside brackets and quotation marks."""
     parts, depth, quote, current = [], 0, "", ""
     for char in text:
         if quote:
@@ -307,7 +309,7 @@ def _parts(text: str, arm: str) -> list[str]:
         else:
             current += char
     if depth or quote:
-        raise ComparisonError(f"The options of the arm {arm!r} have a bracket or quotation mark without its partner.")
+        raise ComparisonError(f"The options of the arm {arm!r} have an unmatched bracket or quotation mark: close it.")
     return [part.strip() for part in [*parts, current] if part.strip()]
 
 
@@ -330,5 +332,5 @@ def _number(options: Mapping[str, Any], key: str, arm: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ComparisonError(f"The arm {arm!r} has {key} {value!r}: expected a number.")
+        raise ComparisonError(f"The arm {arm!r} has the {key} {value!r}: expected a number.")
     return float(value)
