@@ -148,8 +148,9 @@ class Observer(Protocol):
         """Handles an event of a worker.
 
         Kinds are ``"finished"`` (the run's `Job.folder`, and whether it was finished before), ``"failed"`` (a
-        sentence), ``"waiting"`` (number of runs that other launches are executing), ``"said"`` (a line), ``"machines"``
-        (numbers of running and of finished runs by machine, and number of waiting runs), and those of the executor.
+        sentence), ``"waiting"`` (number of runs that other launches are executing), ``"message"`` (a line),
+        ``"machines"`` (numbers of running and of finished runs by machine, and number of waiting runs), and those of
+        the executor.
         """
 
     def workers_started(self) -> None:

@@ -294,7 +294,7 @@ class _Execution:
             for name, version in info.versions.items()
             if name != "hardware" and planned.get(name, version) != version
         ]:
-            self.observer.handle(worker.number, "said", f"{worker.node} has other versions: {', '.join(different)}.")
+            self.observer.handle(worker.number, "message", f"{worker.node} has other versions: {', '.join(different)}.")
 
     def _run_returned(self, worker: _Worker, output: RunOutput) -> None:
         job = worker.job

@@ -103,7 +103,7 @@ def run_in_workers(
         workers: Number of workers.
         threads: Number of torch's threads in each.
         on_event: Called in this process with a worker's number and each event that it sends. Each line that a worker
-            writes to standard error is an event, too: ``"said"`` and the line.
+            writes to standard error is an event, too: ``"message"`` and the line.
         on_forked: Called in this process when all workers have been forked: threads may be started from now on.
         on_death: Called in this process with the number of a worker that was killed, and the signal.
 
@@ -197,7 +197,7 @@ def _work(work: Callable[[Send], None], number: int, sender: Connection, threads
             sender.send((kind, content))
 
     gc.freeze()  # keeps the memory of loaded objects shared with the other workers
-    finish_relay = _relay_stderr(lambda line: send("event", ("said", line)))
+    finish_relay = _relay_stderr(lambda line: send("event", ("message", line)))
     try:
         work(lambda *event: send("event", event))
     except InputError as error:

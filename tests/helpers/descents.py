@@ -105,7 +105,7 @@ class Told:
         self._process = psutil.Process()
 
     def handle(self, worker: int, kind: str, *content: Any) -> None:
-        if kind in ("finished", "failed", "said"):
+        if kind in ("finished", "failed", "message"):
             self.events.append((kind, *content))
         if kind == "finished" and len(self.events) % 10 == 0:
             self.memory.append(self._process.memory_full_info().uss)

@@ -134,7 +134,7 @@ class _Watcher:
             self._show(description=f"{running} running, {content[1]} waiting")
         elif kind == "failed":
             self._failures.append(content[0])
-        elif kind == "said":
+        elif kind == "message":
             self._say(content[0])
         self._show(completed=self._done.total())
 

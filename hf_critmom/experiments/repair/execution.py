@@ -182,7 +182,7 @@ class TreatmentExecutor:
 
     def execute(self, job: Treat, plan: Shared, folder: Path, send: Send) -> dict[str, Any]:
         """Makes a treatment, or resumes it where it stopped."""
-        send("said", f"treating {job.title}")
+        send("message", f"treating {job.title}")
         masks = plan.masks if job.target.parameters is not None else None
         test = self.material.test_dataset
         return train_and_verify(self.network, job.target, masks, job.seed, RunFolder(folder), test)

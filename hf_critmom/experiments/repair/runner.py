@@ -339,7 +339,7 @@ class _Watcher:
             self._say(f"another launch is making the last {content[0]} treatments")
         elif kind == "failed":
             self._failures.append(content[0])
-        elif kind == "said":
+        elif kind == "message":
             self._say(content[0])
 
     def workers_started(self) -> None:

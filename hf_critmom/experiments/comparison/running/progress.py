@@ -119,7 +119,7 @@ class Progress:
         """Shows an event from a worker, such as the start of a run, a step, an evaluation or a note."""
         if kind == "waiting":
             self._show_waiting(*content)
-        elif kind == "said":
+        elif kind == "message":
             self.notifier.note(*content)
         elif kind == "machines":
             self._show_machines(*content)

@@ -85,14 +85,14 @@ class ScriptExecutor:
         if found is not None:
             script_run.flags = {**flags, "resume_from_checkpoint": found}
         elif started and not failed:
-            send("said", f"{run.title} was interrupted before it saved a checkpoint: it starts again.")
+            send("message", f"{run.title} was interrupted before it saved a checkpoint: it starts again.")
         send("begin", run.title, 0, self.max_steps)
 
         def on_event(kind: str, *content: Any) -> None:
             if kind == "begin":
                 send("begin", run.title, *content)
                 if found is not None and content[0] == 0:
-                    send("said", f"{self.script.title} does not resume from checkpoints: {run.title} starts again.")
+                    send("message", f"{self.script.title} does not resume from checkpoints: {run.title} starts again.")
             elif kind == "evaluated":
                 epoch, values = content
                 if (value := values.get(self.metric)) is not None:
