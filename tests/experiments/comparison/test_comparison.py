@@ -288,18 +288,19 @@ def test_the_report_says_what_was_done(finished: Finished) -> None:
 
 
 def test_a_report_is_rebuilt_from_the_results_alone(finished: Finished, again: Any, tmp_path: Path) -> None:
+    copy = tmp_path / finished.folder.name
     for file in ("comparison.json", *(f"runs/{arm}/seed-{seed}/result.json" for arm in ARM_NAMES for seed in SEEDS)):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(finished.folder / file, tmp_path / file)
-    printed, witness = again("report", str(tmp_path))
-    assert printed.replace(str(tmp_path), str(finished.folder)) == finished.printed
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(finished.folder / file, copy / file)
+    printed, witness = again("report", str(copy))
+    assert printed.replace(str(copy), str(finished.folder)) == finished.printed
     assert witness.runs == {} and witness.outside_of_runs == []
     for name in (
         "README.md",
         "results.parquet",
         *(f"figures/{file.name}" for file in finished.folder.glob("figures/*")),
     ):
-        assert (tmp_path / name).read_bytes() == (finished.folder / name).read_bytes()
+        assert (copy / name).read_bytes() == (finished.folder / name).read_bytes()
 
 
 def test_a_report_of_an_unfinished_comparison_says_so(finished: Finished, again: Any, tmp_path: Path) -> None:

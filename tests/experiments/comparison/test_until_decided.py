@@ -44,7 +44,7 @@ def test_seeds_are_added_one_by_one_up_to_the_maximum(tmp_path: Path, capsys: py
     assert main((*command, "--num_seeds", "2", "--max_seeds", "4")) == 0
     said = capsys.readouterr().err
     assert "2 seeds: 0 of 1 claim decided; seed 44 is added to every arm." in said
-    assert "4 seeds: 0 of 1 claim decided; that is all of --max_seeds 4." in said
+    assert "4 seeds: 0 of 1 claim decided; --max_seeds 4 is reached." in said
     plan = plan_in(tmp_path)
     assert plan.seeds == (42, 43, 44, 45) and plan.looks == LookPlan(2, 4, (2, 3))
     first, then = plan.history
