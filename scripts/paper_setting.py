@@ -235,11 +235,12 @@ def seconds_per_epoch(file: Path) -> str:
 
 
 def pack(folder: Path) -> None:
-    """Writes the report of the comparison so far, and packs what cards quote into ``results.tar.gz``."""
+    """Writes the report of an unfinished comparison, and packs what cards quote into ``results.tar.gz``."""
     comparison = folder / "comparison"
-    if any(comparison.glob("runs/**/result.json")):
+    if not (folder / "comparison.txt").exists() and any(comparison.glob("runs/**/result.json")):
         report = [sys.executable, "-m", "hf_critmom", "report", str(comparison.resolve())]
-        subprocess.run(report, cwd=ROOT, stdout=subprocess.DEVNULL)
+        if subprocess.run(report, cwd=ROOT, stdout=subprocess.DEVNULL).returncode:
+            print("The report of the comparison could not be written; its results are packed without it.", flush=True)
     partial = folder / "results.tar.gz.partial"
     with tarfile.open(partial, "w:gz") as archive:
         for file in sorted({file for pattern in PACKED for file in folder.glob(pattern) if file.is_file()}):

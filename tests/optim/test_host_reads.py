@@ -6,13 +6,13 @@ debug mode for synchronization sees fused steps and copies, too.
 
 import pytest
 import torch
+from helpers.optimizer_runs import IMPLEMENTATIONS
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_critmom import CifarResNetConfig, CifarResNetForImageClassification, CritMomTrainer, GradientNormCallback
 from hf_critmom.optim import OPTIMIZERS
 
-IMPLEMENTATIONS = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 NAMED = [
     pytest.param(spec.cls, options, id=f"{spec.name} {name}")
     for spec in OPTIMIZERS.values()

@@ -10,9 +10,9 @@ from typing import Any
 
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.commands import continuing_command
-from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run, Trial
+from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.records import DRIFT_FILE, DriftRecord, RunResult, read_drift_record
-from hf_critmom.experiments.comparison.results import read_results, tuned_runs, write_results, writing
+from hf_critmom.experiments.comparison.results import read_results, separate_tuned_runs, write_results, writing
 from hf_critmom.experiments.comparison.union import Part, merge_plans
 from hf_critmom.storage.files import create_or_open_folder, remove_partial_files, write_json
 from hf_critmom.storage.locks import is_locked, locked, try_lock
@@ -280,8 +280,7 @@ def _notes(parts: Sequence[_Part], plan: Plan, output: Path) -> list[str]:
         if changed:
             notes.append(f"{part.name} was started with {', '.join(changed)}.")
     results = read_results(output, plan)
-    tuned = {run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()}
-    planned = {*plan.runs(), *plan.trials(), *tuned}
+    planned = {*plan.runs(), *plan.trials(), *separate_tuned_runs(plan, results.choices)}
     if missing := len(planned - {*results.runs, *results.trials}):
         notes.append(
             f"{missing} of {len(planned)} runs are missing; this command makes them: {continuing_command(plan, output)}"

@@ -125,6 +125,11 @@ def tuned_runs(plan: Plan, choices: list[BestTrial]) -> dict[Run, BestTrial]:
     }
 
 
+def separate_tuned_runs(plan: Plan, choices: list[BestTrial]) -> dict[Run, BestTrial]:
+    """Those of `tuned_runs` that have to be made: where the arm's own settings are the best, its own runs count."""
+    return {run: choice for run, choice in tuned_runs(plan, choices).items() if choice.trial != Trial()}
+
+
 def write_results(folder: Path, plan: Plan) -> pd.DataFrame:
     """Collects the compared runs in ``results.parquet``, written completely or not at all, and returns the table."""
     table = results_table(read_results(folder, plan).runs.values())

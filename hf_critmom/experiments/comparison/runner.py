@@ -33,7 +33,7 @@ from hf_critmom.experiments.comparison.results import (
     read_results,
     read_run,
     results_table,
-    tuned_runs,
+    separate_tuned_runs,
     write_results,
     writing,
 )
@@ -251,8 +251,8 @@ class _Runner:
         """Runs of the tuned variants of the arms whose trials are finished; also registers the variants as arms."""
         self.choices = read_results(self.folder, self.plan).choices
         runs = []
-        for run, choice in tuned_runs(self.plan, self.choices).items():
-            if choice.trial != Trial() and choice.arm in self.arms:
+        for run, choice in separate_tuned_runs(self.plan, self.choices).items():
+            if choice.arm in self.arms:
                 self.arms[run.arm] = dataclasses.replace(self.arms[choice.arm], name=run.arm, base=choice.arm)
                 runs.append(run)
         return runs
@@ -369,5 +369,5 @@ def _unfinished(folder: Path, stored: Plan, requested: Plan) -> bool:
     if any(not (folder / run.folder / "result.json").exists() for run in (*wanted, *trials)):
         return True
     results = read_results(folder, stored)
-    tuned = [run for run, choice in tuned_runs(stored, results.choices).items() if choice.trial != Trial()]
+    tuned = separate_tuned_runs(stored, results.choices)
     return any(run not in results.runs for run in tuned if run.seed in requested.seeds)

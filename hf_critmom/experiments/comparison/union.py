@@ -133,17 +133,20 @@ def _looks(parts: Sequence[Part], seeds: int) -> LookPlan:
         led_to_more = any(set(other.plan.seeds) - set(part.plan.seeds) and part.ended_before(other) for other in parts)
         if complete >= part.looks.first and led_to_more:
             made.add(complete)
-    earliest = min(parts, key=lambda part: part.history[0].date)
     grows = any(part.looks.first < part.looks.last for part in parts)
     if not made and not grows:
         return LookPlan(seeds, seeds)
-    return dataclasses.replace(earliest.looks, made=tuple(sorted(made)))
+    return dataclasses.replace(_earliest(parts).looks, made=tuple(sorted(made)))
+
+
+def _earliest(parts: Sequence[Part]) -> Part:
+    return min(parts, key=lambda part: part.history[0].date)
 
 
 def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
     """What each command added to those before it, in the order of time."""
     commands: dict[tuple[str, str], Extension] = {}
-    earliest = min(parts, key=lambda part: part.history[0].date)
+    earliest = _earliest(parts)
     for part in parts:
         finished = sum(len(other.runs) for other in parts if other is not part and other.ended_before(part))
         for one in part.history:

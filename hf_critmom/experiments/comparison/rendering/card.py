@@ -12,7 +12,6 @@ from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, 
 from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.findings.momentum import HEADER
 from hf_critmom.experiments.comparison.findings.sentences import explanations, headline_sentence, join_names
-from hf_critmom.experiments.comparison.plan import Trial
 from hf_critmom.experiments.comparison.rendering.tables import (
     choice_row,
     claims_table,
@@ -20,7 +19,7 @@ from hf_critmom.experiments.comparison.rendering.tables import (
     relative_rows,
     table_rows,
 )
-from hf_critmom.experiments.comparison.results import tuned_runs
+from hf_critmom.experiments.comparison.results import separate_tuned_runs
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.claims import claim_title
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
@@ -71,8 +70,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         eval_results=evaluated or None,
     )
     # A tuned variant with the arm's own values has no run of its own.
-    tuned = [run for run, choice in tuned_runs(plan, results.choices).items() if choice.trial != Trial()]
-    planned = [*plan.runs(), *tuned]
+    planned = [*plan.runs(), *separate_tuned_runs(plan, results.choices)]
     tried = [f"`{arm}`" for arm in plan.arms if any(choice.arm == arm for choice in results.choices)]
     loads = [run.load.mean for run in runs if run.load.mean is not None]
     return render(
