@@ -71,9 +71,11 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     known = (*stored.targets, *stored.exploratory_targets)
     targets = tuple(target for target in requested.targets if target not in known)
     claims = tuple(claim for claim in requested.claims if claim not in stored.claims)
+    tried = tuple(requested.arms) if tunes else tuple(untried_arms(stored).intersection(requested.arms))
     looks = _looks(stored, requested, seeds, folder)
     same_arguments = requested.arguments == stored.arguments or not requested.arguments
-    if not (arms or seeds or targets or claims or tunes) and looks == stored.looks and same_arguments:
+    adds = bool(arms or seeds or targets or claims or tried)
+    if not adds and looks == stored.looks and same_arguments:
         return stored
     results = read_results(folder, stored).runs
     exploratory = bool(results)
@@ -88,11 +90,11 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         arguments=requested.arguments or stored.arguments,
         tuning=tuning,
     )
-    if arms or seeds or targets or claims or tunes:
+    if adds:
         history = stored.history or (first_extension(stored, date=""),)
-        added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished=len(results), tuning=tunes)
+        added = Extension(_now(), requested.command, tuple(arms), seeds, targets, len(results), tunes, tried)
         last = history[-1]
-        more_than_seeds = arms or targets or tunes or last.arms or last.targets or last.tuning
+        more_than_seeds = arms or targets or tried or last.arms or last.targets or last.tried or last.tuning
         if len(history) > 1 and last.command == added.command and not more_than_seeds:  # another round of one command
             history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))
         grown = dataclasses.replace(grown, history=(*history, added))
@@ -112,6 +114,29 @@ def covered_steps(plan: Plan) -> int:
     parts = plan.command.split(JOINT)
     places = [place for place, one in enumerate(plan.history) if any(is_completed(part, one.command) for part in parts)]
     return places[-1] + 1 if places else 0
+
+
+def untried_arms(plan: Plan) -> set[str]:
+    """The arms for which no command has asked for the trials of the present tuning grid.
+
+    Args:
+        plan: The plan.
+    """
+    arms, untried = set[str](), set[str]()
+    for step in plan.history:
+        arms.update(step.arms)
+        if step.tuning:
+            untried = arms.difference(step.tried or _named_arms(step.command) or arms)
+        untried.difference_update(step.tried)
+    return untried
+
+
+def _named_arms(command: str) -> list[str]:
+    """The arms in a command of a version that did not record whose trials it asked for."""
+    try:
+        return flag_values(shlex.split(command), "--arms") or []
+    except ValueError:
+        return []
 
 
 def _covers(requested: Plan, grown: Plan) -> bool:
@@ -136,10 +161,11 @@ def _names(command: str, steps: Sequence[Extension]) -> bool:
     except ValueError:
         return False
     named = {flag for flag in ("arms", "claim", *GRID_FLAGS) if flag_values(argv, f"--{flag}") is not None}
-    claims = [step for step in steps if not (step.arms or step.seeds or step.targets or step.tuning)]
+    tunes = any(step.tuning or step.tried for step in steps)
+    claims = [step for step in steps if not (step.arms or step.seeds or step.targets or step.tuning or step.tried)]
     return (
         ("arms" in named or not any(step.arms for step in steps))
-        and (not named.isdisjoint(GRID_FLAGS) or not any(step.tuning for step in steps))
+        and (not named.isdisjoint(GRID_FLAGS) or not tunes)
         and ("claim" in named or not claims)
     )
 

@@ -178,6 +178,7 @@ class Extension:
         targets: The added targets.
         finished: Number of runs that were finished before.
         tuning: Whether points were added to the tuning grid.
+        tried: Names of the arms whose trials were asked for by an addition to the grid, or later by this command.
     """
 
     date: str
@@ -187,6 +188,7 @@ class Extension:
     targets: tuple[float, ...] = ()
     finished: int = 0
     tuning: bool = False
+    tried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -359,7 +361,7 @@ class Plan:
             "claims": list(self.claims),
             "exploratory_targets": list(self.exploratory_targets),
             "looks": None if self.looks is None else _as_json(self.looks),
-            "history": [_as_json(extension, "tuning") for extension in self.history],
+            "history": [_as_json(extension, "tuning", "tried") for extension in self.history],
         }
 
     @classmethod

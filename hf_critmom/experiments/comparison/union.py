@@ -151,7 +151,8 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
         finished = sum(len(other.runs) for other in parts if other is not part and other.ended_before(part))
         for one in part.history:
             tunes = one.tuning or (one == part.history[0] and part.plan.tuning not in (None, earliest.plan.tuning))
-            added = dataclasses.replace(one, finished=one.finished + finished, tuning=tunes)
+            tried = one.tried or (one.arms if tunes and not one.tuning else ())
+            added = dataclasses.replace(one, finished=one.finished + finished, tuning=tunes, tried=tried)
             commands.setdefault((one.date, one.command), added)
     history: list[Extension] = []
     for one in sorted(commands.values(), key=lambda one: one.date):
@@ -162,7 +163,7 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
                 for kind in ("arms", "seeds", "targets")
             }.items()
         }
-        if any(new.values()) or one.tuning:
+        if any(new.values()) or one.tuning or one.tried:
             history.append(dataclasses.replace(one, **new))
     return tuple(history)
 

@@ -21,7 +21,7 @@ from hf_critmom.experiments.comparison.arms.selection import get_arms
 from hf_critmom.experiments.comparison.command_lines import with_flag
 from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.findings.history import describe_history
-from hf_critmom.experiments.comparison.growth import extend, initial_plan, load_or_create_plan
+from hf_critmom.experiments.comparison.growth import extend, initial_plan, load_or_create_plan, untried_arms
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Trial, Tuning
 from hf_critmom.experiments.comparison.planning import plan_tuning
 from hf_critmom.experiments.comparison.results import tuned_runs
@@ -84,6 +84,8 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
         ("--arms constant critmom --targets 0.05 0.1", "--num_seeds 2"),
         ("--learning_rate_grid 0.5 1", "--learning_rate_grid 1 2", "--arms constant nesterov"),
         ("--weight_decay_grid 0 1", "--learning_rate_grid 1 2 --weight_decay_grid 0 1 --num_seeds 2"),
+        ("--arms constant critmom", "--arms critmom --learning_rate_grid 0.5 1", "--arms constant"),
+        ("--arms constant critmom", "--arms critmom --learning_rate_grid 0.5 1", "--num_seeds 2"),
         ("--arms critmom constant --claim 'critmom < constant'", "--arms nesterov"),
         ("--arms_file arms.toml --arms constant slow", "--num_seeds 2", "--arms slow 'nesterov[lr=0.01,name=low]'"),
     ],
@@ -228,6 +230,25 @@ def test_tuning_is_added_as_if_it_had_been_planned_and_repeats_no_run(folder: Pa
     assert [one.tuning for one in plan.history] == [False, True] and plan.command == plan.history[1].command
     (told,) = describe_history(plan)
     assert "points of the tuning grid were added after the first look (1 run was finished)" in told
+
+
+def test_trials_of_some_arms_are_followed_by_those_of_the_others(folder: Path) -> None:
+    assert compare(*TINY, "--arms", "constant", "critmom", folder=folder) == 0
+    assert compare(*TINY, "--arms", "critmom", "--learning_rate_grid", "0.5", "1", folder=folder) == 0
+    assert compare(*TINY, "--arms", "critmom", folder=folder) == 0  # asks for nothing new
+    plan = Plan.read(folder)
+    assert [one.tried for one in plan.history] == [(), (), ("critmom",)] and untried_arms(plan) == {"constant"}
+    stored = plan.as_json()
+    del stored["history"][2]["tried"]  # as earlier versions stored it
+    assert untried_arms(Plan.parse(folder, stored)) == {"constant"}
+    every = (*TINY, "--arms", "constant", "critmom", "--learning_rate_grid", "0.5", "1")
+    assert compare(*every, folder=folder) == 0
+    plan = Plan.read(folder)
+    assert plan.history[3].tried == ("constant",) and not untried_arms(plan)
+    assert "the trials of constant were added after the first look" in describe_history(plan)[-1]
+    assert read_findings(folder).commands == [plan.command]  # which makes all of it
+    assert compare(*every, folder=folder) == 0
+    assert Plan.read(folder) == plan
 
 
 def test_points_are_added_to_a_grid_which_need_not_be_given_again(

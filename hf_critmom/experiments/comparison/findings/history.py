@@ -28,7 +28,9 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
         additions.append(f"the target{_s(added.targets)} {join_names([f'{target:g}' for target in added.targets])}")
     if added.tuning:
         additions.append("points of the tuning grid")
-    one = len(additions) == 1 and len(added.arms or added.seeds or added.targets) == 1
+    elif added.tried:
+        additions.append(f"the trials of {join_names(added.tried)}")
+    one = len(additions) == 1 and not added.tried and len(added.arms or added.seeds or added.targets) == 1
     by_rule = bool(added.seeds) and not added.arms and looks.first < looks.last and added.command == before.command
     how = " one at a time, by the rule of --until_decided," if by_rule and len(added.seeds) > 1 else ""
     on = f"On {added.date[:10]} " if added.date else ""
