@@ -5,15 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFormatter
 
 from hf_critmom.experiments.comparison.arms.arm import Arm
+from hf_critmom.experiments.comparison.findings.tuning import tuned_quantity
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED, DriftSummary
 from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
+from hf_critmom.experiments.comparison.statistics.summaries import Metric
+from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -260,6 +264,58 @@ def drift_figure(drift: DriftSummary, baseline: str, arms: Mapping[str, Arm]) ->
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlabel(f"test accuracy less that of {baseline} (right of 0: better)")
     axes.grid(alpha=0.25, axis="x")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def tuning_figure(
+    trials: Sequence[JudgedTrial], choices: Sequence[BestTrial], metric: Metric, arms: Mapping[str, Arm]
+) -> Figure | None:
+    """Last validation value of every trial over its learning rate; None if no two trials of an arm can be compared.
+
+    How to read it: an arm whose curve is flat hardly depends on its learning rate; a ring marks the chosen trial, which
+    need not have the best last value, because the fewest steps to the targets decide. A ring at the end of a curve
+    means that a better value may lie beyond the grid. Weight decay is drawn instead if only that was varied.
+
+    Args:
+        trials: The finished trials at one budget.
+        choices: The best trial of each arm and budget.
+        metric: The metric.
+        arms: The arms, in order.
+    """
+    along = tuned_quantity(trials)
+    level = "weight_decay" if along == "learning_rate" else "learning_rate"
+    drawn = [
+        {"arm": one.arm, "at": getattr(one, along), "level": getattr(one, level), "value": one.value,
+         "chosen": any((one.arm, one.epochs, one.trial) == (best.arm, best.epochs, best.trial) for best in choices)}
+        for one in trials
+        if one.value is not None and one.arm in arms
+    ]  # fmt: skip
+    if len(drawn) == len({one["arm"] for one in drawn}):
+        return None
+    table = pd.DataFrame(drawn).sort_values("at")
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for index, arm in enumerate(arm for arm in arms.values() if arm.name in set(table["arm"])):
+        own = table[table["arm"] == arm.name]
+        style = _style(arm, index) | {"marker": "o", "markersize": 4}
+        for _, points in own.groupby("level"):
+            axes.plot(points["at"], points["value"], **style)
+            style.pop("label", None)
+        best = own[own["chosen"]]
+        axes.plot(best["at"], best["value"], color=arm.color, marker="o", markersize=11, fillstyle="none",
+                  linestyle="none", markeredgewidth=1.8)  # fmt: skip
+    smallest = table["at"][table["at"] > 0.0].min()
+    if along == "learning_rate":
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=smallest)  # it may be 0
+    axes.set(
+        xlabel=along.replace("_", " "),
+        ylabel=f"validation {metric.title}",
+        title=f"Last validation {metric.title} of every trial",
+    )
+    axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 

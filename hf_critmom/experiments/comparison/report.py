@@ -16,12 +16,14 @@ from hf_critmom.experiments.comparison.figures import (
     metric_figure,
     reach_figure,
     speed_figure,
+    tuning_figure,
 )
 from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, Findings, read_findings
 from hf_critmom.experiments.comparison.findings.sentences import headline_sentence
 from hf_critmom.experiments.comparison.rendering.card import comparison_card
 from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
 from hf_critmom.experiments.comparison.results import write_table, writing
+from hf_critmom.experiments.comparison.tuning import BestTrial
 from hf_critmom.reporting.figures import write_figures
 from hf_critmom.storage.files import atomic_write, replace_non_finite
 
@@ -41,7 +43,7 @@ def write_report(folder: Path) -> RenderableType:
     found = read_with_results(folder)
     with writing(folder):
         write_table(folder, found.table)
-        figures = [figures_of(budget) for budget in found.budgets]
+        figures = [figures_of(budget, found.results.choices) for budget in found.budgets]
         for budget_figures in figures:
             write_figures(folder, budget_figures)
         with atomic_write(folder / "README.md") as partial:
@@ -92,8 +94,13 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
     return dict(replace_non_finite({**head, "command": plan.command, "commands": found.commands, **parts}))
 
 
-def figures_of(found: BudgetFindings) -> dict[str, Figure]:
-    """The figures of one budget, by file name."""
+def figures_of(found: BudgetFindings, choices: Sequence[BestTrial] = ()) -> dict[str, Figure]:
+    """The figures of one budget, by file name.
+
+    Args:
+        found: The findings at the budget.
+        choices: The best trial of each arm and budget.
+    """
     analysis, runs, arms = found.analysis, found.runs, found.arms
     suffix = "" if analysis.budget is None else f"-{analysis.budget:g}-epochs"
     figures = {
@@ -107,6 +114,8 @@ def figures_of(found: BudgetFindings) -> dict[str, Figure]:
     if len(arms) > 1:
         figures[f"speed{suffix}.png"] = speed_figure(analysis, arms)
     figures[f"reach{suffix}.png"] = reach_figure(analysis, arms)
+    if (drawn := tuning_figure(found.trials, choices, analysis.metric, arms)) is not None:
+        figures[f"tuning{suffix}.png"] = drawn
     return figures
 
 

@@ -37,6 +37,30 @@ class BestTrial:
     edges: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class JudgedTrial:
+    """A finished trial with the numbers by which it is judged.
+
+    Attributes:
+        arm: The arm's name.
+        epochs: The budget; None if the comparison has only one.
+        trial: The point of the grid.
+        learning_rate: Its peak learning rate.
+        weight_decay: Its weight decay.
+        value: Validation metric of its last evaluation; None if it diverged.
+        steps: Geometric mean over the planned targets of its steps to target, where a target that it missed counts with
+            its end; None if it diverged.
+    """
+
+    arm: str
+    epochs: float | None
+    trial: Trial
+    learning_rate: float
+    weight_decay: float
+    value: float | None
+    steps: float | None
+
+
 def choose_best_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[BestTrial]:
     """Chooses the best trial of every arm and budget whose trials are all finished.
 
@@ -52,35 +76,60 @@ def choose_best_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[Best
     """
     if plan.tuning is None:
         return []
-    metric, better = plan.task.metric, 1.0 if plan.task.greater_is_better else -1.0
+    better = 1.0 if plan.task.greater_is_better else -1.0
+    by_time = plan.tuning.chosen_by == "time"
+    judged = judge_trials(plan, trials)
     choices = []
     for arm in plan.arms:
         for epochs in plan.budgets:
-            planned = [run for run in plan.trials() if (run.arm, run.epochs) == (arm, epochs)]
-            if any(run not in trials for run in planned):
+            planned = [run.trial for run in plan.trials() if (run.arm, run.epochs) == (arm, epochs) and run.trial]
+            found = [one for one in judged if (one.arm, one.epochs) == (arm, epochs)]
+            finished = [(one, one.value, one.steps) for one in found if one.value is not None and one.steps is not None]
+            if len(found) < len(planned) or not finished:
                 continue
-            values = {
-                run.trial: value
-                for run in planned
-                if run.trial is not None and (value := _value(trials[run], metric)) is not None
-            }
-            if not values:
-                continue
-            finished = {run.trial: trials[run] for run in planned if run.trial in values and run.trial is not None}
-            times = _log_times(plan, finished) if plan.tuning.chosen_by == "time" else dict.fromkeys(finished, 0.0)
-            best = min(values, key=lambda trial: (times[trial], -better * values[trial], _distance(trial)))
-            diverged = len(planned) - len(values)
-            edges = _edges([run.trial for run in planned if run.trial is not None], best)
-            choices.append(BestTrial(arm, epochs, best, values[best], len(planned), diverged, edges))
+            best, value, _ = min(
+                finished,
+                key=lambda rated: (
+                    round(math.log(rated[2]), 9) if by_time else 0.0,
+                    -better * rated[1],
+                    _distance(rated[0].trial),
+                ),
+            )
+            edges = _edges(planned, best.trial)
+            choices.append(BestTrial(arm, epochs, best.trial, value, len(found), len(found) - len(finished), edges))
     return choices
 
 
-def _log_times(plan: Plan, finished: Mapping[Trial, RunResult]) -> dict[Trial, float]:
-    """Mean over the planned targets of the logarithm of each trial's steps to target, by trial."""
+def judge_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[JudgedTrial]:
+    """Every finished trial with the numbers by which it is judged, in the order of the plan.
+
+    Args:
+        plan: The plan.
+        trials: Results of the finished trials.
+    """
+    by_run = {run: (result, _value(result, plan.task.metric)) for run, result in trials.items()}
+    steps: dict[Run, float] = {}
+    for arm in plan.arms:
+        for epochs in plan.budgets:
+            own = {run: result for run, (result, value) in by_run.items()
+                   if (run.arm, run.epochs) == (arm, epochs) and value is not None}  # fmt: skip
+            steps |= _steps_to_targets(plan, own)
+    judged = []
+    for run in plan.trials():
+        if run in by_run and run.trial is not None:
+            settings = plan.settings(plan.arms[run.arm], run.trial)
+            judged.append(JudgedTrial(run.arm, run.epochs, run.trial, *settings, by_run[run][1], steps.get(run)))
+    return judged
+
+
+def _steps_to_targets(plan: Plan, finished: Mapping[Run, RunResult]) -> dict[Run, float]:
+    """Geometric mean over the planned targets of each trial's steps to target."""
+    if not finished:
+        return {}
     table = results_table(replace(result, arm="trial", seed=place) for place, result in enumerate(finished.values()))
     metric = Metric(plan.task.metric, plan.task.greater_is_better)
     steps = arrivals(table, "trial", metric, plan.targets, smooth=smooths(table)).times
-    return dict(zip(finished, np.log(steps).mean(axis=1).round(9).tolist(), strict=True))
+    return dict(zip(finished, np.exp(np.log(steps).mean(axis=1)).tolist(), strict=True))
 
 
 def _value(result: RunResult, metric: str) -> float | None:

@@ -20,9 +20,12 @@ from hf_critmom.experiments.comparison.figures import (
     metric_figure,
     reach_figure,
     speed_figure,
+    tuning_figure,
 )
+from hf_critmom.experiments.comparison.plan import Trial
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis, analyse
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
+from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial
 from hf_critmom.reporting.figures import write_figures
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -268,3 +271,36 @@ def test_tuned_variants_differ_from_their_arms_in_their_line(tmp_path: Path) -> 
     lines = [line for line in axes.get_lines() if len(line.get_ydata()) == 2 and line.get_marker() == "None"]
     styles = {names[int(line.get_ydata()[0])]: line.get_linestyle() for line in lines[:-1]}
     assert styles == {"critmom": "-", "constant_tuned": "--", "critmom_tuned": "--"}
+
+
+# -------------------------------------------------------------------------------------------------------------- tuning
+
+
+def trial(rate: float, decay: float, value: float | None, arm: str = "constant") -> JudgedTrial:
+    steps = None if value is None else 100.0
+    return JudgedTrial(arm, None, Trial(rate, decay), 0.1 * rate, 5e-4 * decay, value, steps)
+
+
+@pytest.mark.parametrize(
+    ("rates", "decays", "scale"),
+    [((0.3, 1.0, 3.0), (1.0,), "log"), ((0.3, 1.0), (0.0, 1.0), "log"), ((1.0,), (0.0, 1.0, 10.0), "symlog")],
+)
+def test_trials_are_drawn_over_what_was_varied(
+    rates: tuple[float, ...], decays: tuple[float, ...], scale: str, tmp_path: Path
+) -> None:
+    trials = [trial(rate, decay, 0.9 - 0.1 * rate) for rate in rates for decay in decays]
+    best = BestTrial("constant", None, trials[0].trial, 0.9, len(trials), 0, ())
+    drawn = tuning_figure(trials, [best], ACCURACY, {"constant": ARMS["constant"]})
+    assert drawn is not None
+    (axes,) = drawn.axes
+    assert axes.get_xscale() == scale
+    *_, ring = axes.lines
+    at = trials[0].weight_decay if scale == "symlog" else trials[0].learning_rate
+    assert np.asarray(ring.get_xdata()).tolist() == [at]
+    write_figures(tmp_path, {"tuning.png": drawn})
+
+
+def test_one_trial_of_each_arm_is_no_curve() -> None:
+    trials = [trial(1.0, 1.0, 0.9), trial(3.0, 1.0, None), trial(1.0, 1.0, 0.8, "critmom")]
+    assert tuning_figure(trials, [], ACCURACY, {name: ARMS[name] for name in ("constant", "critmom")}) is None
+    assert tuning_figure([], [], ACCURACY, {}) is None

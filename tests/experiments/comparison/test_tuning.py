@@ -24,6 +24,7 @@ from hf_critmom.commands import main
 from hf_critmom.damping import critical_momentum
 from hf_critmom.experiments.comparison import runner
 from hf_critmom.experiments.comparison.arms.arm import ARMS as ALL_ARMS
+from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
 from hf_critmom.experiments.comparison.records import Evaluation, RunResult
 from hf_critmom.experiments.comparison.results import read_results
@@ -284,14 +285,16 @@ def test_the_results_hold_the_compared_runs_and_no_trial(finished: Finished) -> 
 
 def test_the_report_tells_the_choices_and_their_edges(finished: Finished) -> None:
     card = (finished.folder / "README.md").read_text()
-    assert "## Tuning" in card and "its own learning rate times 0.5, 1e+06, its own weight decay times\n0, 1" in card
+    assert (
+        "## Tuning" in card and "its own learning rate times 0.5, 1e+06, its own weight decay times 0, 1, all" in card
+    )
     assert f"all with seed {TRIAL_SEED}, which no compared run uses" in card
     choices = {choice.arm: choice for choice in read_results(finished.folder, Plan.read(finished.folder)).choices}
     for arm, choice in choices.items():
-        row = next(line for line in card.splitlines() if line.startswith(f"| {arm} | - | 0.5, "))
-        assert "4 (2 diverged, **learning rate on the edge of the grid**" in row
+        row = next(line for line in card.splitlines() if line.startswith(f"| {arm} | 0.5, "))
+        assert "4 (2 diverged, learning rate on the edge of the grid" in row
         assert (
-            ("**weight decay on the edge" in row)
+            ("weight decay on the edge" in row)
             == ("weight decay" in choice.edges)
             == (choice.trial.weight_decay == 1.0)
         )
@@ -299,6 +302,24 @@ def test_the_report_tells_the_choices_and_their_edges(finished: Finished) -> Non
     assert "**`critmom_tuned` against `constant_tuned` is not decided yet: " in card
     assert "critmom_tuned vs" in finished.printed
     assert "Unfinished" not in card
+
+
+def test_the_report_shows_every_trial(finished: Finished) -> None:
+    card, page = ((finished.folder / name).read_text() for name in ("README.md", "report.html"))
+    assert (finished.folder / "figures" / "tuning.png").exists() and "](figures/tuning.png)" in card
+    (budget,) = read_findings(finished.folder).budgets
+    assert len(budget.trials) == 8
+    for one in budget.trials:
+        trials = finished.trials(one.arm)
+        decay = round(one.weight_decay / 5e-4)
+        result = trials[round(one.learning_rate / 0.1, 6), decay]
+        last = result["evaluations"][-1]["accuracy"] if result["status"] == "finished" else None
+        assert one.value == last
+        cells = f"| {one.arm} | {one.learning_rate:g} | {one.weight_decay:g} | "
+        row = next(line for line in card.splitlines() if line.startswith(cells))
+        assert ("diverged" if last is None else f"{last:.4f}") in row
+    assert sum(line.endswith("| yes |") for line in card.splitlines()) == 2  # one of each arm
+    assert 'id="tuning"' in page or "Every trial" in page
 
 
 def test_a_comparison_whose_tuned_runs_are_missing_is_unfinished(finished: Finished, tmp_path: Path) -> None:
@@ -323,8 +344,9 @@ def test_where_the_arms_own_values_are_chosen_its_runs_are_the_tuned_variants(tm
         own, tuned = (table[table["arm"] == name].drop(columns="arm") for name in (arm, f"{arm}_tuned"))
         pd.testing.assert_frame_equal(own.reset_index(drop=True), tuned.reset_index(drop=True))
     card = (alias.folder / "README.md").read_text()
-    assert "Unfinished" not in card and "| critmom | - | 1, 1 | 0.1, 0.0005 |" in card
-    assert "**learning rate on the edge of the grid**" in card
+    assert "Unfinished" not in card and "| critmom | 1, 1 | 0.1, 0.0005 |" in card
+    assert "learning rate on the edge of the grid" in card
+    assert "`critmom_tuned` and `constant_tuned` have the same runs as `critmom` and `constant`." in card
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from hf_critmom.experiments.comparison.results import Results, read_drift, read_
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.pairing import pairing_sentences
 from hf_critmom.experiments.comparison.table import results_table
+from hf_critmom.experiments.comparison.tuning import JudgedTrial, judge_trials
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class BudgetFindings:
         steps: The arms' steps relative to one another.
         runs: Results of the runs at this budget.
         arms: The arms that have results at this budget, in order.
+        trials: The finished trials at this budget.
     """
 
     analysis: Analysis
@@ -38,6 +40,7 @@ class BudgetFindings:
     steps: StepComparison
     runs: tuple[RunResult, ...]
     arms: dict[str, Arm]
+    trials: tuple[JudgedTrial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,4 +153,5 @@ def _at_budget(plan: Plan, results: Results, arms: dict[str, Arm], analysis: Ana
     curvature = summarise_curvature(runs, analysis.arms, analysis.baseline, batch_size)
     present = {name: arms[name] for name in analysis.arms}
     steps = compare_steps(runs, present, analysis.baseline, float(plan.training_argument("max_grad_norm")))
-    return BudgetFindings(analysis, curvature, steps, runs, present)
+    trials = tuple(one for one in judge_trials(plan, results.trials) if one.epochs == analysis.budget)
+    return BudgetFindings(analysis, curvature, steps, runs, present, trials)

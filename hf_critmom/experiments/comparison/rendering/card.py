@@ -11,15 +11,17 @@ from hf_critmom.experiments.comparison.findings.descriptions import budget_title
 from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, Findings
 from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.findings.momentum import HEADER
-from hf_critmom.experiments.comparison.findings.sentences import explanations, headline_sentence, join_names
+from hf_critmom.experiments.comparison.findings.sentences import explanations, headline_sentence
+from hf_critmom.experiments.comparison.findings.tuning import describe_tuning
 from hf_critmom.experiments.comparison.rendering.tables import (
-    choice_row,
+    choices_table,
     claims_table,
     drift_rows,
     relative_rows,
     table_rows,
+    trials_table,
 )
-from hf_critmom.experiments.comparison.results import separate_tuned_runs
+from hf_critmom.experiments.comparison.results import Results, separate_tuned_runs
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.claims import claim_title
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
@@ -71,7 +73,6 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
     )
     # A tuned variant with the arm's own values has no run of its own.
     planned = [*plan.runs(), *separate_tuned_runs(plan, results.choices)]
-    tried = [f"`{arm}`" for arm in plan.arms if any(choice.arm == arm for choice in results.choices)]
     loads = [run.load.mean for run in runs if run.load.mean is not None]
     return render(
         "comparison.md",
@@ -87,16 +88,13 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         paired=all(budget.analysis.paired for budget in budgets),
         margin=budgets[0].analysis.margin,
         smoothed=any(budget.analysis.smoothed for budget in budgets),
-        grid={
-            name: [f"{factor:g}" for factor in getattr(plan.tuning, name, ())]
-            for name in ("learning_rate", "weight_decay")
-        },
-        tried="Every arm" if len(tried) == len(plan.arms) else join_names(tried),
         history=describe_history(plan),
         outlook=found.outlook,
         commands=found.commands,
         continuing_command=found.continuing_command,
-        choices=[choice_row(choice, results, metric.name) for choice in results.choices],
+        tuning=" ".join(describe_tuning(plan, results.choices, name="`{}`".format)),
+        choices=choices_table(results, metric),
+        trials=[_trials(budget, drawn, results) for budget, drawn in zip(budgets, figures, strict=True)],
         finished=sum(run in results.runs for run in planned),
         planned=len(planned),
         trials_finished=len(results.trials),
@@ -127,7 +125,17 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
         "steps": found.steps.table(),
         "caveat": found.steps.caveat(name="`{}`".format),
         "curvature": found.curvature,
-        "figures": _captions(figures, analysis),
+        "figures": _figures(figures, analysis),
+    }
+
+
+def _trials(found: BudgetFindings, figures: Mapping[str, Figure], results: Results) -> dict[str, Any]:
+    """Table and figures of the trials at one budget."""
+    analysis = found.analysis
+    return {
+        "title": budget_title(analysis.budget),
+        "table": trials_table(found.trials, results.choices, analysis.metric),
+        "figures": _captions(figures, {"tuning": f"Last validation {analysis.metric.title} of every trial, by arm"}),
     }
 
 
@@ -141,8 +149,8 @@ def _cells(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], list[li
     return header, [[cell.replace("\n", "<br>") for cell in row] for row in rows]
 
 
-def _captions(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[str, str]]:
-    """File name and description of each figure."""
+def _figures(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[str, str]]:
+    """File name and description of each figure of the results."""
     metric = analysis.metric
     captions = {
         metric.slug: f"Validation {metric.title} over epochs, by arm: median and every seed",
@@ -152,5 +160,10 @@ def _captions(figures: Mapping[str, Figure], analysis: Analysis) -> list[tuple[s
         "speed": f"Steps to each target relative to {analysis.baseline}, with intervals by Holm's correction",
         "reach": "Share of seeds that have reached each target, over steps",
     }
+    return _captions(figures, captions)
+
+
+def _captions(figures: Mapping[str, Figure], captions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """File name and description of each figure that has one of these captions, by the first word of its name."""
     found = ((name, key) for name in figures for key in captions if name.startswith((f"{key}.", f"{key}-")))
     return [(name, captions[key]) for name, key in found]

@@ -7,7 +7,7 @@ from hf_critmom.experiments.comparison.findings.descriptions import describe_tra
 from hf_critmom.experiments.comparison.findings.findings import Findings
 from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.findings.sentences import format_count
-from hf_critmom.experiments.comparison.rendering.page_sections import headlines, sections_of
+from hf_critmom.experiments.comparison.rendering.page_sections import headlines, sections_of, tuning_section
 from hf_critmom.reporting.page import Headline, Section, write_page
 from hf_critmom.reporting.tables import Table
 
@@ -33,6 +33,8 @@ def write_comparison_page(folder: Path, found: Findings) -> Path:
         shown = sections_of(one, found.table, share=1.0 / len(found.budgets))
         # The controls of the first budget set the charts of all budgets.
         sections += shown if place == 0 else [replace(section, controls=()) for section in shown]
+    if (tuning := tuning_section(found)) is not None:
+        sections.append(tuning)
     rows = [[name, f"{arm.help}."] for name, arm in found.arms.items()]
     arms_table = Table(["arm", "what it is"], rows, left=("what it is",))
     setup = Section(

@@ -256,6 +256,36 @@ def ratios_chart(rows: Sequence[Mapping[str, Any]], title: str, colors: Mapping[
     ).properties(width="container", height=22 * len(keys))
 
 
+def tuning_chart(rows: Sequence[Mapping[str, Any]], along: str, metric: str, arms: Mapping[str, Arm]) -> Any:
+    """The metric of every trial over learning rate or weight decay, with a line for each arm.
+
+    Args:
+        rows: Trials with arm, learning_rate, weight_decay, value, and chosen, "yes" or empty.
+        along: Quantity of the x axis: learning_rate or weight_decay.
+        metric: Title of the values.
+        arms: The arms, in order.
+    """
+    other = "weight_decay" if along == "learning_rate" else "learning_rate"
+    smallest = min((row[along] for row in rows if row[along] > 0.0), default=1.0)
+    scale = alt.Scale(type="log") if along == "learning_rate" else alt.Scale(type="symlog", constant=smallest)
+    x = alt.X(f"{along}:Q", scale=scale).title(f"{along.replace('_', ' ')} (logarithmic)").axis(format=".3~g")
+    y = alt.Y("value:Q").title(None).scale(zero=False)
+    tooltip = [
+        alt.Tooltip("arm:N"),
+        alt.Tooltip("learning_rate:Q", title="learning rate", format=".3~g"),
+        alt.Tooltip("weight_decay:Q", title="weight decay", format=".3~g"),
+        alt.Tooltip("value:Q", title=metric, format=".4f"),
+        alt.Tooltip("chosen:N"),
+    ]
+    base = alt.Chart(pd.DataFrame(rows)).transform_filter(CHOSEN_ARMS).encode(x, y, arm_color(arms), tooltip=tooltip)
+    chart = alt.layer(
+        base.mark_line(strokeWidth=1.5).encode(arm_dash(arms), detail=f"{other}:N"),
+        base.mark_point(filled=True, size=35, opacity=1),
+        base.transform_filter("datum.chosen").mark_point(size=190, strokeWidth=2, opacity=1),
+    )
+    return chart.properties(width="container", height=220).add_params(alt.param(name="arms", value=list(arms)))
+
+
 def drift_chart(rows: Sequence[Mapping[str, Any]], order: Sequence[str], baseline: str, arms: Mapping[str, Arm]) -> Any:
     """Accuracy on corrupted images minus the baseline's, with intervals, by corruption and arm.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hf_critmom.experiments.comparison.arms.arm import Arm
-from hf_critmom.experiments.comparison.findings.findings import BudgetFindings
+from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, Findings
 from hf_critmom.experiments.comparison.findings.momentum import HEADER, CurvatureSummary
 from hf_critmom.experiments.comparison.findings.sentences import (
     explanations,
@@ -16,6 +16,7 @@ from hf_critmom.experiments.comparison.findings.sentences import (
     format_ratio,
     headline_parts,
 )
+from hf_critmom.experiments.comparison.findings.tuning import describe_tuning, tuned_quantity
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.rendering.page_charts import (
     colors_of,
@@ -24,9 +25,16 @@ from hf_critmom.experiments.comparison.rendering.page_charts import (
     ratios_chart,
     steps_chart,
     suffix,
+    tuning_chart,
 )
 from hf_critmom.experiments.comparison.rendering.page_curves import MAX_EVALUATIONS, curves_section
-from hf_critmom.experiments.comparison.rendering.tables import claims_table, drift_rows, table_rows
+from hf_critmom.experiments.comparison.rendering.tables import (
+    choices_table,
+    claims_table,
+    drift_rows,
+    table_rows,
+    trials_table,
+)
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.claims import claim_title
 from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED
@@ -198,6 +206,43 @@ def curvature_section(
     paragraphs = [curvature.sentence] if curvature.sentence else []
     caption = "Measured at a few points of each arm's run with its first seed"
     return Section("Can momentum matter here?", paragraphs=paragraphs, charts=charts, caption=caption, tables=[table])
+
+
+def tuning_section(found: Findings) -> Section | None:
+    """What the tuning was and chose, with a chart and a table of every trial; None where nothing was chosen."""
+    results = found.results
+    if not results.choices:
+        return None
+    charts, tables = [], []
+    for budget in found.budgets:
+        analysis, trials = budget.analysis, budget.trials
+        chosen = {(one.arm, one.trial) for one in results.choices if one.epochs == analysis.budget}
+        rows = [
+            {
+                **{name: getattr(one, name) for name in ("arm", "learning_rate", "weight_decay", "value")},
+                "chosen": "yes" if (one.arm, one.trial) in chosen else "",
+            }
+            for one in trials
+            if one.value is not None
+        ]
+        at = "" if analysis.budget is None else f", {analysis.budget:g} epochs"
+        tables.append(trials_table(trials, results.choices, analysis.metric))
+        if rows:
+            along = tuned_quantity(trials)
+            title = f"validation {analysis.metric.title}{at}"
+            description = (
+                f"Last validation {analysis.metric.title} of every trial over its {along.replace('_', ' ')}, by arm{at}"
+            )
+            chart = tuning_chart(rows, along, analysis.metric.title, budget.arms)
+            charts.append(page_chart(f"tuning{suffix(analysis)}", description, chart, title))
+    return Section(
+        "Tuning",
+        paragraphs=[" ".join(describe_tuning(found.plan, results.choices))],
+        charts=charts,
+        caption="Last validation value of every trial, by arm; a ring marks what was chosen. Trials that diverged are "
+        "only in the table.",
+        tables=[choices_table(results, found.budgets[0].analysis.metric), *tables],
+    )
 
 
 def drift_section(analysis: Analysis, arms: Mapping[str, Arm], table: Table) -> Section | None:

@@ -16,9 +16,9 @@ from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.claims import claim_title
 from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED, DriftSummary
 from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
-from hf_critmom.experiments.comparison.statistics.summaries import ArmSummary, TimeToTarget
+from hf_critmom.experiments.comparison.statistics.summaries import ArmSummary, Metric, TimeToTarget
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_TESTED
-from hf_critmom.experiments.comparison.tuning import BestTrial
+from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial
 from hf_critmom.reporting.tables import Table
 
 
@@ -128,22 +128,53 @@ def drift_rows(drift: DriftSummary | None, baseline: str) -> tuple[list[str], li
     return header, rows
 
 
-def choice_row(choice: BestTrial, results: Results, metric: str) -> list[str]:
-    """The best trial of an arm, as a row of cells."""
-    name = f"{choice.arm}{TUNED_SUFFIX}"
-    runs = results.runs.items()
-    tuned = next((result for run, result in runs if (run.arm, run.epochs) == (name, choice.epochs)), None)
-    values = "-" if tuned is None else f"{tuned.learning_rate:g}, {tuned.weight_decay:g}"
-    notes = [f"{choice.diverged} diverged"] if choice.diverged else []
-    notes += [f"**{name} on the edge of the grid**" for name in choice.edges]
-    return [
-        choice.arm,
-        "-" if choice.epochs is None else f"{choice.epochs:g}",
-        f"{choice.trial.learning_rate:g}, {choice.trial.weight_decay:g}",
-        values,
-        f"{choice.value:.4f}",
-        f"{choice.trials}" + (f" ({', '.join(notes)})" if notes else ""),
+def choices_table(results: Results, metric: Metric) -> Table:
+    """The best trial of each arm and budget."""
+    by_budget = any(choice.epochs is not None for choice in results.choices)
+    header = ["arm", *(["epochs"] if by_budget else []), "factors of lr, weight decay", "lr, weight decay",
+              f"validation {metric.title}", "trials"]  # fmt: skip
+    rows = []
+    for choice in results.choices:
+        name = f"{choice.arm}{TUNED_SUFFIX}"
+        runs = results.runs.items()
+        tuned = next((result for run, result in runs if (run.arm, run.epochs) == (name, choice.epochs)), None)
+        notes = [f"{choice.diverged} diverged"] if choice.diverged else []
+        notes += [f"{edge} on the edge of the grid" for edge in choice.edges]
+        rows.append([
+            choice.arm,
+            *([f"{choice.epochs:g}"] if by_budget else []),
+            f"{choice.trial.learning_rate:g}, {choice.trial.weight_decay:g}",
+            "-" if tuned is None else f"{tuned.learning_rate:g}, {tuned.weight_decay:g}",
+            f"{choice.value:.4f}",
+            f"{choice.trials}" + (f" ({', '.join(notes)})" if notes else ""),
+        ])  # fmt: skip
+    left = ("epochs", "factors of lr, weight decay", "lr, weight decay", "trials")
+    return Table(header, rows, title="What the trials chose", left=left)
+
+
+def trials_table(trials: Sequence[JudgedTrial], choices: Sequence[BestTrial], metric: Metric) -> Table:
+    """Every finished trial at one budget; what was chosen is marked.
+
+    Args:
+        trials: The trials.
+        choices: The best trial of each arm and budget.
+        metric: The metric.
+    """
+    chosen = {(one.arm, one.epochs, one.trial) for one in choices}
+    header = ["arm", "lr", "weight decay", "steps to the targets", f"validation {metric.title}", "chosen"]
+    rows = [
+        [
+            one.arm,
+            f"{one.learning_rate:g}",
+            f"{one.weight_decay:g}",
+            "-" if one.steps is None else f"{one.steps:,.0f}",
+            "diverged" if one.value is None else f"{one.value:.4f}",
+            "yes" if (one.arm, one.epochs, one.trial) in chosen else "",
+        ]
+        for one in trials
     ]
+    caption = "Steps: geometric mean over the targets; a target that was missed counts with the end of the trial"
+    return Table(header, rows, title="Every trial", caption=caption, left=("chosen",))
 
 
 def _time(target: TimeToTarget) -> str:
