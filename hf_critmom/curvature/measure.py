@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_critmom.curvature.eigenvalue import Eigenvalue, top_eigenvalue
 from hf_critmom.curvature.errors import CurvatureError
-from hf_critmom.curvature.objective import ComputeLoss, Objective, model_loss, preserved
+from hf_critmom.curvature.objective import ComputeLoss, Objective, as_batches, model_loss, preserved
 from hf_critmom.curvature.products import Hessian, hessian
 from hf_critmom.curvature.vectors import dot, norm
 
@@ -101,6 +101,7 @@ def measure_curvature(
     began = time.perf_counter()
     common: dict[str, Any] = {"batch_norm": batch_norm, "accelerator": accelerator, "seed": seed}
     search: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations, "seed": seed}
+    batches = as_batches(batches)
     with preserved(model, batch_norm=batch_norm):
         objective = Objective(model, batches, compute_loss, **common)
         whole, method, products = _curvature(objective, method, update, search)

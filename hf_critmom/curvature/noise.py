@@ -10,19 +10,27 @@ there), and each is averaged before one is divided by the other. The interval is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import find_batch_size, gather_object, recursively_apply
+from accelerate.utils import gather_object
 from scipy.special import stdtrit
 from torch import nn
 
 from hf_critmom.curvature.errors import CurvatureError
-from hf_critmom.curvature.objective import ComputeLoss, Objective, model_loss, preserved
+from hf_critmom.curvature.objective import (
+    ComputeLoss,
+    Objective,
+    as_batches,
+    count_rows,
+    model_loss,
+    preserved,
+    summed,
+)
 from hf_critmom.curvature.vectors import dot
 
 DEFAULT_BATCHES = 16
@@ -101,9 +109,10 @@ def sample_noise(
         model: The model.
         batches: Examples, each to be drawn as training draws them.
         compute_loss: See `Objective`.
-        rows: Examples of a small batch, into which the batches are divided; what does not fill one is left out. By
-            default as many as make `DEFAULT_BATCHES` of them. With batch normalization in "train" mode noise depends
-            on the batch size, so choose that of the training where the examples are enough.
+        rows: Examples of a small batch, into which the batches are divided; what does not fill one, or has no label, is
+            left out. By default as many as make `DEFAULT_BATCHES` of them. With batch normalization in "train" mode
+            noise depends on the batch size, so choose that of the training where the examples are enough. The same in
+            every process.
         batch_norm: "train" or "eval".
         accelerator: See `Objective`.
         seed: See `Objective`.
@@ -111,16 +120,20 @@ def sample_noise(
     Raises:
         CurvatureError: If the examples do not make two small batches, and as `Objective`.
     """
-    available = sum(int(find_batch_size(batch)) for batch in batches)
-    rows = rows or max(available // DEFAULT_BATCHES, 1)
-    pieces = [piece for batch in batches for piece in _divided(batch, rows)]
-    if len(pieces) < 2:
-        raise CurvatureError(
-            f"{available} examples do not make two batches of {rows}: the gradient noise scale compares two batch "
-            "sizes, so pass more examples, or fewer rows for a batch."
-        )
+    batches = as_batches(batches)
+    available = int(summed(sum(count_rows(batch) for batch in batches), accelerator))
+    rows = max(available // DEFAULT_BATCHES, 1) if rows is None else rows
+    too_few = (
+        f"{available} examples do not make two batches of {rows} with labels: the gradient noise scale compares two "
+        "batch sizes, so pass more examples, or fewer rows for a batch."
+    )
+    pieces = [piece for batch in batches for piece in _divided(batch, rows)] if rows > 0 else []
+    if summed(len(pieces), accelerator) < 2:
+        raise CurvatureError(too_few)
     with preserved(model, batch_norm=batch_norm):
         objective = Objective(model, pieces, compute_loss, batch_norm=batch_norm, accelerator=accelerator, seed=seed)
+        if objective.summed(len(objective.batches)) < 2:
+            raise CurvatureError(too_few)
         squares, along, total = _inner_products(objective)
     return _sample(np.array(squares), np.array(along), total, rows)
 
@@ -213,12 +226,20 @@ def _fieller(trace: float, square: float, pairs: np.ndarray, level: float) -> tu
 
 def _divided(batch: Any, rows: int) -> list[Any]:
     """A batch in pieces of so many rows; what does not fill one is left out."""
-    count = int(find_batch_size(batch))
+    count = count_rows(batch)
+    return [_piece(batch, start, rows, count) for start in range(0, count - rows + 1, rows)]
 
-    def piece(start: int) -> Any:
-        def take(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor[start : start + rows] if tensor.ndim and len(tensor) == count else tensor
 
-        return recursively_apply(take, batch, test_type=torch.is_tensor)
-
-    return [piece(start) for start in range(0, count - rows + 1, rows)]
+def _piece(value: Any, start: int, rows: int, count: int, inner: bool = False) -> Any:
+    """Rows of tensors that have so many, and of lists that hold one item for each, such as the boxes of each image."""
+    if isinstance(value, torch.Tensor):
+        return value[start : start + rows] if value.ndim and len(value) == count else value
+    if isinstance(value, Mapping):
+        return {name: _piece(part, start, rows, count, inner=True) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        together = all(isinstance(part, torch.Tensor) and part.ndim and len(part) == count for part in value)
+        if inner and len(value) == count and not together:
+            return value[start : start + rows]
+        parts = [_piece(part, start, rows, count, inner=True) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value

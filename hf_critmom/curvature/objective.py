@@ -7,15 +7,16 @@ written to. Batch normalization uses the statistics of the batch ("train"), as i
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import find_batch_size, recursively_apply, send_to_device
+from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
@@ -52,7 +53,7 @@ class Objective:
     Args:
         model: Any module; wrappers of data parallelism and compilation are taken off.
         batches: The examples, in as many pieces as memory needs. Their losses are weighted by their rows, or labelled
-            tokens.
+            tokens; those without any label are left out.
         compute_loss: See `ComputeLoss`.
         parameters: The parameters that it is a function of; all that are trainable by default.
         batch_norm: "train" or "eval".
@@ -85,7 +86,6 @@ class Objective:
         if batch_norm not in BATCH_NORM_MODES:
             raise CurvatureError(f"batch_norm={batch_norm!r} is not known: choose {' or '.join(BATCH_NORM_MODES)}.")
         self.model = unwrapped(model)
-        self.batches = list(batches)
         self.batch_norm = batch_norm
         self.accelerator = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
         self.seed = seed
@@ -99,15 +99,23 @@ class Objective:
                 f"{type(self.model).__name__} has no trainable parameter here: its curvature is that of the loss along "
                 "trainable parameters, so unfreeze some (requires_grad_(True))."
             )
+        if any(p.is_complex() for p in trainable.values()):
+            raise CurvatureError(
+                f"{type(self.model).__name__} has complex parameters, for which curvature is not measured: freeze them "
+                "(requires_grad_(False)), or store them as real numbers."
+            )
         self.names = list(trainable)
-        if not self.batches:
+        given = as_batches(batches)
+        if not self.summed(float(len(given))):
             raise CurvatureError("There are no examples to measure on: pass at least one batch.")
-        self.rows = [_rows(batch) for batch in self.batches]
-        self.weights = [_labelled_items(batch) for batch in self.batches]
-        total = self.summed(float(sum(self.weights)))
+        shifted = _shifts_labels(self.model)
+        labelled = [(batch, items) for batch in given if (items := _labelled_items(batch, shifted))]
+        total = self.summed(float(sum(items for _, items in labelled)))
         if total <= 0.0:
             raise CurvatureError("No example to measure on has a label: pass batches with labels.")
-        self.weights = [weight / total for weight in self.weights]
+        self.batches = [batch for batch, _ in labelled]
+        self.rows = [count_rows(batch) for batch in self.batches]
+        self.weights = [items / total for _, items in labelled]
 
     def point(self) -> Vector:
         """The parameters where they are now, in single precision at least; those that are so already are not copied."""
@@ -129,7 +137,8 @@ class Objective:
         def gradient_of(loss: Tensor) -> list[Tensor | None]:
             if not loss.requires_grad:
                 return [None] * len(leaves)
-            return list(torch.autograd.grad(loss, leaves, allow_unused=True))
+            gradient = torch.autograd.grad(loss, leaves, allow_unused=True)
+            return [part.to_dense() if part is not None and part.is_sparse else part for part in gradient]
 
         with torch.enable_grad():  # while the parameters are substituted, for what is recomputed on the way back
             return self._with_loss(leaves, index, gradient_of)
@@ -181,11 +190,7 @@ class Objective:
 
     def summed(self, number: float) -> float:
         """Sums a number over the processes."""
-        if self.accelerator is None:
-            return number
-        total = torch.tensor(number, dtype=torch.float64, device=self.accelerator.device)
-        dist.all_reduce(total)
-        return total.item()
+        return summed(number, self.accelerator)
 
     def _scalar(self, result: Any) -> Tensor:
         loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", result)
@@ -222,8 +227,9 @@ class _LossOfModel(nn.Module):
 def preserved(model: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
     """Within, a model is as it is measured; afterwards it and all random number generators are as before, to the bit.
 
-    Dropout and its relatives are off, batch normalization is in the requested mode, and there is no mixed
-    precision, neither Accelerate's nor an autocast around.
+    Dropout and its relatives are off, batch normalization is in the requested mode, there is no mixed precision,
+    neither Accelerate's nor an autocast around, and compiled modules run uncompiled, since compiled ones have no second
+    derivative.
     """
     model = unwrapped(model)
     modes = {module: module.training for module in model.modules()}
@@ -232,7 +238,7 @@ def preserved(model: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     kind = next((p.device.type for p in model.parameters()), "cpu")
-    with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
+    with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False), _uncompiled():
         try:
             for module in modes:
                 module.training = isinstance(module, BATCH_NORMS) and batch_norm == "train"
@@ -276,6 +282,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Has whatever `torch.compile` or ``model.compile()`` made run as it was written."""
+    compiled = "torch._dynamo" in sys.modules  # else nothing is compiled, and the import would take seconds
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
 def no_fused_attention() -> AbstractContextManager[Any]:
     """Has torch's attention computed by plain operations, which have second derivatives."""
     return sdpa_kernel(SDPBackend.MATH)
@@ -287,16 +299,61 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if narrow else tensor
 
 
-def _rows(batch: Any) -> int:
-    try:
-        return int(find_batch_size(batch) or 0)
-    except (TypeError, ValueError):
-        return 1  # a batch of another kind is a unit of its own
+def summed(number: float, accelerator: Accelerator | None) -> float:
+    """Sums a number over the processes, if there are several."""
+    if accelerator is None or accelerator.num_processes < 2:
+        return number
+    total = torch.tensor(number, dtype=torch.float64, device=accelerator.device)
+    dist.all_reduce(total)
+    return total.item()
 
 
-def _labelled_items(batch: Any) -> float:
-    """Labelled tokens of a batch for tokens, else its rows: what its mean loss is a mean over."""
+def as_batches(batches: Iterable[Any]) -> list[Any]:
+    """Batches as a list.
+
+    Raises:
+        CurvatureError: If it is one batch rather than several.
+    """
+    if isinstance(batches, (Mapping, Tensor)):
+        raise CurvatureError("batches is a single batch: pass a list of batches, such as [batch].")
+    return list(batches)
+
+
+def count_rows(batch: Any) -> int:
+    """Examples in a batch: as many as it has labels, else the length of its first tensor; 1 if it has none."""
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    for value in (labels, batch):
+        if value is labels and isinstance(value, (list, tuple)):
+            return len(value)
+        if (tensor := _first_tensor(value)) is not None:
+            return len(tensor)
+    return 1  # a batch of another kind is a unit of its own
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value if value.ndim else None
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+
+
+def _labelled_items(batch: Any, shifted: bool) -> float:
+    """Labelled tokens of a batch for tokens, else its rows: what its mean loss is a mean over."""
+    labels = None
+    if isinstance(batch, Mapping):
+        shifted = shifted and "shift_labels" not in batch  # already shifted
+        labels = batch.get("shift_labels", batch.get("labels"))
     if isinstance(labels, Tensor) and labels.ndim > 1 and not labels.is_floating_point():
-        return float((labels != IGNORED).sum().item())
-    return float(_rows(batch))
+        return float((labels[..., 1:] if shifted else labels).ne(IGNORED).sum().item())
+    return float(count_rows(batch))
+
+
+def _shifts_labels(model: nn.Module) -> bool:
+    """Whether a language model predicts each label from the tokens before it, so that the first one does not count."""
+    loss_type = getattr(model, "loss_type", None)
+    if not isinstance(loss_type, str):
+        return False
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+    encodes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return LOSS_MAPPING.get(loss_type) is ForCausalLMLoss and not encodes

@@ -68,9 +68,8 @@ class Hessian:
         shared = 1.0 if self.objective.accelerator is None else 1.0 / self.objective.accelerator.num_processes
         if shared != 1.0:
             torch._foreach_mul_(out, shared)
-        if self.method == "double_backward":
-            self._try(lambda: self._add_derivatives(vector, out))  # where it fails, it has not begun to add
-        if self.method == "central_differences":
+        exact = self.method == "double_backward"
+        if not (exact and self._try(lambda: self._add_derivatives(vector, out))):  # a failure has not begun to add
             self._add_difference(vector, out)
         self.objective.reduce_(out)
 
@@ -82,6 +81,8 @@ class Hessian:
 
     def _first_graph(self, method: str) -> None:
         """Builds the graph of the first batch, and looks for what cannot be differentiated twice, or not be trusted."""
+        if not self.objective.batches:  # all of them are other processes'
+            return
         self._graph = _GradientGraph(self.objective, 0)
         for node in self._graph.nodes():
             if node.name() == "torch::autograd::Error":
@@ -101,11 +102,13 @@ class Hessian:
                         total.add_(part)
             del graph, parts  # before the next graph is built
 
-    def _try(self, differentiate: Callable[[], None]) -> None:
-        """Does what needs a second derivative; where there is none, differences are taken from now on."""
+    def _try(self, differentiate: Callable[[], None]) -> bool:
+        """Does what needs a second derivative; where a process has none, all take differences from now on."""
+        done = True
         try:
             differentiate()
         except _NoSecondDerivativeError as error:
+            done = False
             self._graph = None
             if self._demanded:
                 raise CurvatureError(
@@ -113,6 +116,10 @@ class Hessian:
                     "method=central_differences."
                 ) from error
             self.method = "central_differences"
+        if self.objective.summed(float(self.method == "central_differences")):
+            self._graph = None
+            self.method = "central_differences"
+        return done
 
     # ---------------------------------------------------------------------------------------------- central differences
 

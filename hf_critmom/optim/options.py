@@ -157,7 +157,7 @@ def check_option(option: str | Option, value: Any) -> Any:
     option = OPTIONS[option] if isinstance(option, str) else option
     try:
         return option.check(value)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise InputError(f"Option {option.name}={value!r} is not valid: expected {option.expects}.") from None
 
 

@@ -193,6 +193,19 @@ def test_two_processes_sample_the_noise_of_all_examples(two_processes):
 
 
 @pytest.mark.slow
+def test_a_process_without_examples_keeps_no_other_waiting(two_processes):
+    from hf_critmom.curvature import sample_noise
+
+    model, batch = perceptron(), examples(10)
+    for found in two_processes:
+        uneven = found["uneven"]
+        assert uneven["method"] == "central_differences"
+        alone = measure_curvature(model, [batch], cross_entropy, tolerance=1e-4)
+        assert uneven["top"] == pytest.approx(alone.top.value, rel=1e-3)
+        assert uneven["trace"] == pytest.approx(sample_noise(model, [batch], cross_entropy, rows=8).trace, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_sharded_parameters_are_refused_in_a_sentence(two_processes):
     assert "FSDP2" in two_processes[0]["sharded"]
     assert "one process" in two_processes[0]["sharded"]

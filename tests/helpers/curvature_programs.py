@@ -121,6 +121,28 @@ def found_by_two_processes(accelerator):
     }
 
 
+def found_where_one_process_has_no_examples(accelerator):
+    """The second process has nothing, and the loss only differences; neither may keep the first waiting."""
+    model, batch = perceptron(), examples(10)
+    own = [] if accelerator.process_index else [batch]
+    options = {"accelerator": accelerator, "tolerance": 1e-4}
+    exact = measure_curvature(model, own, cross_entropy, **options)
+    once = measure_curvature(model, own, lambda *given: Halved.apply(cross_entropy(*given)), **options)
+    noise = sample_noise(model, own, cross_entropy, rows=8, accelerator=accelerator)
+    return {"top": exact.top.value, "method": once.method, "trace": noise.trace}
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss):
+        return 0.5 * loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 0.5 * gradient
+
+
 def refused_when_sharded(accelerator):
     model = perceptron()
     fully_shard(model)
@@ -134,7 +156,10 @@ def refused_when_sharded(accelerator):
 def main(folder):
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    found = found_by_two_processes(accelerator) | {"sharded": refused_when_sharded(accelerator)}
+    found = found_by_two_processes(accelerator) | {
+        "uneven": found_where_one_process_has_no_examples(accelerator),
+        "sharded": refused_when_sharded(accelerator),
+    }
     torch.save(found, folder / f"found-{accelerator.process_index}.pt")
     dist.barrier()
     dist.destroy_process_group()

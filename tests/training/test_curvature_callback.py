@@ -131,7 +131,7 @@ def test_it_logs_what_the_library_measures_at_the_steps_that_were_asked_for(make
     samples = []
     for record in records:
         model = snapshots.models[record["step"]]
-        batches = callback._batches(trainer, trainer.args, trainer.get_train_dataloader())
+        batches = callback._read(trainer, trainer.args, trainer.get_train_dataloader()).batches
         assert [len(batch["labels"]) for batch in batches] == [8] * 8
         found = measure_curvature(model, batches, tolerance=0.01)
         assert record["curvature/top"] == pytest.approx(found.top.value, rel=1e-6)
@@ -151,7 +151,7 @@ def test_the_curvature_along_the_update_is_that_of_the_last_step(make_trainer):
     trainer.train()
     first, *others = measured(trainer)
     assert "curvature/update" not in first
-    batches = callback._batches(trainer, trainer.args, trainer.get_train_dataloader())
+    batches = callback._read(trainer, trainer.args, trainer.get_train_dataloader()).batches
     for record in others:
         after, before = (snapshots.models[record["step"] - offset] for offset in (0, 1))
         parameters = dict(before.named_parameters())
@@ -218,7 +218,7 @@ def test_by_default_it_measures_at_a_few_points_on_one_batch(make_trainer):
     trainer = make_trainer(callback, max_steps=100, logging_steps=100)
     trainer.train()
     assert [record["step"] for record in measured(trainer)] == [0, 2, 10, 35, 65] == [100 * point for point in POINTS]
-    batches = callback._batches(trainer, trainer.args, trainer.get_train_dataloader())
+    batches = callback._read(trainer, trainer.args, trainer.get_train_dataloader()).batches
     assert [len(batch["labels"]) for batch in batches] == [8]
 
 

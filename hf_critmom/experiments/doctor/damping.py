@@ -52,7 +52,12 @@ def measured_damping(log: TrainingLog) -> Finding:
     at = f"top curvature {_range(min(measured.top), max(measured.top))} at {len(measured.top)} points of the run"
     values = {"top_low": min(measured.top), "top_high": max(measured.top), "points": len(measured.top)}
     if not measured.ratios:
-        why = _ADAPTIVE if log.settings.kind == "adam" else "Cannot tell: no step with momentum was measured."
+        if log.settings.kind == "adam":
+            why = _ADAPTIVE
+        elif max(measured.top) <= 0.0:
+            why = "Cannot tell: nothing oscillates where the curvature is not positive."
+        else:
+            why = "Cannot tell: no step with momentum was measured."
         return Finding(topic, "cannot tell", f"{why} The loss has {at}.", values)
     low, high = min(measured.ratios), max(measured.ratios)
     regime = "underdamped" if high < 1.0 else "overdamped" if low > 1.0 else "under- and overdamped"

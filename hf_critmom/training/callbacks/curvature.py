@@ -1,16 +1,18 @@
 """Measures curvature and gradient noise during training, and passes the curvature to optimizers that need it."""
 
+import copy
 import math
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.optim import SGD
+from torch.utils.data import IterableDataset
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
@@ -26,13 +28,15 @@ from hf_critmom.curvature import (
     preserved,
     sample_noise,
 )
-from hf_critmom.curvature.objective import BATCH_NORM_MODES
+from hf_critmom.curvature.objective import BATCH_NORM_MODES, count_rows
 from hf_critmom.curvature.products import METHODS
 from hf_critmom.damping import damping_ratio, damping_regime
+from hf_critmom.errors import root_message
 from hf_critmom.optim.qhm import set_measured_curvature
 from hf_critmom.training.callbacks.damping import REGIME_CODES
 from hf_critmom.training.callbacks.logged import LoggingCallback
 from hf_critmom.training.callbacks.observing import log_beside, observing_copy
+from hf_critmom.training.callbacks.reading import generators_preserved
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -47,6 +51,14 @@ NOISE_BATCHES = 8
 """Smallest number of small batches that the examples are divided into for the noise scale."""
 POINTS_OF_NOISE = 4
 """Number of last measurements from which the noise scale is estimated together."""
+
+
+class _Examples(NamedTuple):
+    """Examples in batches of the training's size, and in the small ones that the gradient noise is sampled from."""
+
+    batches: list[Any]
+    small: list[Any]
+    rows: int
 
 
 class CurvatureCallback(LoggingCallback):
@@ -71,8 +83,9 @@ class CurvatureCallback(LoggingCallback):
     A run is bit-identical with and without the callback, unless the optimizer uses the measured curvature
     (``critmom_qhm`` with ``curvature=auto``). The callback measures the loss that the trainer computes, on training
     examples as they are augmented at that step, in batches of the training's size; dropout is off, batch normalization
-    uses the statistics of these batches, and mixed precision is off. If curvature cannot be measured (sharded
-    parameters, datasets without a length), it warns once.
+    uses the statistics of these batches, and mixed precision is off. Examples without any labelled token are left out.
+    If curvature cannot be measured (sharded parameters, datasets without a length, an error in the model), the training
+    goes on, and each reason is warned of once in a run.
 
     By default it measures at five points of the run, each time on one batch and to 10 percent, which takes about as
     long as 40 training steps: at most 5 percent of a run of 5,000 steps or more.
@@ -105,8 +118,8 @@ class CurvatureCallback(LoggingCallback):
     ) -> None:
         super().__init__(trainer)
         for name, number in (("every", every), ("examples", examples)):
-            if number is not None and number < 1:
-                raise CurvatureError(f"{name}={number} is not valid: expected at least 1.")
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise CurvatureError(f"{name}={number!r} is not valid: expected a whole number of at least 1.")
         if tolerance is not None and not 0.0 < tolerance < 1.0:
             raise CurvatureError(f"tolerance={tolerance} is not valid: expected a number between 0 and 1.")
         for name, value, known in (("method", method, METHODS), ("batch_norm", batch_norm, BATCH_NORM_MODES)):
@@ -126,6 +139,7 @@ class CurvatureCallback(LoggingCallback):
         self._before: dict[str, torch.Tensor] = {}
         self._used: Mapping[str, Any] = {}
         self._noise: deque[NoiseSample] = deque(maxlen=POINTS_OF_NOISE)
+        self._warned: set[str] = set()
 
     # ----------------------------------------------------------------------------------------------------------- when
 
@@ -136,6 +150,7 @@ class CurvatureCallback(LoggingCallback):
             super().on_train_begin(args, state, control, **kwargs)
         self._started, self._seconds, self._before = time.perf_counter(), 0.0, {}
         self._noise.clear()
+        self._warned.clear()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -196,39 +211,46 @@ class CurvatureCallback(LoggingCallback):
                 raise CurvatureError(
                     "DeepSpeed does not expose parameters and gradients: measure a checkpoint instead."
                 )
-            batches = self._batches(trainer, args, dataloader)
-            measured, along_update, noise = self._measured(trainer, args, batches, before)
+            examples = self._read(trainer, args, dataloader)
+            measured, along_update, noise = self._measured(trainer, examples, before)
         except CurvatureError as error:
-            logger.warning_once(f"CurvatureCallback measures nothing at step {state.global_step}. {error}")
+            self._warn(f"CurvatureCallback measures nothing at step {state.global_step}", str(error))
             return
-        except torch.OutOfMemoryError:
-            if args.world_size > 1:
+        except Exception as error:
+            if args.world_size > 1:  # the other processes wait for what this one does not reach
                 raise
-            logger.warning_once(
-                f"CurvatureCallback measures nothing at step {state.global_step}: there is not enough memory. Lower "
-                "per_device_train_batch_size, by which the examples are divided, or measure a checkpoint instead."
-            )
-            torch.cuda.empty_cache()
+            reason = f"{type(error).__name__}: {root_message(error)}"
+            if isinstance(error, torch.OutOfMemoryError):
+                reason = (
+                    "There is not enough memory: lower per_device_train_batch_size, by which the examples are divided, "
+                    "or measure a checkpoint instead."
+                )
+                torch.cuda.empty_cache()
+            self._warn(f"CurvatureCallback measures nothing at step {state.global_step}", reason)
             return
         if measured.top.value > 0.0:
             set_measured_curvature(optimizer.param_groups, measured.top.value)
         elif _asks_for_curvature(optimizer):
-            logger.warning_once(
-                f"The top curvature at step {state.global_step} is {measured.top.value:.3g}, at which nothing "
-                "oscillates: critmom_qhm keeps the curvature that it has."
+            self._warn(
+                f"The top curvature at step {state.global_step} is {measured.top.value:.3g}",
+                "Nothing oscillates where it is not positive: critmom_qhm keeps the curvature that it has.",
             )
         seconds = time.perf_counter() - began
         self._seconds += seconds
         metrics = self._metrics(measured, along_update, noise)
         log_beside(trainer, {**metrics, "curvature/seconds": seconds, "curvature/time_share": self._time_share()})
 
+    def _warn(self, what: str, reason: str) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
+            logger.warning(f"{what}. {reason}")
+
     def _measured(
-        self, trainer: "Trainer", args: TrainingArguments, batches: list[Any], before: dict[str, torch.Tensor]
+        self, trainer: "Trainer", examples: _Examples, before: dict[str, torch.Tensor]
     ) -> tuple[Measurement, float | None, NoiseScale | None]:
         model: torch.nn.Module = trainer.model
-        twin = observing_copy(trainer)
         common: dict[str, Any] = {
-            "compute_loss": lambda network, inputs: twin.compute_loss(network, inputs),
+            "compute_loss": _mean_loss(trainer),
             "batch_norm": self.batch_norm,
             "accelerator": trainer.accelerator,
         }
@@ -238,14 +260,16 @@ class CurvatureCallback(LoggingCallback):
                 for name, parameter in model.named_parameters():
                     if name in before:
                         before[name].neg_().add_(parameter)
-            along_update = measure_along(model, batches, before, method=self.method, **common)
+                    elif parameter.requires_grad:  # since the step
+                        before[name] = torch.zeros_like(parameter)
+            along_update = measure_along(model, examples.batches, before, method=self.method, **common)
             before.clear()  # as large as the gradient
         groups = None
         if self.groups is not False:
             groups = layer_groups(model, None if self.groups is True else self.groups).of(model)
         measured = measure_curvature(
             model,
-            batches,
+            examples.batches,
             groups=groups,
             method=self.method,
             tolerance=self.tolerance,
@@ -253,32 +277,47 @@ class CurvatureCallback(LoggingCallback):
             **common,
         )
         noise = None
-        rows = max(min(args.per_device_train_batch_size, measured.examples // NOISE_BATCHES), 2)
-        if measured.examples >= 2 * rows:
-            self._noise.append(sample_noise(model, batches, rows=rows, **common))
+        try:
+            if (rows := max(map(count_rows, examples.small))) != examples.rows:
+                raise CurvatureError(f"The collator makes {rows} rows of {examples.rows} examples, so none is alone.")
+            self._noise.append(sample_noise(model, examples.small, rows=rows, **common))
             noise = noise_scale(self._noise)
+        except CurvatureError as error:
+            self._warn("CurvatureCallback logs no noise scale", str(error))
         return measured, along_update, noise
 
-    def _batches(self, trainer: "Trainer", args: TrainingArguments, dataloader: Any) -> list[Any]:
-        """Batches of the same training examples at every measurement of a run, augmented as they are at this step."""
-        dataset = getattr(dataloader, "dataset", None)
-        if dataset is None or not hasattr(dataset, "__len__"):
+    def _read(self, trainer: "Trainer", args: TrainingArguments, dataloader: Any) -> _Examples:
+        """The same training examples at every measurement of a run, augmented as they are at this step."""
+        dataset: Any = getattr(dataloader, "dataset", None)
+        collate: Any = getattr(dataloader, "collate_fn", None)
+        indexed = hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+        if not indexed or collate is None:
             raise CurvatureError(
-                "The training dataset has no length, so the same examples cannot be read again: curvature is measured "
-                "on datasets with a length."
+                "The training dataset has no length or no index, so the same examples cannot be read again: curvature "
+                "is measured on datasets that have both."
             )
         size = args.per_device_train_batch_size
         step = size * args.gradient_accumulation_steps * args.world_size
         wanted = self.examples or (512 if self.every else min(MOST_EXAMPLES, step))
         seed = args.seed if args.data_seed is None else args.data_seed
-        chosen = random.Random(seed).sample(range(len(dataset)), min(wanted, len(dataset)))
+        count = min(wanted, len(dataset)) // args.world_size  # of each process: all have as many batches
+        if not count:
+            raise CurvatureError(
+                f"{min(wanted, len(dataset))} examples are too few for {args.world_size} processes: each needs one."
+            )
+        count = max(count - count % size, min(count, size))  # batches of equal size, if there are several
+        chosen = random.Random(seed).sample(range(len(dataset)), count * args.world_size)
         own = chosen[args.process_index :: args.world_size]
-        own = own[: max(len(own) - len(own) % size, min(len(own), size))]  # batches of equal size, if there are several
-        with preserved(trainer.model):  # reading may draw random numbers: the same each time
-            torch.manual_seed(seed)
+        with preserved(trainer.model), generators_preserved(dataset, collate):  # reading may draw random numbers
+            torch.manual_seed(seed)  # the same each time
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            return list(DataLoader(Subset(dataset, own), batch_size=size, collate_fn=dataloader.collate_fn))
+            items = dataset.__getitems__(own) if hasattr(dataset, "__getitems__") else [dataset[i] for i in own]
+            batches = [collate(items[start : start + size]) for start in range(0, count, size)]
+            rows = min(size, count, max(count // NOISE_BATCHES, 2))
+            whole = range(0, count - rows + 1, rows)
+            small = batches if rows == size else [collate(items[start : start + rows]) for start in whole]
+            return _Examples(batches, small, rows)
 
     def _metrics(self, measured: Measurement, along_update: float | None, noise: NoiseScale | None) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -329,18 +368,39 @@ def give_curvature_callback(trainer: Any) -> None:
 
 
 def _asks_for_curvature(optimizer: Any) -> bool:
-    return any(group.get("curvature_source", "given") != "given" for group in optimizer.param_groups)
+    return any(
+        group.get("curvature_source", "given") != "given" and group.get("fixed_nu") is None
+        for group in optimizer.param_groups
+    )
+
+
+def _mean_loss(trainer: "Trainer") -> Callable[[torch.nn.Module, Any], Any]:
+    """The loss that a trainer computes, as the mean over the rows or tokens of one batch in this process."""
+    twin = observing_copy(trainer)
+    twin.args = copy.copy(twin.args)
+    twin.args.average_tokens_across_devices = False
+
+    def compute_loss(network: torch.nn.Module, inputs: Any) -> Any:
+        items = None
+        if isinstance(inputs, Mapping) and trainer.args.n_gpu <= 1:  # else the number is that of each device
+            _, items = twin.get_batch_samples(iter([inputs]), 1, next(network.parameters()).device)
+        return twin.compute_loss(network, inputs, num_items_in_batch=items)
+
+    return compute_loss
 
 
 def _used_by(optimizer: Any) -> Mapping[str, Any]:
     """The values of the first param group that decide its damping; empty unless it is SGD with momentum."""
     group = optimizer.param_groups[0] if optimizer is not None else {}
-    if "momentum" not in group or "betas" in group:
+    if not isinstance(getattr(optimizer, "optimizer", optimizer), SGD):  # inside Accelerate's wrapper, if any
         logger.warning_once(
             "The damping ratio at a measured curvature is not logged: it is defined for SGD with momentum, and an "
             "optimizer that scales each parameter, as Adam does, sees another curvature than that of the loss."
         )
         return {}
     momentum = float(group["momentum"])
+    lr = float(group.get("effective_lr", group["lr"]))
+    if momentum:  # else torch's SGD does not apply its dampening
+        lr *= 1.0 - group.get("dampening", 0.0)
     nu = group["nu"] if "fixed_nu" in group else momentum if group.get("nesterov") else None
-    return {"momentum": momentum, "lr": float(group["lr"]), "rule": group.get("rule", "linear"), "nu": nu}
+    return {"momentum": momentum, "lr": lr, "rule": group.get("rule", "linear"), "nu": nu}

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from hf_critmom.errors import InputError
+
 if TYPE_CHECKING:
     from transformers import Trainer
 
@@ -33,6 +35,11 @@ class LoggingCallback(TrainerCallback):
             logger.warning(
                 f"{name} was constructed without a trainer, so it cannot log: use "
                 f"trainer.add_callback({name}(trainer)), or CritMomTrainer."
+            )
+        elif self.trainer.state is not state:
+            name = type(self).__name__
+            raise InputError(
+                f"{name} belongs to another trainer than the one that trains: construct one {name} for each trainer."
             )
 
 

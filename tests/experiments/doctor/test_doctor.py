@@ -167,6 +167,13 @@ def test_measured_curvature_decides_regime_and_advice(tmp_path, constant, capsys
     assert "batch size 4" in found["can momentum matter"]["sentence"]
 
 
+def test_a_measured_curvature_that_is_not_positive_is_the_reason_for_no_ratio(tmp_path, capsys):
+    records = [{"loss": 1.0, "learning_rate": 0.1, "momentum": 0.9, "step": 1}]
+    records.append({"curvature/top": -5.0, "curvature/mean_step": 1.0, "step": 2})
+    found = examine(capsys, write_state(tmp_path, records))
+    assert "curvature is not positive" in found["damping, measured"]["sentence"]
+
+
 def test_critmoms_own_run_is_recognised_by_its_param_groups(tmp_path, capsys):
     train(tmp_path, CritMomTrainer, learning_rate=0.1, save_strategy="steps", save_steps=12, logging_steps=3)
     found = examine(capsys, tmp_path)

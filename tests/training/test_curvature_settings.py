@@ -1,0 +1,328 @@
+"""Claims about `CurvatureCallback` in the settings of real trainings: what it measures, and that it costs no run."""
+
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import Dataset, IterableDataset
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from hf_critmom import CritMomTrainer, CurvatureCallback
+from hf_critmom.curvature import measure_curvature, preserved
+from hf_critmom.curvature.objective import Objective
+from hf_critmom.errors import InputError
+from hf_critmom.training.callbacks.curvature import _mean_loss, _used_by
+from hf_critmom.training.callbacks.reading import generators_preserved
+
+VOCABULARY, ROWS = 12, 16
+
+
+class Texts(Dataset):
+    """Texts of two to seven tokens; every second one has no label, as where a prompt fills the whole length."""
+
+    def __init__(self, rows=ROWS):
+        generator = torch.Generator().manual_seed(0)
+        lengths = torch.randint(2, 8, (rows,), generator=generator).tolist()
+        self.ids = [torch.randint(1, VOCABULARY, (length,), generator=generator) for length in lengths]
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        ids = self.ids[index]
+        return {"input_ids": ids, "labels": torch.full_like(ids, -100) if index % 2 else ids}
+
+
+def pad(rows):
+    def stacked(name, filler):
+        return nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=filler)
+
+    mask = nn.utils.rnn.pad_sequence([torch.ones_like(row["labels"]) for row in rows], batch_first=True)
+    return {"input_ids": stacked("input_ids", 0), "labels": stacked("labels", -100), "attention_mask": mask}
+
+
+def gpt2():
+    torch.manual_seed(0)
+    shape = {"vocab_size": VOCABULARY, "n_positions": 8, "n_embd": 4, "n_layer": 1, "n_head": 1}
+    return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0, **dict.fromkeys(DROPOUTS, 0.0)))
+
+
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+
+
+class Words(PreTrainedModel):
+    """A loss of words one by one, by whatever is made of the head."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, call=lambda head, hidden: head(hidden)):
+        super().__init__(PreTrainedConfig())
+        torch.manual_seed(0)
+        self.words, self.head, self.call = nn.Embedding(VOCABULARY, 4), nn.Linear(4, VOCABULARY), call
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.call(self.head, self.words(input_ids).tanh())
+        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
+
+
+@pytest.fixture
+def train(tmp_path):
+    def run(model, callback=None, *, data=None, cls=Trainer, start=True, collate=pad, callbacks=(), **fields):
+        options = {name: fields.pop(name) for name in ("compute_loss_func",) if name in fields}
+        defaults = {
+            **{"output_dir": str(tmp_path), "use_cpu": True, "optim": "sgd", "learning_rate": 0.05, "max_steps": 4},
+            **{"per_device_train_batch_size": 2, "logging_steps": 1, "save_strategy": "no", "report_to": "none"},
+            **{"disable_tqdm": True, "lr_scheduler_type": "constant", "max_grad_norm": 0.0},
+        }
+        trainer = cls(
+            model,
+            TrainingArguments(**{**defaults, **fields}),
+            train_dataset=Texts() if data is None else data,
+            data_collator=collate,
+            callbacks=list(callbacks),
+            **options,
+        )
+        if callback is not None:
+            callback.trainer = trainer
+            trainer.add_callback(callback)
+        if start:
+            trainer.train()
+        return trainer
+
+    return run
+
+
+def measured(trainer):
+    return [record for record in trainer.state.log_history if "curvature/top" in record]
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+# --- The loss of the training ---------------------------------------------------------------------------------------
+
+
+def summed_by_hand(outputs, labels, num_items_in_batch=None):
+    logits = outputs["logits"][:, :-1].flatten(0, 1)
+    return nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize("loss", [{}, {"compute_loss_func": summed_by_hand}, {"label_smoothing_factor": 0.1}])
+def test_the_measured_loss_is_the_one_whose_gradient_an_accumulated_step_takes(train, loss):
+    fields = {"gradient_accumulation_steps": ROWS // 2, "max_steps": 1, **loss}
+    callback = CurvatureCallback(every=1, examples=ROWS)
+    trainer = train(gpt2(), callback, start=False, **fields)
+    before = weights(trainer)
+    examples = callback._read(trainer, trainer.args, trainer.get_train_dataloader())
+    with preserved(trainer.model):
+        gradient = Objective(trainer.model, examples.batches, _mean_loss(trainer)).gradient()
+    trainer.train()
+    step = (before - weights(trainer)) / 0.05
+    torch.testing.assert_close(torch.cat([part.flatten() for part in gradient]), step, rtol=1e-3, atol=1e-5)
+    assert [record["step"] for record in measured(trainer)] == [0, 1]
+
+
+def test_batches_of_one_row_give_curvature_and_noise(train):
+    trainer = train(gpt2(), CurvatureCallback(), per_device_train_batch_size=1, gradient_accumulation_steps=16)
+    assert len(measured(trainer)) == 3
+    assert {record["noise_scale_rows"] for record in measured(trainer)} == {1.0}
+
+
+def test_examples_too_few_for_the_noise_scale_still_give_the_curvature(train, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer = train(
+            Words(), CurvatureCallback(), **{"optim": "critmom_qhm", "optim_args": "curvature=auto"}, data=Texts(1)
+        )
+    assert len(measured(trainer)) == 3 and "noise_scale_rows" not in measured(trainer)[0]
+    assert trainer.optimizer.param_groups[0]["curvature"] == measured(trainer)[-1]["curvature/top"]
+    assert sum("no noise scale" in message for message in caplog.messages) == 1
+
+
+def test_what_is_unfrozen_after_the_step_has_not_moved_in_it(train):
+    class Unfreeze(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            model.words.requires_grad_(False)
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            model.words.requires_grad_(True)
+
+    trainer = train(Words(), CurvatureCallback(every=1), callbacks=[Unfreeze()], data=Texts(8), max_steps=2)
+    assert [record["step"] for record in measured(trainer)] == [0, 1, 2]
+
+
+def test_a_model_in_place_of_its_gradient_checkpoints_is_measured_the_same(train):
+    tops = [
+        [record["curvature/top"] for record in measured(train(gpt2(), CurvatureCallback(every=2), **fields))]
+        for fields in ({}, {"activation_checkpointing": True})
+    ]
+    assert tops[0] == tops[1]
+
+
+# --- Generators of datasets and collators ---------------------------------------------------------------------------
+
+
+class Augmented(Texts):
+    """With a generator of its own, within a transform."""
+
+    def __init__(self):
+        super().__init__()
+        self.transforms = [self.replaced]
+        self.generators = {"numpy": np.random.default_rng(0), "python": random.Random(0)}
+        self.served = 0
+
+    def replaced(self, ids):
+        ids = ids.clone()
+        ids[int(self.generators["numpy"].integers(2))] = self.generators["python"].randrange(1, VOCABULARY)
+        return ids
+
+    def __getitem__(self, index):
+        self.served += 1
+        ids = self.transforms[0](self.ids[index])
+        return {"input_ids": ids, "labels": ids}
+
+
+class Masking:
+    """Makes its generator at the first use, as `DataCollatorForLanguageModeling(seed=...)` does."""
+
+    generator = None
+
+    def __init__(self):
+        self.generator = None
+
+    def __call__(self, rows):
+        if self.generator is None:
+            self.generator = torch.Generator().manual_seed(3)
+        batch = pad(rows)
+        kept = torch.rand(batch["labels"].shape, generator=self.generator) < 0.7
+        return {**batch, "labels": batch["labels"].where(kept, -100)}
+
+
+@pytest.mark.parametrize("with_its_own", ["dataset", "collator"])
+def test_generators_of_dataset_and_collator_are_where_they_were(train, with_its_own):
+    ends = []
+    for callback in (None, CurvatureCallback(every=2)):
+        data = Augmented() if with_its_own == "dataset" else Texts()
+        collate = Masking() if with_its_own == "collator" else pad
+        trainer = train(gpt2(), callback, data=data, collate=collate)
+        ends.append((weights(trainer), getattr(data, "served", 0)))
+    assert len(measured(trainer)) == 3
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]
+
+
+def test_generators_in_functions_are_found_and_those_without_a_state_left_alone():
+    inner, system = np.random.RandomState(0), random.SystemRandom()
+
+    def draw():
+        return inner.rand(), system.random()
+
+    with generators_preserved(lambda: draw()):
+        first = draw()[0]
+    assert draw()[0] == first
+
+
+# --- What cannot be measured costs no run ---------------------------------------------------------------------------
+
+
+class Counted(IterableDataset):
+    def __len__(self):
+        return ROWS
+
+    def __iter__(self):
+        return iter([Texts()[index] for index in range(0, ROWS, 2)])
+
+
+def no_evaluation(head, hidden):
+    if not head.training:
+        raise ValueError("this head has no mode of evaluation")
+    return head(hidden)
+
+
+UNMEASURED = {
+    "without an index": (Words, Counted, "no length or no index"),
+    "reentrant": (lambda: Words(lambda head, x: checkpoint(head, x, use_reentrant=True)), None, "use_reentrant=False"),
+    "an error": (lambda: Words(no_evaluation), None, "no mode of evaluation"),
+}
+
+
+class Labelled(Texts):
+    def __getitem__(self, index):
+        return {"input_ids": self.ids[index], "labels": self.ids[index]}
+
+
+@pytest.mark.parametrize("case", UNMEASURED)
+def test_what_cannot_be_measured_is_said_once_and_changes_nothing(train, caplog, case):
+    model, data, reason = UNMEASURED[case]
+    data = data or Labelled
+    alone = train(model(), data=data())
+    with caplog.at_level(logging.WARNING):
+        trainer = train(model(), CurvatureCallback(every=1), data=data())
+    assert not measured(trainer) and trainer.state.global_step == 4
+    assert torch.equal(weights(trainer), weights(alone))
+    assert all(module.training for module in trainer.model.modules())
+    (said,) = [message for message in caplog.messages if "measures nothing" in message]
+    assert reason in said
+
+
+def test_a_callback_of_another_trainer_is_refused_rather_than_logged_there(train):
+    callback = CurvatureCallback(every=1)
+    first, second = (train(Words(), cls=CritMomTrainer, callbacks=[callback], start=False) for _ in range(2))
+    with pytest.raises(InputError, match="construct one CurvatureCallback for each trainer"):
+        second.train()
+    assert not first.state.log_history
+
+
+@pytest.mark.parametrize("options", [{"every": 2.5}, {"every": "10"}, {"examples": float("nan")}])
+def test_numbers_that_are_not_whole_are_a_sentence(options):
+    with pytest.raises(InputError, match="expected a whole number"):
+        CurvatureCallback(**options)
+
+
+# --- The damping of the last step -----------------------------------------------------------------------------------
+
+
+def test_only_sgd_has_a_damping_ratio_and_it_is_that_of_the_learning_rate_that_it_uses():
+    params = [nn.Parameter(torch.ones(2))]
+    assert not _used_by(torch.optim.RMSprop(params, momentum=0.9))
+    dampened = torch.optim.SGD(params, lr=0.5, momentum=0.9, dampening=0.8)
+    assert _used_by(dampened)["lr"] == pytest.approx(0.1)
+    dampened.param_groups[0]["effective_lr"] = 0.05
+    assert _used_by(dampened)["lr"] == pytest.approx(0.01)
+
+
+def test_a_weight_that_is_given_needs_no_measured_curvature(train):
+    trainer = train(
+        Words(), cls=CritMomTrainer, data=Labelled(), optim="critmom_qhm", optim_args="curvature=auto,nu=0.5"
+    )
+    assert not measured(trainer)
+
+
+def test_a_model_with_frozen_weights_and_adapters_is_measured_along_the_adapters(train):
+    def adapted(head, hidden):
+        return head(hidden) + hidden @ head.down @ head.up
+
+    def make():
+        model = Words(adapted)
+        model.requires_grad_(False)
+        model.head.down = nn.Parameter(0.1 * torch.ones(4, 2))
+        model.head.up = nn.Parameter(0.1 * torch.randn(2, VOCABULARY))
+        return model
+
+    callback = CurvatureCallback(every=4, tolerance=0.01)
+    trainer = train(make(), callback, data=Labelled())
+    batches = callback._read(trainer, trainer.args, trainer.get_train_dataloader()).batches
+    found = measure_curvature(trainer.model, batches, tolerance=0.01)
+    assert measured(trainer)[-1]["curvature/top"] == pytest.approx(found.top.value, rel=1e-3)
