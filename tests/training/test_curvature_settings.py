@@ -3,6 +3,7 @@
 import logging
 import random
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -151,6 +152,23 @@ def test_examples_too_few_for_the_noise_scale_still_give_the_curvature(train, ca
     assert sum("no noise scale" in message for message in caplog.messages) == 1
 
 
+class Collated(Texts):
+    """Gives whole batches, as the image datasets of this package do."""
+
+    def __getitems__(self, indices):
+        return pad([self[index] for index in indices])
+
+
+def test_a_dataset_may_collate_by_itself(train):
+    first, second = (
+        train(gpt2(), CurvatureCallback(every=4), data=data, collate=collate, remove_unused_columns=False)
+        for data, collate in ((Texts(), pad), (Collated(), lambda batch: batch))
+    )
+    kept = ("curvature/top", "noise_scale_low", "noise_scale_rows")
+    own, other = ([{name: record.get(name) for name in kept} for record in measured(one)] for one in (first, second))
+    assert own == other and len(own) == 2
+
+
 def test_what_is_unfrozen_after_the_step_has_not_moved_in_it(train):
     class Unfreeze(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -232,6 +250,19 @@ def test_generators_in_functions_are_found_and_those_without_a_state_left_alone(
     with generators_preserved(lambda: draw()):
         first = draw()[0]
     assert draw()[0] == first
+
+
+MODULE_LEVEL = np.random.default_rng(0)
+
+
+def test_a_generator_that_a_transform_of_datasets_names_is_where_it_was():
+    def jittered(rows):
+        return {"x": [x + MODULE_LEVEL.integers(1000) for x in rows["x"]]}
+
+    data = datasets.Dataset.from_dict({"x": [0, 0, 0]}).with_transform(jittered)
+    with generators_preserved(data):
+        first = data[:]
+    assert data[:] == first
 
 
 # --- What cannot be measured costs no run ---------------------------------------------------------------------------

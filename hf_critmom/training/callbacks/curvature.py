@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch.optim import SGD
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
@@ -306,18 +306,17 @@ class CurvatureCallback(LoggingCallback):
                 f"{min(wanted, len(dataset))} examples are too few for {args.world_size} processes: each needs one."
             )
         count = max(count - count % size, min(count, size))  # batches of equal size, if there are several
-        chosen = random.Random(seed).sample(range(len(dataset)), count * args.world_size)
-        own = chosen[args.process_index :: args.world_size]
+        drawn = random.Random(seed).sample(range(len(dataset)), count * args.world_size)
+        own = Subset(dataset, drawn[args.process_index :: args.world_size])
         with preserved(trainer.model), generators_preserved(dataset, collate):  # reading may draw random numbers
             torch.manual_seed(seed)  # the same each time
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            items = dataset.__getitems__(own) if hasattr(dataset, "__getitems__") else [dataset[i] for i in own]
-            batches = [collate(items[start : start + size]) for start in range(0, count, size)]
+            batches = list(DataLoader(own, size, collate_fn=collate))
             rows = min(size, count, max(count // NOISE_BATCHES, 2))
-            whole = range(0, count - rows + 1, rows)
-            small = batches if rows == size else [collate(items[start : start + rows]) for start in whole]
-            return _Examples(batches, small, rows)
+            if rows == size:
+                return _Examples(batches, batches, rows)
+            return _Examples(batches, list(DataLoader(own, rows, drop_last=True, collate_fn=collate)), rows)
 
     def _metrics(self, measured: Measurement, along_update: float | None, noise: NoiseScale | None) -> dict[str, float]:
         metrics: dict[str, float] = {}

@@ -101,7 +101,15 @@ def _parts(value: Any) -> Iterator[Any]:
                 yield cell.cell_contents
             except ValueError:  # not assigned yet
                 continue
-        named = (value.__globals__.get(name) for name in value.__code__.co_names)
+        named = (value.__globals__.get(name) for name in _names(value.__code__))
         yield from (one for one in named if _kind(one) is not None)
     if _has_attributes(value):
         yield from vars(value).values()
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Names that code uses, comprehensions and functions within it included."""
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            yield from _names(part)

@@ -21,7 +21,8 @@ def curvature_callback(arm: Arm) -> CurvatureCallback | None:
     Args:
         arm: The run's arm.
     """
-    if arm.options.get("curvature") == "auto":
+    automatic = str(arm.options.get("curvature")).strip().lower() == "auto"
+    if automatic and str(arm.options.get("nu")).lower() == "none":  # a constant weight needs no curvature
         return None
     return CurvatureCallback(examples=EXAMPLES, around=_clock_stopped)
 
