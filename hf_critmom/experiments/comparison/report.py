@@ -71,7 +71,7 @@ def read_with_results(folder: Path) -> Findings:
 
 
 def verdicts_as_json(folder: Path) -> dict[str, Any]:
-    """The verdicts on a comparison's claims as JSON values, with step sizes and advice on momentum.
+    """The verdicts on a comparison's claims as JSON values, with step sizes, advice on momentum, and tuning trials.
 
     Args:
         folder: A comparison's folder, finished or not; nothing in it changes.
@@ -90,7 +90,17 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
         for budget in found.budgets
         if (one := budget.curvature) is not None
     ]
-    parts = {"claims": claims, "would_decide": outlook, "steps": steps, "momentum": momentum}
+    chosen = {(one.arm, one.epochs, one.trial) for one in found.results.choices}
+    trials = [
+        {
+            "budget": one.epochs,
+            **{name: getattr(one, name) for name in ("arm", "learning_rate", "weight_decay", "value", "steps")},
+            "chosen": (one.arm, one.epochs, one.trial) in chosen,
+        }
+        for budget in found.budgets
+        for one in budget.trials
+    ]
+    parts = {"claims": claims, "would_decide": outlook, "steps": steps, "momentum": momentum, "trials": trials}
     return dict(replace_non_finite({**head, "command": plan.command, "commands": found.commands, **parts}))
 
 

@@ -27,6 +27,7 @@ from hf_critmom.experiments.comparison.arms.arm import ARMS as ALL_ARMS
 from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
 from hf_critmom.experiments.comparison.records import Evaluation, RunResult
+from hf_critmom.experiments.comparison.report import verdicts_as_json
 from hf_critmom.experiments.comparison.results import read_results
 from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.experiments.comparison.statistics.steps import step_factor
@@ -318,6 +319,11 @@ def test_the_report_shows_every_trial(finished: Finished) -> None:
         cells = f"| {one.arm} | {one.learning_rate:g} | {one.weight_decay:g} | "
         row = next(line for line in card.splitlines() if line.startswith(cells))
         assert ("diverged" if last is None else f"{last:.4f}") in row
+    told = verdicts_as_json(finished.folder)["trials"]
+    assert [(one["arm"], one["value"], one["steps"]) for one in told] == [
+        (one.arm, one.value, one.steps) for one in budget.trials
+    ]
+    assert {one["arm"] for one in told if one["chosen"]} == set(ARMS)
     assert sum(line.endswith("| yes |") for line in card.splitlines()) == 2  # one of each arm
     assert 'id="tuning"' in page or "Every trial" in page
 
