@@ -187,8 +187,8 @@ def test_another_metric_has_targets_of_its_own(
     data = ("--task", "text", "--dataset_name", str(finished.texts), *TINY, "--metric", "perplexity")
     run = (*data, "--arms", "constant", "--num_seeds", "1", "--output_dir", str(tmp_path / "out"))
     assert "perplexity" in compared((*run, "--targets", "300", "200"), monkeypatch)[0]
+    assert "perplexity" in compared(run, monkeypatch)[0]  # goes on with those of the plan
     refusals: list[tuple[tuple[str, ...], str]] = [
-        ((), "--targets"),
         (("--targets", "0.9"), "perplexities, above 1, got 0.9"),
         (("--targets", "300", "nan"), "got nan"),
     ]
@@ -205,7 +205,8 @@ def test_a_run_folder_is_fine_tuned_on_other_text(
     saved = finished.folder / "runs" / "critmom_adamw" / "seed-42"
     (tmp_path / "more.txt").write_text(documents(1, length=4000)[0], encoding="utf-8")
     flags = ("--train_file", str(tmp_path / "more.txt"), "--block_size", str(BLOCK), "--max_steps", "2", "--use_cpu")
-    model = ("--model_name_or_path", str(saved), "--arms", "critmom", "--num_seeds", "1", "--learning_rate", "1e-9")
+    model = ("--model_name_or_path", str(saved), "--arms", "critmom", "--num_seeds", "1", "--learning_rate", "1e-9",
+             "--targets", "3")  # fmt: skip
     compared((*flags, *model, "--output_dir", str(tmp_path / "out")), monkeypatch)
     start, end = (load_file(folder / "model.safetensors") for folder in (saved, tmp_path / "out/runs/critmom/seed-42"))
     assert all(torch.allclose(start[name], end[name], atol=1e-6) for name in start)

@@ -33,6 +33,7 @@ from hf_critmom.storage.environment import versions
 from hf_critmom.storage.plan import json_roundtrip
 from hf_critmom.storage.typed import from_json
 from hf_critmom.tasks import Task, model_record, task_spec
+from hf_critmom.tasks.metrics import METRICS
 from hf_critmom.tasks.stored_arguments import store_arguments
 from hf_critmom.training.arguments import recorded_training_arguments
 
@@ -198,14 +199,14 @@ def plan_request(
         training["evaluations_per_epoch"] = request.training.evaluations_per_epoch
     every_arm = [*(stored.arms if stored is not None else ()), *arms]
     check_names(comparison, every_arm, folder, stored)
-    targets = comparison.targets or (stored.targets if stored is not None else task_spec(request.data).targets)
+    targets = comparison.targets or (stored.targets if stored is not None else default_targets(request, task))
     seeds = select_seeds(comparison, request.training.seed, request.given, stored)
     return Plan(
         task=from_json(TaskRecord, json_roundtrip(task.description())),
         model={**model_record(task, request.model), "num_parameters": num_parameters},
         arms=arms,
         seeds=seeds,
-        targets=tuple(sorted(set(map(float, targets)), reverse=not task.greater_is_better)),
+        targets=tuple(sorted(set(map(float, targets or _any_target(task))), reverse=not task.greater_is_better)),
         training=json_roundtrip(training),
         versions=versions(),
         command=request.command,
@@ -217,6 +218,24 @@ def plan_request(
         claims=tuple(comparison.claim or ()),
         looks=plan_looks(comparison, seeds),
     )
+
+
+def default_targets(request: ComparisonRequest, task: Task) -> tuple[float, ...] | None:
+    """The targets of a new comparison without ``--targets``; None if a pilot run has to set them.
+
+    Args:
+        request: The request.
+        task: The task.
+    """
+    if request.comparison.pilot or task.metric != task.metrics[0]:
+        return None
+    return task_spec(request.data).targets
+
+
+def _any_target(task: Task) -> tuple[float]:
+    """A possible target, for a plan whose targets are not known yet."""
+    metric = METRICS[task.metric]
+    return (metric.at_most if math.isfinite(metric.at_most) else metric.above + 1.0,)
 
 
 def check_names(comparison: ComparisonArguments, arms: list[str], folder: Path, stored: Plan | None) -> None:

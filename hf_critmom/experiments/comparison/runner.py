@@ -1,6 +1,8 @@
 """Runs a comparison: makes the missing runs of the requested plan; each result is written completely or not at all."""
 
+import copy
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,9 +19,16 @@ from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan, merged_tuning
+from hf_critmom.experiments.comparison.pilot import (
+    pilot_folder,
+    pilot_plan,
+    remove_other_pilot,
+    with_pilot_targets,
+)
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
     changed_versions,
+    default_targets,
     next_seed,
     plan_request,
     select_arms,
@@ -48,7 +57,7 @@ from hf_critmom.storage.locks import locked, single_writer, try_lock
 from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.threads import choose_threads, resolve_threads
 from hf_critmom.storage.workers import resolve_workers
-from hf_critmom.tasks import build_model, check_model, load_task
+from hf_critmom.tasks import Task, build_model, check_model, load_task
 from hf_critmom.tasks.stored_arguments import check_output_folder
 
 
@@ -120,16 +129,37 @@ def _run_comparison(request: ComparisonRequest) -> Path:
         if request.training.cadence_is_unset:
             an_epoch = steps_per_epoch(request.training, task)
             request = with_measured_cadence(request, step_seconds, evaluation_seconds, an_epoch)
-    make_runs(
-        planned(request),
-        TaskExecutor(request, task),
-        request.comparison,
-        folder,
-        arms,
-        engine,
-        stored is not None,
-    )
+    requested = planned(request)
+    pilots = stored is None and not (request.comparison.targets or default_targets(request, task))
+    if pilots:
+        requested = _with_pilot_targets(requested, request, task, folder, engine_of(threads))
+    make_runs(requested, TaskExecutor(request, task), request.comparison, folder, arms, engine, stored is not None)
+    if pilots and PartialState().is_main_process:
+        shutil.rmtree(pilot_folder(folder), ignore_errors=True)
     return folder
+
+
+def _with_pilot_targets(requested: Plan, request: ComparisonRequest, task: Task, folder: Path, engine: Engine) -> Plan:
+    """The requested plan with targets from a pilot run, which is made in a folder of its own, as a comparison is."""
+    plan, place, process = pilot_plan(requested), pilot_folder(folder), PartialState()
+    (run,) = plan.runs()
+    Notifier(shown=process.is_main_process).note(
+        f"Without --targets, a pilot run of {run.arm} with the seed {run.seed} sets them."
+    )
+    training = copy.copy(request.training)
+    training.report_to = []  # it is not a run of the comparison
+    comparison = dataclasses.replace(request.comparison, measure_curvature=False, until_decided=False)
+    executor = TaskExecutor(dataclasses.replace(request, training=training, comparison=comparison), task)
+    with writing(folder):
+        if process.is_main_process:
+            create_or_open_folder(
+                folder, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, PLAN_FILE_FORMAT.error, write=True
+            )
+            remove_other_pilot(place, plan)
+        process.wait_for_everyone()
+        begun = PLAN_FILE_FORMAT.exists(place)
+        make_runs(plan, executor, comparison, place, dict(plan.arms), engine, begun)
+        return with_pilot_targets(requested, plan, read_run(place, plan, run))
 
 
 def make_runs(

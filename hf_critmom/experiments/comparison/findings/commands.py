@@ -76,6 +76,28 @@ def command_for_seeds(plan: Plan, folder: Path, seeds: int) -> str:
     return shlex.join(argv)
 
 
+def command_for_pilot(plan: Plan, folder: Path) -> str | None:
+    """The command that makes the comparison anew beside it with targets from a pilot run; None if it has had one.
+
+    Args:
+        plan: The comparison's plan.
+        folder: Its folder.
+    """
+    try:
+        argv, _ = _covering_command(plan, folder)
+    except ValueError:
+        return None
+    if flag_values(argv, "--targets") is None and (plan.task.is_script or flag_values(argv, "--pilot") is not None):
+        return None
+    argv = without_flag(argv, "--targets")
+    if not plan.task.is_script:
+        argv = with_flag(argv, "--pilot")
+    if flag_values(argv, "--until_decided") is None:
+        argv = with_flag(argv, "--num_seeds", [str(len(plan.seeds))])
+    beside = folder.resolve().with_name(f"{folder.resolve().name}-pilot")
+    return shlex.join(with_flag(argv, "--output_dir", [recorded_path(beside)]))
+
+
 def _covering_command(plan: Plan, folder: Path) -> tuple[list[str], set[int]]:
     """The plan's command, with every arm and this folder, and the seeds that it covers as far as that is known."""
     argv, *others = single_commands(plan.command)

@@ -1,10 +1,12 @@
-"""How many more seeds would probably decide the open claims, and the command that adds them."""
+"""What would decide the open claims, more seeds or other targets, and the command for it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_critmom.experiments.comparison.findings.commands import command_for_seeds
+from hf_critmom.experiments.comparison.findings.commands import command_for_pilot, command_for_seeds
+from hf_critmom.experiments.comparison.findings.sentences import join_names
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.statistics.power import POWER
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, Verdict
@@ -12,23 +14,31 @@ from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, Ve
 
 @dataclass(frozen=True)
 class Outlook:
-    """How many seeds would probably decide a comparison.
+    """What would probably decide a comparison.
 
     Attributes:
-        seeds: Number of open claims that would probably be decided, by total number of seeds in rising order.
+        seeds: Number of open claims that would probably be decided, by total number of seeds in rising order; empty if
+            no number of seeds would, because no target tells the arms apart.
         present: Present number of seeds.
         undecided: Number of open claims.
-        command: The command that brings the comparison to the smallest of these numbers of seeds.
+        command: The command that brings the comparison to the smallest of these numbers of seeds, or the one that makes
+            a comparison with other targets.
+        unreached: The planned targets that no run of an open claim's arms reached, if no target tells these apart.
+        at_once: Those that every run of them had reached at its first evaluation.
     """
 
     seeds: Mapping[int, int]
     present: int
     undecided: int
     command: str
+    unreached: Sequence[float] = field(default=())
+    at_once: Sequence[float] = field(default=())
 
     @property
     def sentence(self) -> str:
         """The outlook as a sentence that ends with a colon, to be followed by the command."""
+        if not self.seeds:
+            return self._targets
         likely = f"with a probability of {POWER:.0%} or more at the present estimate and spread"
         least = next(iter(self.seeds))
         more = f"{least - self.present} more seed{'s' if least - self.present > 1 else ''}"
@@ -41,9 +51,19 @@ class Outlook:
             f"{likely}{later}:"
         )
 
+    @property
+    def _targets(self) -> str:
+        reasons = [f"no run reached {_values(self.unreached)}"] if self.unreached else []
+        reasons += [f"every run had reached {_values(self.at_once)} at its first evaluation"] if self.at_once else []
+        reason = " and ".join(reasons)
+        return (
+            f"{reason[:1].upper()}{reason[1:]}, so more seeds decide nothing. Other targets can, if they are fixed "
+            "before the first run: this command makes a comparison of its own, whose targets a pilot run sets:"
+        )
+
 
 def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | None:
-    """The numbers of seeds that would probably decide open claims; None if no number is known.
+    """The numbers of seeds that would probably decide open claims, or what else would; None if nothing is known.
 
     Args:
         plan: The comparison's plan.
@@ -55,6 +75,24 @@ def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | 
         verdict.needed for verdict in undecided if verdict.needed is not None and verdict.needed > len(plan.seeds)
     )
     if not needed:
-        return None
+        return _other_targets(plan, folder, undecided)
     decided = {seeds: sum(one <= seeds for one in needed) for seeds in needed}
     return Outlook(decided, len(plan.seeds), len(undecided), command_for_seeds(plan, folder, needed[0]))
+
+
+def _other_targets(plan: Plan, folder: Path, undecided: Sequence[Verdict]) -> Outlook | None:
+    """The outlook of a comparison none of whose targets tells the arms of its open claims apart."""
+    shown = [one for verdict in undecided for one in verdict.headlines if one.ratio.n]
+    if not shown or not all(math.isnan(one.ratio.estimate) for one in shown):
+        return None
+    command = command_for_pilot(plan, folder)
+    unreached, at_once = (
+        sorted({target for one in shown for target in getattr(one, name)}) for name in ("unreached", "at_once")
+    )
+    if command is None or not (unreached or at_once):
+        return None
+    return Outlook({}, len(plan.seeds), len(undecided), command, unreached, at_once)
+
+
+def _values(targets: Sequence[float]) -> str:
+    return join_names([f"{target:.4g}" for target in targets]).replace(" and ", " or ")

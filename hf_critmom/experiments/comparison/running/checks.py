@@ -70,14 +70,12 @@ def step_seconds_of(request: ComparisonRequest, arm: Arm, task: Task) -> float:
 
 
 def _check_targets(request: ComparisonRequest, task: Task) -> None:
-    """Refuses targets that the metric cannot reach, and a metric without targets."""
+    """Refuses targets that the metric cannot reach."""
     metric = METRICS[task.metric]
     for target in request.comparison.targets or ():
         if not (math.isfinite(target) and metric.above < target <= metric.at_most):
             hint = ": write 90 % as 0.9" if metric.at_most == 1.0 else ""
             raise ComparisonError(f"--targets must be {metric.in_words}, got {target:g}{hint}.")
-    if not request.comparison.targets and task.metric != task.metrics[0]:
-        raise ComparisonError(f"The task has no default targets for --metric {task.metric}: give some with --targets.")
 
 
 def _check_steps(training: ComparisonTrainingArguments, task: Task) -> None:

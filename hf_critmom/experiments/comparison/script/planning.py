@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MARGIN
@@ -18,7 +17,7 @@ from hf_critmom.experiments.comparison.planning import (
     plan_tuning,
     select_seeds,
 )
-from hf_critmom.experiments.comparison.records import RunResult, TaskRecord
+from hf_critmom.experiments.comparison.records import TaskRecord
 from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
 from hf_critmom.experiments.comparison.script.instructions import Recording
 from hf_critmom.storage.recorded_commands import recorded_value
@@ -28,8 +27,6 @@ from hf_critmom.training.arguments import differing_arguments
 EVALUATIONS_PER_RUN = 12
 """Least number of evaluations of a run if no flag sets how often to evaluate."""
 LOGS_PER_RUN = 100
-TARGET_SHARES = (0.5, 0.75, 0.9)
-"""Shares of the pilot run's improvement at which the targets lie."""
 _HUB_TASKS = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
@@ -202,39 +199,3 @@ def plan_script(
         claims=tuple(comparison.claim or ()),
         looks=plan_looks(comparison, seeds),
     )
-
-
-def pilot_targets(result: RunResult, metric: str, *, greater_is_better: bool) -> tuple[float, ...]:
-    """Targets from the curve of a pilot run: its values at `TARGET_SHARES` of the improvement.
-
-    Args:
-        result: Result of the pilot run.
-        metric: The metric.
-        greater_is_better: Whether larger values are better.
-
-    Raises:
-        ComparisonError: If the curve does not improve.
-    """
-    values = [value for one in result.evaluations if (value := one.values.get(metric)) is not None]
-    best = (max if greater_is_better else min)(values, default=0.0)
-    if len(values) < 2 or values[0] == best:
-        shown = ", ".join(f"{value:.4g}" for value in values) or "nothing"
-        raise ComparisonError(
-            f"The pilot run's eval_{metric} does not improve after its first evaluation ({shown}), so it sets no "
-            "targets: give --targets, more training, or another learning rate."
-        )
-    return tuple(float(f"{values[0] + share * (best - values[0]):.5g}") for share in TARGET_SHARES)
-
-
-def pilot_note(arm: str, seed: int) -> str:
-    """A sentence on the origin of the targets, for readers of the results."""
-    shares = ", ".join(f"{100 * share:g}" for share in TARGET_SHARES)
-    return (
-        f"The targets are what a pilot run of {arm} with the seed {seed}, which no compared run has, had reached at "
-        f"{shares} % of its improvement after the first evaluation."
-    )
-
-
-def pilot_folder(folder: Path) -> Path:
-    """Folder of the pilot run, which is made before there is a plan."""
-    return folder / ".pilot"

@@ -14,6 +14,7 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_SCRIPT_ARMS
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan
+from hf_critmom.experiments.comparison.pilot import pilot_folder, pilot_note, pilot_targets
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.planning import select_arms
 from hf_critmom.experiments.comparison.records import MAX_SEED, RunResult
@@ -26,13 +27,7 @@ from hf_critmom.experiments.comparison.script.arms import arms_for
 from hf_critmom.experiments.comparison.script.devices import Devices, visible_devices
 from hf_critmom.experiments.comparison.script.dry_run import dry_run
 from hf_critmom.experiments.comparison.script.execution import ScriptExecutor
-from hf_critmom.experiments.comparison.script.planning import (
-    ScriptFacts,
-    pilot_folder,
-    pilot_note,
-    pilot_targets,
-    plan_script,
-)
+from hf_critmom.experiments.comparison.script.planning import ScriptFacts, plan_script
 from hf_critmom.experiments.comparison.script.processes import RunFailed
 from hf_critmom.storage.files import create_or_open_folder, write_json
 from hf_critmom.storage.locks import LOCKS_FOLDER, locked, single_writer, try_lock

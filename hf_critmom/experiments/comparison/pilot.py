@@ -1,0 +1,122 @@
+"""The pilot run of a comparison: where nobody gives targets, it sets them before there is a plan."""
+
+import dataclasses
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan
+from hf_critmom.experiments.comparison.records import RunResult, TaskRecord
+from hf_critmom.storage.locks import try_lock
+from hf_critmom.storage.typed import from_json
+
+TARGET_SHARES = (0.5, 0.75, 0.9)
+"""Shares of the pilot run's improvement at which the targets lie."""
+_PILOT_SEED = 2042
+"""Seed of the pilot run, whatever the seeds of a comparison are, so that shares of it have the same targets."""
+
+
+def pilot_folder(folder: Path) -> Path:
+    """Folder of the pilot run, which is made before there is a plan."""
+    return folder / ".pilot"
+
+
+def pilot_plan(requested: Plan) -> Plan:
+    """The plan of the pilot run: the baseline's run with the smallest budget and a seed that no compared run has.
+
+    Args:
+        requested: The requested plan of the comparison, whose targets are not known yet.
+    """
+    name = requested.baseline_arm
+    training = dict(requested.training)
+    if len(requested.budgets) > 1:
+        training["num_train_epochs"] = requested.budgets[:1]
+    return dataclasses.replace(
+        requested,
+        arms={name: requested.arms[name]},
+        seeds=(_pilot_seed({*requested.seeds, *(() if requested.tuning is None else (requested.tuning.seed,))}),),
+        training=training,
+        tuning=None,
+        baseline=name,
+        claims=(),
+        looks=None,
+    )
+
+
+def remove_other_pilot(folder: Path, plan: Plan) -> None:
+    """Removes a pilot run with other conditions, which an earlier command left behind, unless a launch works on it.
+
+    Args:
+        folder: Folder of the pilot run.
+        plan: The plan of the pilot run that is to be made there.
+    """
+    if not PLAN_FILE_FORMAT.exists(folder):
+        return
+    try:
+        stored = Plan.read(folder)
+        same = stored.seeds == plan.seeds and stored.arms.keys() == plan.arms.keys() and not stored.differences(plan)
+    except ComparisonError:
+        same = False
+    if not same:
+        with try_lock(folder, "launch") as alone:
+            if alone:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def with_pilot_targets(requested: Plan, pilot: Plan, result: RunResult | None) -> Plan:
+    """A requested plan with the targets that the pilot run sets, and a note on them.
+
+    Args:
+        requested: The requested plan.
+        pilot: The plan of the pilot run.
+        result: Its result.
+
+    Raises:
+        ComparisonError: If the pilot run sets no targets.
+    """
+    (arm,), (seed,) = pilot.arms, pilot.seeds
+    if result is None or not result.finished:
+        raise ComparisonError(
+            f"The pilot run of {arm} diverged, so it sets no targets: give --targets, or a smaller --learning_rate."
+        )
+    task = requested.task
+    targets = pilot_targets(result, task.metric, greater_is_better=task.greater_is_better)
+    notes = [*task.notes, pilot_note(arm, seed)]
+    record = from_json(TaskRecord, {**task.content, "notes": notes})
+    return dataclasses.replace(requested, targets=targets, task=record)
+
+
+def pilot_targets(result: RunResult, metric: str, *, greater_is_better: bool) -> tuple[float, ...]:
+    """Targets from the curve of a pilot run: its values at `TARGET_SHARES` of the improvement.
+
+    Args:
+        result: Result of the pilot run.
+        metric: The metric.
+        greater_is_better: Whether larger values are better.
+
+    Raises:
+        ComparisonError: If the curve does not improve.
+    """
+    values = [value for one in result.evaluations if (value := one.values.get(metric)) is not None]
+    best = (max if greater_is_better else min)(values, default=0.0)
+    if len(values) < 2 or values[0] == best:
+        shown = ", ".join(f"{value:.4g}" for value in values) or "nothing"
+        raise ComparisonError(
+            f"The pilot run's eval_{metric} does not improve after its first evaluation ({shown}), so it sets no "
+            "targets: give --targets, more training, or another learning rate."
+        )
+    return tuple(float(f"{values[0] + share * (best - values[0]):.5g}") for share in TARGET_SHARES)
+
+
+def pilot_note(arm: str, seed: int) -> str:
+    """A sentence on the origin of the targets, for readers of the results."""
+    shares = ", ".join(f"{100 * share:g}" for share in TARGET_SHARES)
+    return (
+        f"The targets are what a pilot run of {arm} with the seed {seed}, which no compared run has, had reached at "
+        f"{shares} % of its improvement after the first evaluation."
+    )
+
+
+def _pilot_seed(taken: Collection[int]) -> int:
+    return next(seed for seed in range(_PILOT_SEED, _PILOT_SEED + len(taken) + 1) if seed not in taken)
