@@ -192,6 +192,8 @@ def test_texts_cannot_be_corrupted(refused: Any, tmp_path: Path, monkeypatch: py
         "--max_eval_samples",
         "8",
         "--use_cpu",
+        "--targets",
+        "3",
         "--output_dir",
         str(tmp_path / "out"),
     )

@@ -357,7 +357,7 @@ def test_other_data_under_the_same_flags_is_refused(tmp_path: Path, capsys: pyte
     texts.write_text("To be, or not to be, that is the question. " * 400)
     words = ("compare", "--task", "text", "--train_file", str(texts), "--block_size", "16", "--hidden_size", "8")
     words += ("--num_hidden_layers", "1", "--num_attention_heads", "1", "--max_steps", "1", "--eval_steps", "1")
-    words += ("--max_eval_samples", "8", "--use_cpu", "--arms", "adamw", "--workers", "1")
+    words += ("--max_eval_samples", "8", "--use_cpu", "--arms", "adamw", "--workers", "1", "--targets", "3")
     assert compare(*words, "--num_seeds", "1", folder=tmp_path / "out") == 0
     texts.write_text("Now is the winter of our discontent. " * 400)
     capsys.readouterr()

@@ -386,7 +386,7 @@ def test_a_folder_of_pictures_is_compared_in_bfloat16(
         Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
     given = ("--arms", "critmom", "--num_seeds", "1", "--width", "2", "--max_steps", "2", "--bf16", "--use_cpu")
     batches = ("--per_device_train_batch_size", "24", "--eval_strategy", "steps", "--eval_steps", "1")
-    data = ("--task", str(tmp_path / "pets"), "--output_dir", str(tmp_path / "out"))
+    data = ("--task", str(tmp_path / "pets"), "--targets", "0.9", "--output_dir", str(tmp_path / "out"))
     printed, witness = again("compare", *given, *batches, *data)
     assert "pets" in printed and witness.task is not None
     assert witness.task.image_shape == (3, 8, 8) and witness.task.label_names == ("cat", "dog")
