@@ -70,6 +70,23 @@ class ArmAgreement:
 
 
 @dataclass(frozen=True)
+class ArmDifference:
+    """How much more the runs of an arm, or those of two arms, agree on some examples than on others, pair by pair.
+
+    Attributes:
+        first: One arm.
+        second: The other, or the same.
+        overlap: Mean difference of the number of shared top groups.
+        spearman: Mean difference of the rank correlation; None where it is not defined for a pair.
+    """
+
+    first: str
+    second: str
+    overlap: Mean
+    spearman: Mean | None
+
+
+@dataclass(frozen=True)
 class Agreement:
     """Agreement between runs.
 
@@ -81,6 +98,7 @@ class Agreement:
         pairs: Every two runs.
         arms: Every arm of two or more runs, and every two arms.
         confidence: Level of the intervals.
+        members: The runs of each arm.
     """
 
     groups: int
@@ -90,6 +108,7 @@ class Agreement:
     pairs: tuple[PairAgreement, ...]
     arms: tuple[ArmAgreement, ...]
     confidence: float
+    members: dict[str, tuple[str, ...]]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -148,7 +167,36 @@ def measure_agreement(
         pairs=tuple(pairs.values()),
         arms=tuple(compared),
         confidence=confidence,
+        members={arm: tuple(names) for arm, names in by_arm.items()},
     )
+
+
+def compare_agreement(chosen: Agreement, control: Agreement) -> list[ArmDifference]:
+    """How much more the same runs agree on the chosen examples than on a control's, with jackknife intervals.
+
+    Every pair of runs is compared with itself, so that what its networks have in common on any examples falls out.
+
+    Args:
+        chosen: Agreement on the chosen examples.
+        control: Agreement of the same runs on a control's examples.
+    """
+    pairs = {
+        (one.first, one.second): PairAgreement(
+            one.first,
+            one.second,
+            one.overlap - other.overlap,
+            None if one.spearman is None or other.spearman is None else one.spearman - other.spearman,
+        )
+        for one, other in zip(chosen.pairs, control.pairs, strict=True)
+    }
+    top = float(chosen.num_top)
+    return [
+        ArmDifference(
+            arms.first, arms.second, *_means(arms.first, arms.second, chosen.members, pairs, (-top, top), (-2.0, 2.0),
+                                             chosen.confidence)
+        )
+        for arms in chosen.arms
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,20 +227,31 @@ def _pair(first: str, second: str, one: Ranking, other: Ranking) -> PairAgreemen
 
 
 def _arms(
-    first: str, second: str, by_arm: Mapping[str, list[str]], pairs: Pairs, num_top: int, confidence: float
+    first: str, second: str, by_arm: Mapping[str, Sequence[str]], pairs: Pairs, num_top: int, confidence: float
 ) -> ArmAgreement:
-    left, right = by_arm[first], by_arm[second]
-    within = first == second
-    found = [_of(pairs, one, other) for one, other in _pairs_of(left, right, within)]
-    return ArmAgreement(
-        first,
-        second,
-        len(found),
-        _mean(lambda pair: float(pair.overlap), pairs, left, right, within, (0.0, float(num_top)), confidence),
-        sum(pair.overlap == num_top for pair in found) / len(found),
-        None
-        if any(pair.spearman is None for pair in found)
-        else _mean(lambda pair: pair.spearman or 0.0, pairs, left, right, within, (-1.0, 1.0), confidence),
+    found = [_of(pairs, *names) for names in _pairs_of(by_arm[first], by_arm[second], first == second)]
+    overlap, spearman = _means(first, second, by_arm, pairs, (0.0, float(num_top)), (-1.0, 1.0), confidence)
+    full = sum(pair.overlap == num_top for pair in found) / len(found)
+    return ArmAgreement(first, second, len(found), overlap, full, spearman)
+
+
+def _means(
+    first: str,
+    second: str,
+    by_arm: Mapping[str, Sequence[str]],
+    pairs: Pairs,
+    overlaps: tuple[float, float],
+    correlations: tuple[float, float],
+    confidence: float,
+) -> tuple[Mean, Mean | None]:
+    """Mean overlap and mean rank correlation of the pairs of two arms, each within its possible range."""
+    left, right, within = by_arm[first], by_arm[second], first == second
+    known = all(_of(pairs, *names).spearman is not None for names in _pairs_of(left, right, within))
+    return (
+        _mean(lambda pair: float(pair.overlap), pairs, left, right, within, overlaps, confidence),
+        _mean(lambda pair: pair.spearman or 0.0, pairs, left, right, within, correlations, confidence)
+        if known
+        else None,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from hf_critmom.attribution import Attribution, AttributionError, GroupGradient, diagnose, measure_agreement
-from hf_critmom.attribution.agreement import chance_of_overlap
+from hf_critmom.attribution.agreement import chance_of_overlap, compare_agreement
 
 SEVEN = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 
@@ -196,6 +196,31 @@ def test_arms_are_means_over_their_pairs_with_jackknife_intervals():
             if first == second
             else np.mean([overlap[frozenset(pair)] == 3 for pair in itertools.product(left, right)])
         )
+
+
+def test_differences_to_a_control_are_means_over_the_same_pairs_with_jackknife_intervals():
+    chosen, control = runs(), {name: made(np.roll(list(one.shares.values()), place % 3))
+                               for place, (name, one) in enumerate(runs().items())}  # fmt: skip
+    one, other = (measure_agreement(found, arms(found)) for found in (chosen, control))
+    found = {(part.first, part.second): part for part in compare_agreement(one, other)}
+    difference = {frozenset((pair.first, pair.second)): pair.overlap - same.overlap
+                  for pair, same in zip(one.pairs, other.pairs, strict=True)}  # fmt: skip
+    names = {arm: [f"{arm}-{seed}" for seed in range(4)] for arm in ("sgd", "adamw")}
+
+    def mean(left, right):
+        return np.mean([difference[frozenset(pair)] for pair in itertools.product(left, right)])
+
+    left, right = names["sgd"], names["adamw"]
+    samples = [
+        [mean([name for name in left if name != out], right) for out in left],
+        [mean(left, [name for name in right if name != out]) for out in right],
+    ]
+    variance = sum(3 / 4 * np.sum((np.array(sample) - np.mean(sample)) ** 2) for sample in samples)
+    part = found["sgd", "adamw"].overlap
+    reach = stats.t.ppf(0.975, 3) * math.sqrt(variance)
+    assert part.value == pytest.approx(mean(left, right)) and variance > 0.0
+    assert part.interval == pytest.approx((max(-3.0, part.value - reach), min(3.0, part.value + reach)))
+    assert all(one.overlap.value == 0.0 and one.overlap.interval is None for one in compare_agreement(one, one))
 
 
 def test_equal_runs_agree_in_full_and_have_no_interval_to_boast_of():

@@ -72,12 +72,9 @@ def write_attribution_page(folder: Path, found: Results, agreements: Mapping[str
 def _headlines(results: Sequence[Result], agreements: Mapping[str, Agreement]) -> list[Headline]:
     """Headlines: whether the runs agree more than their controls, and the problem groups of each checkpoint."""
     said = []
-    for finding in agreement_findings(agreements) if agreements else ():
-        more = ": more than the controls" in finding
-        statement = "The runs' mistakes agree " + (
-            "more than their controls do." if more else "no more than their controls do."
-        )
-        said.append(Headline("agreement" if more else "no evidence", "good" if more else "open", statement, finding))
+    for found in agreement_findings(agreements) if agreements else ():
+        tone = "good" if found.word == "agreement" else "open"
+        said.append(Headline(found.word, tone, found.statement, found.sentence))
     for result in results:
         problem = result.studies[0].diagnosis.problem
         label = result.label if len(results) > 1 else ""

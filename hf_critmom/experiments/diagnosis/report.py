@@ -64,7 +64,7 @@ def write_attribution_report(folder: Path) -> list[RenderableType]:
         shown += map(Text, study_findings(results[0]))
     else:
         shown += [summary_table(results).rich(), agreement_table(agreements).rich()]
-        shown += map(Text, [agreement_by_chance(agreements), *agreement_findings(agreements)])
+        shown += map(Text, [agreement_by_chance(agreements), *(one.sentence for one in agreement_findings(agreements))])
     return shown + [severity_table(one.label, one.studies).rich() for one in results if len(one.studies) > 1]
 
 
@@ -95,7 +95,7 @@ def _section(found: Results, captions: Mapping[str, list[tuple[str, str]]], agre
         agreed = {
             "sentence": agreement_by_chance(agreements),
             "table": agreement_table(agreements).markdown(),
-            "findings": agreement_findings(agreements),
+            "findings": [one.sentence for one in agreement_findings(agreements)],
         }
     seeds = sorted({result.seed or 0 for result in results})
     return render(

@@ -27,7 +27,7 @@ def attribution_as_json(folder: Path) -> dict[str, Any]:
         "split": found.settings.split,
         "checkpoints": [_checkpoint(result) for result in found.checkpoints],
         "agreement": {name: agreement.to_dict() for name, agreement in agreements.items()},
-        "findings": agreement_findings(agreements) if agreements else [],
+        "findings": [one.sentence for one in agreement_findings(agreements)] if agreements else [],
     }
 
 

@@ -1,8 +1,9 @@
 """The tables of attributions, and their findings in sentences."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from hf_critmom.attribution.agreement import Agreement, Mean
+from hf_critmom.attribution.agreement import Agreement, ArmAgreement, ArmDifference, Mean, compare_agreement
 from hf_critmom.attribution.problems import Diagnosis
 from hf_critmom.attribution.results import Attribution
 from hf_critmom.experiments.diagnosis.results import Result
@@ -110,21 +111,88 @@ def study_findings(result: Result) -> list[str]:
     return found
 
 
-def agreement_findings(agreements: Mapping[str, Agreement]) -> list[str]:
-    """The agreement on misclassified examples compared with that of the controls, in sentences."""
-    shared = {name: sum(pair.overlap for pair in found.pairs) / len(found.pairs) for name, found in agreements.items()}
-    (chosen, overlap), *controls = shared.items()
+@dataclass(frozen=True)
+class AgreementFinding:
+    """Whether runs agree more on the chosen examples than on the controls'.
+
+    Attributes:
+        word: "agreement", "no evidence" or "cannot be told".
+        statement: The finding in short.
+        sentence: The finding with its numbers.
+    """
+
+    word: str
+    statement: str
+    sentence: str
+
+
+def agreement_findings(agreements: Mapping[str, Agreement]) -> list[AgreementFinding]:
+    """What the agreement on the chosen examples says beside that of the controls; between arms if there are several.
+
+    Runs agree only if the intervals of their differences to all controls lie above 0.
+
+    Args:
+        agreements: Agreement on the chosen examples, then on each control, by name.
+    """
+    (name, chosen), *controls = agreements.items()
+    several = len(chosen.members) > 1
     if not controls:
         return []
-    said = ", ".join(f"{of_control:.2f} ({display_name(name)})" for name, of_control in controls)
-    if overlap > max(of_control for _, of_control in controls):
-        verdict = "more than the controls: the runs agree on more than where any gradient of such networks lies"
-    else:
-        verdict = "no more than the controls, so there is no evidence that the runs' mistakes lie in the same layers"
+    differences = {control: compare_agreement(chosen, found) for control, found in controls}
     return [
-        f"Over all pairs of runs, {overlap:.2f} of {agreements[chosen].num_top} top groups are shared "
-        f"({display_name(chosen)}), beside {said}: {verdict}."
+        _agreement_finding(
+            name, chosen.num_top, arms, {control: found[place] for control, found in differences.items()}
+        )
+        for place, arms in enumerate(chosen.arms)
+        if not several or arms.first != arms.second
     ]
+
+
+def _agreement_finding(
+    name: str, num_top: int, arms: ArmAgreement, differences: Mapping[str, ArmDifference]
+) -> AgreementFinding:
+    overlaps = {control: found.overlap for control, found in differences.items()}
+    who = "Among the runs" if arms.first == arms.second else f"Between {arms.first} and {arms.second}"
+    less = [control for control, mean in overlaps.items() if (mean.interval or (0.0, mean.value))[1] <= 0.0]
+    open_ones = [control for control, mean in overlaps.items() if mean.interval is None or mean.interval[0] <= 0.0]
+    whose = "the runs' mistakes" if name == "misclassified" else "the runs' largest gradients"
+    beyond = f"{whose} lie in the same layers beyond where any gradient of such networks lies"
+    if less:
+        word, statement = "no evidence", f"{whose} agree no more than their controls do"
+        verdict = f"There is no evidence that {beyond}: agreement is no greater than {_gradients(less)}"
+    elif open_ones:
+        word, statement = "cannot be told", f"whether {whose} agree more than their controls do is not decided"
+        verdict = (
+            f"Whether {beyond} is not decided: with these runs, agreement cannot be told from that "
+            f"{_gradients(open_ones)}"
+        )
+    else:
+        word, statement = "agreement", f"{whose} agree more than their controls do"
+        verdict = f"So {beyond}"
+    sentence = (
+        f"{who} ({arms.pairs} pairs), {_mean(arms.overlap)} of {num_top} top groups are shared on {display_name(name)} "
+        f"examples, and all {num_top} in {arms.full:.0%} of the pairs; pair by pair, that is "
+        f"{_differences(overlaps)}. {verdict}."
+    )
+    correlations = {control: found.spearman for control, found in differences.items() if found.spearman is not None}
+    if arms.spearman is not None and correlations:
+        sentence += f" The rank correlation of all shares is {_mean(arms.spearman)}: {_differences(correlations)}."
+    return AgreementFinding(word, f"{statement[:1].upper()}{statement[1:]}.", sentence)
+
+
+def _gradients(controls: Sequence[str]) -> str:
+    """Controls by the gradients that they take."""
+    named = {"correct": "on correctly classified examples", "initial": "in untrained networks"}
+    return " and ".join(named.get(control, f"on {display_name(control)} examples") for control in controls)
+
+
+def _differences(means: Mapping[str, Mean]) -> str:
+    """Differences to controls: "+0.10 (-0.13 to +0.33) relative to the agreement on correctly classified examples"."""
+    return " and ".join(
+        f"{_with_interval(mean.value, mean.interval, '{:+.2f}', ' to ')} relative to "
+        f"{'that' if place else 'the agreement'} {_gradients([control])}"
+        for place, (control, mean) in enumerate(means.items())
+    )
 
 
 def agreement_by_chance(agreements: Mapping[str, Agreement]) -> str:
