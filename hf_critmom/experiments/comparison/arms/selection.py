@@ -120,7 +120,7 @@ def _variant(text: str, spec: ArmSpec, known: Mapping[str, Arm], color: str) -> 
         spec,
         name=spec.name,
         options={**base.options, **_json_options(spec)},
-        help=f"{base.help}; {_options_text(spec.options)}" if spec.options else base.help,
+        help=f"{base.help}, but with {_options_text(spec.options)}" if spec.options else base.help,
         color=color,
     )
 
