@@ -17,7 +17,7 @@ from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED, DriftSummary
 from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
-from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial
+from hf_critmom.experiments.comparison.tuning import JudgedTrial
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -268,9 +268,7 @@ def drift_figure(drift: DriftSummary, baseline: str, arms: Mapping[str, Arm]) ->
     return figure
 
 
-def tuning_figure(
-    trials: Sequence[JudgedTrial], choices: Sequence[BestTrial], metric: Metric, arms: Mapping[str, Arm]
-) -> Figure | None:
+def tuning_figure(trials: Sequence[JudgedTrial], metric: Metric, arms: Mapping[str, Arm]) -> Figure | None:
     """Last validation value of every trial over its learning rate; None if no two trials of an arm can be compared.
 
     How to read it: an arm whose curve is flat hardly depends on its learning rate; a ring marks the chosen trial, which
@@ -279,7 +277,6 @@ def tuning_figure(
 
     Args:
         trials: The finished trials at one budget.
-        choices: The best trial of each arm and budget.
         metric: The metric.
         arms: The arms, in order.
     """
@@ -287,7 +284,7 @@ def tuning_figure(
     level = "weight_decay" if along == "learning_rate" else "learning_rate"
     drawn = [
         {"arm": one.arm, "at": getattr(one, along), "level": getattr(one, level), "value": one.value,
-         "chosen": any((one.arm, one.epochs, one.trial) == (best.arm, best.epochs, best.trial) for best in choices)}
+         "chosen": one.chosen}
         for one in trials
         if one.value is not None and one.arm in arms
     ]  # fmt: skip

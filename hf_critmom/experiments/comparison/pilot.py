@@ -75,29 +75,29 @@ def with_pilot_targets(requested: Plan, pilot: Plan, result: RunResult | None) -
     Raises:
         ComparisonError: If the pilot run sets no targets.
     """
-    (arm,), (seed,) = pilot.arms, pilot.seeds
-    if result is None or not result.finished:
-        raise ComparisonError(
-            f"The pilot run of {arm} diverged, so it sets no targets: give --targets, or a smaller --learning_rate."
-        )
-    task = requested.task
-    targets = pilot_targets(result, task.metric, greater_is_better=task.greater_is_better)
-    notes = [*task.notes, pilot_note(arm, seed)]
+    (arm,), task = pilot.arms, requested.task
+    targets = pilot_targets(result, arm, task.metric, greater_is_better=task.greater_is_better)
+    notes = [*task.notes, pilot_note(arm, *pilot.seeds)]
     record = from_json(TaskRecord, {**task.content, "notes": notes})
     return dataclasses.replace(requested, targets=targets, task=record)
 
 
-def pilot_targets(result: RunResult, metric: str, *, greater_is_better: bool) -> tuple[float, ...]:
+def pilot_targets(result: RunResult | None, arm: str, metric: str, *, greater_is_better: bool) -> tuple[float, ...]:
     """Targets from the curve of a pilot run: its values at `TARGET_SHARES` of the improvement.
 
     Args:
         result: Result of the pilot run.
+        arm: Name of its arm.
         metric: The metric.
         greater_is_better: Whether larger values are better.
 
     Raises:
-        ComparisonError: If the curve does not improve.
+        ComparisonError: If the run diverged, or its curve does not improve.
     """
+    if result is None or not result.finished:
+        raise ComparisonError(
+            f"The pilot run of {arm} diverged, so it sets no targets: give --targets, or a smaller --learning_rate."
+        )
     values = [value for one in result.evaluations if (value := one.values.get(metric)) is not None]
     best = (max if greater_is_better else min)(values, default=0.0)
     if len(values) < 2 or values[0] == best:
@@ -107,6 +107,11 @@ def pilot_targets(result: RunResult, metric: str, *, greater_is_better: bool) ->
             "targets: give --targets, more training, or another learning rate."
         )
     return tuple(float(f"{values[0] + share * (best - values[0]):.5g}") for share in TARGET_SHARES)
+
+
+def pilot_announcement(arm: str, seed: int) -> str:
+    """A sentence that announces the pilot run."""
+    return f"Without --targets, a pilot run of {arm} with the seed {seed} sets them."
 
 
 def pilot_note(arm: str, seed: int) -> str:

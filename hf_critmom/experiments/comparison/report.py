@@ -23,7 +23,6 @@ from hf_critmom.experiments.comparison.findings.sentences import headline_senten
 from hf_critmom.experiments.comparison.rendering.card import comparison_card
 from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
 from hf_critmom.experiments.comparison.results import write_table, writing
-from hf_critmom.experiments.comparison.tuning import BestTrial
 from hf_critmom.reporting.figures import write_figures
 from hf_critmom.storage.files import atomic_write, replace_non_finite
 
@@ -43,7 +42,7 @@ def write_report(folder: Path) -> RenderableType:
     found = read_with_results(folder)
     with writing(folder):
         write_table(folder, found.table)
-        figures = [figures_of(budget, found.results.choices) for budget in found.budgets]
+        figures = [figures_of(budget) for budget in found.budgets]
         for budget_figures in figures:
             write_figures(folder, budget_figures)
         with atomic_write(folder / "README.md") as partial:
@@ -90,12 +89,13 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
         for budget in found.budgets
         if (one := budget.curvature) is not None
     ]
-    chosen = {(one.arm, one.epochs, one.trial) for one in found.results.choices}
     trials = [
         {
             "budget": one.epochs,
-            **{name: getattr(one, name) for name in ("arm", "learning_rate", "weight_decay", "value", "steps")},
-            "chosen": (one.arm, one.epochs, one.trial) in chosen,
+            **{
+                name: getattr(one, name)
+                for name in ("arm", "learning_rate", "weight_decay", "value", "steps", "chosen")
+            },
         }
         for budget in found.budgets
         for one in budget.trials
@@ -104,13 +104,8 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
     return dict(replace_non_finite({**head, "command": plan.command, "commands": found.commands, **parts}))
 
 
-def figures_of(found: BudgetFindings, choices: Sequence[BestTrial] = ()) -> dict[str, Figure]:
-    """The figures of one budget, by file name.
-
-    Args:
-        found: The findings at the budget.
-        choices: The best trial of each arm and budget.
-    """
+def figures_of(found: BudgetFindings) -> dict[str, Figure]:
+    """The figures of one budget, by file name."""
     analysis, runs, arms = found.analysis, found.runs, found.arms
     suffix = "" if analysis.budget is None else f"-{analysis.budget:g}-epochs"
     figures = {
@@ -124,7 +119,7 @@ def figures_of(found: BudgetFindings, choices: Sequence[BestTrial] = ()) -> dict
     if len(arms) > 1:
         figures[f"speed{suffix}.png"] = speed_figure(analysis, arms)
     figures[f"reach{suffix}.png"] = reach_figure(analysis, arms)
-    if (drawn := tuning_figure(found.trials, choices, analysis.metric, arms)) is not None:
+    if (drawn := tuning_figure(found.trials, analysis.metric, arms)) is not None:
         figures[f"tuning{suffix}.png"] = drawn
     return figures
 

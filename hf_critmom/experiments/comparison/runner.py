@@ -20,6 +20,7 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan, merged_tuning
 from hf_critmom.experiments.comparison.pilot import (
+    pilot_announcement,
     pilot_folder,
     pilot_plan,
     remove_other_pilot,
@@ -143,9 +144,7 @@ def _with_pilot_targets(requested: Plan, request: ComparisonRequest, task: Task,
     """The requested plan with targets from a pilot run, which is made in a folder of its own, as a comparison is."""
     plan, place, process = pilot_plan(requested), pilot_folder(folder), PartialState()
     (run,) = plan.runs()
-    Notifier(shown=process.is_main_process).note(
-        f"Without --targets, a pilot run of {run.arm} with the seed {run.seed} sets them."
-    )
+    Notifier(shown=process.is_main_process).note(pilot_announcement(run.arm, run.seed))
     training = copy.copy(request.training)
     training.report_to = []  # it is not a run of the comparison
     comparison = dataclasses.replace(request.comparison, measure_curvature=False, until_decided=False)

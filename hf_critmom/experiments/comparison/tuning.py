@@ -50,6 +50,7 @@ class JudgedTrial:
         value: Validation metric of its last evaluation; None if it diverged.
         steps: Geometric mean over the planned targets of its steps to target, where a target that it missed counts with
             its end; None if it diverged.
+        chosen: Whether it is the best of its arm and budget.
     """
 
     arm: str
@@ -59,6 +60,7 @@ class JudgedTrial:
     weight_decay: float
     value: float | None
     steps: float | None
+    chosen: bool = False
 
 
 def choose_best_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[BestTrial]:

@@ -1,6 +1,7 @@
 """Claims about the figures of a comparison: they can be read, and drawing them warns of nothing, whatever came out."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hf_critmom.experiments.comparison.figures import (
 from hf_critmom.experiments.comparison.plan import Trial
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis, analyse
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
-from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial
+from hf_critmom.experiments.comparison.tuning import JudgedTrial
 from hf_critmom.reporting.figures import write_figures
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -289,8 +290,7 @@ def test_trials_are_drawn_over_what_was_varied(
     rates: tuple[float, ...], decays: tuple[float, ...], scale: str, tmp_path: Path
 ) -> None:
     trials = [trial(rate, decay, 0.9 - 0.1 * rate) for rate in rates for decay in decays]
-    best = BestTrial("constant", None, trials[0].trial, 0.9, len(trials), 0, ())
-    drawn = tuning_figure(trials, [best], ACCURACY, {"constant": ARMS["constant"]})
+    drawn = tuning_figure([replace(trials[0], chosen=True), *trials[1:]], ACCURACY, {"constant": ARMS["constant"]})
     assert drawn is not None
     (axes,) = drawn.axes
     assert axes.get_xscale() == scale
@@ -302,5 +302,5 @@ def test_trials_are_drawn_over_what_was_varied(
 
 def test_one_trial_of_each_arm_is_no_curve() -> None:
     trials = [trial(1.0, 1.0, 0.9), trial(3.0, 1.0, None), trial(1.0, 1.0, 0.8, "critmom")]
-    assert tuning_figure(trials, [], ACCURACY, {name: ARMS[name] for name in ("constant", "critmom")}) is None
-    assert tuning_figure([], [], ACCURACY, {}) is None
+    assert tuning_figure(trials, ACCURACY, {name: ARMS[name] for name in ("constant", "critmom")}) is None
+    assert tuning_figure([], ACCURACY, {}) is None

@@ -47,7 +47,7 @@ def test_data_of_ones_own_get_targets_from_a_pilot_run(images: Path, tmp_path: P
     pilot = tmp_path / "pilot"  # the same run, made as one of a comparison
     assert compare(*words, "--seed", "2042", "--targets", "0.99", folder=pilot) == 0
     result = read_results(pilot, Plan.read(pilot)).runs[Run("constant", 2042)]
-    assert plan.targets == tuple(sorted(pilot_targets(result, "accuracy", greater_is_better=True)))
+    assert plan.targets == tuple(sorted(pilot_targets(result, "constant", "accuracy", greater_is_better=True)))
 
     made = {file: file.stat().st_mtime_ns for file in folder.glob("runs/**/result.json")}
     assert compare(*words, "--num_seeds", "2", folder=folder) == 0  # goes on with the targets of the plan

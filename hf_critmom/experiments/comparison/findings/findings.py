@@ -123,7 +123,11 @@ def findings_of(
     analyses = [
         analyse_budget(plan, results, table, list(arms), epochs, drift) for epochs in plan.budgets if results.runs
     ]
-    budgets = tuple(_at_budget(plan, results, arms, analysis) for analysis in analyses if analysis.arms)
+    best = {(choice.arm, choice.epochs, choice.trial) for choice in results.choices}
+    trials = [
+        replace(one, chosen=(one.arm, one.epochs, one.trial) in best) for one in judge_trials(plan, results.trials)
+    ]
+    budgets = tuple(_at_budget(plan, results, arms, analysis, trials) for analysis in analyses if analysis.arms)
     return Findings(folder, plan, results, table, arms, budgets, tuple(failures))
 
 
@@ -147,11 +151,13 @@ def _chosen(results: Results, tuned: str) -> str:
     )
 
 
-def _at_budget(plan: Plan, results: Results, arms: dict[str, Arm], analysis: Analysis) -> BudgetFindings:
+def _at_budget(
+    plan: Plan, results: Results, arms: dict[str, Arm], analysis: Analysis, trials: Sequence[JudgedTrial]
+) -> BudgetFindings:
     runs = tuple(result for run, result in results.runs.items() if run.epochs == analysis.budget)
     batch_size = plan.training.get("total_train_batch_size")
     curvature = summarise_curvature(runs, analysis.arms, analysis.baseline, batch_size)
     present = {name: arms[name] for name in analysis.arms}
     steps = compare_steps(runs, present, analysis.baseline, float(plan.training_argument("max_grad_norm")))
-    trials = tuple(one for one in judge_trials(plan, results.trials) if one.epochs == analysis.budget)
-    return BudgetFindings(analysis, curvature, steps, runs, present, trials)
+    tried = tuple(one for one in trials if one.epochs == analysis.budget)
+    return BudgetFindings(analysis, curvature, steps, runs, present, tried)

@@ -21,7 +21,7 @@ from hf_critmom.experiments.comparison.rendering.tables import (
     table_rows,
     trials_table,
 )
-from hf_critmom.experiments.comparison.results import Results, separate_tuned_runs
+from hf_critmom.experiments.comparison.results import separate_tuned_runs
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.claims import claim_title
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
@@ -94,7 +94,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         continuing_command=found.continuing_command,
         tuning=" ".join(describe_tuning(plan, results.choices, name="`{}`".format)),
         choices=choices_table(results, metric),
-        trials=[_trials(budget, drawn, results) for budget, drawn in zip(budgets, figures, strict=True)],
+        trials=[_trials(budget, drawn) for budget, drawn in zip(budgets, figures, strict=True)],
         finished=sum(run in results.runs for run in planned),
         planned=len(planned),
         trials_finished=len(results.trials),
@@ -129,12 +129,12 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
     }
 
 
-def _trials(found: BudgetFindings, figures: Mapping[str, Figure], results: Results) -> dict[str, Any]:
+def _trials(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, Any]:
     """Table and figures of the trials at one budget."""
     analysis = found.analysis
     return {
         "title": budget_title(analysis.budget),
-        "table": trials_table(found.trials, results.choices, analysis.metric),
+        "table": trials_table(found.trials, analysis.metric),
         "figures": _captions(figures, {"tuning": f"Last validation {analysis.metric.title} of every trial, by arm"}),
     }
 

@@ -216,17 +216,16 @@ def tuning_section(found: Findings) -> Section | None:
     charts, tables = [], []
     for budget in found.budgets:
         analysis, trials = budget.analysis, budget.trials
-        chosen = {(one.arm, one.trial) for one in results.choices if one.epochs == analysis.budget}
         rows = [
             {
                 **{name: getattr(one, name) for name in ("arm", "learning_rate", "weight_decay", "value")},
-                "chosen": "yes" if (one.arm, one.trial) in chosen else "",
+                "chosen": "yes" if one.chosen else "",
             }
             for one in trials
             if one.value is not None
         ]
         at = "" if analysis.budget is None else f", {analysis.budget:g} epochs"
-        tables.append(trials_table(trials, results.choices, analysis.metric))
+        tables.append(trials_table(trials, analysis.metric))
         if rows:
             along = tuned_quantity(trials)
             title = f"validation {analysis.metric.title}{at}"

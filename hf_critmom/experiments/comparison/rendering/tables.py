@@ -18,7 +18,7 @@ from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED,
 from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
 from hf_critmom.experiments.comparison.statistics.summaries import ArmSummary, Metric, TimeToTarget
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_TESTED
-from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial
+from hf_critmom.experiments.comparison.tuning import JudgedTrial
 from hf_critmom.reporting.tables import Table
 
 
@@ -152,15 +152,13 @@ def choices_table(results: Results, metric: Metric) -> Table:
     return Table(header, rows, title="What the trials chose", left=left)
 
 
-def trials_table(trials: Sequence[JudgedTrial], choices: Sequence[BestTrial], metric: Metric) -> Table:
+def trials_table(trials: Sequence[JudgedTrial], metric: Metric) -> Table:
     """Every finished trial at one budget; what was chosen is marked.
 
     Args:
         trials: The trials.
-        choices: The best trial of each arm and budget.
         metric: The metric.
     """
-    chosen = {(one.arm, one.epochs, one.trial) for one in choices}
     header = ["arm", "lr", "weight decay", "steps to the targets", f"validation {metric.title}", "chosen"]
     rows = [
         [
@@ -169,7 +167,7 @@ def trials_table(trials: Sequence[JudgedTrial], choices: Sequence[BestTrial], me
             f"{one.weight_decay:g}",
             "-" if one.steps is None else f"{one.steps:,.0f}",
             "diverged" if one.value is None else f"{one.value:.4f}",
-            "yes" if (one.arm, one.epochs, one.trial) in chosen else "",
+            "yes" if one.chosen else "",
         ]
         for one in trials
     ]

@@ -14,7 +14,7 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_SCRIPT_ARMS
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan
-from hf_critmom.experiments.comparison.pilot import pilot_folder, pilot_note, pilot_targets
+from hf_critmom.experiments.comparison.pilot import pilot_announcement, pilot_folder, pilot_note, pilot_targets
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.planning import select_arms
 from hf_critmom.experiments.comparison.records import MAX_SEED, RunResult
@@ -138,13 +138,12 @@ def _pilot(
     plan = plan_script(request, facts, {arm.name: arm}, (0.0,), threads, None)
     run = Run(arm.name, seed)
     path = pilot_folder(folder) / run.folder
-    notifier.note(f"Without --targets, a pilot run of {arm.name} with the seed {seed} sets them.")
+    notifier.note(pilot_announcement(arm.name, seed))
     file = path / RESULT_FILE
     if file.exists():
         with suppress(OSError, RecordError):
             result = from_json(RunResult, read_json(file))
-            targets = pilot_targets(result, request.metric, greater_is_better=request.greater_is_better)
-            return replace(facts, notes=(*facts.notes, pilot_note(arm.name, seed))), targets
+            return _with_targets(request, facts, arm.name, seed, result)
     flags = {**facts.flags, "report_to": "none"}  # it is not a run of the comparison
     runs = ScriptExecutor(request.script, request.metric, flags, threads, facts.steps, devices)
     with Progress(1, notifier) as progress:
@@ -157,14 +156,17 @@ def _pilot(
             )
         except RunFailed as error:
             raise ComparisonError(f"The pilot run failed: {error}") from None
-    if not result.finished:
-        raise ComparisonError(
-            f"The pilot run of {arm.name} diverged, so it sets no targets: give --targets, or a smaller "
-            "--learning_rate."
-        )
-    write_json(file, result.as_json())
-    targets = pilot_targets(result, request.metric, greater_is_better=request.greater_is_better)
-    return replace(facts, notes=(*facts.notes, pilot_note(arm.name, seed))), targets
+    if result.finished:
+        write_json(file, result.as_json())
+    return _with_targets(request, facts, arm.name, seed, result)
+
+
+def _with_targets(
+    request: ScriptRequest, facts: ScriptFacts, arm: str, seed: int, result: RunResult
+) -> tuple[ScriptFacts, tuple[float, ...]]:
+    """The facts with a note on the pilot run, and the targets that it sets."""
+    targets = pilot_targets(result, arm, request.metric, greater_is_better=request.greater_is_better)
+    return replace(facts, notes=(*facts.notes, pilot_note(arm, seed))), targets
 
 
 def _show(progress: Progress, kind: str, *content: Any) -> None:
