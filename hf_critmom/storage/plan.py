@@ -59,6 +59,14 @@ class PlanFile:
         """Writes a plan, completely or not at all."""
         write_json(folder / self.name, plan)
 
+    def open_folder(self, folder: Path) -> None:
+        """Creates the folder of an experiment of this kind, or accepts one that holds nothing of another kind.
+
+        Raises:
+            InputError: If the folder holds other files, or cannot be written.
+        """
+        create_or_open_folder(folder, self.kind, self.name, self.error, write=True)
+
     def load_or_create(
         self, folder: Path, plan: dict[str, Any], reconcile: Reconcile, *, write: bool
     ) -> dict[str, Any]:
@@ -90,12 +98,12 @@ class PlanFile:
         elif not write:
             return plan
         else:
-            create_or_open_folder(folder, self.kind, self.name, self.error, write=True)
+            self.open_folder(folder)
         remove_partial_files(folder)
         with locked(folder, "plan"):
             if not self.exists(folder):
                 # Check again: a launch of another kind may have been faster.
-                create_or_open_folder(folder, self.kind, self.name, self.error, write=True)
+                self.open_folder(folder)
                 self.write(folder, plan)
                 return plan
             stored = self.read(folder)

@@ -21,6 +21,7 @@ from hf_critmom.commands import main
 from hf_critmom.engines.local import LocalEngine
 from hf_critmom.engines.ray_cluster import Share
 from hf_critmom.errors import InputError
+from hf_critmom.experiments.comparison.plan import Plan
 
 ray = pytest.importorskip("ray", minversion="2.50", reason="ray has no wheel for this Python")
 
@@ -188,6 +189,17 @@ def test_trials_are_the_same_as_with_local_workers(cluster: Any, tmp_path: Path)
     assert outcome(tmp_path / "ray") == outcome(tmp_path / "local")
     assert len(list(tmp_path.glob("ray/runs/constant/tuning/*/result.json"))) == 2
     assert {load["workers"] for load in loads(tmp_path / "ray")} == {1}
+
+
+@pytest.mark.slow
+def test_a_pilot_run_on_ray_sets_the_targets_of_a_local_one(cluster: Any, tmp_path: Path) -> None:
+    words = (*TINY, "--arms", "constant[lr=0.05]", "--pilot", "--num_seeds", "1", "--workers", "1")
+    words = (*words, "--max_train_samples", "512", "--num_train_epochs", "4")
+    for name, engine in (("ray", ON_RAY), ("local", ())):
+        assert main((*words, *engine, "--output_dir", str(tmp_path / name))) == 0
+    plans = [Plan.read(tmp_path / name) for name in ("ray", "local")]
+    assert plans[0].targets == plans[1].targets and plans[0].task.notes == plans[1].task.notes
+    assert outcome(tmp_path / "ray") == outcome(tmp_path / "local") != {}
 
 
 @pytest.mark.slow

@@ -31,6 +31,11 @@ COMPARISONS = {
             "1",
         ),
     ),
+    "pilot": (
+        *("--model", "vit", "--patch_size", "4", "--arms", "adamw[lr=0.01]", *TINY, "--pilot"),
+        *("--max_train_samples", "256", "--max_eval_samples", "48", "--num_train_epochs", "2"),
+        *("--evaluations_per_epoch", "1"),
+    ),
 }
 
 

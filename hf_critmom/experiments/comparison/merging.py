@@ -14,7 +14,7 @@ from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.records import DRIFT_FILE, DriftRecord, RunResult, read_drift_record
 from hf_critmom.experiments.comparison.results import read_results, separate_tuned_runs, write_results, writing
 from hf_critmom.experiments.comparison.union import Part, merge_plans
-from hf_critmom.storage.files import create_or_open_folder, remove_partial_files, write_json
+from hf_critmom.storage.files import remove_partial_files, write_json
 from hf_critmom.storage.locks import is_locked, locked, try_lock
 from hf_critmom.storage.plan import differences
 from hf_critmom.storage.run_folder import RESULT_FILE, lock_name
@@ -84,7 +84,7 @@ def merge_comparisons(sources: Sequence[Source], output: Path) -> list[str]:
     if len({source.folder.resolve() for source in sources}) < len(sources):
         raise ComparisonError("A folder is named twice: name each once.")
     merged = None if PLAN_FILE_FORMAT.exists(output) else _merge(sources, output)  # a failure leaves no folder behind
-    create_or_open_folder(output, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, ComparisonError, write=True)
+    PLAN_FILE_FORMAT.open_folder(output)
     with writing(output), locked(output, LOCK):  # of two concurrent merges, the second adds to what the first wrote
         if merged is None or PLAN_FILE_FORMAT.exists(output):
             merged = _merge([Source(str(output), output), *sources], output)

@@ -53,7 +53,6 @@ from hf_critmom.experiments.comparison.running.progress import Notifier, Progres
 from hf_critmom.experiments.comparison.running.task_executor import TaskExecutor
 from hf_critmom.experiments.comparison.tuning import BestTrial
 from hf_critmom.storage.cores import usable_cores
-from hf_critmom.storage.files import create_or_open_folder
 from hf_critmom.storage.locks import locked, single_writer, try_lock
 from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.threads import choose_threads, resolve_threads
@@ -151,9 +150,7 @@ def _with_pilot_targets(requested: Plan, request: ComparisonRequest, task: Task,
     executor = TaskExecutor(dataclasses.replace(request, training=training, comparison=comparison), task)
     with writing(folder):
         if process.is_main_process:
-            create_or_open_folder(
-                folder, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, PLAN_FILE_FORMAT.error, write=True
-            )
+            PLAN_FILE_FORMAT.open_folder(folder)
             remove_other_pilot(place, plan)
         process.wait_for_everyone()
         begun = PLAN_FILE_FORMAT.exists(place)
@@ -189,9 +186,7 @@ def make_runs(
         if not continued or _unfinished(folder, Plan.read(folder), requested):
             engine.start()
         if process.is_main_process and not PLAN_FILE_FORMAT.exists(folder):
-            create_or_open_folder(
-                folder, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, PLAN_FILE_FORMAT.error, write=True
-            )
+            PLAN_FILE_FORMAT.open_folder(folder)
         process.wait_for_everyone()
         with try_lock(folder, "launch") as alone:
             plan = load_or_create_plan(requested, folder, write=process.is_main_process, alone=alone)

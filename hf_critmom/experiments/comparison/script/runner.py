@@ -29,7 +29,7 @@ from hf_critmom.experiments.comparison.script.dry_run import dry_run
 from hf_critmom.experiments.comparison.script.execution import ScriptExecutor
 from hf_critmom.experiments.comparison.script.planning import ScriptFacts, plan_script
 from hf_critmom.experiments.comparison.script.processes import RunFailed
-from hf_critmom.storage.files import create_or_open_folder, write_json
+from hf_critmom.storage.files import write_json
 from hf_critmom.storage.locks import LOCKS_FOLDER, locked, single_writer, try_lock
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.threads import resolve_threads
@@ -66,9 +66,7 @@ def _run_script_comparison(request: ScriptRequest) -> Path:
     with writing(folder):
         fresh = not PLAN_FILE_FORMAT.exists(folder)
         if fresh:
-            create_or_open_folder(
-                folder, PLAN_FILE_FORMAT.kind, PLAN_FILE_FORMAT.name, PLAN_FILE_FORMAT.error, write=True
-            )
+            PLAN_FILE_FORMAT.open_folder(folder)
         try:
             with locked(folder, "dry-run"):  # another launch of the same command waits, and then finds the plan
                 requested, stored, threads = _prepare_plan(request, folder, devices)
