@@ -41,7 +41,8 @@ class Mean:
 
     Attributes:
         value: The mean.
-        interval: Interval over seeds; None for too few of them, and where all pairs are equal.
+        interval: Interval over seeds; None for too few of them, and where leaving out any one changes nothing, as
+            where all pairs are equal.
     """
 
     value: float
@@ -214,6 +215,9 @@ class Ranking:
 
 Pairs = Mapping[tuple[str, str], PairAgreement]
 
+_ROUNDING = 1e-9
+"""Standard errors up to this are rounding errors of equal means, which would make an interval without width."""
+
 
 def _pair(first: str, second: str, one: Ranking, other: Ranking) -> PairAgreement:
     overlap = len(one.top & other.top)
@@ -274,10 +278,10 @@ def _mean(
     samples = [[mean(rest, rest if within else right) for rest in _each_left_out(left)]]
     if not within:
         samples.append([mean(left, rest) for rest in _each_left_out(right)])
-    variance = sum(_jackknife_variance(sample) for sample in samples)
-    if not variance > 0.0:
+    error = math.sqrt(sum(_jackknife_variance(sample) for sample in samples))
+    if error <= _ROUNDING:
         return Mean(whole, None)
-    reach = stats.t.ppf(0.5 + confidence / 2.0, min(map(len, samples)) - 1) * math.sqrt(variance)
+    reach = stats.t.ppf(0.5 + confidence / 2.0, min(map(len, samples)) - 1) * error
     return Mean(whole, (max(possible[0], whole - float(reach)), min(possible[1], whole + float(reach))))
 
 

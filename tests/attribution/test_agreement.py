@@ -231,6 +231,12 @@ def test_equal_runs_agree_in_full_and_have_no_interval_to_boast_of():
     assert only.full == 1.0 and only.spearman.value == pytest.approx(1.0)
 
 
+def test_a_spread_that_is_only_rounding_makes_no_interval():
+    found = {f"run {place}": made(np.eye(7)[place // 2] + 1.0) for place in range(6)}  # each run has one equal
+    (only,) = measure_agreement(found, num_top=1).arms
+    assert (only.overlap.value, only.overlap.interval) == (pytest.approx(0.2), None)
+
+
 def test_too_few_seeds_have_no_interval():
     two = dict(itertools.islice(runs().items(), 2))
     (part,) = measure_agreement(two).arms

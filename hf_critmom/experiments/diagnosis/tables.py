@@ -129,7 +129,8 @@ class AgreementFinding:
 def agreement_findings(agreements: Mapping[str, Agreement]) -> list[AgreementFinding]:
     """What the agreement on the chosen examples says beside that of the controls; between arms if there are several.
 
-    Runs agree only if the intervals of their differences to all controls lie above 0.
+    Runs agree only if the intervals of their differences to all controls lie above 0. Without an interval, as for too
+    few runs, nothing is decided.
 
     Args:
         agreements: Agreement on the chosen examples, then on each control, by name.
@@ -153,7 +154,7 @@ def _agreement_finding(
 ) -> AgreementFinding:
     overlaps = {control: found.overlap for control, found in differences.items()}
     who = "Among the runs" if arms.first == arms.second else f"Between {arms.first} and {arms.second}"
-    less = [control for control, mean in overlaps.items() if (mean.interval or (0.0, mean.value))[1] <= 0.0]
+    less = [control for control, mean in overlaps.items() if mean.interval is not None and mean.interval[1] <= 0.0]
     open_ones = [control for control, mean in overlaps.items() if mean.interval is None or mean.interval[0] <= 0.0]
     whose = "the runs' mistakes" if name == "misclassified" else "the runs' largest gradients"
     beyond = f"{whose} lie in the same layers beyond where any gradient of such networks lies"
@@ -169,8 +170,9 @@ def _agreement_finding(
     else:
         word, statement = "agreement", f"{whose} agree more than their controls do"
         verdict = f"So {beyond}"
+    pairs = f"{arms.pairs} pair{'s' if arms.pairs > 1 else ''}"
     sentence = (
-        f"{who} ({arms.pairs} pairs), {_mean(arms.overlap)} of {num_top} top groups are shared on {display_name(name)} "
+        f"{who} ({pairs}), {_mean(arms.overlap)} of {num_top} top groups are shared on {display_name(name)} "
         f"examples, and all {num_top} in {arms.full:.0%} of the pairs; pair by pair, that is "
         f"{_differences(overlaps)}. {verdict}."
     )
@@ -198,6 +200,11 @@ def _differences(means: Mapping[str, Mean]) -> str:
 def agreement_by_chance(agreements: Mapping[str, Agreement]) -> str:
     """The agreement that random choices of groups would have."""
     agreement = next(iter(agreements.values()))
+    if agreement.num_top == agreement.groups:
+        return (
+            f"All {agreement.groups} groups count as top groups, so any two runs share all of them, which says "
+            "nothing: choose a smaller --num_top_groups."
+        )
     return (
         f"Two random choices of {agreement.num_top} of {agreement.groups} groups share {agreement.expected:.2f} on "
         f"average and agree in full once in {1.0 / agreement.full_by_chance:.0f} times. But networks of one "

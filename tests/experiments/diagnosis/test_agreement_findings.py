@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from hf_critmom.attribution import Attribution, GroupGradient, measure_agreement
-from hf_critmom.experiments.diagnosis.tables import AgreementFinding, agreement_findings
+from hf_critmom.experiments.diagnosis.tables import AgreementFinding, agreement_by_chance, agreement_findings
 
 COMMITTED = Path(__file__).parents[3] / "model_cards" / "attribution-cifar10-ten-pairs"
 GROUPS = ("a", "b", "c", "d", "e", "f", "g")
@@ -69,15 +69,27 @@ def test_the_runs_of_one_arm_are_compared_with_one_another() -> None:
     assert found.sentence.startswith("Among the runs (66 pairs), ") and found.word == "agreement"
 
 
-def test_too_few_runs_decide_nothing() -> None:
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_too_few_runs_decide_nothing(level: float) -> None:
     two = ("sgd-0", "adamw-0")
     agreements = {}
-    for place, (name, level) in enumerate({"misclassified": 1.0, "correct": 0.0}.items()):
-        found = attributions(same=level, seed=place)
+    for place, (name, same) in enumerate({"misclassified": 1.0, "correct": level}.items()):
+        found = attributions(same=same, seed=place)
         agreements[name] = measure_agreement({run: found[run] for run in two}, {run: run for run in two})
+    assert agreements["correct"].pairs[0].overlap in ((3,) if level else (0, 1, 2))
     (said,) = agreement_findings(agreements)
-    assert said.word == ("cannot be told" if agreements["correct"].pairs[0].overlap < 3 else "no evidence")
+    assert said.word == "cannot be told" and said.sentence.startswith("Between sgd-0 and adamw-0 (1 pair), 3.00 of 3 ")
     assert agreement_findings({"misclassified": agreements["misclassified"]}) == []
+
+
+def test_where_every_group_is_a_top_group_nothing_can_be_told_apart() -> None:
+    agreements = {
+        name: measure_agreement(attributions(same=same), num_top=7)
+        for name, same in {"misclassified": 1.0, "correct": 0.0}.items()
+    }
+    (said,) = agreement_findings(agreements)
+    assert said.word == "cannot be told"
+    assert agreement_by_chance(agreements).startswith("All 7 groups count as top groups, ")
 
 
 def test_the_committed_figures_of_ten_pairs_follow_from_the_shares() -> None:
