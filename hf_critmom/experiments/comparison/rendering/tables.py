@@ -76,8 +76,8 @@ def claims_table(analysis: Analysis) -> Table:
         if verdict.word == NOT_TESTED or claim.first:
             rows.append([claim_title(claim), verdict.word, *[""] * (len(targets) + 2)])
         for one in verdict.headlines if verdict.word != NOT_TESTED else ():
-            at = {f"{found.target:.4g}": format_paired_ratio(found, between="\n") for found in one.at}
-            cells = [format_ratio(one.ratio, between="\n"), *(at.get(name, "-") for name in targets)]
+            at = {found.target: format_paired_ratio(found, between="\n") for found in one.at}
+            cells = [format_ratio(one.ratio, between="\n"), *(at.get(target, "-") for target in analysis.targets)]
             title = claim_title(replace(claim, baselines=(one.baseline,)))
             word = "" if claim.first else verdict.word
             rows.append([title, word, *cells, format_difference(one.ending, "\n")])

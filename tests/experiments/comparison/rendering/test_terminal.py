@@ -1,11 +1,13 @@
-"""Claims about the verdicts in the terminal: what a headline says of the targets stands there too."""
+"""Claims about verdicts in the terminal and in tables: what a headline says of the targets stands there too."""
 
 import io
 
-from helpers.tables_by_hand import ACCURACY, two_speeds
+from helpers.tables_by_hand import ACCURACY, results_table, run_of, two_speeds
 from rich.console import Console
 
+from hf_critmom.experiments.comparison.rendering.tables import claims_table
 from hf_critmom.experiments.comparison.rendering.terminal import verdict_lines
+from hf_critmom.experiments.comparison.statistics.analysis import analyse
 from hf_critmom.experiments.comparison.statistics.claims import CLAIMS
 from hf_critmom.experiments.comparison.statistics.verdict import Rule, judge, verdicts
 
@@ -16,3 +18,11 @@ def test_an_arm_that_is_faster_to_one_target_and_slower_to_another_is_named() ->
     console.print(verdict_lines(found, "test"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "critmom against constant: faster to 0.4, slower to 0.8, which the mean hides." in " ".join(shown.split())
+
+
+def test_targets_that_are_equal_in_four_digits_have_columns_of_their_own() -> None:
+    curves = {"constant": [0.1, 0.95121, 0.95121, 0.95124], "critmom": [0.1, 0.95121, 0.95124, 0.95124]}
+    runs = [run_of(curve, arm=arm, seed=seed) for arm, curve in curves.items() for seed in range(3)]
+    analysis = analyse(results_table(runs), list(curves), "constant", ACCURACY, (0.95121, 0.95124))
+    low, high = next(row[3:5] for row in claims_table(analysis).rows if row[0] == "critmom against constant")
+    assert low.startswith("1.00") and high.startswith("0.75")
