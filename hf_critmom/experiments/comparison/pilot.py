@@ -1,20 +1,24 @@
 """The pilot run of a comparison: where nobody gives targets, it sets them before there is a plan."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan
 from hf_critmom.experiments.comparison.records import RunResult, TaskRecord
-from hf_critmom.storage.locks import try_lock
+from hf_critmom.storage.locks import broadcast_from_main, try_lock
 from hf_critmom.storage.typed import from_json
 
 TARGET_SHARES = (0.5, 0.75, 0.9)
 """Shares of the pilot run's improvement at which the targets lie."""
 _PILOT_SEED = 2042
 """Seed of the pilot run, whatever the seeds of a comparison are, so that shares of it have the same targets."""
+_NOTE = "The targets are what a pilot run of"
 
 
 def pilot_folder(folder: Path) -> Path:
@@ -44,23 +48,36 @@ def pilot_plan(requested: Plan) -> Plan:
     )
 
 
+def begun_pilot(folder: Path) -> Plan | None:
+    """The plan of a pilot run that an earlier or another command has begun; None without one.
+
+    Args:
+        folder: Folder of the pilot run.
+    """
+    try:
+        return Plan.read(folder) if PLAN_FILE_FORMAT.exists(folder) else None
+    except ComparisonError:
+        return None
+
+
+def is_same_pilot(stored: Plan, plan: Plan) -> bool:
+    """Whether two plans are of the same pilot run: of the same arm and seed, under the same conditions."""
+    return stored.seeds == plan.seeds and stored.arms.keys() == plan.arms.keys() and not stored.differences(plan)
+
+
 def remove_other_pilot(folder: Path, plan: Plan) -> None:
     """Removes a pilot run with other conditions, which an earlier command left behind, unless a launch works on it.
+
+    In a distributed launch, all processes call it.
 
     Args:
         folder: Folder of the pilot run.
         plan: The plan of the pilot run that is to be made there.
     """
-    if not PLAN_FILE_FORMAT.exists(folder):
-        return
-    try:
-        stored = Plan.read(folder)
-        same = stored.seeds == plan.seeds and stored.arms.keys() == plan.arms.keys() and not stored.differences(plan)
-    except ComparisonError:
-        same = False
-    if not same:
+    stored, exists = begun_pilot(folder), PLAN_FILE_FORMAT.exists(folder)
+    if broadcast_from_main(exists and (stored is None or not is_same_pilot(stored, plan))):
         with try_lock(folder, "launch") as alone:
-            if alone:
+            if alone and PartialState().is_main_process:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -106,7 +123,10 @@ def pilot_targets(result: RunResult | None, arm: str, metric: str, *, greater_is
             f"The pilot run's eval_{metric} does not improve after its first evaluation ({shown}), so it sets no "
             "targets: give --targets, more training, or another learning rate."
         )
-    return tuple(float(f"{values[0] + share * (best - values[0]):.5g}") for share in TARGET_SHARES)
+    first, improvement = values[0], best - values[0]
+    scale = max(abs(first), abs(best)) / abs(improvement)
+    digits = max(5, 3 + math.ceil(math.log10(scale)))  # fewer would move the targets of a small improvement out of it
+    return tuple(float(f"{first + share * improvement:.{digits}g}") for share in TARGET_SHARES)
 
 
 def pilot_announcement(arm: str, seed: int) -> str:
@@ -118,9 +138,18 @@ def pilot_note(arm: str, seed: int) -> str:
     """A sentence on the origin of the targets, for readers of the results."""
     shares = ", ".join(f"{100 * share:g}" for share in TARGET_SHARES)
     return (
-        f"The targets are what a pilot run of {arm} with the seed {seed}, which no compared run has, had reached at "
+        f"{_NOTE} {arm} with the seed {seed}, which no compared run has, had reached at "
         f"{shares} % of its improvement after the first evaluation."
     )
+
+
+def has_pilot_targets(plan: Plan) -> bool:
+    """Whether a pilot run has set the planned targets of a comparison, by the note on them.
+
+    Args:
+        plan: The plan of the comparison.
+    """
+    return any(note.startswith(_NOTE) for note in plan.task.notes)
 
 
 def _pilot_seed(taken: Collection[int]) -> int:

@@ -26,6 +26,7 @@ from hf_critmom.experiments.comparison.arms.arm import ARMS, Arm
 from hf_critmom.experiments.comparison.arms.selection import check_arm, get_arms, read_arms
 from hf_critmom.experiments.comparison.arms.third_party import names_code
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.pilot import has_pilot_targets
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.records import MAX_SEED, TaskRecord
 from hf_critmom.experiments.comparison.statistics.claims import parse_claim
@@ -239,7 +240,7 @@ def _any_target(task: Task) -> tuple[float]:
 
 
 def check_names(comparison: ComparisonArguments, arms: list[str], folder: Path, stored: Plan | None) -> None:
-    """Checks the baseline and the claims of a request.
+    """Checks the baseline, the claims and ``--pilot`` of a request.
 
     Args:
         comparison: Flags that define what is compared.
@@ -248,8 +249,13 @@ def check_names(comparison: ComparisonArguments, arms: list[str], folder: Path, 
         stored: The plan of the comparison that the request continues, if there is one.
 
     Raises:
-        ComparisonError: If they name other arms, or the plan has another baseline.
+        ComparisonError: If they name other arms, or the plan has another baseline, or targets without a pilot run.
     """
+    if comparison.pilot and stored is not None and not has_pilot_targets(stored):
+        raise ComparisonError(
+            f"{folder} holds a comparison whose targets were fixed before its first run, without a pilot run: leave "
+            "--pilot out, or choose another --output_dir."
+        )
     if comparison.baseline is not None:
         _check_named("--baseline", comparison.baseline, arms)
         if stored is not None and comparison.baseline != stored.baseline_arm:

@@ -20,6 +20,8 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan, merged_tuning
 from hf_critmom.experiments.comparison.pilot import (
+    begun_pilot,
+    is_same_pilot,
     pilot_announcement,
     pilot_folder,
     pilot_plan,
@@ -117,24 +119,33 @@ def _run_comparison(request: ComparisonRequest) -> Path:
         plan = plan_request(request, arms, task, num_parameters, folder, stored)
         return dataclasses.replace(plan, threads=threads)
 
+    pilots = stored is None and not (request.comparison.targets or default_targets(request, task))
+    earlier = begun_pilot(pilot_folder(folder)) if pilots else None
+    if earlier is not None:
+        same = with_stored_cadence(request, earlier)
+        its_threads = request.engine.threads_per_worker or earlier.threads or threads
+        if is_same_pilot(earlier, pilot_plan(dataclasses.replace(planned(same), threads=its_threads))):
+            request, threads = same, its_threads
+            engine = engine_of(threads)
+        else:
+            earlier = None
     if stored is not None:  # a refusal comes before any work
         load_or_create_plan(planned(request), folder, write=False)
     if stored is None or _unfinished(folder, stored, planned(request)):
         settings = {name: planned(request).settings(arm) for name, arm in arms.items()}
         tried = [with_settings(arm, *settings[name]) for name, arm in arms.items()]
         step_seconds, evaluation_seconds = broadcast_object_list([try_arms(request, tried, task)])[0]
-        if stored is None and should_measure_threads(request):
+        if stored is None and earlier is None and should_measure_threads(request):
             threads = choose_threads(lambda: step_seconds_of(request, tried[0], task), step_seconds)
             engine = engine_of(threads)
         if request.training.cadence_is_unset:
             an_epoch = steps_per_epoch(request.training, task)
             request = with_measured_cadence(request, step_seconds, evaluation_seconds, an_epoch)
     requested = planned(request)
-    pilots = stored is None and not (request.comparison.targets or default_targets(request, task))
     if pilots:
         requested = _with_pilot_targets(requested, request, task, folder, engine_of(threads))
     make_runs(requested, TaskExecutor(request, task), request.comparison, folder, arms, engine, stored is not None)
-    if pilots and PartialState().is_main_process:
+    if PartialState().is_main_process:  # one may be left of a command that was interrupted later
         shutil.rmtree(pilot_folder(folder), ignore_errors=True)
     return folder
 
@@ -151,7 +162,8 @@ def _with_pilot_targets(requested: Plan, request: ComparisonRequest, task: Task,
     with writing(folder):
         if process.is_main_process:
             PLAN_FILE_FORMAT.open_folder(folder)
-            remove_other_pilot(place, plan)
+        process.wait_for_everyone()
+        remove_other_pilot(place, plan)
         process.wait_for_everyone()
         begun = PLAN_FILE_FORMAT.exists(place)
         make_runs(plan, executor, comparison, place, dict(plan.arms), engine, begun)

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from helpers.image_data import random_images, write_folder
 from helpers.plans_by_hand import plan_of
+from helpers.tables_by_hand import result_of, run_of
 
 from hf_critmom.commands import main
+from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.pilot import pilot_folder, pilot_plan, pilot_targets, remove_other_pilot
 from hf_critmom.experiments.comparison.plan import Plan, Run, Tuning
@@ -50,7 +53,9 @@ def test_data_of_ones_own_get_targets_from_a_pilot_run(images: Path, tmp_path: P
     assert plan.targets == tuple(sorted(pilot_targets(result, "constant", "accuracy", greater_is_better=True)))
 
     made = {file: file.stat().st_mtime_ns for file in folder.glob("runs/**/result.json")}
+    pilot_folder(folder).mkdir()  # as a command leaves it that was interrupted after the pilot run
     assert compare(*words, "--num_seeds", "2", folder=folder) == 0  # goes on with the targets of the plan
+    assert not pilot_folder(folder).exists()
     assert Plan.read(folder).targets == plan.targets and Plan.read(folder).seeds == (42, 43)
     assert made.items() <= {file: file.stat().st_mtime_ns for file in folder.glob("runs/**/result.json")}.items()
 
@@ -67,6 +72,27 @@ def test_a_pilot_run_that_sets_no_targets_ends_the_command_and_another_one_can_f
     assert not list(folder.glob("runs/**/result.json"))
     assert compare(*words, "--learning_rate", "0.02", folder=folder) == 0
     assert Plan.read(folder).training["learning_rate"] == 0.02
+
+
+def test_an_interrupted_pilot_run_is_continued_whatever_is_measured_then(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise ComparisonError("It was interrupted.")
+
+    monkeypatch.setattr(runner, "with_pilot_targets", interrupt)
+    own = ("compare", "--task", str(images), "--width", "2", "--arms", "constant", "--num_seeds", "1", "--use_cpu")
+    short = ("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--workers", "1")
+    folder, made = tmp_path / "out", []
+    for evaluation_seconds, threads, flags in ((0.0, 1, ()), (1e9, 2, ()), (1e9, 2, ("--learning_rate", "0.02"))):
+        measured = (1.0, evaluation_seconds)
+        monkeypatch.setattr(runner, "try_arms", lambda *_, measured=measured: measured)
+        monkeypatch.setattr(runner, "choose_threads", lambda *_, threads=threads: threads)
+        assert main((*own, *short, *flags, "--output_dir", str(folder))) == 2
+        plan, (file,) = Plan.read(pilot_folder(folder)), pilot_folder(folder).glob("runs/**/result.json")
+        made.append((file.stat().st_mtime_ns, plan.training.get("evaluations_per_epoch", 1), plan.threads))
+    assert made[0] == made[1] and made[0][1:] == (4, 1)
+    assert made[2][1:] == (1, 2)  # under other conditions it is another run, for which it is measured anew
 
 
 def test_targets_and_a_pilot_run_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,8 +114,18 @@ def test_a_metric_without_targets_gets_them_from_a_pilot_run(tmp_path: Path) -> 
     assert len(plan.targets) == 3 and list(plan.targets) == sorted(plan.targets, reverse=True)
 
 
+@pytest.mark.parametrize("last", [0.9, 0.51, 0.5000002])
+def test_targets_lie_within_the_improvement_however_small_it_is(last: float) -> None:
+    result = result_of(run_of([0.5, last, 0.4]))
+    targets = pilot_targets(result, "constant", "accuracy", greater_is_better=True)
+    assert [(target - 0.5) / (last - 0.5) for target in targets] == pytest.approx([0.5, 0.75, 0.9], abs=0.01)
+    losses = [one.values["loss"] for one in result.evaluations]
+    targets = pilot_targets(result_of(run_of([0.5, last])), "constant", "loss", greater_is_better=False)
+    assert losses[0] > targets[0] > targets[1] > targets[2] > losses[1]
+
+
 def test_targets_out_of_reach_lead_to_a_command_that_can_decide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     few = ("--max_train_samples", "256", "--max_eval_samples", "64", "--num_train_epochs", "2")
@@ -102,7 +138,10 @@ def test_targets_out_of_reach_lead_to_a_command_that_can_decide(
     assert outlook.command in (tmp_path / "out" / "README.md").read_text()
     _, *argv = shlex.split(outlook.command)
     assert "--targets" not in argv and argv[-2:] == ["--output_dir", "out-pilot"]
+    assert main((*argv[:-1], "out")) == 2  # where targets are fixed, a pilot run cannot set others
+    assert "without a pilot run: leave --pilot out, or choose another --output_dir" in capsys.readouterr().err
     assert main(argv) == 0
+    assert main(argv) == 0  # the same command continues, and finds nothing to do
     plan = Plan.read(tmp_path / "out-pilot")
     assert len(plan.targets) >= 1 and plan.seeds == (42,) and set(plan.arms) == {"constant", "critmom"}
     again = read_findings(tmp_path / "out-pilot").outlook

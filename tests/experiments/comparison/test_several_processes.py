@@ -38,7 +38,9 @@ class Shared:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     folder = tmp_path_factory.mktemp("processes") / "two"
-    folder.mkdir()
+    other_pilot = folder / "pilot" / ".pilot" / "comparison.json"  # what an earlier command left behind
+    other_pilot.parent.mkdir(parents=True)
+    other_pilot.write_text("{}")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     words = [sys.executable, *TORCHRUN, programs.__file__, str(folder)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)

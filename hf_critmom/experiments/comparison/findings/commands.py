@@ -15,6 +15,7 @@ from hf_critmom.experiments.comparison.command_lines import (
 )
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import covered_steps
+from hf_critmom.experiments.comparison.pilot import has_pilot_targets
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
 from hf_critmom.storage.recorded_commands import recorded_path
 
@@ -77,17 +78,17 @@ def command_for_seeds(plan: Plan, folder: Path, seeds: int) -> str:
 
 
 def command_for_pilot(plan: Plan, folder: Path) -> str | None:
-    """The command that makes the comparison anew beside it with targets from a pilot run; None if it has had one.
+    """The command that makes the comparison anew beside it with targets from a pilot run; None if these are from one.
 
     Args:
         plan: The comparison's plan.
         folder: Its folder.
     """
+    if has_pilot_targets(plan):
+        return None
     try:
         argv, _ = _covering_command(plan, folder)
     except ValueError:
-        return None
-    if flag_values(argv, "--targets") is None and (plan.task.is_script or flag_values(argv, "--pilot") is not None):
         return None
     argv = without_flag(argv, "--targets")
     if not plan.task.is_script:

@@ -9,7 +9,7 @@ from hf_critmom.experiments.comparison.findings.commands import command_for_pilo
 from hf_critmom.experiments.comparison.findings.sentences import join_names
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.statistics.power import POWER
-from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, Verdict
+from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, NOT_TESTED, Verdict
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Outlook:
             a comparison with other targets.
         unreached: The planned targets that no run of an open claim's arms reached, if no target tells these apart.
         at_once: Those that every run of them had reached at its first evaluation.
+        partial: Whether there are arms or claims besides the open ones, so that other runs may have done otherwise.
     """
 
     seeds: Mapping[int, int]
@@ -33,6 +34,7 @@ class Outlook:
     command: str
     unreached: Sequence[float] = field(default=())
     at_once: Sequence[float] = field(default=())
+    partial: bool = False
 
     @property
     def sentence(self) -> str:
@@ -53,8 +55,9 @@ class Outlook:
 
     @property
     def _targets(self) -> str:
-        reasons = [f"no run reached {_values(self.unreached)}"] if self.unreached else []
-        reasons += [f"every run had reached {_values(self.at_once)} at its first evaluation"] if self.at_once else []
+        run = "run that an open claim compares" if self.partial else "run"
+        reasons = [f"no {run} reached {_values(self.unreached)}"] if self.unreached else []
+        reasons += [f"every {run} had reached {_values(self.at_once)} at its first evaluation"] if self.at_once else []
         reason = " and ".join(reasons)
         return (
             f"{reason[:1].upper()}{reason[1:]}, so more seeds decide nothing. Other targets can, if they are fixed "
@@ -70,28 +73,31 @@ def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | 
         folder: The comparison's folder.
         verdicts: The verdicts at all budgets.
     """
-    undecided = [verdict for verdict in verdicts if verdict.word == NOT_DECIDED]
+    tested = [verdict for verdict in verdicts if verdict.word != NOT_TESTED]
+    undecided = [verdict for verdict in tested if verdict.word == NOT_DECIDED]
     needed = sorted(
         verdict.needed for verdict in undecided if verdict.needed is not None and verdict.needed > len(plan.seeds)
     )
     if not needed:
-        return _other_targets(plan, folder, undecided)
+        return _other_targets(plan, folder, undecided, decided=len(tested) > len(undecided))
     decided = {seeds: sum(one <= seeds for one in needed) for seeds in needed}
     return Outlook(decided, len(plan.seeds), len(undecided), command_for_seeds(plan, folder, needed[0]))
 
 
-def _other_targets(plan: Plan, folder: Path, undecided: Sequence[Verdict]) -> Outlook | None:
+def _other_targets(plan: Plan, folder: Path, undecided: Sequence[Verdict], *, decided: bool) -> Outlook | None:
     """The outlook of a comparison none of whose targets tells the arms of its open claims apart."""
     shown = [one for verdict in undecided for one in verdict.headlines if one.ratio.n]
     if not shown or not all(math.isnan(one.ratio.estimate) for one in shown):
         return None
     command = command_for_pilot(plan, folder)
     unreached, at_once = (
-        sorted({target for one in shown for target in getattr(one, name)}) for name in ("unreached", "at_once")
+        {target for one in shown for target in getattr(one, name)} for name in ("unreached", "at_once")
     )
+    unreached, at_once = unreached - at_once, at_once - unreached  # two claims may differ in what their runs reached
     if command is None or not (unreached or at_once):
         return None
-    return Outlook({}, len(plan.seeds), len(undecided), command, unreached, at_once)
+    partial = decided or not {arm for one in shown for arm in (one.arm, one.baseline)}.issuperset(plan.arms)
+    return Outlook({}, len(plan.seeds), len(undecided), command, sorted(unreached), sorted(at_once), partial)
 
 
 def _values(targets: Sequence[float]) -> str:

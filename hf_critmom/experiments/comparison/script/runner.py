@@ -14,10 +14,19 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_SCRIPT_ARMS
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan
-from hf_critmom.experiments.comparison.pilot import pilot_announcement, pilot_folder, pilot_note, pilot_targets
+from hf_critmom.experiments.comparison.pilot import (
+    begun_pilot,
+    is_same_pilot,
+    pilot_announcement,
+    pilot_folder,
+    pilot_note,
+    pilot_plan,
+    pilot_targets,
+    remove_other_pilot,
+)
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.planning import select_arms
-from hf_critmom.experiments.comparison.records import MAX_SEED, RunResult
+from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import writing
 from hf_critmom.experiments.comparison.runner import make_runs, with_settings
 from hf_critmom.experiments.comparison.running.execution import ArmRun
@@ -35,8 +44,6 @@ from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.threads import resolve_threads
 from hf_critmom.storage.typed import RecordError, from_json, read_json
 from hf_critmom.storage.workers import check_workers, usable_cores
-
-_PILOT_SEED_OFFSET = 2000
 
 
 def run_script_comparison(request: ScriptRequest) -> Path:
@@ -113,8 +120,7 @@ def _prepare_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tup
         facts = ScriptFacts.from_dry_run(request, dry_run(request, first, threads, devices))
         targets = tuple(comparison.targets or ())
         if not targets:
-            baseline = arms.get(comparison.baseline or "", first)
-            facts, targets = _pilot(request, facts, baseline, folder, threads, devices, notifier)
+            facts, targets = _pilot(request, facts, arms, folder, threads, devices, notifier)
     requested = plan_script(request, facts, arms, targets, threads, stored)
     with try_lock(folder, "launch") as alone:
         load_or_create_plan(requested, folder, write=True, alone=alone)
@@ -124,26 +130,43 @@ def _prepare_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tup
 def _pilot(
     request: ScriptRequest,
     facts: ScriptFacts,
-    arm: Arm,
+    arms: dict[str, Arm],
     folder: Path,
     threads: int,
     devices: Devices,
     notifier: Notifier,
 ) -> tuple[ScriptFacts, tuple[float, ...]]:
-    """Targets from a pilot run, which has a separate seed and is made before the plan, and a note on them."""
-    seed = request.flags.seed
-    seed = seed + _PILOT_SEED_OFFSET if seed + _PILOT_SEED_OFFSET <= MAX_SEED else seed - _PILOT_SEED_OFFSET
-    plan = plan_script(request, facts, {arm.name: arm}, (0.0,), threads, None)
-    run = Run(arm.name, seed)
-    path = pilot_folder(folder) / run.folder
-    notifier.note(pilot_announcement(arm.name, seed))
+    """Targets from a pilot run, which is made before the plan, and the facts with a note on them.
+
+    A pilot run that an earlier command has begun is continued, with the evaluation cadence that was measured then.
+    """
+
+    def plan_with(facts: ScriptFacts) -> Plan:
+        return pilot_plan(plan_script(request, facts, arms, (0.0,), threads, None))
+
+    place, plan = pilot_folder(folder), plan_with(facts)
+    earlier = begun_pilot(place)
+    if earlier is not None and request.flags.evaluations_per_epoch is None:
+        cadence = ScriptFacts.from_plan(earlier).flags
+        same = replace(facts, flags=cadence, training={**facts.training, **cadence})
+        if cadence.keys() == facts.flags.keys() and is_same_pilot(earlier, plan_with(same)):
+            facts, plan = same, plan_with(same)
+    (run,) = plan.runs()
+    path = place / run.folder
+    notifier.note(pilot_announcement(run.arm, run.seed))
+    remove_other_pilot(place, plan)
+    if not PLAN_FILE_FORMAT.exists(place):
+        shutil.rmtree(place, ignore_errors=True)  # nobody knows under which conditions
+        place.mkdir()
+        plan.write(place)
     file = path / RESULT_FILE
     if file.exists():
         with suppress(OSError, RecordError):
             result = from_json(RunResult, read_json(file))
-            return _with_targets(request, facts, arm.name, seed, result)
+            return _with_targets(request, facts, run, result)
     flags = {**facts.flags, "report_to": "none"}  # it is not a run of the comparison
     runs = ScriptExecutor(request.script, request.metric, flags, threads, facts.steps, devices)
+    arm = plan.arms[run.arm]
     with Progress(1, notifier) as progress:
         try:
             result = runs.execute(
@@ -156,15 +179,15 @@ def _pilot(
             raise ComparisonError(f"The pilot run failed: {error}") from None
     if result.finished:
         write_json(file, result.as_json())
-    return _with_targets(request, facts, arm.name, seed, result)
+    return _with_targets(request, facts, run, result)
 
 
 def _with_targets(
-    request: ScriptRequest, facts: ScriptFacts, arm: str, seed: int, result: RunResult
+    request: ScriptRequest, facts: ScriptFacts, run: Run, result: RunResult
 ) -> tuple[ScriptFacts, tuple[float, ...]]:
     """The facts with a note on the pilot run, and the targets that it sets."""
-    targets = pilot_targets(result, arm, request.metric, greater_is_better=request.greater_is_better)
-    return replace(facts, notes=(*facts.notes, pilot_note(arm, seed))), targets
+    targets = pilot_targets(result, run.arm, request.metric, greater_is_better=request.greater_is_better)
+    return replace(facts, notes=(*facts.notes, pilot_note(run.arm, run.seed))), targets
 
 
 def _show(progress: Progress, kind: str, *content: Any) -> None:

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 from helpers.plans_by_hand import plan_of
+from helpers.tables_by_hand import ACCURACY, compared
 
 from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.findings.outlook import outlook
+from hf_critmom.experiments.comparison.pilot import pilot_note
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan
-from hf_critmom.experiments.comparison.statistics.claims import Claim
-from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, SLOWER, Verdict
+from hf_critmom.experiments.comparison.records import TaskRecord
+from hf_critmom.experiments.comparison.statistics.claims import Claim, parse_claim
+from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, SLOWER, Rule, Verdict, judge, verdicts
+from hf_critmom.storage.typed import from_json
 
 BEGUN = Extension("2026-11-28T10:00:00+00:00", "hf-critmom compare", ("constant", "critmom"), (0, 1, 2), (0.9,))
 
@@ -39,6 +43,32 @@ def test_the_least_number_that_decides_anything_is_proposed_and_what_more_would_
 @pytest.mark.parametrize("verdicts", [[], [verdict(None)], [verdict(7, SLOWER)]])
 def test_without_a_known_number_nothing_is_proposed(verdicts):
     assert outlook(planned(), Path("out"), verdicts) is None
+
+
+def test_targets_that_only_other_arms_reached_are_not_said_to_be_out_of_reach_of_all():
+    arms = ("constant", "critmom", "adamw")
+    table = compared(constant=[None] * 8, critmom=[None] * 8, adamw=[2, 3] * 4)
+    claims = [parse_claim(text, arms) for text in ("critmom < constant", "adamw < constant")]
+    found = verdicts(judge(table, Rule(ACCURACY, (0.9,))), claims)
+    plan = plan_of(arms, range(8), command="hf-critmom compare --targets 0.9 --output_dir out")
+    (open_one,) = [one for one in found if not one.decided]
+    said = outlook(plan, Path("out"), found)
+    assert said is not None and said.sentence.startswith("No run that an open claim compares reached 0.9, so more")
+    few = plan_of(arms[:2], range(8), command=plan.command)
+    alone = outlook(few, Path("out"), [open_one])
+    assert alone is not None and alone.sentence.startswith("No run reached 0.9, so more seeds decide nothing.")
+
+
+def test_no_second_pilot_run_is_proposed_whether_a_flag_asked_for_the_first_or_not():
+    (found,) = verdicts(
+        judge(compared(constant=[None] * 3, critmom=[None] * 3), Rule(ACCURACY, (0.9,))),
+        [parse_claim("critmom < constant", ["constant", "critmom"])],
+    )
+    for command in ("hf-critmom compare --output_dir out", "hf-critmom compare --pilot --output_dir out"):
+        given = planned(command)
+        assert outlook(given, Path("out"), [found]) is not None
+        task = from_json(TaskRecord, {**given.task.content, "notes": [pilot_note("constant", 2042)]})
+        assert outlook(dataclasses.replace(given, task=task), Path("out"), [found]) is None
 
 
 # -------------------------------------------------------------------------------------------------------- the history

@@ -63,6 +63,20 @@ def test_a_pilot_run_sets_targets_before_there_is_a_plan(compared: Path) -> None
     assert not (compared / "out/.pilot").exists()
 
 
+def test_a_pilot_run_of_other_conditions_sets_no_targets(
+    warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, folder = write_script(tmp_path), tmp_path / "out"
+    own = ("--arms", "adamw", "critmom_adamw", "--num_seeds", "1", "--metric", "accuracy")
+    claim = ("--claim", "critmom_adamw < adamw")  # about an arm that the pilot run does not have
+    slow, fast = ([*ARGUMENTS, "--learning_rate", rate] for rate in ("1e-8", "0.05"))
+    assert compare(warm, script, folder, *own, *claim, arguments=slow) == 2
+    assert "does not improve after its first evaluation" in sentence_in(capsys.readouterr().err)
+    assert compare(warm, script, folder, *own, *claim, arguments=fast) == 0
+    plan = Plan.read(folder)
+    assert plan.claims == claim[1:] and any("a pilot run of adamw" in note for note in plan.task.notes)
+
+
 def test_the_report_says_that_validation_was_used_for_both(compared: Path) -> None:
     card = (compared / "out/README.md").read_text()
     assert "There is no test split: validation was used for both" in card
