@@ -304,3 +304,8 @@ def test_one_trial_of_each_arm_is_no_curve() -> None:
     trials = [trial(1.0, 1.0, 0.9), trial(3.0, 1.0, None), trial(1.0, 1.0, 0.8, "critmom")]
     assert tuning_figure(trials, ACCURACY, {name: ARMS[name] for name in ("constant", "critmom")}) is None
     assert tuning_figure([], ACCURACY, {}) is None
+
+
+def test_factors_of_a_weight_decay_of_zero_are_no_curve() -> None:
+    trials = [trial(1.0, 0.0, value) for value in (0.8, 0.8, 0.8)]
+    assert tuning_figure(trials, ACCURACY, {"constant": ARMS["constant"]}) is None
