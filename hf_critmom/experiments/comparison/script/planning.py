@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MARGIN
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
@@ -21,7 +22,7 @@ from hf_critmom.experiments.comparison.records import TaskRecord
 from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
 from hf_critmom.experiments.comparison.script.instructions import Recording
 from hf_critmom.storage.recorded_commands import recorded_value
-from hf_critmom.storage.typed import from_json
+from hf_critmom.storage.typed import RecordError, from_json
 from hf_critmom.training.arguments import differing_arguments
 
 EVALUATIONS_PER_RUN = 12
@@ -166,7 +167,7 @@ def plan_script(
         stored: The plan of the comparison that the request continues, if there is one.
 
     Raises:
-        ComparisonError: If seeds, baseline or claims cannot be used.
+        ComparisonError: If seeds, baseline or claims cannot be used, or the script's own training arguments.
     """
     comparison, script = request.comparison, request.script
     check_names(comparison, [*(stored.arms if stored is not None else ()), *arms], request.folder, stored)
@@ -183,19 +184,24 @@ def plan_script(
         "flags": dict(facts.flags),
         "steps": facts.steps,
     }
-    return Plan(
-        task=from_json(TaskRecord, task),
-        model=dict(facts.model),
-        arms=arms,
-        seeds=seeds,
-        targets=tuple(sorted(set(map(float, targets)), reverse=not request.greater_is_better)),
-        training=dict(facts.training),
-        versions=dict(facts.versions),
-        command=request.command,
-        tuning=plan_tuning(comparison, seeds, stored),
-        threads=threads,
-        baseline=None if stored is not None else comparison.baseline or next(iter(arms)),
-        margin=comparison.margin or (DEFAULT_MARGIN if stored is None else stored.margin),
-        claims=tuple(comparison.claim or ()),
-        looks=plan_looks(comparison, seeds),
-    )
+    try:
+        return Plan(
+            task=from_json(TaskRecord, task),
+            model=dict(facts.model),
+            arms=arms,
+            seeds=seeds,
+            targets=tuple(sorted(set(map(float, targets)), reverse=not request.greater_is_better)),
+            training=dict(facts.training),
+            versions=dict(facts.versions),
+            command=request.command,
+            tuning=plan_tuning(comparison, seeds, stored),
+            threads=threads,
+            baseline=None if stored is not None else comparison.baseline or next(iter(arms)),
+            margin=comparison.margin or (DEFAULT_MARGIN if stored is None else stored.margin),
+            claims=tuple(comparison.claim or ()),
+            looks=plan_looks(comparison, seeds),
+        )
+    except RecordError as error:
+        raise ComparisonError(
+            f"{script.title} trains with arguments that cannot be compared ({root_message(error)}): change them."
+        ) from None

@@ -40,6 +40,16 @@ def test_a_script_that_cannot_be_compared_is_refused_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
+def test_training_arguments_that_no_comparison_can_have_are_said(
+    warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, words = ("--arms", "adamw", "--num_seeds", "1"), (*ARGUMENTS, "--learning_rate", "0")
+    assert compare(warm, write_script(tmp_path), tmp_path / "out", *own, arguments=words) == 2
+    said = sentence_in(capsys.readouterr().err)
+    assert "train.py trains with arguments that cannot be compared (training: learning_rate" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_metric_that_is_not_logged_names_those_that_are(
     warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
