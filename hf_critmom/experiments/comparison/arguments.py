@@ -108,6 +108,13 @@ class ComparisonArguments:
         default=None,
         metadata={"help": "The same with factors of its weight decay; with both grids, every pair is tried."},
     )
+    trial_seeds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of seeds with which each point of a grid is tried; the mean over them decides. If the "
+            "comparison has fewer, the others are added to it. Default: 1."
+        },
+    )
     measure_curvature: bool = field(
         default=False,
         metadata={
@@ -134,6 +141,7 @@ class ComparisonArguments:
         for flag, most in (
             ("num_seeds", MAX_NUM_SEEDS),
             ("max_seeds", MAX_NUM_SEEDS),
+            ("trial_seeds", MAX_NUM_SEEDS),
         ):
             value = getattr(self, flag)
             if value is not None and value < 1:

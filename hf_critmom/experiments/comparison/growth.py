@@ -72,6 +72,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     targets = tuple(target for target in requested.targets if target not in known)
     claims = tuple(claim for claim in requested.claims if claim not in stored.claims)
     tried = tuple(requested.arms) if tunes else tuple(untried_arms(stored).intersection(requested.arms))
+    trial_seeds = _added_trial_seeds(stored.tuning, tuning)
     looks = _looks(stored, requested, seeds, folder)
     same_arguments = requested.arguments == stored.arguments or not requested.arguments
     adds = bool(arms or seeds or targets or claims or tried)
@@ -92,9 +93,12 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     )
     if adds:
         history = stored.history or (first_extension(stored, date=""),)
-        added = Extension(_now(), requested.command, tuple(arms), seeds, targets, len(results), tunes, tried)
+        points = tunes and _points(stored.tuning) != _points(tuning)
+        added = Extension(
+            _now(), requested.command, tuple(arms), seeds, targets, len(results), points, tried, trial_seeds
+        )
         last = history[-1]
-        more_than_seeds = arms or targets or tried or last.arms or last.targets or last.tried or last.tuning
+        more_than_seeds = arms or targets or tried or last.arms or last.targets or last.tried or last.adds_trials
         if len(history) > 1 and last.command == added.command and not more_than_seeds:  # another round of one command
             history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))
         grown = dataclasses.replace(grown, history=(*history, added))
@@ -125,7 +129,7 @@ def untried_arms(plan: Plan) -> set[str]:
     arms, untried = set[str](), set[str]()
     for step in plan.history:
         arms.update(step.arms)
-        if step.tuning:
+        if step.adds_trials:
             untried = arms.difference(step.tried or _named_arms(step.command) or arms)
         untried.difference_update(step.tried)
     return untried
@@ -160,11 +164,14 @@ def _names(command: str, steps: Sequence[Extension]) -> bool:
         argv = shlex.split(command)
     except ValueError:
         return False
-    named = {flag for flag in ("arms", "claim", *GRID_FLAGS) if flag_values(argv, f"--{flag}") is not None}
-    tunes = any(step.tuning or step.tried for step in steps)
-    claims = [step for step in steps if not (step.arms or step.seeds or step.targets or step.tuning or step.tried)]
+    named = {
+        flag for flag in ("arms", "claim", "trial_seeds", *GRID_FLAGS) if flag_values(argv, f"--{flag}") is not None
+    }
+    tunes = any(step.adds_trials or step.tried for step in steps)
+    claims = [step for step in steps if not (step.arms or step.seeds or step.targets or step.adds_trials or step.tried)]
     return (
         ("arms" in named or not any(step.arms for step in steps))
+        and ("trial_seeds" in named or not any(step.trial_seeds for step in steps))
         and (not named.isdisjoint(GRID_FLAGS) or not tunes)
         and ("claim" in named or not claims)
     )
@@ -184,7 +191,7 @@ def other_conditions(stored: Plan, requested: Plan) -> list[str]:
 
 
 def merged_tuning(stored: Plan, requested: Plan) -> Tuning | None:
-    """The tuning grid of a stored plan, with the points of the requested one if they can be added.
+    """The tuning grid of a stored plan, with points and seeds of the requested one if they can be added.
 
     Args:
         stored: The stored plan.
@@ -192,8 +199,20 @@ def merged_tuning(stored: Plan, requested: Plan) -> Tuning | None:
     """
     own, other = stored.tuning, requested.tuning
     if own is not None and other is not None and own.can_add(other):
-        return own.with_points_of(other)
+        return own.joined_with(other)
     return own or other
+
+
+def _points(tuning: Tuning | None) -> tuple[tuple[float, ...], ...]:
+    """The factors of a tuning grid."""
+    return () if tuning is None else (tuning.learning_rate, tuning.weight_decay)
+
+
+def _added_trial_seeds(before: Tuning | None, after: Tuning | None) -> tuple[int, ...]:
+    """The seeds that were added to the trials of a tuning grid; none if there were no trials before."""
+    if before is None or after is None:
+        return ()
+    return tuple(seed for seed in after.seeds if seed not in before.seeds)
 
 
 def initial_plan(plan: Plan) -> Plan:

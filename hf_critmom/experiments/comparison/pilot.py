@@ -39,7 +39,7 @@ def pilot_plan(requested: Plan) -> Plan:
     return dataclasses.replace(
         requested,
         arms={name: requested.arms[name]},
-        seeds=(_pilot_seed({*requested.seeds, *(() if requested.tuning is None else (requested.tuning.seed,))}),),
+        seeds=(_pilot_seed({*requested.seeds, *requested.trial_seeds}),),
         training=training,
         tuning=None,
         baseline=name,

@@ -51,6 +51,7 @@ class Run:
         epochs: The budget; None if the comparison has only one.
         trial: The point of the tuning grid that a trial tries; None for a compared run.
         chosen: The point of the grid that a tuned variant's run uses; None if the grid cannot grow.
+        repeated: Whether it is a trial with another seed than the first of the trials, which then names its folder.
     """
 
     arm: str
@@ -58,13 +59,15 @@ class Run:
     epochs: float | None = None
     trial: Trial | None = None
     chosen: Trial | None = None
+    repeated: bool = False
 
     @property
     def folder(self) -> Path:
         """Folder of the run, within that of the comparison."""
         budget = [] if self.epochs is None else [f"epochs-{self.epochs:g}"]
         if self.trial is not None:
-            return Path("runs", self.arm, *budget, "tuning", self.trial.folder)
+            seed = f"-seed-{self.seed}" if self.repeated else ""
+            return Path("runs", self.arm, *budget, "tuning", f"{self.trial.folder}{seed}")
         point = [] if self.chosen is None else [self.chosen.folder]
         return Path("runs", self.arm, *budget, *point, f"seed-{self.seed}")
 
@@ -80,7 +83,7 @@ class Run:
         if self.trial is None:
             return f"{self.arm}{budget}, seed {self.seed}"
         factors = f"lr x {self.trial.learning_rate:g}, weight decay x {self.trial.weight_decay:g}"
-        return f"{self.arm}{budget}, trial of {factors}"
+        return f"{self.arm}{budget}, trial of {factors}{f', seed {self.seed}' if self.repeated else ''}"
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,13 @@ class Tuning:
     Attributes:
         learning_rate: Factors of the arm's own learning rate or mean step.
         weight_decay: Factors of its own weight decay.
-        seed: Seed of the trials, which no compared run has.
+        seed: Seed of the first trial of each point, which no compared run has.
         unit: What the factors in ``learning_rate`` multiply: "learning_rate" or "step".
         chosen_by: Criterion of the best trial: "time" to the planned targets, or, in early plans, the "last"
             evaluation.
         can_grow: Whether points can be added to the grid. Then runs of a tuned variant lie in a folder named after
             their point, so that they are kept when a larger grid chooses another one. Grids of early plans cannot grow.
+        more_seeds: Seeds of further trials of each point, which no compared run has either.
     """
 
     learning_rate: tuple[float, ...]
@@ -104,6 +108,12 @@ class Tuning:
     unit: str = "learning_rate"
     chosen_by: str = "last"
     can_grow: bool = False
+    more_seeds: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the trials of each point."""
+        return (self.seed, *self.more_seeds)
 
     def __post_init__(self) -> None:
         for name, factors, least in (
@@ -113,7 +123,7 @@ class Tuning:
             if any(factor < 0.0 or (factor == 0.0 and least == "positive") for factor in factors):
                 raise ValueError(f"{name} holds factors that are not all {least}")
             _check_distinct(name, factors)
-        _check_seeds([self.seed])
+        _check_seeds(self.seeds)
         if self.unit not in ("learning_rate", "step") or self.chosen_by not in ("time", "last"):
             raise ValueError(f"unit {self.unit!r} or chosen_by {self.chosen_by!r} is not known")
 
@@ -130,18 +140,17 @@ class Tuning:
         return [Trial(*point) for point in itertools.product(factors, self.weight_decay)]
 
     def can_add(self, requested: "Tuning") -> bool:
-        """Whether a requested grid differs only in its points, and these can be added."""
-        return (
-            self.can_grow
-            and replace(requested, learning_rate=self.learning_rate, weight_decay=self.weight_decay) == self
-        )
+        """Whether a requested grid differs only in its points and further seeds, and these can be added."""
+        grown = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "more_seeds")}
+        return self.can_grow and replace(requested, **grown) == self
 
-    def with_points_of(self, requested: "Tuning") -> "Tuning":
-        """The grid with the points of a requested one added."""
+    def joined_with(self, requested: "Tuning") -> "Tuning":
+        """The grid with the points and seeds of a requested one added."""
         return replace(
             self,
             learning_rate=_merge_factors(self.learning_rate, requested.learning_rate),
             weight_decay=_merge_factors(self.weight_decay, requested.weight_decay),
+            more_seeds=tuple(dict.fromkeys((*self.more_seeds, *requested.more_seeds))),
         )
 
 
@@ -179,6 +188,7 @@ class Extension:
         finished: Number of runs that were finished before.
         tuning: Whether points were added to the tuning grid.
         tried: Names of the arms whose trials were asked for by an addition to the grid, or later by this command.
+        trial_seeds: Seeds that were added to the trials.
     """
 
     date: str
@@ -189,6 +199,12 @@ class Extension:
     finished: int = 0
     tuning: bool = False
     tried: tuple[str, ...] = ()
+    trial_seeds: tuple[int, ...] = ()
+
+    @property
+    def adds_trials(self) -> bool:
+        """Whether points or seeds were added to the tuning grid."""
+        return self.tuning or bool(self.trial_seeds)
 
 
 @dataclass(frozen=True)
@@ -262,8 +278,8 @@ class Plan:
             raise ValueError(f"margin is {self.margin:g} instead of a number above 0 and below 10")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads} instead of 1 or more")
-        if self.tuning is not None and self.tuning.seed in self.seeds:
-            raise ValueError(f"{self.tuning.seed} is the seed of the trials and one of the compared runs")
+        if self.tuning is not None and (shared := sorted({*self.tuning.seeds} & {*self.seeds})):
+            raise ValueError(f"{shared[0]} is a seed of the trials and one of the compared runs")
         if not any(isinstance(self.model.get(name), str) for name in ("model", "model_name_or_path")):
             raise ValueError("model has no model or model_name_or_path")
         _check_training(self.training)
@@ -301,11 +317,17 @@ class Plan:
         if self.tuning is None:
             return []
         return [
-            Run(arm, self.tuning.seed, epochs, trial)
+            Run(arm, seed, epochs, trial, repeated=seed != self.tuning.seed)
+            for seed in self.tuning.seeds
             for epochs in self.budgets
             for arm, described in self.arms.items()
             for trial in self.tuning.trials(described, self.settings(described)[0])
         ]
+
+    @property
+    def trial_seeds(self) -> tuple[int, ...]:
+        """Seeds of the trials; empty without tuning."""
+        return () if self.tuning is None else self.tuning.seeds
 
     def settings(self, arm: Arm, trial: Trial | None = None) -> tuple[float, float]:
         """Peak learning rate and weight decay of an arm: its own, else the comparison's, times the trial's factors."""
@@ -353,7 +375,7 @@ class Plan:
             "training": dict(self.training),
             "versions": dict(self.versions),
             "command": self.command,
-            "tuning": {} if self.tuning is None else _as_json(self.tuning, "can_grow"),
+            "tuning": {} if self.tuning is None else _as_json(self.tuning, "can_grow", "more_seeds"),
             "arguments": {name: dict(stored) for name, stored in self.arguments.items()},
             "threads": self.threads,
             "baseline": self.baseline,
@@ -361,7 +383,7 @@ class Plan:
             "claims": list(self.claims),
             "exploratory_targets": list(self.exploratory_targets),
             "looks": None if self.looks is None else _as_json(self.looks),
-            "history": [_as_json(extension, "tuning", "tried") for extension in self.history],
+            "history": [_as_json(extension, "tuning", "tried", "trial_seeds") for extension in self.history],
         }
 
     @classmethod

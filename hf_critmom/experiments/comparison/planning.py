@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ def select_seeds(
 ) -> tuple[int, ...]:
     """The seeds of a request; if it gives no number of them, those of the comparison in the folder.
 
-    Seeds are consecutive from ``--seed`` on, but for that of a plan's trials, which is skipped.
+    Seeds are consecutive from ``--seed`` on, but for those of a plan's trials, which are skipped.
 
     Args:
         comparison: Flags that define what is compared.
@@ -147,8 +148,8 @@ def select_seeds(
         number = FIRST_LOOK if comparison.until_decided else DEFAULT_SEEDS
     if comparison.until_decided:
         number = max(number, 2)  # one seed decides nothing
-    trials = None if stored is None or stored.tuning is None else stored.tuning.seed
-    seeds = [seed for seed in range(start, start + number + 1) if seed != trials][:number]
+    trials = () if stored is None else stored.trial_seeds
+    seeds = [seed for seed in range(start, start + number + len(trials)) if seed not in trials][:number]
     if not 0 <= seeds[0] <= seeds[-1] <= MAX_SEED:
         raise ComparisonError(
             f"--seed {start} and --num_seeds {number} give the seeds {seeds[0]} to {seeds[-1]}: they must lie between "
@@ -163,7 +164,7 @@ def next_seed(plan: Plan) -> int:
     Raises:
         ComparisonError: If it would be out of range.
     """
-    used = {*plan.seeds, *(() if plan.tuning is None else (plan.tuning.seed,))}
+    used = {*plan.seeds, *plan.trial_seeds}
     seed = max(plan.seeds) + 1
     while seed in used:
         seed += 1
@@ -292,19 +293,42 @@ def plan_tuning(comparison: ComparisonArguments, seeds: tuple[int, ...], stored:
         comparison: Flags that define what is compared.
         seeds: Seeds of the compared runs, which the trials must not have.
         stored: The plan of the comparison that the request continues, if there is one.
+
+    Raises:
+        ComparisonError: If seeds are requested for the trials of no grid, or there are not as many.
     """
     grids = comparison.step_grid or comparison.learning_rate_grid, comparison.weight_decay_grid
-    if not any(grids):
-        return None if stored is None else stored.tuning
-    learning_rate, weight_decay = (tuple(sorted(set(factors or [1.0]))) for factors in grids)
-    unit = "step" if comparison.step_grid else "learning_rate"
-    if stored is not None and stored.tuning is not None:
-        return dataclasses.replace(stored.tuning, learning_rate=learning_rate, weight_decay=weight_decay, unit=unit)
+    tuning = None if stored is None else stored.tuning
     taken = {*seeds, *(() if stored is None else stored.seeds)}
-    seed = _TRIAL_SEED
-    if seed in taken:
-        seed = max(taken) + 1000 if max(taken) + 1000 <= MAX_SEED else min(taken) - 1000
-    return Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time", can_grow=True)
+    if any(grids):
+        learning_rate, weight_decay = (tuple(sorted(set(factors or [1.0]))) for factors in grids)
+        unit = "step" if comparison.step_grid else "learning_rate"
+        if tuning is None:
+            seed = _TRIAL_SEED
+            if seed in taken:
+                seed = max(taken) + 1000 if max(taken) + 1000 <= MAX_SEED else min(taken) - 1000
+            tuning = Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time", can_grow=True)
+        tuning = dataclasses.replace(tuning, learning_rate=learning_rate, weight_decay=weight_decay, unit=unit)
+    if comparison.trial_seeds is None:
+        return tuning
+    if tuning is None:
+        raise ComparisonError(
+            f"--trial_seeds {comparison.trial_seeds} is about the trials of a tuning grid, and there is none: give "
+            "--learning_rate_grid, --step_grid or --weight_decay_grid too."
+        )
+    return _with_trial_seeds(tuning, comparison.trial_seeds, taken)
+
+
+def _with_trial_seeds(tuning: Tuning, number: int, taken: Collection[int]) -> Tuning:
+    """A grid whose points are tried with at least this number of seeds, of which compared runs have none."""
+    further = (seed for seed in range(tuning.seed + 1, MAX_SEED + 1) if seed not in {*tuning.seeds, *taken})
+    seeds = (*tuning.more_seeds, *itertools.islice(further, max(number - len(tuning.seeds), 0)))
+    if len(seeds) + 1 < number:
+        raise ComparisonError(
+            f"There are no {number} seeds for the trials from {tuning.seed} on: start a comparison with a smaller "
+            "--seed."
+        )
+    return dataclasses.replace(tuning, more_seeds=seeds)
 
 
 def _check_named(flag: str, name: str, arms: list[str]) -> None:

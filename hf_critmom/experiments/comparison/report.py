@@ -94,13 +94,16 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
             "budget": one.epochs,
             **{
                 name: getattr(one, name)
-                for name in ("arm", "learning_rate", "weight_decay", "value", "steps", "chosen")
+                for name in ("arm", "learning_rate", "weight_decay", "seeds", "diverged", "value", "steps", "chosen")
             },
         }
         for budget in found.budgets
         for one in budget.trials
     ]
-    parts = {"claims": claims, "would_decide": outlook, "steps": steps, "momentum": momentum, "trials": trials}
+    parts = {
+        **{"caveats": found.caveats, "claims": claims, "would_decide": outlook},
+        **{"steps": steps, "momentum": momentum, "trials": trials},
+    }
     return dict(replace_non_finite({**head, "command": plan.command, "commands": found.commands, **parts}))
 
 

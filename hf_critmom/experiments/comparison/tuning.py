@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class BestTrial:
         arm: The arm's name.
         epochs: The budget; None if the comparison has only one.
         trial: The point of the grid.
-        value: Validation metric of the trial's last evaluation.
+        value: Validation metric of the trial's last evaluation, as a mean over the seeds.
         trials: Number of trials of the arm.
         diverged: Number of trials that diverged.
         edges: Coordinates of the point that lie on an edge of the grid, so that a better value may lie outside it. A
@@ -39,7 +40,7 @@ class BestTrial:
 
 @dataclass(frozen=True)
 class JudgedTrial:
-    """A finished trial with the numbers by which it is judged.
+    """A point of the grid that was tried, with the numbers by which it is judged: means over the finished seeds.
 
     Attributes:
         arm: The arm's name.
@@ -47,10 +48,12 @@ class JudgedTrial:
         trial: The point of the grid.
         learning_rate: Its peak learning rate.
         weight_decay: Its weight decay.
-        value: Validation metric of its last evaluation; None if it diverged.
-        steps: Geometric mean over the planned targets of its steps to target, where a target that it missed counts with
-            its end; None if it diverged.
+        value: Validation metric of the last evaluation; None if it diverged with a seed.
+        steps: Geometric mean over seeds and planned targets of the steps to target, where a target that was missed
+            counts with the end of the trial; None if it diverged with a seed.
         chosen: Whether it is the best of its arm and budget.
+        seeds: Number of seeds with which it was tried.
+        diverged: Number of seeds with which it diverged.
     """
 
     arm: str
@@ -61,16 +64,18 @@ class JudgedTrial:
     value: float | None
     steps: float | None
     chosen: bool = False
+    seeds: int = 1
+    diverged: int = 0
 
 
 def choose_best_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[BestTrial]:
     """Chooses the best trial of every arm and budget whose trials are all finished.
 
-    The best trial is the one that a claim would call the fastest: the one with the smallest mean, over the planned
-    targets, of the logarithm of its steps to target, where a trial that misses a target counts with its end. Ties (all
-    trials, if none reaches a target) go to the trial with the best last evaluation on the validation split, which is
-    the only criterion in early plans; remaining ties go to the point nearest to the arm's own values. A trial that
-    diverged is never chosen, and an arm whose trials all diverged has no best trial.
+    The best trial is the one that a claim would call the fastest: the point with the smallest mean, over its seeds and
+    the planned targets, of the logarithm of its steps to target, where a trial that misses a target counts with its
+    end. Ties (all trials, if none reaches a target) go to the point with the best last evaluation on the validation
+    split, which is the only criterion in early plans; remaining ties go to the point nearest to the arm's own values. A
+    point that diverged with any seed is never chosen, and an arm all of whose points diverged has no best trial.
 
     Args:
         plan: The plan.
@@ -87,7 +92,7 @@ def choose_best_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[Best
             planned = [run.trial for run in plan.trials() if (run.arm, run.epochs) == (arm, epochs) and run.trial]
             found = [one for one in judged if (one.arm, one.epochs) == (arm, epochs)]
             finished = [(one, one.value, one.steps) for one in found if one.value is not None and one.steps is not None]
-            if len(found) < len(planned) or not finished:
+            if sum(one.seeds for one in found) < len(planned) or not finished:
                 continue
             best, value, _ = min(
                 finished,
@@ -97,35 +102,68 @@ def choose_best_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[Best
                     _distance(rated[0].trial),
                 ),
             )
+            diverged = sum(one.diverged for one in found)
             edges = _edges(planned, best.trial)
-            choices.append(BestTrial(arm, epochs, best.trial, value, len(found), len(found) - len(finished), edges))
+            choices.append(BestTrial(arm, epochs, best.trial, value, len(planned), diverged, edges))
     return choices
 
 
 def judge_trials(plan: Plan, trials: Mapping[Run, RunResult]) -> list[JudgedTrial]:
-    """Every finished trial with the numbers by which it is judged, in the order of the plan.
+    """Every point of the grid with finished trials, with the numbers by which it is judged, in the order of the plan.
 
     Args:
         plan: The plan.
         trials: Results of the finished trials.
     """
-    by_run = {run: (result, _value(result, plan.task.metric)) for run, result in trials.items()}
-    steps: dict[Run, float] = {}
-    for arm in plan.arms:
-        for epochs in plan.budgets:
-            own = {run: result for run, (result, value) in by_run.items()
-                   if (run.arm, run.epochs) == (arm, epochs) and value is not None}  # fmt: skip
-            steps |= _steps_to_targets(plan, own)
-    judged = []
+    values = {run: _value(result, plan.task.metric) for run, result in trials.items()}
+    steps = _steps_of_trials(plan, {run: trials[run] for run, value in values.items() if value is not None})
+    points: dict[tuple[str, float | None, Trial], list[Run]] = {}
     for run in plan.trials():
-        if run in by_run and run.trial is not None:
-            settings = plan.settings(plan.arms[run.arm], run.trial)
-            judged.append(JudgedTrial(run.arm, run.epochs, run.trial, *settings, by_run[run][1], steps.get(run)))
+        if run in trials and run.trial is not None:
+            points.setdefault((run.arm, run.epochs, run.trial), []).append(run)
+    judged = []
+    for (arm, epochs, trial), runs in points.items():
+        settings = plan.settings(plan.arms[arm], trial)
+        finished = [value for run in runs if (value := values[run]) is not None]
+        diverged = len(runs) - len(finished)
+        value = None if diverged else fmean(finished)
+        mean_steps = None if diverged else math.exp(fmean(math.log(steps[run]) for run in runs))
+        judged.append(JudgedTrial(arm, epochs, trial, *settings, value, mean_steps, seeds=len(runs), diverged=diverged))
     return judged
 
 
-def _steps_to_targets(plan: Plan, finished: Mapping[Run, RunResult]) -> dict[Run, float]:
+def spread_over_seeds(plan: Plan, runs: Mapping[Run, RunResult]) -> float | None:
+    """How much the steps to the targets change with the seed alone; None if no two runs differ in nothing else.
+
+    Args:
+        plan: The plan.
+        runs: Results of runs and trials at one budget.
+
+    Returns:
+        The standard deviation of the mean logarithm of the steps to the planned targets, pooled over all groups of runs
+        that differ only in the seed. A run that misses a target counts with its end, and one that diverged not at all.
+    """
+    groups: dict[tuple[str, Trial | None], dict[Run, RunResult]] = {}
+    for run, result in runs.items():
+        if _value(result, plan.task.metric) is not None:
+            groups.setdefault((run.arm, run.trial), {})[run] = result
+    logs = [np.log(list(_steps_to_targets(plan, group).values())) for group in groups.values()]
+    freedom = sum(len(one) - 1 for one in logs)
+    return math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / freedom) if freedom else None
+
+
+def _steps_of_trials(plan: Plan, finished: Mapping[Run, RunResult]) -> dict[Run, float]:
     """Geometric mean over the planned targets of each trial's steps to target."""
+    steps: dict[Run, float] = {}
+    for arm in plan.arms:
+        for epochs in plan.budgets:
+            own = {run: result for run, result in finished.items() if (run.arm, run.epochs) == (arm, epochs)}
+            steps |= _steps_to_targets(plan, own)
+    return steps
+
+
+def _steps_to_targets(plan: Plan, finished: Mapping[Run, RunResult]) -> dict[Run, float]:
+    """Geometric mean over the planned targets of the steps to target of each of an arm's runs at one budget."""
     if not finished:
         return {}
     table = results_table(replace(result, arm="trial", seed=place) for place, result in enumerate(finished.values()))

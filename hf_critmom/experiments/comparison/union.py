@@ -163,7 +163,7 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
                 for kind in ("arms", "seeds", "targets")
             }.items()
         }
-        if any(new.values()) or one.tuning or one.tried:
+        if any(new.values()) or one.adds_trials or one.tried:
             history.append(dataclasses.replace(one, **new))
     return tuple(history)
 

@@ -23,7 +23,7 @@ from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.growth import extend, initial_plan, load_or_create_plan, untried_arms
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Trial, Tuning
-from hf_critmom.experiments.comparison.planning import plan_tuning
+from hf_critmom.experiments.comparison.planning import next_seed, plan_tuning, select_seeds
 from hf_critmom.experiments.comparison.results import tuned_runs
 from hf_critmom.experiments.comparison.tuning import BestTrial
 
@@ -278,6 +278,58 @@ def test_points_are_added_to_a_grid_which_need_not_be_given_again(
     assert "tuning.unit: learning_rate and step" in refusal(*SMALL, "--step_grid", "0.5", "1")
 
 
+def test_seeds_are_added_to_the_trials_and_only_their_runs_are_made(
+    folder: Path, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    assert "--trial_seeds 2 is about the trials of a tuning grid" in refusal(*SMALL, "--trial_seeds", "2")
+    tuned = (*SMALL, "--learning_rate_grid", "0.1", "0.3")
+    assert compare(*tuned, folder=folder) == 0
+    before = results_in(folder)
+    assert compare(*SMALL, "--trial_seeds", "3", folder=folder) == 0  # the grid need not be given again
+    after = results_in(folder)
+    assert before.items() <= after.items()
+    added = {name for name in after.keys() - before.keys() if "/tuning/" in name}
+    assert added == {f"constant/tuning/lr-{factor}-wd-1-seed-{seed}" for factor in (0.1, 0.3) for seed in (1043, 1044)}
+    for words in ((), ("--trial_seeds", "2")):  # no more than there are
+        assert compare(*tuned, *words, folder=folder) == 0
+        assert results_in(folder) == after
+    plan = Plan.read(folder)
+    assert plan.trial_seeds == (1042, 1043, 1044) and plan.history[-1].trial_seeds == (1043, 1044)
+    said = describe_history(plan)[-1]
+    assert "seeds 1043 and 1044 of the trials were added after the first look" in said
+    assert said.endswith("tuned variants are those that all trials chose.")
+    (one,) = [budget.trials for budget in read_findings(folder).budgets]
+    assert {trial.seeds for trial in one} == {3}
+    commands = [shlex.split(command) for command in read_findings(folder).commands]
+    assert "--trial_seeds" in commands[-1]
+    for command in commands:  # one after another, in an empty folder
+        words = with_flag(command[2:], "--output_dir", [str(tmp_path / "again")])
+        assert main(("compare", *words)) == 0
+    assert compare(*tuned, "--trial_seeds", "3", folder=tmp_path / "at-once") == 0
+    tables = [
+        pd.read_parquet(one / "results.parquet").drop(columns="seconds")
+        for one in (folder, tmp_path / "again", tmp_path / "at-once")
+    ]
+    pd.testing.assert_frame_equal(*tables[:2])
+    pd.testing.assert_frame_equal(*tables[1:])
+    assert "--trial_seeds must be at least 1" in refusal(*tuned, "--trial_seeds", "0")
+
+
+def test_the_seeds_of_trials_and_of_runs_stay_apart(folder: Path) -> None:
+    stored = dataclasses.replace(
+        Plan.read(folder), seeds=(42, 1044), tuning=Tuning((1.0, 2.0), (1.0,), 1042, can_grow=True)
+    )
+    request = parse_comparison([*SMALL[1:], "--trial_seeds", "4"])
+    tuning = plan_tuning(request.comparison, (42,), stored)
+    assert tuning is not None and tuning.seeds == (1042, 1043, 1045, 1046)
+    grown = dataclasses.replace(stored, tuning=tuning)
+    assert next_seed(grown) == 1047
+    more = parse_comparison([*SMALL[1:], "--seed", "1041", "--num_seeds", "3"])
+    assert select_seeds(more.comparison, 1041, more.given, grown) == (1041, 1044, 1047)
+    with pytest.raises(ValueError, match="1045 is a seed of the trials and one of the compared runs"):
+        dataclasses.replace(grown, seeds=(42, 1045))
+
+
 def test_the_runs_of_another_choice_are_kept_beside_those_of_the_present_one() -> None:
     trials = [Trial(0.3), Trial(3.0)]
     places = [
@@ -300,7 +352,7 @@ def test_early_grids_stay_as_they_are(tmp_path: Path) -> None:
 
 def test_factors_that_name_the_same_folder_are_one_point() -> None:
     grid = Tuning((1.0,), (1.0,), 1042, can_grow=True)
-    assert grid.with_points_of(dataclasses.replace(grid, learning_rate=(1.0000001, 3.0))).learning_rate == (1.0, 3.0)
+    assert grid.joined_with(dataclasses.replace(grid, learning_rate=(1.0000001, 3.0))).learning_rate == (1.0, 3.0)
 
 
 def test_the_trials_of_tuning_that_is_added_have_a_seed_that_no_run_had(folder: Path) -> None:

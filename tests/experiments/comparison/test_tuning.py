@@ -24,14 +24,20 @@ from hf_critmom.commands import main
 from hf_critmom.damping import critical_momentum
 from hf_critmom.experiments.comparison import runner
 from hf_critmom.experiments.comparison.arms.arm import ARMS as ALL_ARMS
-from hf_critmom.experiments.comparison.findings.findings import read_findings
+from hf_critmom.experiments.comparison.findings.findings import findings_of, read_findings
+from hf_critmom.experiments.comparison.findings.tuning import doubtful_choices
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial, Tuning
 from hf_critmom.experiments.comparison.records import Evaluation, RunResult
 from hf_critmom.experiments.comparison.report import verdicts_as_json
-from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.experiments.comparison.results import Results, read_results
 from hf_critmom.experiments.comparison.running import execution
 from hf_critmom.experiments.comparison.statistics.steps import step_factor
-from hf_critmom.experiments.comparison.tuning import BestTrial, choose_best_trials
+from hf_critmom.experiments.comparison.tuning import (
+    BestTrial,
+    choose_best_trials,
+    judge_trials,
+    spread_over_seeds,
+)
 from hf_critmom.tasks import Task
 from hf_critmom.tasks.images import ImageDataset
 
@@ -41,10 +47,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*momentum is clamped to 0")
 
 
 def plan_of(
-    rates: list[float], decays: list[float], *, arms: tuple[str, ...] = ("constant",), better: bool = True
+    rates: list[float],
+    decays: list[float],
+    *,
+    arms: tuple[str, ...] = ("constant",),
+    better: bool = True,
+    more_seeds: tuple[int, ...] = (),
+    **parts: Any,
 ) -> Plan:
     metric = "accuracy" if better else "bits_per_byte"
-    return plans_by_hand.plan_of(arms, metric=metric, tuning=Tuning(tuple(rates), tuple(decays), seed=1))
+    tuning = Tuning(tuple(rates), tuple(decays), seed=1, more_seeds=more_seeds, **parts)
+    return plans_by_hand.plan_of(arms, metric=metric, tuning=tuning)
 
 
 def ended(*values: float | None, status: str = "finished") -> RunResult:
@@ -132,6 +145,80 @@ def test_nothing_is_chosen_before_the_last_trial_of_an_arm_has_ended() -> None:
     results = {run: ended(0.5) for run in plan.trials()[:3]}
     assert [choice.arm for choice in choose_best_trials(plan, results)] == ["constant"]
     assert choose_best_trials(plan_of([0.5], [1.0]), {}) == []
+
+
+def test_the_mean_over_the_seeds_of_the_trials_decides() -> None:
+    plan = plan_of([0.5, 1.0, 2.0], [1.0], more_seeds=(2, 3))
+    assert [run.seed for run in plan.trials()] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    lucky, others = [ended(0.9), ended(0.6), ended(0.5)], [ended(0.1), ended(0.6), ended(0.5)]
+    found = choice_of(plan, *lucky, *others, *others)
+    assert found == BestTrial("constant", None, Trial(1.0, 1.0), pytest.approx(0.6), trials=9, diverged=0, edges=())
+
+
+def test_a_point_that_diverged_with_one_seed_is_never_chosen() -> None:
+    plan = plan_of([0.5, 1.0], [1.0], more_seeds=(2,))
+    found = choice_of(plan, ended(0.9), ended(0.2), ended(0.9, status="diverged"), ended(0.1))
+    assert found is not None and (found.trial, found.trials, found.diverged) == (Trial(1.0, 1.0), 4, 1)
+    judged = judge_trials(plan, dict(zip(plan.trials(), [ended(0.9)] * 2 + [ended(None)] * 2, strict=True)))
+    assert [(one.value, one.steps, one.seeds, one.diverged) for one in judged] == [(None, None, 2, 1)] * 2
+
+
+def test_nothing_is_chosen_before_the_last_seed_of_an_arms_trials_has_ended() -> None:
+    plan = plan_of([0.5, 1.0], [1.0], arms=("constant", "critmom"), more_seeds=(2,))
+    results = {run: ended(0.5) for run in plan.trials() if run != plan.trials()[-1]}
+    assert [choice.arm for choice in choose_best_trials(plan, results)] == ["constant"]
+
+
+def rising(*steps: float, end: int = 100) -> RunResult:
+    """A run whose accuracy first reaches the targets 0.5 and 0.9 after these steps."""
+    rows = [(1, 0.0), *((step, value) for step, value in zip(steps, (0.5, 0.9), strict=True)), (end, 0.95)]
+    return dataclasses.replace(
+        ended(0.1),
+        steps=end,
+        train_seconds=float(end),
+        evaluations=tuple(Evaluation(int(step), step, float(step), {"accuracy": value}) for step, value in rows),
+    )
+
+
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("other", [40, 44, 60, 90])
+@pytest.mark.parametrize("noise", [0.01, 0.1, 0.3])
+def test_a_choice_that_the_seeds_alone_could_have_made_is_called_doubtful(
+    number: int, other: float, noise: float
+) -> None:
+    """Two standard deviations of a difference of means, as the naive formula has it."""
+    plan = dataclasses.replace(
+        plan_of([0.5, 1.0], [1.0], more_seeds=tuple(range(2, number + 1)), chosen_by="time"),
+        targets=(0.5, 0.9),
+        seeds=(100, 101, 102),
+    )
+    factors = (math.exp(noise), 1.0, math.exp(-noise))  # of standard deviation `noise`
+    runs = {run: rising(1000 * one, 4000 * one, end=9000)
+            for run, one in zip(plan.runs(), factors, strict=True)}  # fmt: skip
+    trials = {run: rising(10, 40) if run.trial == Trial(1.0) else rising(10, other) for run in plan.trials()}
+    results = Results(runs, trials, choose_best_trials(plan, trials))
+    found = findings_of(Path("comparison-points"), plan, results)
+    (budget,) = found.budgets
+    spread = math.sqrt(2 * noise**2 / (2 + 2 * (number - 1)))  # pooled with that of the repeated trials, which is 0
+    assert spread_over_seeds(plan, {**runs, **trials}) == pytest.approx(spread, abs=1e-3)  # steps are whole
+    ratio = math.sqrt(other / 40)  # at one of two targets
+    chance = 2 * spread * math.sqrt(2 / number)
+    doubtful = ratio < math.exp(chance) and chance > math.log(1.1)
+    said = doubtful_choices(plan, results, budget.trials, None)
+    assert bool(said) == doubtful and found.caveats == ([said] if doubtful else [])
+    if said:
+        assert f"With {number} seed{'s' if number > 1 else ''} per trial" in said and "the best for constant:" in said
+        needed = int(said.partition("--trial_seeds ")[2].partition(",")[0])
+        at_most = [2 * spread * math.sqrt(2 / many) for many in (needed, needed - 1)]
+        assert at_most[0] <= math.log(1.1) * 1.01 and math.log(1.1) < at_most[1] * 1.01
+
+
+def test_a_repeated_trial_does_not_stand_for_another_arm() -> None:
+    """Trials with several seeds tell the spread too, each point about its own mean."""
+    plan = plan_of([0.5, 1.0], [1.0], more_seeds=(2,), chosen_by="time")
+    trials = {run: rising(10 * run.seed, 40 * run.seed, end=200) for run in plan.trials()}
+    assert spread_over_seeds(plan, trials) == pytest.approx(math.log(2) / math.sqrt(2), rel=1e-6)
+    assert spread_over_seeds(plan, {run: one for run, one in trials.items() if run.seed == 1}) is None
 
 
 @settings(max_examples=30, deadline=None)

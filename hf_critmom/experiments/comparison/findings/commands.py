@@ -67,8 +67,7 @@ def command_for_seeds(plan: Plan, folder: Path, seeds: int) -> str:
         most = min([looks.last, *map(int, flag_values(argv, "--max_seeds") or ())])
         return shlex.join(with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > most else argv)
     start, number = min(plan.seeds), seeds
-    trial_seed = None if plan.tuning is None else plan.tuning.seed
-    following = [seed for seed in range(start, start + seeds) if seed != trial_seed]
+    following = [seed for seed in range(start, start + seeds) if seed not in plan.trial_seeds]
     if following[: len(plan.seeds)] != sorted(plan.seeds):  # there are gaps, which more seeds from the first would fill
         start, number = max(plan.seeds) + 1, seeds - len(plan.seeds)
     argv = with_flag(argv, "--num_seeds", [str(number)])

@@ -13,6 +13,7 @@ from hf_critmom.experiments.comparison.findings.commands import continuing_comma
 from hf_critmom.experiments.comparison.findings.fairness import StepComparison, compare_steps
 from hf_critmom.experiments.comparison.findings.momentum import CurvatureSummary, summarise_curvature
 from hf_critmom.experiments.comparison.findings.outlook import Outlook, outlook
+from hf_critmom.experiments.comparison.findings.tuning import doubtful_choices
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import Results, read_drift, read_results
@@ -67,9 +68,13 @@ class Findings:
 
     @property
     def caveats(self) -> list[str]:
-        """Sentences that a reader must know before any number: on failed pairing, a missing test split, failed runs."""
+        """Sentences that a reader must know before any number.
+
+        They are on failed pairing, a missing test split, doubtful choices among trials, and failed runs.
+        """
         sentences = [sentence for budget in self.budgets for sentence in pairing_sentences(budget.runs)]
-        return list(dict.fromkeys([*sentences, *self.failures]))
+        doubts = [doubtful_choices(self.plan, self.results, one.trials, one.analysis.budget) for one in self.budgets]
+        return list(dict.fromkeys([*sentences, *filter(None, doubts), *self.failures]))
 
     @property
     def finished(self) -> int:

@@ -28,9 +28,12 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
         additions.append(f"the target{_s(added.targets)} {join_names([f'{target:g}' for target in added.targets])}")
     if added.tuning:
         additions.append("points of the tuning grid")
-    elif added.tried:
+    if added.trial_seeds:
+        additions.append(f"seed{_s(added.trial_seeds)} {_seeds(added.trial_seeds)} of the trials")
+    if added.tried and not added.adds_trials:
         additions.append(f"the trials of {join_names(added.tried)}")
-    one = len(additions) == 1 and not added.tried and len(added.arms or added.seeds or added.targets) == 1
+    things = added.arms or added.seeds or added.targets or added.trial_seeds
+    one = len(additions) == 1 and not (added.tried and not added.trial_seeds) and len(things) == 1
     by_rule = bool(added.seeds) and not added.arms and looks.first < looks.last and added.command == before.command
     how = " one at a time, by the rule of --until_decided," if by_rule and len(added.seeds) > 1 else ""
     on = f"On {added.date[:10]} " if added.date else ""
@@ -38,8 +41,8 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, before, added, looks)}"
     if added.targets and added.finished:
         text += "; what was added as a target is exploratory and enters no headline"
-    if added.tuning:
-        text += "; tuned variants are those that the whole grid chose"
+    if added.adds_trials:
+        text += f"; tuned variants are those that {'the whole grid' if added.tuning else 'all trials'} chose"
     return f"{text[:1].upper()}{text[1:]}."
 
 

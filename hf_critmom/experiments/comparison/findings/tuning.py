@@ -1,12 +1,15 @@
 """What the tuning of a comparison was, and what it chose, in sentences."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
-from hf_critmom.experiments.comparison.findings.sentences import join_names
+from hf_critmom.experiments.comparison.findings.descriptions import format_epochs
+from hf_critmom.experiments.comparison.findings.sentences import format_count, join_names
 from hf_critmom.experiments.comparison.plan import Plan, Trial
+from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
-from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial
+from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial, spread_over_seeds
 
 
 def describe_tuning(plan: Plan, choices: Sequence[BestTrial], *, name: Callable[[str], str] = str) -> list[str]:
@@ -29,7 +32,7 @@ def describe_tuning(plan: Plan, choices: Sequence[BestTrial], *, name: Callable[
         f"fewest steps to the targets (by the mean of their logarithms; among equals, the {last})"
     )  # fmt: skip
     sentences = [
-        f"{whose} had the same trials: {grid}, all with seed {plan.tuning.seed}, which no compared run uses.",
+        f"{whose} had the same trials: {grid}, {_seeds(plan.tuning.seeds)} no compared run uses.",
         f"The trial with the {best} was chosen; the test split was not read.",
     ]
     if any(one.edges for one in choices):
@@ -44,12 +47,66 @@ def describe_tuning(plan: Plan, choices: Sequence[BestTrial], *, name: Callable[
     return sentences
 
 
+def doubtful_choices(plan: Plan, results: Results, trials: Sequence[JudgedTrial], epochs: float | None) -> str:
+    """A sentence on arms whose best trial may be the best by chance; empty if there are none, or nothing is known.
+
+    With k seeds per point and the standard deviation s of log steps from seed to seed (`spread_over_seeds`), the
+    difference of two points that are equally good has the standard deviation s sqrt(2 / k). A choice is doubtful if
+    another point is within twice that of the best, unless the wrong choice could cost no more than the margin below
+    which a difference counts as none.
+
+    Args:
+        plan: The plan.
+        results: Results of the finished runs.
+        trials: The judged trials at one budget.
+        epochs: The budget; None if the comparison has only one.
+    """
+    every = {**results.runs, **results.trials}
+    same = {run: result for run, result in every.items() if run.epochs == epochs and run.arm in plan.arms}
+    spread = spread_over_seeds(plan, same)
+    best = {one.arm: one for one in trials if one.chosen}
+    if plan.tuning is None or plan.tuning.chosen_by != "time" or not spread or not best:
+        return ""
+    number, harmless = len(plan.tuning.seeds), math.log1p(plan.margin)
+    chance = 2.0 * spread * math.sqrt(2.0 / number)
+    if chance <= harmless:
+        return ""
+    arms = [
+        arm
+        for arm, chosen in best.items()
+        if any(
+            one.steps is not None and chosen.steps is not None and math.log(one.steps / chosen.steps) < chance
+            for one in trials
+            if one.arm == arm and not one.chosen
+        )
+    ]
+    if not arms:
+        return ""
+    at = "" if epochs is None else f" at {format_epochs(epochs)}"
+    whose = "every arm" if len(arms) == len(plan.arms) > 2 else join_names(arms)
+    needed = math.ceil(2.0 * (2.0 * spread / harmless) ** 2)
+    return (
+        f"With {format_count(number, 'seed')} per trial, chance may have decided which one was the best for "
+        f"{whose}{at}: from seed to seed, the steps to the targets vary by {math.expm1(spread):.0%} (standard "
+        f"deviation), and another trial was within {math.expm1(chance):.0%} of the best. A verdict on tuned variants "
+        f"is one on the chosen values, which need not be the best; with --trial_seeds {needed}, chance would probably "
+        f"cost at most {plan.margin:.0%}."
+    )
+
+
 def tuned_quantity(trials: Sequence[JudgedTrial]) -> str:
     """The quantity over which trials are drawn: learning_rate, unless only weight_decay was varied."""
     for arm in {one.arm for one in trials}:
         if len({one.learning_rate for one in trials if one.arm == arm}) > 1:
             return "learning_rate"
     return "weight_decay"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """The seeds of the trials, to be followed by what is said of them."""
+    if len(seeds) == 1:
+        return f"all with seed {seeds[0]}, which"
+    return f"each with seeds {join_names([str(seed) for seed in seeds])}, which"
 
 
 def _factors(quantity: str, factors: Sequence[float]) -> str:

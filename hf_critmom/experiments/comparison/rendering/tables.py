@@ -159,20 +159,31 @@ def trials_table(trials: Sequence[JudgedTrial], metric: Metric) -> Table:
         trials: The trials.
         metric: The metric.
     """
-    header = ["arm", "lr", "weight decay", "steps to the targets", f"validation {metric.title}", "chosen"]
+    repeated = any(one.seeds > 1 for one in trials)
+    header = ["arm", "lr", "weight decay", *(["seeds"] if repeated else []), "steps to the targets",
+              f"validation {metric.title}", "chosen"]  # fmt: skip
     rows = [
         [
             one.arm,
             f"{one.learning_rate:g}",
             f"{one.weight_decay:g}",
+            *([f"{one.seeds}"] if repeated else []),
             "-" if one.steps is None else f"{one.steps:,.0f}",
-            "diverged" if one.value is None else f"{one.value:.4f}",
+            _last_value(one),
             "yes" if one.chosen else "",
         ]
         for one in trials
     ]
-    caption = "Steps: geometric mean over the targets; a target that was missed counts with the end of the trial"
+    over = "seeds and targets" if repeated else "the targets"
+    caption = f"Steps: geometric mean over {over}; a target that was missed counts with the end of the trial"
     return Table(header, rows, title="Every trial", caption=caption, left=("chosen",))
+
+
+def _last_value(trial: JudgedTrial) -> str:
+    """Last value of a trial, or that it diverged."""
+    if trial.value is not None:
+        return f"{trial.value:.4f}"
+    return "diverged" if trial.seeds == trial.diverged else f"{trial.diverged} of {trial.seeds} diverged"
 
 
 def _time(target: TimeToTarget) -> str:

@@ -108,8 +108,9 @@ def parse_claim(text: str, arms: Sequence[str]) -> Claim:
 def claims_of(arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] = ()) -> tuple[Claim, ...]:
     """The claims of a comparison, each pair of arms once.
 
-    The user's claims come first, then those of the paper that are about an arm of the comparison, then every other arm
-    against the baseline: a tuned variant against the tuned baseline, if there is one.
+    The user's claims come first, each also about the tuned variants of its arms if there are any, then those of the
+    paper that are about an arm of the comparison, then every other arm against the baseline: a tuned variant against
+    the tuned baseline, if there is one.
 
     Args:
         arms: Names of the arms that have results, including tuned variants.
@@ -117,7 +118,7 @@ def claims_of(arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] =
         user_claims: The user's claims. If there are any, they are primary, and none of the paper's claims is.
     """
     known = [replace(claim, primary=claim.primary and not user_claims) for claim in CLAIMS if claim.arm in arms]
-    found = [*user_claims, *known]
+    found = [*user_claims, *_of_tuned_variants(user_claims, arms), *known]
     tuned_baseline = f"{baseline}{TUNED_SUFFIX}"
     for arm in arms:
         against = tuned_baseline if arm.endswith(TUNED_SUFFIX) and tuned_baseline in arms else baseline
@@ -127,6 +128,18 @@ def claims_of(arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] =
     for claim in found:
         once.setdefault(claim.text if claim.first else frozenset((claim.arm, *claim.baselines)), claim)
     return tuple(once.values())
+
+
+def _of_tuned_variants(claims: Sequence[Claim], arms: Sequence[str]) -> list[Claim]:
+    """Claims about two arms as claims about the tuned variants of both, as far as the comparison has these."""
+    found = []
+    for claim in claims:
+        arm, *baselines = (f"{name}{TUNED_SUFFIX}" for name in (claim.arm, *claim.baselines))
+        if baselines and {arm, *baselines} <= {*arms}:
+            found.append(
+                replace(claim, text=f"{arm} is faster than {', '.join(baselines)}", arm=arm, baselines=tuple(baselines))
+            )
+    return found
 
 
 def claim_title(claim: Claim) -> str:

@@ -7,6 +7,7 @@ from hf_critmom.experiments.comparison import ComparisonError
 from hf_critmom.experiments.comparison.statistics.claims import (
     CLAIMS,
     Claim,
+    claim_title,
     claim_weights,
     claims_of,
     parse_claim,
@@ -53,6 +54,16 @@ def test_tuned_variants_are_compared_with_the_tuned_baseline() -> None:
     arms = ["constant", "constant_tuned", "lion", "lion_tuned"]
     assert pairs(*arms) == [("lion", ("constant",)), ("lion_tuned", ("constant_tuned",))]
     assert pairs("constant", "lion", "lion_tuned")[-1] == ("lion_tuned", ("constant",))
+
+
+def test_a_claim_of_the_user_is_also_about_the_tuned_variants_of_its_arms() -> None:
+    arms = ("constant", "constant_tuned", "qhm", "qhm_tuned", "nesterov", "nesterov_tuned", "adamw")
+    stated = [parse_claim(text, arms) for text in ("qhm < nesterov", "qhm < adamw", "qhm < all")]
+    found = [claim_title(claim) for claim in claims_of(arms, "constant", stated) if claim.primary]
+    assert found == [
+        *("qhm against nesterov", "qhm against adamw", "qhm against every other arm"),
+        "qhm_tuned against nesterov_tuned",
+    ]
 
 
 def test_rivals_of_a_claim_to_be_first_are_all_others_but_tuned_variants() -> None:
