@@ -10,7 +10,6 @@ from hf_critmom.experiments.repair.figures import BROKEN, FIXED, NET, class_name
 from hf_critmom.experiments.repair.results import Repair
 from hf_critmom.experiments.repair.selection import CHOSEN, control_help
 from hf_critmom.experiments.repair.sentences import (
-    advantage_status,
     control_findings,
     label_findings,
     outcome,
@@ -60,7 +59,7 @@ def _headlines(repair: Repair) -> list[Headline]:
     said = [Headline(word, _TONES.get(word, "open"), statement, outcome(repair))]
     findings = control_findings(repair)
     for finding, (role, advantage) in zip(findings, repair.advantages().items(), strict=False):
-        status = advantage_status(advantage)
+        status = advantage.status
         shown = {
             "better": f"The diagnosis chose better than {role}.",
             "worse": f"The diagnosis chose worse than {role}.",

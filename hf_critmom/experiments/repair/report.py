@@ -63,6 +63,7 @@ def write_repair_report(repair: Repair) -> RenderableType:
         treatments=treatments.markdown(),
         outcome=outcome(repair),
         findings=control_findings(repair),
+        judged=len(repair.advantages()),
         provenance=provenance_findings(repair),
         controls={role: control_help(role) for role in repair.roles if role != CHOSEN},
         scan=scan_table(repair).markdown() if repair.scan else None,

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from hf_critmom.attribution.doubtful_labels import DoubtfulLabel
 from hf_critmom.errors import root_message
+from hf_critmom.experiments.repair.advantages import Advantage, judge_advantages
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairPlan
 from hf_critmom.experiments.repair.scan import EpochScan, logged_training, scan, training_seconds
 from hf_critmom.experiments.repair.selection import CHOSEN, SELECTIONS, Choice, Evidence, in_order
 from hf_critmom.experiments.repair.targets import Target, targets_by_role
 from hf_critmom.experiments.repair.verification import Verification
-from hf_critmom.reporting.intervals import Interval, mean_interval
 from hf_critmom.storage.files import atomic_write, replace_non_finite, write_json
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.typed import RecordError, from_json, read_json
@@ -161,20 +161,19 @@ class Repair:
         """
         return self.roles[CHOSEN][0].verification
 
-    def advantages(self) -> dict[str, Interval]:
-        """Difference in net fixed items between the chosen groups' treatment and each control, over paired seeds.
+    def advantages(self) -> dict[str, Advantage]:
+        """How much better the chosen groups did than each control with other groups, over paired seeds.
 
         Seeds for which either of the two diverged are left out.
         """
         chosen = {one.seed: one.verification.net for one in self.roles[CHOSEN] if one.verification}
-        found = {}
+        differences = {}
         for role, treatments in self.roles.items():
             if role == CHOSEN or self.is_chosen(treatments):
                 continue
             nets = {one.seed: one.verification.net for one in treatments if one.verification}
-            differences = [chosen[seed] - nets[seed] for seed in chosen if seed in nets]
-            found[role] = mean_interval(np.array(differences, float))
-        return found
+            differences[role] = [chosen[seed] - nets[seed] for seed in chosen if seed in nets]
+        return judge_advantages(differences)
 
     def is_chosen(self, treatments: list[Treatment]) -> bool:
         """Whether a control has the same groups as the diagnosis."""

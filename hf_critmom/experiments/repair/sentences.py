@@ -1,13 +1,12 @@
 """The outcome of a repair in sentences."""
 
+from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE
 from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair
 from hf_critmom.experiments.repair.selection import CHOSEN, control_help
-from hf_critmom.reporting.intervals import Interval
 
-UNDECIDED = "undecided"
 _STATUS = {
-    "better": "the chosen groups were better",
-    "worse": "the chosen groups were worse",
+    BETTER: "the chosen groups were better",
+    WORSE: "the chosen groups were worse",
     UNDECIDED: "undecided",
 }
 
@@ -76,25 +75,20 @@ def control_findings(repair: Repair) -> list[str]:
     """Whether the diagnosis chose better than each control, in a sentence each."""
     found = []
     for role, advantage in repair.advantages().items():
-        if advantage.n == 0:
+        difference = advantage.interval
+        if difference.n == 0:
             found.append(f"Against {role} ({control_help(role)}): undecided, because one of the two always diverged.")
             continue
-        seeds = f"{advantage.n} seed{'s' if advantage.n != 1 else ''}"
-        interval = "" if advantage.n < 2 else f", 95 % interval {advantage.low:+.1f} to {advantage.high:+.1f}"
-        status = _STATUS[advantage_status(advantage)]
+        seeds = f"{difference.n} seed{'s' if difference.n != 1 else ''}"
+        has_width = difference.n > 1 and difference.low < difference.high
+        interval = f", 95 % interval {difference.low:+.1f} to {difference.high:+.1f}" if has_width else ""
+        reason = f"; {advantage.reason}" if advantage.reason else ""
         found.append(
-            f"Against {role} ({control_help(role)}): {status} with {seeds}; net {advantage.estimate:+.1f} "
-            f"items on average{interval}."
+            f"Against {role} ({control_help(role)}): {_STATUS[advantage.status]} with {seeds}; net "
+            f"{difference.estimate:+.1f} items on average{interval}{reason}."
         )
     same = [role for role, found_ in repair.roles.items() if role != CHOSEN and repair.is_chosen(found_)]
     return found + [f"Against {role}: it chose the same groups." for role in same]
-
-
-def advantage_status(advantage: Interval) -> str:
-    """Whether the chosen groups were "better" or "worse" than a control, or it is "undecided"."""
-    if advantage.n > 1 and advantage.low > 0.0:
-        return "better"
-    return "worse" if advantage.n > 1 and advantage.high < 0.0 else "undecided"
 
 
 def label_findings(labels: DoubtfulLabels) -> list[str]:

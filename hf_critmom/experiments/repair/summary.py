@@ -15,14 +15,17 @@ def repair_as_json(repair: Repair) -> dict[str, Any]:
 
     Returns:
         Under "roles" a dictionary for each treatment, by role and in the order of the seeds, under "advantages" the
-        difference in net fixed items between the chosen groups and each control, and under "findings" the sentences.
+        difference in net fixed items between the chosen groups and each control, with what it decides, and under
+        "findings" the sentences.
     """
     return {
         "outcome": outcome(repair),
         "groups": list(repair.choice.groups),
         "seeds": list(repair.plan.seeds),
         "roles": {role: [_treatment(one) for one in treatments] for role, treatments in repair.roles.items()},
-        "advantages": {role: asdict(interval) for role, interval in repair.advantages().items()},
+        "advantages": {
+            role: {**asdict(one.interval), "status": one.status} for role, one in repair.advantages().items()
+        },
         "findings": [*control_findings(repair), *provenance_findings(repair)],
     }
 

@@ -1,0 +1,69 @@
+"""Claims about the comparison of the chosen groups with the controls: what decides, and what does not."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE, judge_advantages
+from hf_critmom.experiments.repair.report import write_repair_report
+from hf_critmom.experiments.repair.results import Repair, read_repair
+from hf_critmom.experiments.repair.sentences import control_findings
+
+COMMITTED = Path(__file__).parents[3] / "model_cards" / "repair-cifar10-30epochs"
+
+
+def with_nets(repair: Repair, role: str, nets: list[int]) -> Repair:
+    """The repair as if a role's treatments had broken nothing, and fixed as many items as given."""
+    treatments = [
+        replace(one, verification=replace(one.verification, fixed=net, broken=0, pvalue=1.0, test="", classes=()),
+                changed=({"index": 0, "label": 0, "before": 0, "after": 0, "change": "fixed"},) * net)
+        for one, net in zip(repair.roles[role], nets, strict=True)
+    ]  # fmt: skip
+    return replace(repair, roles={**repair.roles, role: treatments})
+
+
+def test_seeds_without_spread_decide_nothing() -> None:
+    found = judge_advantages({"a": [3, 3], "b": [-3, -3, -3], "c": [0, 0], "d": [5], "e": []})
+    assert {one.status for one in found.values()} == {UNDECIDED}
+    assert "same difference" in found["a"].reason and "same difference" in found["b"].reason
+    repair = with_nets(with_nets(read_repair(COMMITTED), "chosen", [9, 8, 7]), "last_layer", [6, 5, 4])
+    (said,) = (one for one in control_findings(repair) if one.startswith("Against last_layer"))
+    assert "undecided with 3 seeds; net +3.0 items on average; every seed gave the same difference" in said
+    assert "interval" not in said
+
+
+def test_every_further_control_makes_a_decision_harder() -> None:
+    clear, close = [100, 101, 102], [10, 14, 20]
+    assert judge_advantages({"a": close})["a"].status == BETTER
+    found = judge_advantages({"a": close, "b": [-5, 6, 1], "c": [3, -4, 2]})
+    assert found["a"].interval == judge_advantages({"a": close})["a"].interval and found["a"].interval.low > 0.0
+    assert found["a"].status == UNDECIDED and found["a"].reason == "the correction for 3 controls leaves it open"
+    found = judge_advantages({"a": close, "b": clear, "c": [-one for one in clear]})  # Holm: 0.05 for the last one
+    assert {role: one.status for role, one in found.items()} == {"a": BETTER, "b": BETTER, "c": WORSE}
+
+
+def test_where_the_groups_make_no_difference_one_repair_in_twenty_decides_for_any_control() -> None:
+    rng = np.random.default_rng(0)
+    decided = 0
+    for _ in range(1000):
+        nets = rng.normal(0.0, 100.0, (5, 3)).round().astype(int)
+        found = judge_advantages({str(place): of_role.tolist() for place, of_role in enumerate(nets)})
+        decided += any(one.status != UNDECIDED for one in found.values())
+    assert decided / 1000 == pytest.approx(0.05, abs=0.02)
+
+
+def test_the_card_says_what_an_interval_and_a_decision_hold_for(tmp_path: Path) -> None:
+    shutil.copytree(COMMITTED, tmp_path / "repair", ignore=shutil.ignore_patterns("figures", "*.html"))
+    repair = read_repair(tmp_path / "repair")
+    write_repair_report(repair)
+    assert "with Holm's correction for all 5 controls" in " ".join(
+        ModelCard.load(tmp_path / "repair" / "README.md").text.split()
+    )
+    statuses = {role: one.status for role, one in repair.advantages().items()}
+    assert statuses == {
+        "random": BETTER, "relative_norm": BETTER, "last_layer": BETTER, "whole": WORSE, "parameters": WORSE
+    }  # fmt: skip
