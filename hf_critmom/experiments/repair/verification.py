@@ -44,7 +44,7 @@ class Verification:
         broken: Number of items that were right before and are wrong now.
         pvalue: p-value of the hypothesis that fixing and breaking were equally likely, see `test`.
         test: "McNemar's exact test" for examples; for tokens, which are not independent within a text, "paired t test
-            over texts" on the accuracy of each text.
+            over texts" on the net of each text, whose mean has the sign of `net`.
         classes: Changes in each class; empty for tokens.
     """
 
@@ -124,10 +124,9 @@ def verify(before: Predictions, after: Predictions) -> Verification:
     labels, counted = before.labels, before.counted
     if labels.ndim == 2:
         texts = counted.any(axis=1)
-        totals = counted[texts].sum(axis=1)
-        changes = (fixed[texts].sum(axis=1) - broken[texts].sum(axis=1)) / totals
-        varied = len(changes) > 1 and np.ptp(changes) > 0.0
-        pvalue, test = float(stats.ttest_1samp(changes, 0.0).pvalue) if varied else 1.0, "paired t test over texts"
+        nets = fixed[texts].sum(axis=1) - broken[texts].sum(axis=1)
+        varied = len(nets) > 1 and np.ptp(nets) > 0
+        pvalue, test = float(stats.ttest_1samp(nets, 0.0).pvalue) if varied else 1.0, "paired t test over texts"
         classes: tuple[ClassChange, ...] = ()
     else:
         pvalue, test = mcnemar(int(fixed.sum()), int(broken.sum())), MCNEMAR

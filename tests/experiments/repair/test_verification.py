@@ -62,13 +62,27 @@ def test_tokens_are_counted_where_they_have_labels_and_tested_by_text() -> None:
     after = Predictions(labels, np.array([[5, 1, 2, 3], [5, 1, 2, 3], [0, 0, 3, 3]]))
     found = verify(before, after)
     assert (found.items, found.right_before, found.fixed, found.broken) == (8, 4, 4, 1)
-    changes = np.array([2 / 3, 1 / 2, 0.0])
-    t = changes.mean() / (changes.std(ddof=1) / math.sqrt(3))
+    nets = np.array([2.0, 1.0, 0.0])
+    t = nets.mean() / (nets.std(ddof=1) / math.sqrt(3))
     assert found.test == "paired t test over texts"
     assert found.pvalue == pytest.approx(1.0 - t / math.sqrt(2.0 + t * t))  # Student's t of two degrees of freedom
     assert {"index": 2, "token": 1, "label": 3, "before": 3, "after": 0, "change": "broken"} in changed_items(
         before, after
     )
+
+
+def test_what_many_short_texts_gain_does_not_decide_against_what_a_long_one_loses() -> None:
+    labels = np.full((11, 41), -100)
+    labels[:10, 1], labels[10, 1:] = 1, 1  # ten texts of a token, and one of forty
+    predicted = np.ones_like(labels)
+    predicted[:10] = 0
+    broken = np.ones_like(labels)
+    broken[0, 1], broken[10, 1:31] = 0, 0
+    found = verify(Predictions(labels, predicted), Predictions(labels, broken))
+    assert (found.fixed, found.broken, found.net) == (9, 30, -21)
+    assert found.pvalue > 0.05  # the mean over texts of their accuracies rises, and would have a p-value below
+    undone = verify(Predictions(labels, broken), Predictions(labels, predicted))
+    assert (undone.net, undone.pvalue) == (21, pytest.approx(found.pvalue))
 
 
 def test_predictions_of_other_items_cannot_verify() -> None:
