@@ -10,6 +10,7 @@ from hf_critmom.experiments.repair.figures import BROKEN, FIXED, NET, class_name
 from hf_critmom.experiments.repair.results import Repair
 from hf_critmom.experiments.repair.selection import CHOSEN, control_help
 from hf_critmom.experiments.repair.sentences import (
+    budget_finding,
     control_findings,
     label_findings,
     outcome,
@@ -146,13 +147,13 @@ def _classes_section(repair: Repair, names: tuple[str, ...]) -> Section:
 
 
 def _setup_section(repair: Repair, task: TaskRecord) -> Section:
-    plan, chosen = repair.plan, repair.roles[CHOSEN][0]
+    plan = repair.plan
     splits = ", ".join(f"{split.examples:,} {name}" for name, split in task.splits.items())
     treated = [[role, "the diagnosis" if role == CHOSEN else f"{control_help(role)}."] for role in repair.roles]
     rows = [
         ["data", " ".join([f"{task.source}; {splits} examples.", *task.notes])],
         ["new to the network", " ".join(provenance_findings(repair))],
-        ["budget", f"{chosen.steps:,} steps on the training split, the same for every treatment"],
+        ["budget", budget_finding(repair)],
         ["parameters retrained", f"{repair.cost.parameter_share:.1%} of all, "
                                  f"{repair.cost.time_share:.0%} of the time of a pass through the whole network"],
         ["optimizer", ", ".join(str(part) for part in (plan.optimizer.optim, plan.optimizer.optim_args) if part)],

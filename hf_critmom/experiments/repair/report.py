@@ -9,7 +9,13 @@ from rich.text import Text
 from hf_critmom.experiments.repair.figures import class_name, repair_figure
 from hf_critmom.experiments.repair.results import Repair
 from hf_critmom.experiments.repair.selection import CHOSEN, control_help
-from hf_critmom.experiments.repair.sentences import control_findings, label_findings, outcome, provenance_findings
+from hf_critmom.experiments.repair.sentences import (
+    budget_finding,
+    control_findings,
+    label_findings,
+    outcome,
+    provenance_findings,
+)
 from hf_critmom.experiments.repair.tables import (
     class_table,
     group_table,
@@ -63,6 +69,7 @@ def write_repair_report(repair: Repair) -> RenderableType:
         treatments=treatments.markdown(),
         outcome=outcome(repair),
         findings=control_findings(repair),
+        budget=budget_finding(repair),
         judged=len(repair.advantages()),
         provenance=provenance_findings(repair),
         controls={role: control_help(role) for role in repair.roles if role != CHOSEN},

@@ -16,7 +16,7 @@ from hf_critmom.experiments.repair.advantages import Advantage, judge_advantages
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairPlan
 from hf_critmom.experiments.repair.scan import EpochScan, logged_training, scan, training_seconds
-from hf_critmom.experiments.repair.selection import CHOSEN, SELECTIONS, Choice, Evidence, in_order
+from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, SELECTIONS, Choice, Evidence, in_order
 from hf_critmom.experiments.repair.targets import Target, targets_by_role
 from hf_critmom.experiments.repair.verification import Verification
 from hf_critmom.storage.files import atomic_write, replace_non_finite, write_json
@@ -160,6 +160,16 @@ class Repair:
         None if that treatment diverged, in which case there is no repaired model.
         """
         return self.roles[CHOSEN][0].verification
+
+    @property
+    def budget(self) -> int | None:
+        """Number of optimizer steps of every treatment that did not diverge; None if all of them did."""
+        return next((one.steps for of_role in self.roles.values() for one in of_role if not one.diverged), None)
+
+    @property
+    def impossible(self) -> tuple[str, ...]:
+        """Controls that were requested, but have no choice of groups beside the chosen ones."""
+        return tuple(role for role in CONTROLS if self.plan.settings.get("controls") and role not in self.roles)
 
     def advantages(self) -> dict[str, Advantage]:
         """How much better the chosen groups did than each control with other groups, over paired seeds.

@@ -130,8 +130,8 @@ class Control:
 
     Attributes:
         help: Groups that are treated instead of the chosen ones, for help texts.
-        groups: Returns the groups, given the names of all groups, the chosen ones, the attribution and the seed; None
-            if there is no such choice.
+        groups: Returns the groups, given the names of all groups that can be trained, the chosen ones, the attribution
+            and the seed; None if there is no such choice.
     """
 
     help: str

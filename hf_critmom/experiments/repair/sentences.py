@@ -71,6 +71,15 @@ def provenance_findings(repair: Repair) -> list[str]:
     return said
 
 
+def budget_finding(repair: Repair) -> str:
+    """The budget of the treatments, which is the same for all of them."""
+    if repair.budget is None:
+        return "Every treatment diverged, and was stopped before the end of its budget."
+    short = any(one.diverged for treatments in repair.roles.values() for one in treatments)
+    stopped = "; those that diverged were stopped before its end" if short else ""
+    return f"Every treatment had the same budget: {repair.budget:,} steps on the training split{stopped}."
+
+
 def control_findings(repair: Repair) -> list[str]:
     """Whether the diagnosis chose better than each control, in a sentence each."""
     found = []
@@ -88,7 +97,11 @@ def control_findings(repair: Repair) -> list[str]:
             f"{difference.estimate:+.1f} items on average{interval}{reason}."
         )
     same = [role for role, found_ in repair.roles.items() if role != CHOSEN and repair.is_chosen(found_)]
-    return found + [f"Against {role}: it chose the same groups." for role in same]
+    found += [f"Against {role}: it chose the same groups." for role in same]
+    return found + [
+        f"Against {role}: there is no such choice, because all groups that can be trained were chosen."
+        for role in repair.impossible
+    ]
 
 
 def label_findings(labels: DoubtfulLabels) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_critmom.experiments.repair.plan import RepairPlan
-from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, PARAMETERS, Choice, listed
+from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, PARAMETERS, Choice, in_order, listed
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,15 @@ class Target:
 
 
 def targets_by_role(plan: RepairPlan, choice: Choice) -> dict[str, list[Target]]:
-    """The target of each role for each seed of the plan; roles without a choice of groups are left out."""
+    """The target of each role for each seed of the plan; roles without a choice of groups are left out.
+
+    Controls choose among the groups that have trainable parameters: a frozen one cannot be treated.
+    """
     roles = {CHOSEN: [Target(choice.groups)] * len(plan.seeds)}
+    names = in_order(plan.layers, choice.attribution.groups)
+    chosen = in_order(names, choice.groups)
     for role, control in CONTROLS.items() if plan.settings.get("controls") else ():
-        groups = [control.groups(tuple(plan.layers), choice.groups, choice.attribution, seed) for seed in plan.seeds]
+        groups = [control.groups(names, chosen, choice.attribution, seed) for seed in plan.seeds]
         if found := [Target(of_seed) for of_seed in groups if of_seed is not None]:
             roles[role] = found
     if plan.settings.get("granularity") == "parameter":

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE, judge_advantages
 from hf_critmom.experiments.repair.report import write_repair_report
 from hf_critmom.experiments.repair.results import Repair, read_repair
-from hf_critmom.experiments.repair.sentences import control_findings
+from hf_critmom.experiments.repair.sentences import budget_finding, control_findings
+from hf_critmom.experiments.repair.targets import targets_by_role
 
 COMMITTED = Path(__file__).parents[3] / "model_cards" / "repair-cifar10-30epochs"
 
@@ -67,3 +68,45 @@ def test_the_card_says_what_an_interval_and_a_decision_hold_for(tmp_path: Path) 
     assert statuses == {
         "random": BETTER, "relative_norm": BETTER, "last_layer": BETTER, "whole": WORSE, "parameters": WORSE
     }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- choices of the controls
+
+
+def test_controls_choose_among_the_groups_that_can_be_trained() -> None:
+    repair = read_repair(COMMITTED)
+    attribution, chosen = repair.choice.attribution, repair.choice.groups
+    others = [name for name in attribution.groups if name not in chosen]
+    assert "fc" in others
+    kept = {name: group for name, group in attribution.groups.items() if name in (*chosen, others[0])}
+    whole = sum(group.share for group in kept.values())
+    kept = {name: replace(group, share=group.share / whole) for name, group in kept.items()}
+    frozen = {name: 1 for name in attribution.groups if name not in kept}
+    choice = replace(repair.choice, attribution=replace(attribution, groups=kept, frozen=frozen))
+    targets = targets_by_role(replace(repair.plan, seeds=tuple(range(20))), choice)
+    assert all(set(one.groups) <= set(kept) for role in targets for one in targets[role])
+    assert targets["last_layer"][0].groups == (list(kept)[-1],)
+    assert targets["whole"][0].groups == tuple(kept)
+
+
+def test_a_control_without_a_choice_is_not_passed_over_in_silence() -> None:
+    repair = read_repair(COMMITTED)
+    choice = replace(repair.choice, groups=tuple(repair.choice.attribution.groups))
+    targets = targets_by_role(repair.plan, choice)
+    assert "random" not in targets and "relative_norm" not in targets
+    roles = {role: of_role for role, of_role in repair.roles.items() if role in targets}
+    said = control_findings(replace(repair, choice=choice, roles=roles))
+    for role in ("random", "relative_norm"):
+        assert f"Against {role}: there is no such choice, because all groups that can be trained were chosen." in said
+
+
+def test_the_budget_is_that_of_a_treatment_that_reached_its_end() -> None:
+    repair = read_repair(COMMITTED)
+    steps = repair.roles["chosen"][0].steps
+    assert budget_finding(repair).endswith(f"same budget: {steps:,} steps on the training split.")
+    diverged = [
+        replace(one, status="diverged", verification=None, changed=(), steps=3) for one in repair.roles["chosen"]
+    ]
+    repair = replace(repair, roles={**repair.roles, "chosen": diverged})
+    assert f"same budget: {steps:,} steps" in budget_finding(repair) and "stopped before" in budget_finding(repair)
+    assert "Every treatment diverged" in budget_finding(replace(repair, roles={"chosen": diverged}))
