@@ -17,7 +17,8 @@ from hf_critmom.experiments.comparison import ComparisonError
 from hf_critmom.experiments.comparison.drift import _add
 from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.records import DriftRecord
-from hf_critmom.experiments.comparison.statistics.drift import drift_differences
+from hf_critmom.experiments.comparison.rendering.tables import drift_rows
+from hf_critmom.experiments.comparison.statistics.drift import drift_differences, summarise_drift
 from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, corrupt, load_task
 
 COMPARE = (
@@ -144,6 +145,25 @@ def test_differences_pair_the_seeds() -> None:
     for kind in ("clean", "corrupted"):
         assert found[kind].n == 3 and found[kind].estimate == pytest.approx(0.1)
         assert found[kind].low == pytest.approx(0.1) and found[kind].high == pytest.approx(0.1)
+
+
+def test_arms_are_compared_on_the_corruptions_that_both_were_measured_on() -> None:
+    accuracies = {"clean": 0.9, "contrast": 0.3, "brightness": 0.8}
+    measured = {("constant", 0): ("clean", "contrast", "brightness"), ("constant", 1): ("clean", "contrast")}
+    measured |= {("critmom", 0): ("clean", "brightness"), ("critmom", 1): ("clean", "contrast", "brightness")}
+    rows = [
+        (arm, seed, None, corruption, 0 if corruption == "clean" else 1, accuracies[corruption], 100)
+        for (arm, seed), corruptions in measured.items()
+        for corruption in corruptions
+    ]
+    drift = pd.DataFrame(rows, columns=["arm", "seed", "budget", "corruption", "severity", "accuracy", "examples"])
+    found = drift_differences(drift, "critmom", "constant")
+    assert {kind: one.n for kind, one in found.items()} == {"clean": 2, "contrast": 1, "brightness": 1}
+    assert all(one.estimate == pytest.approx(0.0) for one in found.values())
+    drift = drift[(drift["arm"] != "critmom") | (drift["corruption"] != "brightness")]
+    _, (constant, critmom) = drift_rows(summarise_drift(drift, ["constant", "critmom"], "constant"), "constant")
+    assert constant == ["constant", "0.9000", "0.3000", "0.8000", "-"]
+    assert critmom == ["critmom", "0.9000", "0.3000", "-", "-"]
 
 
 def test_what_cannot_be_measured_is_an_error(refused: Any, measured: Path, tmp_path: Path) -> None:

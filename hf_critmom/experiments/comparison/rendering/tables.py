@@ -124,8 +124,12 @@ def drift_rows(drift: DriftSummary | None, baseline: str) -> tuple[list[str], li
     rows = []
     for found in drift.arms:
         less = format_difference(found.differences[CORRUPTED]) if CORRUPTED in found.differences else "-"
-        rows.append([found.arm, *(f"{found.accuracy[name]:.4f}" for name in (CLEAN, *names)), less])
+        rows.append([found.arm, *(_accuracy(found.accuracy[name]) for name in (CLEAN, *names)), less])
     return header, rows
+
+
+def _accuracy(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def choices_table(results: Results, metric: Metric) -> Table:

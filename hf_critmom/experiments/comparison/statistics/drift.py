@@ -73,16 +73,21 @@ def drift_differences(drift: pd.DataFrame, arm: str, baseline: str) -> Mapping[s
 
     Returns:
         Intervals for `CLEAN`, for `CORRUPTED` (the mean over all corruptions and severities) and for each corruption.
+        Those without a seed for which both arms were measured are left out. A seed counts for `CORRUPTED` only if all
+        corruptions were measured for both: means over other corruptions cannot be compared.
     """
-    every = drift[drift["corruption"] != CLEAN].assign(corruption=CORRUPTED)
-    means = pd.concat([drift, every]).groupby(["corruption", "arm", "seed"])["accuracy"].mean()
+    if not {arm, baseline} <= set(drift["arm"]):
+        return {}
+    accuracies = drift.pivot(index=["arm", "seed"], columns=["corruption", "severity"], values="accuracy")
+    differences = accuracies.loc[arm] - accuracies.loc[baseline]
+    names = list(dict.fromkeys(drift["corruption"]))
+    corrupted = [name for name in names if name != CLEAN]
     found = {}
-    for kind in dict.fromkeys([CLEAN, CORRUPTED, *drift["corruption"]]):
-        accuracies = means.get(kind)
-        if accuracies is None or not {arm, baseline} <= set(accuracies.index.get_level_values("arm")):
-            continue
-        found[kind] = mean_interval((accuracies[arm] - accuracies[baseline]).dropna().to_numpy(dtype=float))
-    return found
+    for kind, members in {CLEAN: [CLEAN], CORRUPTED: corrupted, **{name: [name] for name in corrupted}}.items():
+        if members and set(members) <= set(names):
+            paired = differences[members].mean(axis=1, skipna=False).dropna()
+            found[kind] = mean_interval(paired.to_numpy(dtype=float))
+    return {kind: interval for kind, interval in found.items() if interval.n}
 
 
 def summarise_drift(drift: pd.DataFrame, arms: Sequence[str], baseline: str) -> DriftSummary | None:
