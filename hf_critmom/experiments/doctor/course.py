@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 from hf_critmom.experiments.doctor.errors import DoctorError
@@ -10,10 +11,10 @@ from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import LoggedStep, TrainingLog
 from hf_critmom.tasks.metrics import METRICS
 
-RISEN = 1.5
-"""Factor by which the loss at the end exceeds its lowest mean over a tenth of the run, if it has risen again."""
-FELL = 0.95
-"""Largest share of the first tenth's mean loss that the lowest tenth may have, if the loss has fallen."""
+RISEN = 0.5
+"""Part of the lowest tenth's mean loss, whatever its sign, by which the last one exceeds it, if it has risen again."""
+FELL = 0.05
+"""Part of the first tenth's mean loss, whatever its sign, by which the lowest tenth is below it, if it has fallen."""
 FINE = 1.1
 """Largest factor between the evaluations around a target at which its time is well resolved: 10 percent."""
 
@@ -60,9 +61,9 @@ def divergence(log: TrainingLog) -> Finding:
     first, lowest, last = windows[0], min(windows), windows[-1]
     values |= {"first_tenth": first, "lowest_tenth": lowest, "last_tenth": last}
     said = f"mean of the logged losses {first:.3g} in the first tenth, {last:.3g} in the last"
-    if lowest > FELL * first and len(windows) > 1:
+    if first - lowest < FELL * abs(first) and len(windows) > 1:
         return Finding(topic, "warning", f"The loss has hardly fallen: {said}.", values)
-    if last > RISEN * lowest and last - lowest > (1.0 - FELL) * first:
+    if last - lowest > max(RISEN * abs(lowest), FELL * abs(first)):
         return Finding(topic, "warning", f"The loss has risen again: {said}, {lowest:.3g} at its lowest.", values)
     hidden = (
         " A step whose loss was not finite would not show (logging_nan_inf_filter)." if log.settings.hides_nan else ""
@@ -166,9 +167,10 @@ def _rises(log: TrainingLog, metric: str) -> bool:
 
 
 def _windows(steps: Sequence[LoggedStep]) -> list[float]:
-    """Mean losses of about ten parts of the run; of each logging step if there are fewer."""
-    size = max(len(steps) // 10, 1)
-    return [fmean(step.loss for step in steps[start : start + size]) for start in range(0, len(steps), size)]
+    """Mean losses of ten equal parts of the run, to within a logging step; of each logging step if there are fewer."""
+    parts = min(len(steps), 10)
+    ends = [len(steps) * part // parts for part in range(parts + 1)]
+    return [fmean(step.loss for step in steps[start:end]) for start, end in pairwise(ends)]
 
 
 def _is_broken(evaluation: object) -> bool:

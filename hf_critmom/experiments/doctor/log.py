@@ -17,6 +17,8 @@ from hf_critmom.storage.files import find_irregular_file, read_text
 STATE_FILE = "trainer_state.json"
 RESULT_FILE = "result.json"
 _SHOWN = 8
+_NEVER_NULL = ("loss", "grad_norm", "eval_loss")
+"""Values that a Trainer logs as numbers: strict JSON has null in place of those that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,17 @@ def read_training(folder: Path) -> TrainingLog:
         raise DoctorError(_nothing_there(folder))
     states = [(_read_state(file), place) for place, file in found]
     state, place = max(states, key=lambda one: one[0]["global_step"])
+    epoch = state.get("epoch")
     name = STATE_FILE if place == folder else f"{STATE_FILE} of {place.name}"
     checkpoint = place if place != folder else (written[-1] if written else None)
     return TrainingLog(
         folder=folder,
         source=name,
         records=_records(place / STATE_FILE, state["log_history"]),
-        settings=read_settings(folder, checkpoint),
+        settings=read_settings(folder, checkpoint, _positive(state.get("train_batch_size"))),
         step=state["global_step"],
-        max_steps=int(planned) if _is_count(planned := state.get("max_steps", 0)) and planned else None,
-        epoch=float(epoch) if _is_number(epoch := state.get("epoch", "")) and math.isfinite(epoch) else None,
+        max_steps=_positive(state.get("max_steps")),
+        epoch=float(epoch) if epoch is not None and _is_finite(epoch) else None,
     )
 
 
@@ -139,16 +142,34 @@ def _read_state(file: Path) -> dict[str, Any]:
 
 
 def _records(file: Path, history: list[Any]) -> list[dict[str, float | None]]:
-    records = []
+    records: list[dict[str, float | None]] = []
     for place, record in enumerate(history):
         if not isinstance(record, dict) or not _is_count(record.get("step")):
             raise DoctorError(
                 f"{file} is damaged (log_history[{place}] is {str(record)[:60]} instead of a record with its step): "
                 "name another checkpoint, or restore the file."
             )
-        numbers = {name: value for name, value in record.items() if _is_number(value)}
-        records.append({name: float(value) if math.isfinite(value) else None for name, value in numbers.items()})
+        if records and record["step"] < (last := records[-1]["step"] or 0.0):
+            raise DoctorError(
+                f"{file} holds the logs of several runs (log_history[{place}] is of step {record['step']:,}, and the "
+                f"record before it of step {last:,.0f}): examine each of them by itself."
+            )
+        records.append(_numbers(record))
     return records
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """The numbers of a record, also those written as text, with None in place of values that are not finite."""
+    found: dict[str, float | None] = {}
+    for name, value in record.items():
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                continue
+        if _is_number(value) or (value is None and name in _NEVER_NULL):
+            found[name] = float(value) if _is_finite(value) else None
+    return found
 
 
 def _nothing_there(folder: Path) -> str:
@@ -195,5 +216,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
 def _is_count(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value) and value >= 0 and float(value).is_integer()
+    return _is_finite(value) and value >= 0 and float(value).is_integer()
+
+
+def _positive(value: Any) -> int | None:
+    return int(value) if _is_count(value) and value else None

@@ -49,7 +49,7 @@ class Settings:
         metric: Name of the metric that chooses the best model, without its prefix.
         greater_is_better: Whether a greater value of that metric is better.
         targets: Values of the metric for time to target.
-        notes: Files that could not be read, as sentences.
+        notes: Files that could not be read, and settings that the formulas do not cover, as sentences.
     """
 
     optimizer: str | None = None
@@ -79,7 +79,8 @@ def named_settings(name: str, options: Mapping[str, Any], source: str, *, beta1:
         beta1: Adam's beta1 if the options do not contain it.
     """
     if name == "sgd":
-        return Settings(name, "sgd", source, momentum=float(options.get("momentum", 0.0)))
+        settings = Settings(name, "sgd", source, momentum=float(options.get("momentum", 0.0)))
+        return _without_damping(settings, float(options.get("dampening", 0.0)))
     if name.startswith("adamw"):
         betas = options.get("betas")
         return Settings(name, "adam", source, momentum=float(betas[0]) if betas else beta1)
@@ -98,12 +99,14 @@ def named_settings(name: str, options: Mapping[str, Any], source: str, *, beta1:
     return Settings(name, kind, source, damped=damped, rescaled=name == "critmom_compensated")
 
 
-def read_settings(folder: Path, checkpoint: Path | None) -> Settings:
+def read_settings(folder: Path, checkpoint: Path | None, process_batch: int | None = None) -> Settings:
     """The settings of a Trainer's run, from its training arguments and its newest checkpoint.
 
     Args:
         folder: The run's output folder.
         checkpoint: The newest checkpoint, if there is one.
+        process_batch: Number of examples in a batch of a process, as the Trainer's state holds it: several devices of
+            one process and ``auto_find_batch_size`` change it; None: as the arguments say.
     """
     places = [place for place in (folder, checkpoint) if place is not None]
     arguments, notes = _arguments([place / ARGUMENTS_FILE for place in places])
@@ -118,9 +121,10 @@ def read_settings(folder: Path, checkpoint: Path | None) -> Settings:
     per_device, accumulated = (
         arguments.get(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
     )
-    if processes and isinstance(per_device, int) and isinstance(accumulated, int):
-        settings = replace(settings, batch_size=per_device * accumulated * processes)
-    return replace(settings, notes=tuple(notes))
+    of_process = process_batch or per_device
+    if processes and isinstance(of_process, int) and isinstance(accumulated, int):
+        settings = replace(settings, batch_size=of_process * accumulated * processes)
+    return replace(settings, notes=(*settings.notes, *notes))
 
 
 def _arguments(files: list[Path]) -> tuple[dict[str, Any], list[str]]:
@@ -170,7 +174,7 @@ def _param_group(places: list[Path]) -> tuple[Mapping[str, Any], str] | None:
 
 def _of_group(settings: Settings, group: Mapping[str, Any], source: str) -> Settings:
     """The settings corrected by a param group, which shows what really trained."""
-    found = replace(settings, source=source, momentum=None, damped=None)
+    found = replace(settings, source=source, momentum=None, damped=None, notes=())
     found = replace(found, weight_decay=_number(group.get("weight_decay")))
     betas = group.get("betas")
     damped = {name: group[name] for name in ("rule", "hold", "floor", "curvature") if name in group}
@@ -185,7 +189,7 @@ def _of_group(settings: Settings, group: Mapping[str, Any], source: str) -> Sett
         return replace(found, optimizer=known, kind=None)
     name = _kept_name(settings, "sgd", "critmom" if follows else "SGD")
     momentum = None if follows or scheduled else _number(group["momentum"])
-    return replace(
+    found = replace(
         found,
         optimizer=name,
         kind="sgd",
@@ -194,6 +198,15 @@ def _of_group(settings: Settings, group: Mapping[str, Any], source: str) -> Sett
         scheduled=scheduled,
         rescaled="control" in group,
     )
+    return _without_damping(found, _number(group["dampening"]))
+
+
+def _without_damping(settings: Settings, dampening: float | None) -> Settings:
+    """The settings of SGD as those of another kind if it has dampening, with which its mean step is a different one."""
+    if not dampening:
+        return settings
+    note = f"SGD has dampening {dampening:g}, for which damping ratio and mean step are not computed here."
+    return replace(settings, kind=None, notes=(note,))
 
 
 def _kept_name(settings: Settings, kind: Kind, otherwise: str) -> str:

@@ -92,14 +92,17 @@ def clipping(log: TrainingLog) -> Finding:
     if not norms:
         return Finding("clipping", "cannot tell", "Cannot tell: the log holds no grad_norm.", {"max_grad_norm": limit})
     finite = [norm for norm in norms if math.isfinite(norm)]
-    middle = median(finite) if finite else math.nan
+    if not finite:
+        sentence = "Cannot tell: no grad_norm in the log is finite."
+        return Finding("clipping", "cannot tell", sentence, {"max_grad_norm": limit})
+    middle = median(finite)
     if limit is None:
         sentence = (
             f"Cannot tell: the norm that gradients are clipped to is not known (no training_args.bin; the Trainer's "
             f"default is 1). The median gradient norm is {middle:.3g}."
         )
         return Finding("clipping", "cannot tell", sentence, {"median_norm": middle})
-    share = sum(norm > limit for norm in finite) / len(finite) if finite else math.nan
+    share = sum(norm > limit for norm in finite) / len(finite)
     values = {"max_grad_norm": limit, "clipped_share": share, "median_norm": middle}
     sentence = f"{share:.0%} of the logging steps were clipped to {limit:g}; the median gradient norm is {middle:.3g}."
     if share > MOSTLY and log.settings.kind == "sgd":

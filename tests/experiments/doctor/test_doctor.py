@@ -174,6 +174,26 @@ def test_a_measured_curvature_that_is_not_positive_is_the_reason_for_no_ratio(tm
     assert "curvature is not positive" in found["damping, measured"]["sentence"]
 
 
+def test_the_batch_of_a_process_is_that_of_the_state(tmp_path, constant, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(constant, folder)
+    assert examine(capsys, folder)["run"]["values"]["batch_size"] == 4
+    file = folder / "checkpoint-12" / "trainer_state.json"  # as auto_find_batch_size or two devices have left it
+    file.write_text(json.dumps({**json.loads(file.read_text()), "train_batch_size": 8}))
+    assert examine(capsys, folder)["run"]["values"]["batch_size"] == 8
+
+
+def test_dampening_is_not_given_the_damping_of_the_heavy_ball(tmp_path, capsys):
+    optimizer = {"optim": "sgd", "optim_args": "momentum=0.9,dampening=0.9", "learning_rate": 0.1}
+    train(tmp_path, **optimizer, save_strategy="steps", save_steps=STEPS)
+    for file in (None, "optimizer.pt"):
+        if file is not None:
+            (tmp_path / "checkpoint-12" / file).unlink()
+        found = examine(capsys, tmp_path)
+        assert "SGD has dampening 0.9" in found["run"]["sentence"]
+        assert found["damping at k = 1"]["state"] == found["critmom here"]["state"] == "cannot tell"
+
+
 def test_critmoms_own_run_is_recognised_by_its_param_groups(tmp_path, capsys):
     train(tmp_path, CritMomTrainer, learning_rate=0.1, save_strategy="steps", save_steps=12, logging_steps=3)
     found = examine(capsys, tmp_path)
@@ -233,11 +253,31 @@ def test_a_run_that_diverges_is_said_to(tmp_path, capsys):
         ([2.0, 1.0, 0.5, 0.4], "None"),
         ([2.0, 0.5, 1.5, 1.8], "risen again"),
         ([2.0, 2.1, 1.99, 2.0], "hardly fallen"),
+        ([-1.0, -1.5, -2.0, -2.0], "None"),  # a loss may be negative, as the logarithm of a density is
+        ([-1.0, -2.0, -1.5, -0.5], "risen again"),
+        ([-2.0, -2.01, -2.0, -2.02], "hardly fallen"),
+        ([2.0] * 30 + [1.0] * 70 + [1.9], "None"),  # the last tenth is not the single step that ten tenths leave over
     ],
 )
 def test_a_loss_that_rises_or_does_not_fall_is_a_warning(tmp_path, capsys, losses, said):
     records = [{"loss": loss, "learning_rate": 0.1, "step": i + 1} for i, loss in enumerate(losses)]
     assert said in examine(capsys, write_state(tmp_path / "run", records))["divergence"]["sentence"]
+
+
+def test_a_loss_is_not_finite_also_where_strict_json_says_null_or_text_says_nan(tmp_path, capsys):
+    for broken in (None, "NaN"):
+        records = [{"loss": 2.0, "learning_rate": "0.1", "step": 1}, {"loss": broken, "step": 2}]
+        found = examine(capsys, write_state(tmp_path / "run", records))
+        assert "training loss is not finite at step 2" in found["divergence"]["sentence"]
+        assert found["learning rate"]["values"]["peak"] == 0.1
+
+
+def test_gradients_that_are_never_finite_have_no_share_that_was_clipped(tmp_path, constant, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(constant, folder)
+    records = [{"loss": 1.0, "grad_norm": math.nan, "learning_rate": 0.1, "step": 1 + step} for step in range(2)]
+    found = examine(capsys, write_state(folder, records, global_step=STEPS + 1))["clipping"]
+    assert found["state"] == "cannot tell" and "no grad_norm in the log is finite" in found["sentence"]
 
 
 def test_the_cadence_is_judged_by_the_evaluations_around_each_target(tmp_path, capsys):
@@ -307,6 +347,19 @@ def test_a_damaged_record_is_named(tmp_path, capsys):
     file = tmp_path / "trainer_state.json"
     file.write_text(json.dumps({"global_step": 3, "log_history": [{"loss": 1.0, "step": 1}, {"loss": 1.0}]}))
     assert "log_history[1]" in error_of(capsys, tmp_path)
+
+
+def test_the_logs_of_several_runs_are_not_one(tmp_path, capsys):
+    records = [{"loss": 1.0, "learning_rate": 0.1, "step": step} for step in (10, 20, 10, 20)]
+    said = error_of(capsys, write_state(tmp_path / "run", records))
+    assert "holds the logs of several runs (log_history[2] is of step 10, and the record before it of step 20)" in said
+
+
+def test_an_integer_that_no_float_holds_is_not_finite(tmp_path, capsys):
+    folder = write_state(tmp_path / "run", [{"loss": 10**400, "learning_rate": 0.1, "step": 1}])
+    assert "not finite at step 1" in examine(capsys, folder)["divergence"]["sentence"]
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 10**400, "log_history": []}))
+    assert "trainer_state.json is damaged" in error_of(capsys, folder)
 
 
 def test_an_unknown_metric_names_the_known_ones(constant, capsys):
