@@ -134,20 +134,36 @@ def content_keys(dataset: Any) -> Sequence[bytes] | None:
     if isinstance(dataset, ConcatDataset):
         parts = [content_keys(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else [key for part in parts for key in part or ()]
+    return _digests(dataset)
+
+
+def content_fingerprint(dataset: Any) -> str | None:
+    """SHA-256 of a dataset's examples with their labels, in their order; None where `content_keys` has none.
+
+    A dataset may have a method ``fingerprint``; the examples of any other are read.
+    """
+    if hasattr(dataset, "fingerprint"):
+        return str(dataset.fingerprint())
+    digests = _digests(dataset, labelled=True)
+    return None if digests is None else hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _digests(dataset: Any, *, labelled: bool = False) -> list[bytes] | None:
+    """A digest of each example; None where the content cannot be determined."""
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         return None
     count = len(dataset)
     try:
         for index in range(0, count, max(count // _PROBES, 1)):
-            if _digest(dataset[index]) != _digest(dataset[index]):
+            if _digest(dataset[index], labelled) != _digest(dataset[index], labelled):
                 return None
-        return [_digest(dataset[index]) for index in range(count)]
+        return [_digest(dataset[index], labelled) for index in range(count)]
     except TypeError:  # an example holds something whose content cannot be determined
         return None
 
 
-def _digest(example: Any) -> bytes:
-    if isinstance(example, Mapping):
+def _digest(example: Any, labelled: bool) -> bytes:
+    if isinstance(example, Mapping) and not labelled:
         example = {name: value for name, value in example.items() if name not in _LABELS} or example
     digest = hashlib.sha256()
     _add(digest, example)

@@ -103,6 +103,8 @@ class RepairPlan:
         diagnosis_split: Name of the split whose errors were diagnosed.
         trained_on: Fingerprint of the data that the network was trained on; None if the checkpoint does not record it.
         overlap: Result of comparing the splits; None in plans of earlier versions.
+        split_fingerprints: Fingerprint of each split whose content can be determined; empty if the task holds them, and
+            in plans of earlier versions.
         scan: Damping of the network's training by epoch; None in plans of earlier versions.
         training_seconds: Seconds of that training, if known.
         threads: Number of threads of each treatment; None in plans of earlier versions.
@@ -123,6 +125,7 @@ class RepairPlan:
     diagnosis_split: str | None = None
     trained_on: str | None = None
     overlap: Overlap | None = None
+    split_fingerprints: dict[str, str] = field(default_factory=dict)
     scan: tuple[EpochScan, ...] | None = None
     training_seconds: float | None = None
     threads: int | None = None
@@ -192,6 +195,7 @@ def store_plan(plan: dict[str, Any], folder: Path, legacy_weights: str, *, write
         if "dtype" in current:  # earlier versions did not record it, but another dtype changes the digest
             known.setdefault("dtype", current["dtype"])
         known.setdefault("threads", current["threads"])
+        known.setdefault("split_fingerprints", current["split_fingerprints"])
         if different := differences("repair", _decisive(known), _decisive(current)):
             raise RepairError(
                 f"{folder} holds a different repair ({'; '.join(different)}; stored first): repeat its command to "

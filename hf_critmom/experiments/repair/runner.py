@@ -50,7 +50,7 @@ from hf_critmom.storage.once import compute_once
 from hf_critmom.storage.run_folder import RunFolder
 from hf_critmom.storage.threads import choose_threads, resolve_threads, torch_threads
 from hf_critmom.storage.workers import Send, resolve_workers, run_in_workers
-from hf_critmom.tasks.provenance import check_disjoint
+from hf_critmom.tasks.provenance import check_disjoint, content_fingerprint
 from hf_critmom.training.arguments import recorded_training_arguments
 
 Value = TypeVar("Value")
@@ -114,14 +114,18 @@ def repair_layers(
     Raises:
         EngineError: If the engine is not available.
         RepairError: If there are no errors to repair, groups do not exist, the Trainer refuses the arguments, or the
-            folder holds something else, is damaged, or cannot be written.
+            folder holds something else (such as a repair with other examples or labels), is damaged, or cannot be
+            written.
         AttributionError: If the model's gradients cannot be attributed.
         TaskError: If the splits overlap.
     """
     request, engine = settings or RepairSettings(), engine or EngineArguments()
     if engine.on_ray and reload is None:
         raise RepairError("--engine ray needs a function reload, with which other machines load model and data.")
-    overlap = check_disjoint({"train": train_dataset, "diagnosis": diagnosis_dataset, "test": test_dataset})
+    splits = {"train": train_dataset, "diagnosis": diagnosis_dataset, "test": test_dataset}
+    overlap = check_disjoint(splits)
+    described = "task" in (record or {})  # with fingerprints of its splits
+    fingerprints = {} if described else {name: content_fingerprint(split) for name, split in splits.items()}
     material = Material(
         model, train_dataset, diagnosis_dataset, test_dataset, data_collator, processing_class, tuple(callbacks)
     )
@@ -150,6 +154,7 @@ def repair_layers(
         "optimizer": {"optim": str(getattr(args.optim, "value", args.optim)), "optim_args": args.optim_args},
         "training": recorded_training_arguments(args),
         "overlap": {"compared": overlap.compared, "unknown": overlap.unknown, "shared": overlap.shared},
+        "split_fingerprints": {name: sha256 for name, sha256 in fingerprints.items() if sha256 is not None},
         "scan": [vars(epoch) for epoch in scan(log)],
         **(record or {}),
         "versions": versions(),

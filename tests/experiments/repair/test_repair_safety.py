@@ -362,3 +362,7 @@ def test_python_callers_get_one_sentence_too(tmp_path: Path) -> None:
     assert found.plan.record == {"mine": 1} and found.plan.task is None
     write_repair_report(found)
     assert "repair of block0" in (tmp_path / "out" / "README.md").read_text()
+    labels = torch.tensor([7, 7, 7, 7])  # as if labels that were doubtful had been corrected
+    splits["test_dataset"] = [{**example, "labels": labels} for example in splits["test_dataset"]]
+    with pytest.raises(RepairError, match=r"holds a different repair \(repair.split_fingerprints.test: "):
+        repair_layers(model, args=args, settings=RepairSettings(groups=["block0"]), record={"mine": 1}, **splits)
