@@ -36,3 +36,14 @@ def test_a_table_never_exceeds_the_terminal(width: int) -> None:
         assert max(map(len, shown)) <= width
     text = "".join(line.strip("│ ").split("│")[0].strip() for line in lines(long, width) if "│" in line)
     assert "attention" in text.replace(" ", "")  # folded, not cut
+
+
+def test_numbers_are_not_cut_off_at_80_columns_but_names_are_folded() -> None:
+    header = ["treated", "groups", "fixed", "broken", "net", "accuracy after", "items/s", "seeds"]
+    cells = ["104 (97 to 118)", "97 (96 to 99)", "+7 (-2 to +22)", "0.8741 (0.8732 to 0.8756)", "1234 (1111 to 1345)"]
+    row = ["relative_norm", "conv1+bn1+layer1+layer2", *cells, "3, 1 diverged"]
+    shown = lines(Table(header, [row], left=("groups",)), 80)
+    assert max(map(len, shown)) <= 80 and all(line[-1] in "┓┃┩│┘" for line in shown if line)
+    columns = zip(*(line.strip("│").split("│") for line in shown if line.startswith("│")), strict=True)
+    joined = ["".join(column).replace(" ", "") for column in columns]
+    assert joined == [cell.replace(" ", "") for cell in row]
