@@ -89,18 +89,21 @@ def _of_adam(log: TrainingLog) -> Finding:
     known = [step for step in log.steps if step.scheduled]
     if not known:
         return Finding(TOPIC, "cannot tell", "Cannot tell: the log holds no learning_rate.")
-    peak = max(step.scheduled or 0.0 for step in known)
-    betas = [critical_momentum(step.scheduled or 0.0) for step in known]
-    beta = "\N{GREEK SMALL LETTER BETA}\N{SUBSCRIPT ONE}"
     is_damped = log.settings.damped is not None
+    betas = [
+        step.momentum if is_damped and step.momentum is not None else critical_momentum(step.scheduled or 0.0)
+        for step in known
+    ]
+    peak, at_peak = max(((step.scheduled or 0.0), beta) for step, beta in zip(known, betas, strict=True))
+    beta = "\N{GREEK SMALL LETTER BETA}\N{SUBSCRIPT ONE}"
     verb = "is" if is_damped else "would be"
     sentence = (
-        f"{beta} of critmom_adamw {verb} {critical_momentum(peak):.3f} at the peak, learning rate {peak:.4g}, and "
+        f"{beta} of critmom_adamw {verb} {at_peak:.3f} at the peak, learning rate {peak:.4g}, and "
         f"{min(betas):.3f} to {max(betas):.3f} over the run. Adam's mean step is the learning rate whatever {beta} is, "
         "so the matched learning rate is this run's own. critmom is SGD, whose steps have another scale: tune its "
         "learning rate."
     )
-    values = {"peak_lr": peak, "critical_momentum": critical_momentum(peak), "matched_lr": peak}
+    values = {"peak_lr": peak, "critical_momentum": at_peak, "matched_lr": peak}
     return Finding(TOPIC, "note", sentence, values)
 
 

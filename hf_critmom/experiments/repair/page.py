@@ -35,7 +35,11 @@ def write_repair_page(repair: Repair) -> Path:
         sections.append(_classes_section(repair, names))
     sections.append(Section("Which layers, and why", [repair.choice.reason], tables=[group_table(repair)]))
     if repair.scan:
-        sections.append(Section("Damping during the network's training", tables=[scan_table(repair)]))
+        said = [
+            "The ratios are those of SGD with momentum: they say nothing of a network that was trained by an optimizer "
+            "that scales each parameter, as Adam does."
+        ]
+        sections.append(Section("Damping during the network's training", said, tables=[scan_table(repair)]))
     if repair.labels and repair.labels.doubtful:
         labels = label_table(repair.labels, names)
         sections.append(Section("Doubtful labels", label_findings(repair.labels), tables=[labels]))

@@ -215,6 +215,14 @@ def test_adam_is_not_given_the_damping_of_sgd(tmp_path, capsys):
     assert found["critmom here"]["values"]["matched_lr"] == pytest.approx(1e-3)
 
 
+def test_the_momentum_of_a_damped_adam_is_that_of_its_own_rule(tmp_path, capsys):
+    options = {"optim": "critmom_adamw", "optim_args": "rule=exact", "learning_rate": 0.01}
+    train(tmp_path, CritMomTrainer, **options, save_strategy="steps", save_steps=STEPS)
+    found = examine(capsys, tmp_path)["critmom here"]
+    assert found["values"]["critical_momentum"] == pytest.approx(critical_momentum(0.01, rule="exact"))
+    assert f"critmom_adamw is {critical_momentum(0.01, rule='exact'):.3f} at the peak" in found["sentence"]
+
+
 COMMITTED = Path(__file__).parents[3] / "model_cards" / "cifar10-resnet18-w16-15epochs"
 
 
