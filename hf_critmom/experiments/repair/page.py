@@ -12,6 +12,7 @@ from hf_critmom.experiments.repair.selection import CHOSEN, control_help
 from hf_critmom.experiments.repair.sentences import (
     budget_finding,
     control_findings,
+    correction_finding,
     label_findings,
     outcome,
     outcome_word,
@@ -83,8 +84,10 @@ def _treatments_section(repair: Repair) -> Section:
         for role, treatments in repair.roles.items() for one in treatments if one.verification
     ]  # fmt: skip
     table = treatment_table(repair)
+    others = control_findings(repair)[len(repair.advantages()) :]  # which have no headline
+    said = [text for text in (correction_finding(repair), *others) if text]
     if not rows:
-        return Section("Fixed and broken", tables=[table])
+        return Section("Fixed and broken", said, tables=[table])
     roles, frame = list(repair.roles), pd.DataFrame(rows)
     y = alt.Y("role:N").title(None).sort(roles).axis(labelLimit=150)
     seeds = list(dict.fromkeys(frame["seed"]))
@@ -120,7 +123,7 @@ def _treatments_section(repair: Repair) -> Section:
         Chart("net", "Items fixed minus broken, by what was retrained: every seed, and the mean as a diamond",
               net.to_dict(), "Net"),
     ]  # fmt: skip
-    return Section("Fixed and broken", controls=controls, charts=charts, tables=[table])
+    return Section("Fixed and broken", said, controls=controls, charts=charts, tables=[table])
 
 
 def _classes_section(repair: Repair, names: tuple[str, ...]) -> Section:

@@ -12,6 +12,7 @@ from hf_critmom.experiments.repair.selection import CHOSEN, control_help
 from hf_critmom.experiments.repair.sentences import (
     budget_finding,
     control_findings,
+    correction_finding,
     label_findings,
     outcome,
     provenance_findings,
@@ -70,7 +71,7 @@ def write_repair_report(repair: Repair) -> RenderableType:
         outcome=outcome(repair),
         findings=control_findings(repair),
         budget=budget_finding(repair),
-        judged=len(repair.advantages()),
+        correction=correction_finding(repair),
         provenance=provenance_findings(repair),
         controls={role: control_help(role) for role in repair.roles if role != CHOSEN},
         scan=scan_table(repair).markdown() if repair.scan else None,

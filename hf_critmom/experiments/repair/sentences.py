@@ -104,6 +104,17 @@ def control_findings(repair: Repair) -> list[str]:
     ]
 
 
+def correction_finding(repair: Repair) -> str:
+    """What the interval and the word of each control hold for; empty if there is nothing to correct for."""
+    controls = len(repair.advantages())
+    if controls < 2:
+        return ""
+    return (
+        "An interval is that of one control, over the seeds of the treatment on this one test split; better or worse "
+        f"is said with Holm's correction for all {controls} controls."
+    )
+
+
 def label_findings(labels: DoubtfulLabels) -> list[str]:
     """The number of doubtful labels, in sentences."""
     count, accuracy = len(labels.doubtful), 1.0 - labels.misclassified / labels.examples

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE, judge_advantages
+from hf_critmom.experiments.repair.page import write_repair_page
 from hf_critmom.experiments.repair.report import write_repair_report
 from hf_critmom.experiments.repair.results import Repair, read_repair
 from hf_critmom.experiments.repair.sentences import budget_finding, control_findings
@@ -64,6 +65,7 @@ def test_the_card_says_what_an_interval_and_a_decision_hold_for(tmp_path: Path) 
     assert "with Holm's correction for all 5 controls" in " ".join(
         ModelCard.load(tmp_path / "repair" / "README.md").text.split()
     )
+    assert "correction for all 5 controls" in (tmp_path / "repair" / "report.html").read_text()
     statuses = {role: one.status for role, one in repair.advantages().items()}
     assert statuses == {
         "random": BETTER, "relative_norm": BETTER, "last_layer": BETTER, "whole": WORSE, "parameters": WORSE
@@ -89,15 +91,18 @@ def test_controls_choose_among_the_groups_that_can_be_trained() -> None:
     assert targets["whole"][0].groups == tuple(kept)
 
 
-def test_a_control_without_a_choice_is_not_passed_over_in_silence() -> None:
+def test_a_control_without_a_choice_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     repair = read_repair(COMMITTED)
     choice = replace(repair.choice, groups=tuple(repair.choice.attribution.groups))
     targets = targets_by_role(repair.plan, choice)
     assert "random" not in targets and "relative_norm" not in targets
     roles = {role: of_role for role, of_role in repair.roles.items() if role in targets}
-    said = control_findings(replace(repair, choice=choice, roles=roles))
+    repair = replace(repair, choice=choice, roles=roles, folder=tmp_path)
+    said, page = control_findings(repair), write_repair_page(repair).read_text()
+    assert "Against whole: it chose the same groups." in said and "Against whole: it chose the same groups." in page
     for role in ("random", "relative_norm"):
         assert f"Against {role}: there is no such choice, because all groups that can be trained were chosen." in said
+        assert f"Against {role}: there is no such choice" in page
 
 
 def test_the_budget_is_that_of_a_treatment_that_reached_its_end() -> None:
