@@ -6,6 +6,7 @@ to the classes: where another class is at least as probable as it is on average 
 the label is doubtful. The implementation is cleanlab's, an optional dependency.
 """
 
+import importlib.util
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,25 @@ class DoubtfulLabel:
     probability: float
 
 
+def check_doubtful_labels(predictions: Predictions) -> None:
+    """Checks that doubtful labels can be found, before any work that needs them.
+
+    Args:
+        predictions: Some of the predictions.
+
+    Raises:
+        AttributionError: If cleanlab is not installed, or the labels are those of tokens.
+    """
+    if importlib.util.find_spec("cleanlab") is None:
+        raise AttributionError(
+            "Doubtful labels are found by cleanlab, which is not installed: pip install 'hf-critmom[labels]'."
+        )
+    if predictions.labels.ndim != 1:
+        raise AttributionError(
+            "Labels are doubtful or not where examples have classes; those of a text are its tokens."
+        )
+
+
 def find_doubtful_labels(predictions: Predictions) -> list[DoubtfulLabel]:
     """Misclassified examples whose label is doubtful, the most doubtful first.
 
@@ -40,17 +60,12 @@ def find_doubtful_labels(predictions: Predictions) -> list[DoubtfulLabel]:
     Raises:
         AttributionError: If cleanlab is not installed, or the labels are those of tokens.
     """
-    try:
-        from cleanlab.filter import find_label_issues
-    except ImportError:
-        raise AttributionError(
-            "Doubtful labels are found by cleanlab, which is not installed: pip install 'hf-critmom[labels]'."
-        ) from None
+    check_doubtful_labels(predictions)
+    from cleanlab.filter import find_label_issues
+
     probabilities, labels = predictions.probabilities, predictions.labels
-    if probabilities is None or labels.ndim != 1:
-        raise AttributionError(
-            "Labels are doubtful or not where examples have classes; those of a text are its tokens."
-        )
+    if probabilities is None:
+        raise AttributionError("Doubtful labels are found by the probabilities of the classes: keep them in predict.")
     places = np.flatnonzero(predictions.counted)
     if len(np.unique(labels[places])) < 2:
         return []

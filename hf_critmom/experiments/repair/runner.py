@@ -11,6 +11,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
+from hf_critmom.attribution.doubtful_labels import check_doubtful_labels
 from hf_critmom.attribution.groups import LayerGroups
 from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.engines.interface import Engine, Work
@@ -116,7 +117,7 @@ def repair_layers(
         RepairError: If there are no errors to repair, groups do not exist, the Trainer refuses the arguments, or the
             folder holds something else (such as a repair with other examples or labels), is damaged, or cannot be
             written.
-        AttributionError: If the model's gradients cannot be attributed.
+        AttributionError: If the model's gradients cannot be attributed, or its labels cannot be doubtful.
         TaskError: If the splits overlap.
     """
     request, engine = settings or RepairSettings(), engine or EngineArguments()
@@ -132,7 +133,9 @@ def repair_layers(
     network = material.network(request.layers, args)
     layers = network.layers
     _check_groups(layers, request)
-    network.try_trainer(test_dataset)
+    some = network.try_trainer(test_dataset)
+    if request.check_labels:
+        check_doubtful_labels(some)  # before the plan, which would keep the request
     folder, process = Path(str(args.output_dir)), PartialState()
 
     def default_threads() -> int:

@@ -109,8 +109,11 @@ class Network:
         """Shape of each trainable parameter, by name."""
         return {name: p.shape for name, p in named_parameters(self.model).items() if p.requires_grad}
 
-    def try_trainer(self, test_dataset: Any) -> None:
+    def try_trainer(self, test_dataset: Any) -> Predictions:
         """Trains a copy for one step and predicts a batch, so that invalid arguments are found before any work.
+
+        Returns:
+            Predictions of the batch.
 
         Raises:
             RepairError: If the Trainer refuses the arguments.
@@ -120,7 +123,7 @@ class Network:
             trainer = self.scratch_trainer(model, max_steps=1)
             trainer.train()
             few = Subset(test_dataset, range(min(len(test_dataset), trainer.args.eval_batch_size)))
-            predict(model, trainer.get_eval_dataloader(few), accelerator=trainer.accelerator)
+            return predict(model, trainer.get_eval_dataloader(few), accelerator=trainer.accelerator)
         except InputError:
             raise
         except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:

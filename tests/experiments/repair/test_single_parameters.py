@@ -9,13 +9,15 @@ import torch
 from helpers.launches import NOT_PERMITTED, launch_on_a_small_disk, status_of
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
+from hf_critmom import repair_layers
 from hf_critmom.attribution.doubtful_labels import find_doubtful_labels
 from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.predictions import Predictions
 from hf_critmom.commands import main
 from hf_critmom.experiments.repair.errors import RepairError
+from hf_critmom.experiments.repair.plan import RepairSettings
 from hf_critmom.experiments.repair.results import read_masks, read_repair, write_masks
 from hf_critmom.experiments.repair.treatment import largest_gradients, mask_except
 from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, Task, load_task
@@ -142,6 +144,19 @@ def test_labels_of_texts_are_not_looked_at() -> None:
     tokens = Predictions(np.zeros((2, 3), dtype=int), np.ones((2, 3), dtype=int))
     with pytest.raises(AttributionError, match="where examples have classes"):
         find_doubtful_labels(tokens)
+
+
+def test_a_repair_that_cannot_look_for_them_stores_no_plan_that_does(tmp_path: Path) -> None:
+    pytest.importorskip("cleanlab")
+    set_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=4, n_embd=8, n_layer=1, n_head=2))
+    texts = [torch.tensor([i, j, i, j]) for i in range(8) for j in range(8)]
+    examples = [{"input_ids": text, "labels": text} for text in texts]
+    args = TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to=[], max_steps=1)
+    splits = {"train_dataset": examples[:32], "diagnosis_dataset": examples[32:48], "test_dataset": examples[48:]}
+    with pytest.raises(AttributionError, match="where examples have classes"):
+        repair_layers(model, args=args, settings=RepairSettings(groups=["block0"], check_labels=True), **splits)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_repair_lists_them_before_it_blames_layers(repaired: Path) -> None:
