@@ -19,6 +19,10 @@ RESULT_FILE = "result.json"
 _SHOWN = 8
 _NEVER_NULL = ("loss", "grad_norm", "eval_loss")
 """Values that a Trainer logs as numbers: strict JSON has null in place of those that are not finite."""
+_LARGEST = 1e100
+"""Values beyond this one count as not finite: their sums and squares are not."""
+_LIMITS = {"learning_rate": _LARGEST, "effective_lr": _LARGEST, "momentum": 1.0, "nu": 1.0}
+"""Largest value that each of these may have; the smallest is 0."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,14 @@ def _records(file: Path, history: list[Any]) -> list[dict[str, float | None]]:
                 f"{file} holds the logs of several runs (log_history[{place}] is of step {record['step']:,}, and the "
                 f"record before it of step {last:,.0f}): examine each of them by itself."
             )
-        records.append(_numbers(record))
+        numbers = _numbers(record)
+        for name, largest in _LIMITS.items():
+            if (value := numbers.get(name)) is not None and not 0.0 <= value <= largest:
+                raise DoctorError(
+                    f"{file} is damaged (log_history[{place}] holds {value:g} as its {name}, which no optimizer "
+                    "takes): name another checkpoint, or restore the file."
+                )
+        records.append(numbers)
     return records
 
 
@@ -217,10 +228,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    try:
-        return _is_number(value) and math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return False
+    return _is_number(value) and -_LARGEST <= value <= _LARGEST
 
 
 def _is_count(value: Any) -> bool:

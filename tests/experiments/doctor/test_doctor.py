@@ -363,11 +363,20 @@ def test_the_logs_of_several_runs_are_not_one(tmp_path, capsys):
     assert "holds the logs of several runs (log_history[2] is of step 10, and the record before it of step 20)" in said
 
 
-def test_an_integer_that_no_float_holds_is_not_finite(tmp_path, capsys):
-    folder = write_state(tmp_path / "run", [{"loss": 10**400, "learning_rate": 0.1, "step": 1}])
+@pytest.mark.parametrize("loss", [10**400, 1e308])
+def test_a_number_that_no_sum_holds_is_not_finite(tmp_path, capsys, loss):
+    folder = write_state(tmp_path / "run", [{"loss": loss, "learning_rate": loss, "step": 1}] * 20)
     assert "not finite at step 1" in examine(capsys, folder)["divergence"]["sentence"]
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": 10**400, "log_history": []}))
     assert "trainer_state.json is damaged" in error_of(capsys, folder)
+
+
+@pytest.mark.parametrize(("name", "value"), [("learning_rate", -0.1), ("momentum", -0.5), ("momentum", 2), ("nu", 5)])
+def test_a_value_that_no_optimizer_takes_is_named(tmp_path, capsys, constant, name, value):
+    shutil.copytree(constant, tmp_path / "run")
+    record = {"loss": 1.0, "learning_rate": 0.1, "momentum": 0.9, "step": 1, name: value}
+    folder = write_state(tmp_path / "run", [record], global_step=STEPS + 1)
+    assert f"log_history[0] holds {value:g} as its {name}, which no optimizer takes" in error_of(capsys, folder)
 
 
 def test_an_unknown_metric_names_the_known_ones(constant, capsys):
