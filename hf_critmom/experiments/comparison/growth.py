@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,14 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     claims = tuple(claim for claim in requested.claims if claim not in stored.claims)
     tried = tuple(requested.arms) if tunes else tuple(untried_arms(stored).intersection(requested.arms))
     trial_seeds = _added_trial_seeds(stored.tuning, tuning)
-    looks = _looks(stored, requested, seeds, folder)
+    looks = _looks(stored, requested, seeds, arms, folder)
     same_arguments = requested.arguments == stored.arguments or not requested.arguments
     adds = bool(arms or seeds or targets or claims or tried)
     if not adds and looks == stored.looks and same_arguments:
         return stored
-    results = read_results(folder, stored).runs
-    exploratory = bool(results)
+    results = read_results(folder, stored)
+    finished = sum(run in results.runs for run in stored.runs())
+    exploratory = bool(finished or results.trials)
     grown = dataclasses.replace(
         stored,
         arms={**stored.arms, **arms},
@@ -94,9 +95,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     if adds:
         history = stored.history or (first_extension(stored, date=""),)
         points = tunes and _points(stored.tuning) != _points(tuning)
-        added = Extension(
-            _now(), requested.command, tuple(arms), seeds, targets, len(results), points, tried, trial_seeds
-        )
+        added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished, points, tried, trial_seeds)
         last = history[-1]
         more_than_seeds = arms or targets or tried or last.arms or last.targets or last.tried or last.adds_trials
         if len(history) > 1 and last.command == added.command and not more_than_seeds:  # another round of one command
@@ -227,20 +226,25 @@ def count_complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:
     return sum(all((arm, seed, epochs) in done for arm in plan.arms for epochs in plan.budgets) for seed in plan.seeds)
 
 
-def _looks(stored: Plan, requested: Plan, seeds: tuple[int, ...], folder: Path) -> LookPlan | None:
-    """The planned looks after seeds were added or a growing comparison was requested.
+def _looks(
+    stored: Plan, requested: Plan, seeds: Collection[int], arms: Collection[str], folder: Path
+) -> LookPlan | None:
+    """The planned looks after seeds or arms were added, or a growing comparison was requested.
 
     As long as nobody can have seen a verdict, the looks are planned again. Afterwards the plan stays, and the look that
-    was made counts.
+    was made counts. It is noted when arms are added, too: seeds that come next may find the new arms unfinished, and no
+    seed complete.
     """
-    if not seeds and requested.looks is None:
+    if not (seeds or arms) and requested.looks is None:
         return stored.looks
     current = stored.looks or LookPlan(len(stored.seeds), len(stored.seeds))
     complete = count_complete_seeds(stored, read_results(folder, stored).runs)
     if complete < current.first and not current.made:
+        if not seeds and requested.looks is None:
+            return stored.looks
         number = len(stored.seeds) + len(seeds)
         return requested.looks or LookPlan(number, number)
-    return _looked(stored, complete) if seeds else current
+    return _looked(stored, complete) if seeds or (arms and len(stored.arms) > 1) else current
 
 
 def _looked(stored: Plan, complete: int) -> LookPlan:

@@ -22,9 +22,9 @@ from hf_critmom.experiments.comparison.command_lines import with_flag
 from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.growth import extend, initial_plan, load_or_create_plan, untried_arms
-from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Trial, Tuning
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Run, Trial, Tuning
 from hf_critmom.experiments.comparison.planning import next_seed, plan_tuning, select_seeds
-from hf_critmom.experiments.comparison.results import tuned_runs
+from hf_critmom.experiments.comparison.results import read_results, tuned_runs
 from hf_critmom.experiments.comparison.tuning import BestTrial
 
 COMMITTED = Path(__file__).parents[3] / "model_cards"
@@ -531,6 +531,14 @@ def result_file(folder: Path, arm: str, seed: int) -> None:
     file.write_text(json.dumps(result))
 
 
+def trial_file(folder: Path, run: Run) -> None:
+    result_file(folder, f"{run.arm}/tuning", run.seed)
+    made = folder / "runs" / run.arm / "tuning" / f"seed-{run.seed}"
+    result = json.loads((made / "result.json").read_text()) | {"arm": run.arm, "test": {}}
+    (made / "result.json").write_text(json.dumps(result))
+    made.rename(folder / run.folder)
+
+
 def test_seeds_that_are_added_after_a_look_are_counted_as_one_more(tmp_path: Path) -> None:
     plan = initial_plan(plan_of(("constant", "critmom"), (0, 1, 2)))
     more = dataclasses.replace(plan, seeds=(0, 1, 2, 3, 4), looks=None)
@@ -551,6 +559,52 @@ def test_an_arm_that_is_added_is_no_look(tmp_path: Path) -> None:
     result_file(tmp_path, "constant", 0)
     grown = extend(plan, dataclasses.replace(plan_of(("constant", "critmom"), (0,)), baseline=None), tmp_path)
     assert grown.looks == LookPlan(1, 1)
+
+
+def test_a_look_stays_counted_when_arms_are_added_before_seeds(tmp_path: Path) -> None:
+    """Else the verdict that was seen with three seeds would get all of its error probability again with five."""
+    plan = initial_plan(plan_of(("constant", "critmom"), (0, 1, 2)))
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            result_file(tmp_path, arm, seed)
+    every = plan_of(("constant", "critmom", "hybrid"), (0, 1, 2), command="arms")
+    grown = extend(plan, every, tmp_path)
+    result_file(tmp_path, "hybrid", 0)  # and then the command was stopped
+    grown = extend(grown, dataclasses.replace(every, seeds=(0, 1, 2, 3, 4), command="seeds"), tmp_path)
+    assert grown.looks == LookPlan(3, 3, (3,))
+    assert [one.partition("added ")[2] for one in describe_history(grown)] == [
+        "after the first look (6 runs were finished).",
+        "after the first look (7 runs were finished).",
+    ]
+
+
+def test_runs_of_tuned_variants_do_not_make_a_look(tmp_path: Path) -> None:
+    """A variant whose trials chose the arm's own values has its runs, and they count once."""
+    tuning = Tuning((1.0, 2.0), (1.0,), 7, can_grow=True)
+    parts: dict[str, Any] = {"tuning": tuning, "training": {"learning_rate": 0.1}}
+    plan = initial_plan(plan_of(("constant", "critmom"), (0, 1, 2), **parts))
+    for seed in (0, 1):
+        for arm in plan.arms:
+            result_file(tmp_path, arm, seed)
+    for run in plan.trials():
+        trial_file(tmp_path, run)
+    assert len(read_results(tmp_path, plan).runs) == 8
+    added = extend(plan, plan_of(("constant", "critmom", "hybrid"), (0, 1, 2), **parts), tmp_path)
+    assert describe_history(added)[0].endswith("before the first look (4 runs were finished).")
+
+
+def test_targets_that_were_added_after_a_trial_are_exploratory(tmp_path: Path) -> None:
+    """Trials come first, and their curves tell at which target an arm is fast."""
+    tuning = Tuning((1.0, 2.0), (1.0,), 7, can_grow=True)
+    parts: dict[str, Any] = {"tuning": tuning, "training": {"learning_rate": 0.1}}
+    plan = initial_plan(plan_of(("constant",), (0,), **parts))
+    more = plan_of(("constant",), (0,), targets=(0.9, 0.5), **parts)
+    assert extend(plan, more, tmp_path).exploratory_targets == ()
+    trial_file(tmp_path, plan.trials()[0])
+    grown = extend(plan, more, tmp_path)
+    assert (grown.targets, grown.exploratory_targets) == ((0.9,), (0.5,))
+    (said,) = describe_history(grown)
+    assert "was added before the first compared run had finished; what was added as a target is exploratory" in said
 
 
 def test_conditions_of_an_early_plan_are_those_that_it_recorded() -> None:

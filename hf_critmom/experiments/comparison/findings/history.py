@@ -38,22 +38,25 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     how = " one at a time, by the rule of --until_decided," if by_rule and len(added.seeds) > 1 else ""
     on = f"On {added.date[:10]} " if added.date else ""
     subject = " and ".join(additions) or "claims"
-    text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, before, added, looks)}"
-    if added.targets and added.finished:
+    text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, added, looks)}"
+    if added.targets and (added.finished or {*added.targets} & {*plan.exploratory_targets}):
         text += "; what was added as a target is exploratory and enters no headline"
     if added.adds_trials:
         text += f"; tuned variants are those that {'the whole grid' if added.tuning else 'all trials'} chose"
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _when(plan: Plan, before: Extension, added: Extension, looks: LookPlan) -> str:
+def _when(plan: Plan, added: Extension, looks: LookPlan) -> str:
     if not added.finished:
-        return "before the first run had finished"
-    place = plan.history.index(added)
-    arms = {arm for one in plan.history[:place] for arm in one.arms}
-    first = looks.first * len(arms) * len(plan.budgets)
+        return f"before the first {'compared ' if plan.tuning else ''}run had finished"
+    until = plan.history[: plan.history.index(added) + 1]
+    arms = [{arm for one in until[:place] for arm in one.arms} for place in range(len(until))]
+    looked = any(
+        one.finished >= looks.first * max(len(before), 1) * len(plan.budgets)
+        for one, before in zip(until, arms, strict=True)
+    )  # arms that were added since have no finished run at first
     runs = f"{added.finished} run{'s were' if added.finished != 1 else ' was'} finished"
-    return f"after the first look ({runs})" if added.finished >= first else f"before the first look ({runs})"
+    return f"{'after' if looked else 'before'} the first look ({runs})"
 
 
 def _seeds(seeds: Sequence[int]) -> str:
