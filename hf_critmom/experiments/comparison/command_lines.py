@@ -91,12 +91,28 @@ def completed(command: str, earlier: str, *, seeds: int) -> str:
         return command
     (own, of_script), (others, _) = _split(argv), _split(before)
     known = _flags(own)
-    missing = {name: flag for name, flag in _flags(others).items() if name not in {*known, *_NOT_COMPLETED}}
+    omitted = omitted_flags(argv, before) - ({"seed"} if "num_seeds" in known else set())  # it counts from its own
+    missing = {name: flag for name, flag in _flags(others).items() if name in omitted}
     if "num_seeds" in missing:
         missing["num_seeds"] = ["--num_seeds", str(seeds)]
     if not argv or not missing or "&&" in before:
         return command
     return shlex.join([*own, *(argument for flag in missing.values() for argument in flag), *of_script])
+
+
+def omitted_flags(argv: Sequence[str], earlier: Sequence[str]) -> set[str]:
+    """Names of the flags that a command leaves out and an earlier one has, or one of the joint commands that it is.
+
+    Flags that say where and how long a command works are not among them.
+
+    Args:
+        argv: The command.
+        earlier: The earlier one.
+    """
+    ends = [place for place, argument in enumerate(earlier) if argument == JOINT.strip()]
+    singles = [earlier[start:end] for start, end in zip([0, *ends], [*ends, len(earlier)], strict=True)]
+    said = {name for one in singles for name in _flags(_split(one)[0])}
+    return said - {*_flags(_split(argv)[0]), *_NOT_COMPLETED}
 
 
 def is_completed(command: str, given: str) -> bool:

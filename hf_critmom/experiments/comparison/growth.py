@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_critmom.experiments.comparison.arguments import GRID_FLAGS
-from hf_critmom.experiments.comparison.command_lines import JOINT, completed, flag_values, is_completed
+from hf_critmom.experiments.comparison.command_lines import (
+    JOINT,
+    completed,
+    flag_values,
+    is_completed,
+    omitted_flags,
+)
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Extension, LookPlan, Plan, Run, Tuning
 from hf_critmom.experiments.comparison.results import read_results
@@ -101,8 +107,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         if len(history) > 1 and last.command == added.command and not more_than_seeds:  # another round of one command
             history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))
         grown = dataclasses.replace(grown, history=(*history, added))
-    uncovered = stored.history[covered_steps(stored) :]
-    if not _covers(requested, grown) or not _names(requested.command, uncovered):
+    if not _covers(requested, grown) or not _names(requested, stored):
         return grown
     command = completed(requested.command, stored.command, seeds=len(grown.seeds))
     return dataclasses.replace(grown, command=command)
@@ -157,12 +162,20 @@ def _covers(requested: Plan, grown: Plan) -> bool:
     )
 
 
-def _names(command: str, steps: Sequence[Extension]) -> bool:
-    """Whether a command names everything that entries of a history added, instead of leaving it to the plan."""
+def _names(requested: Plan, stored: Plan) -> bool:
+    """Whether the command of a request names what the stored plan's does not say, instead of leaving it to the plan.
+
+    That is what later entries of the history added, and what the parts of a merged comparison say differently.
+    """
+    steps = stored.history[covered_steps(stored) :]
     try:
-        argv = shlex.split(command)
+        argv = shlex.split(requested.command)
     except ValueError:
         return False
+    try:
+        before = shlex.split(stored.command)
+    except ValueError:  # an early plan keeps a command for people
+        before = []
     named = {
         flag for flag in ("arms", "claim", "trial_seeds", *GRID_FLAGS) if flag_values(argv, f"--{flag}") is not None
     }
@@ -173,7 +186,21 @@ def _names(command: str, steps: Sequence[Extension]) -> bool:
         and ("trial_seeds" in named or not any(step.trial_seeds for step in steps))
         and (not named.isdisjoint(GRID_FLAGS) or not tunes)
         and ("claim" in named or not claims)
+        and _names_seeds(argv, requested, before, steps)
+        and (JOINT.strip() not in before or not omitted_flags(argv, before) - {"seed"})
     )
+
+
+def _names_seeds(argv: Sequence[str], requested: Plan, before: Sequence[str], steps: Sequence[Extension]) -> bool:
+    """Whether a command, completed by the one before, gives the same seeds in an empty folder, where none is skipped.
+
+    Without a number of seeds they are those of the one before, if that gives a number, and no later one added to it.
+    """
+    if any(flag_values(argv, flag) is not None for flag in ("--num_seeds", "--until_decided")):
+        return max(requested.seeds) - min(requested.seeds) + 1 == len(requested.seeds)
+    fixed = before and JOINT.strip() not in before and flag_values(before, "--until_decided") is None
+    start = flag_values(argv, "--seed")
+    return bool(fixed) and not any(step.seeds for step in steps) and start in (None, flag_values(before, "--seed"))
 
 
 def other_conditions(stored: Plan, requested: Plan) -> list[str]:
@@ -208,10 +235,9 @@ def _points(tuning: Tuning | None) -> tuple[tuple[float, ...], ...]:
 
 
 def _added_trial_seeds(before: Tuning | None, after: Tuning | None) -> tuple[int, ...]:
-    """The seeds that were added to the trials of a tuning grid; none if there were no trials before."""
-    if before is None or after is None:
-        return ()
-    return tuple(seed for seed in after.seeds if seed not in before.seeds)
+    """The seeds that were added to the trials of a tuning grid: of a new grid all but the first."""
+    known = () if before is None else before.seeds
+    return () if after is None else tuple(seed for seed in after.more_seeds if seed not in known)
 
 
 def initial_plan(plan: Plan) -> Plan:

@@ -320,9 +320,12 @@ def plan_tuning(comparison: ComparisonArguments, seeds: tuple[int, ...], stored:
 
 
 def _with_trial_seeds(tuning: Tuning, number: int, taken: Collection[int]) -> Tuning:
-    """A grid whose points are tried with at least this number of seeds, of which compared runs have none."""
+    """A grid whose points are tried with this number of seeds, of which compared runs have none.
+
+    The first ones are those that it has: fewer seeds than it has are a part of it, as fewer points are.
+    """
     further = (seed for seed in range(tuning.seed + 1, MAX_SEED + 1) if seed not in {*tuning.seeds, *taken})
-    seeds = (*tuning.more_seeds, *itertools.islice(further, max(number - len(tuning.seeds), 0)))
+    seeds = tuple(itertools.islice(itertools.chain(tuning.more_seeds, further), number - 1))
     if len(seeds) + 1 < number:
         raise ComparisonError(
             f"There are no {number} seeds for the trials from {tuning.seed} on: start a comparison with a smaller "

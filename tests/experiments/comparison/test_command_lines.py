@@ -21,6 +21,8 @@ from hf_critmom.experiments.comparison.command_lines import completed
             "compare --script t.py --num_seeds 5 --arms adamw -- --lr 1",
         ),
         ("compare", "compare --claim 'a < b' 'a < c'", "compare --claim 'a < b' 'a < c'"),
+        ("compare --num_seeds 5", "compare --seed 43 --num_seeds 3", "compare --num_seeds 5"),  # from the default seed
+        ("compare", "compare --seed 43 --num_seeds 3", "compare --seed 43 --num_seeds 5"),
         ("compare", "compare --claim 'a < b", "compare"),  # kept for people by an early plan
         ("compare", "compare --arms a && compare --arms b", "compare"),  # of a merge
     ],

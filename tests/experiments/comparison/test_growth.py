@@ -87,6 +87,7 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
         ("--arms constant critmom", "--arms critmom --learning_rate_grid 0.5 1", "--arms constant"),
         ("--arms constant critmom", "--arms critmom --learning_rate_grid 0.5 1", "--num_seeds 2"),
         ("--arms critmom constant --claim 'critmom < constant'", "--arms nesterov"),
+        ("--learning_rate_grid 0.5 1 --trial_seeds 2", "--learning_rate_grid 0.5 1 --trial_seeds 1 --num_seeds 2"),
         ("--arms_file arms.toml --arms constant slow", "--num_seeds 2", "--arms slow 'nesterov[lr=0.01,name=low]'"),
     ],
     ids=lambda commands: " then ".join(commands),
@@ -452,7 +453,7 @@ def test_a_plan_that_another_launch_works_on_is_not_replaced(
 def test_the_seed_of_the_trials_is_never_that_of_a_run(tmp_path: Path) -> None:
     """Early plans took the seed after the runs' last one for the trials."""
     tuned = plan_of(seeds=(0, 1, 2), tuning=Tuning((1.0,), (1.0,), seed=3), training={"learning_rate": 0.1})
-    with pytest.raises(ValueError, match="3 is the seed of the trials"):
+    with pytest.raises(ValueError, match="3 is a seed of the trials"):
         dataclasses.replace(tuned, seeds=(0, 1, 2, 3))
     words = (*TINY, "--arms", "constant", "--targets", "0.05", "--learning_rate_grid", "0.5", "1")
     assert compare(*words, "--num_seeds", "1", folder=tmp_path) == 0

@@ -12,7 +12,11 @@ from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.arms.selection import get_arms
 from hf_critmom.experiments.comparison.command_lines import completed
-from hf_critmom.experiments.comparison.findings.commands import command_for_seeds, continuing_command
+from hf_critmom.experiments.comparison.findings.commands import (
+    command_for_seeds,
+    continuing_command,
+    recorded_commands,
+)
 from hf_critmom.experiments.comparison.growth import extend
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.planning import plan_looks, select_arms, select_seeds
@@ -254,3 +258,43 @@ def test_what_growing_stores_is_recognized(tmp_path: Path) -> None:
     grown = extend(begun, request, tmp_path)
     assert grown.command == "hf-critmom compare --num_seeds 4 --output_dir out --arms constant critmom"
     assert continuing_command(grown, FOLDER) == grown.command
+
+
+@pytest.mark.parametrize(
+    ("before", "added", "given"),
+    [
+        (["--until_decided"], {}, ""),  # which would make the default number of seeds
+        (["", "--arms critmom --num_seeds 5"], {"seeds": (45, 46)}, ""),
+        (["", "--seed 45 --num_seeds 2"], {"seeds": (45, 46)}, ""),
+        ([""], {}, "--seed 43"),
+        (
+            ["", "--arms critmom --learning_rate_grid 1 3 --trial_seeds 2"],
+            {"tuning": True, "trial_seeds": (1043,)},
+            "--learning_rate_grid 1 3 --num_seeds 5",
+        ),
+        (["--targets 0.9 --num_seeds 3 && hf-critmom compare --targets 0.9 --seed 45"], {}, "--num_seeds 5"),
+    ],
+)
+def test_a_command_that_leaves_something_to_the_plan_does_not_replace_the_one_that_says_it(
+    before: list[str], added: dict[str, Any], given: str, tmp_path: Path
+) -> None:
+    commands = [f"hf-critmom compare {own}" for own in (*before, f"--arms constant critmom hybrid {given}")]
+    tuning = Tuning((1.0, 3.0), (1.0,), 1042, can_grow=True, more_seeds=(1043,)) if "grid" in given else None
+    stored = planned(
+        commands[0],
+        begun_with=commands[0].partition(" && ")[0],
+        seeds=tuple(range(42, 47)),
+        tuning=tuning,
+        history=tuple(dataclasses.replace(LATER, command=one, **added) for one in commands[1:-1]),
+        training={"learning_rate": 0.1},
+    )
+    arms = {**stored.arms, "hybrid": Arm("hybrid", "sgd")}
+    grown = extend(stored, dataclasses.replace(stored, arms=arms, command=commands[-1]), tmp_path)
+    assert grown.command == commands[0] and recorded_commands(grown) == commands
+
+
+def test_trial_seeds_that_came_with_a_grid_are_recorded_as_added(tmp_path: Path) -> None:
+    tuning = Tuning((1.0, 3.0), (1.0,), 1042, can_grow=True, more_seeds=(1043, 1044))
+    stored = planned(seeds=(42,), training={"learning_rate": 0.1})
+    requested = dataclasses.replace(stored, tuning=tuning, command="hf-critmom compare --weight_decay_grid 1")
+    assert extend(stored, requested, tmp_path).history[-1].trial_seeds == (1043, 1044)
