@@ -130,8 +130,17 @@ def untried_arms(plan: Plan) -> set[str]:
     Args:
         plan: The plan.
     """
+    return untried_in(plan.history)
+
+
+def untried_in(history: Iterable[Extension]) -> set[str]:
+    """The arms for which no command of a history has asked for the trials of its tuning grid.
+
+    Args:
+        history: The history, or its beginning.
+    """
     arms, untried = set[str](), set[str]()
-    for step in plan.history:
+    for step in history:
         arms.update(step.arms)
         if step.adds_trials:
             untried = arms.difference(step.tried or _named_arms(step.command) or arms)

@@ -12,7 +12,13 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.commands import continuing_command
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run
 from hf_critmom.experiments.comparison.records import DRIFT_FILE, DriftRecord, RunResult, read_drift_record
-from hf_critmom.experiments.comparison.results import read_results, separate_tuned_runs, write_results, writing
+from hf_critmom.experiments.comparison.results import (
+    read_results,
+    read_tuned_runs,
+    separate_tuned_runs,
+    write_results,
+    writing,
+)
 from hf_critmom.experiments.comparison.union import Part, merge_plans
 from hf_critmom.storage.files import remove_partial_files, write_json
 from hf_critmom.storage.locks import is_locked, locked, try_lock
@@ -111,7 +117,7 @@ def _read(source: Source) -> _Part:
             "merge."
         )
     results = read_results(source.folder, plan)
-    every_run = {**results.runs, **results.trials}
+    every_run = {**results.runs, **read_tuned_runs(source.folder, plan), **results.trials}
     # A tuned variant may have the results of its arm, and no folder.
     runs = {run: result for run, result in every_run.items() if (source.folder / run.folder / RESULT_FILE).exists()}
     drift = {run: read_drift_record(file) for run in runs if (file := source.folder / run.folder / DRIFT_FILE).exists()}

@@ -115,6 +115,28 @@ def read_results(folder: Path, plan: Plan) -> Results:
     return Results(runs, trials, choices)
 
 
+def read_tuned_runs(folder: Path, plan: Plan) -> dict[Run, RunResult]:
+    """Results of the tuned variants' runs at every point of a grid, also at those that its trials no longer choose.
+
+    Args:
+        folder: The comparison's folder.
+        plan: The comparison's plan.
+
+    Raises:
+        ComparisonError: If a result is damaged or belongs to another run.
+    """
+    if plan.tuning is None or not plan.tuning.can_grow:
+        return {}
+    points = dict.fromkeys((run.arm, run.epochs, run.trial) for run in plan.trials())
+    runs = {
+        Run(f"{arm}{TUNED_SUFFIX}", seed, epochs, chosen=trial): trial
+        for arm, epochs, trial in points
+        for seed in plan.seeds
+    }
+    results = {run: read_run(folder, plan, run, trial) for run, trial in runs.items()}
+    return {run: result for run, result in results.items() if result is not None}
+
+
 def tuned_runs(plan: Plan, choices: list[BestTrial]) -> dict[Run, BestTrial]:
     """The runs of the tuned variants, with the trial that chose their learning rate and weight decay."""
     by_point = plan.tuning is not None and plan.tuning.can_grow

@@ -13,6 +13,7 @@ from hf_critmom.experiments.comparison.growth import (
     first_extension,
     merged_tuning,
     other_conditions,
+    untried_in,
 )
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Run, Tuning
 from hf_critmom.experiments.comparison.records import RunResult
@@ -25,7 +26,7 @@ class Part:
     Attributes:
         name: Name of the comparison in messages.
         plan: The plan.
-        runs: Results of the finished runs, by run.
+        runs: Results of the finished runs and trials, by run.
     """
 
     name: str
@@ -36,6 +37,11 @@ class Part:
     def history(self) -> tuple[Extension, ...]:
         """The history of the plan; in early plans, which did not record it, only the first entry."""
         return self.plan.history or (first_extension(self.plan, date=""),)
+
+    @property
+    def num_finished(self) -> int:
+        """Number of compared runs that are finished, without those of tuned variants."""
+        return sum(run in self.runs for run in self.plan.runs())
 
     @property
     def looks(self) -> LookPlan:
@@ -57,9 +63,10 @@ class Part:
 def merge_plans(parts: Sequence[Part]) -> Plan:
     """The plan of all parts together; the first part's own plan if the others add nothing to it.
 
-    Arms keep the order of the parts and of their plans; seeds are sorted; tuning grids that can grow are joined. A
-    target is planned if every part planned it; any other target is exploratory, because it was not named before the
-    results of some part. The baseline is that of the first part.
+    Arms keep the order of the parts and of their plans. Seeds are sorted; where a look counts, they have the order in
+    which they were planned, because it is at the first ones. Tuning grids that can grow are joined. A target is planned
+    if every part planned it; any other target is exploratory, because it was not named before the results of some part.
+    The baseline is that of the first part.
 
     Args:
         parts: The comparisons.
@@ -81,7 +88,8 @@ def merge_plans(parts: Sequence[Part]) -> Plan:
         arms |= {name: arm for name, arm in part.plan.arms.items() if name not in arms}
         tuning = merged_tuning(joint, part.plan)
     plans = [part.plan for part in parts]
-    seeds = tuple(sorted({seed for plan in plans for seed in plan.seeds}))
+    looks = _looks(parts)
+    seeds = _seeds(parts) if looks.made else tuple(sorted(_seeds(parts)))
     planned = tuple(target for target in first.plan.targets if all(target in plan.targets for plan in plans))
     every_target = dict.fromkeys(target for plan in plans for target in (*plan.targets, *plan.exploratory_targets))
     exploratory = tuple(target for target in every_target if target not in planned)
@@ -108,7 +116,7 @@ def merge_plans(parts: Sequence[Part]) -> Plan:
         "exploratory_targets": exploratory,
         "baseline": first.plan.baseline_arm,
         "claims": claims,
-        "looks": _looks(parts, len(seeds)),
+        "looks": looks,
         "history": _history(parts),
         "command": _command(plans, arms, seeds, tuning),
         "tuning": tuning,
@@ -120,7 +128,13 @@ def merge_plans(parts: Sequence[Part]) -> Plan:
         raise ComparisonError(f"{names} cannot be merged ({error}): choose other seeds for one of them.") from None
 
 
-def _looks(parts: Sequence[Part], seeds: int) -> LookPlan:
+def _seeds(parts: Sequence[Part]) -> tuple[int, ...]:
+    """The seeds of all parts in the order in which they were planned: a look is at the first ones of them."""
+    in_time = sorted(parts, key=lambda part: part.history[0].date)
+    return tuple(dict.fromkeys(seed for part in in_time for seed in part.plan.seeds))
+
+
+def _looks(parts: Sequence[Part]) -> LookPlan:
     """The planned looks at the verdicts of all parts together.
 
     Shares that were started before any of them can have been finished were planned together, and have one look. If a
@@ -135,6 +149,7 @@ def _looks(parts: Sequence[Part], seeds: int) -> LookPlan:
             made.add(complete)
     grows = any(part.looks.first < part.looks.last for part in parts)
     if not made and not grows:
+        seeds = len(_seeds(parts))
         return LookPlan(seeds, seeds)
     return dataclasses.replace(_earliest(parts).looks, made=tuple(sorted(made)))
 
@@ -148,13 +163,14 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
     commands: dict[tuple[str, str], Extension] = {}
     earliest = _earliest(parts)
     for part in parts:
-        finished = sum(len(other.runs) for other in parts if other is not part and other.ended_before(part))
+        finished = sum(other.num_finished for other in parts if other is not part and other.ended_before(part))
         for one in part.history:
-            tunes = one.tuning or (one == part.history[0] and part.plan.tuning not in (None, earliest.plan.tuning))
-            tried = one.tried or (one.arms if tunes and not one.tuning else ())
-            added = dataclasses.replace(one, finished=one.finished + finished, tuning=tunes, tried=tried)
+            added = dataclasses.replace(one, finished=one.finished + finished)
+            if one == part.history[0] and part is not earliest:
+                added = _with_trials(added, part, earliest.plan.tuning)
             commands.setdefault((one.date, one.command), added)
     history: list[Extension] = []
+    trial_seeds = {*_first_trial_seeds(earliest)}
     for one in sorted(commands.values(), key=lambda one: one.date):
         new: dict[str, Any] = {
             name: tuple(value for value in getattr(one, name) if value not in known)
@@ -163,9 +179,35 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
                 for kind in ("arms", "seeds", "targets")
             }.items()
         }
-        if any(new.values()) or one.adds_trials or one.tried:
+        new["trial_seeds"] = tuple(seed for seed in one.trial_seeds if seed not in trial_seeds)
+        if one.trial_seeds and not (one.tuning or new["trial_seeds"]):  # another part's command added them before
+            new["tried"] = tuple(arm for arm in one.tried if arm in untried_in(history))
+        if any(new.values()) or one.tuning or new.get("tried", one.tried):
             history.append(dataclasses.replace(one, **new))
+            trial_seeds.update(one.trial_seeds)
     return tuple(history)
+
+
+def _with_trials(first: Extension, part: Part, before: Tuning | None) -> Extension:
+    """The first entry of a part's history with what its trials add to a tuning grid."""
+    own = part.plan.tuning
+    if own is None:
+        return first
+    grew = any(one.tuning for one in part.history[1:])  # which then says what was added
+    points = not grew and (before is None or _points(before.joined_with(own)) != _points(before))
+    further = tuple(seed for seed in _first_trial_seeds(part) if before is None or seed not in before.seeds)
+    tried = first.arms if points or further else first.tried
+    return dataclasses.replace(first, tuning=points, trial_seeds=further, tried=tried)
+
+
+def _first_trial_seeds(part: Part) -> tuple[int, ...]:
+    """The seeds of a part's trials that its first command gave, but for the first one, which all trials have."""
+    later = {seed for one in part.history[1:] for seed in one.trial_seeds}
+    return tuple(seed for seed in part.plan.trial_seeds[1:] if seed not in later)
+
+
+def _points(tuning: Tuning) -> tuple[tuple[float, ...], ...]:
+    return tuning.learning_rate, tuning.weight_decay
 
 
 def _command(plans: Sequence[Plan], arms: Collection[str], seeds: Collection[int], tuning: Tuning | None) -> str:

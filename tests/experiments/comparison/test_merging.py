@@ -23,7 +23,7 @@ from hf_critmom.experiments.comparison import ComparisonError, run_comparison
 from hf_critmom.experiments.comparison.command_lines import with_flag
 from hf_critmom.experiments.comparison.growth import initial_plan
 from hf_critmom.experiments.comparison.merging import Source, merge_comparisons
-from hf_critmom.experiments.comparison.plan import LookPlan, Plan
+from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Tuning
 from hf_critmom.experiments.comparison.planning import plan_tuning
 from hf_critmom.experiments.comparison.union import Part, merge_plans
 from hf_critmom.storage.locks import locked
@@ -278,6 +278,59 @@ def test_the_look_at_a_share_that_was_finished_before_another_began_counts() -> 
     assert (first.command, first.seeds, first.finished) == ("command a", (0, 1), 0)
     assert (second.command, second.seeds, second.arms, second.finished) == ("command b", (2, 3), (), 2)
     assert merged.command == "command b && command a"
+
+
+def test_a_look_that_counts_is_at_the_seeds_that_it_was_made_with() -> None:
+    """The first seeds of a plan are those of its looks: seeds that came later must not take their place."""
+    merged = merge_plans([part("low", 2, (0, 1)), part("high", 1, (2, 3), longest=60.0)])
+    assert merged.looks == LookPlan(2, 2, made=(2,)) and merged.seeds == (2, 3, 0, 1)
+    again = merge_plans([Part("all", merged, {}), part("third", 9, (8, 7))])
+    assert again.seeds[:4] == (2, 3, 0, 1)
+
+
+def test_finished_runs_in_the_history_are_those_that_are_compared() -> None:
+    tuning = Tuning((1.0, 3.0), (1.0,), 1042, can_grow=True)
+    first, second = (
+        part(name, hour, seeds, tuning=tuning, training={"learning_rate": 0.1})
+        for name, hour, seeds in (("a", 1, (0, 1)), ("b", 2, (2, 3)))
+    )
+    trials: Any = {run: SimpleNamespace(wall_seconds=60.0) for run in first.plan.trials()}
+    merged = merge_plans([replace(first, runs={**first.runs, **trials}), second])
+    assert [one.finished for one in merged.history] == [0, 2]
+
+
+def test_the_history_tells_which_trials_each_share_added() -> None:
+    """What several shares have was added once, whether they began with it or got it later."""
+
+    def tuned(name: str, hour: int, *seeds: int, later: tuple[int, ...] = (), arm: str = "constant") -> Part:
+        tuning = Tuning((1.0, 3.0), (1.0,), 1042, can_grow=True, more_seeds=(*seeds, *later))
+        begun = part(name, hour, (hour,), arms=(arm,), tuning=tuning, training={"learning_rate": 0.1})
+        added = Extension(f"2026-01-02T{hour:02}:00:00+00:00", name, tried=(arm,), trial_seeds=later)
+        history = (*begun.plan.history, *([added] if later else []))
+        return replace(begun, plan=replace(begun.plan, history=history))
+
+    def told(*parts: Part) -> list[tuple[bool, tuple[int, ...], tuple[str, ...]]]:
+        return [(one.tuning, one.trial_seeds, one.tried) for one in merge_plans(parts).history]
+
+    nothing: Any = (False, (), ())
+    assert told(tuned("a", 1, 1043), tuned("b", 2, 1043)) == [nothing, nothing]
+    assert told(tuned("a", 1, 1043, 1044), tuned("b", 2)) == [nothing, nothing]
+    assert told(tuned("a", 1), tuned("b", 2, 1043)) == [nothing, (False, (1043,), ("constant",))]
+    both = tuned("a", 1, later=(1043,)), tuned("b", 2, later=(1043,))
+    assert told(*both) == [nothing, nothing, (False, (1043,), ("constant",))]
+    arms = tuned("a", 1, later=(1043,)), tuned("b", 2, later=(1043,), arm="critmom")
+    assert told(*arms) == [nothing, nothing, (False, (1043,), ("constant",)), (False, (), ("critmom",))]
+
+
+def test_runs_of_a_tuned_variant_whose_point_is_no_longer_chosen_are_merged_too(tmp_path: Path) -> None:
+    """The trials of all parts together may choose it again."""
+    tuned = ("--arms", "constant", "--num_seeds", "1", "--learning_rate_grid")
+    compare(*tuned, "0.5", folder=tmp_path / "share")
+    compare(*tuned, "0.5", "2", "3", "4", folder=tmp_path / "share")
+    made = {file.relative_to(tmp_path / "share") for file in tmp_path.glob("share/runs/constant_tuned/*/*/result.json")}
+    merge(tmp_path / "share", to=tmp_path / "out")
+    assert made == {file.relative_to(tmp_path / "out") for file in tmp_path.glob("out/runs/*_tuned/*/*/result.json")}
+    assert any("lr-0.5" in str(file) for file in made) and len(made) == 2
 
 
 def test_shares_of_arms_keep_the_look_that_each_planned() -> None:
