@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_critmom.experiments.comparison.plan import Plan, Run, Trial
 from hf_critmom.experiments.comparison.records import RunResult
-from hf_critmom.experiments.comparison.statistics.arrivals import arrivals, smooths
+from hf_critmom.experiments.comparison.statistics.arrivals import Arrivals, arrivals, smooths
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.experiments.comparison.table import results_table
 
@@ -140,16 +140,24 @@ def spread_over_seeds(plan: Plan, runs: Mapping[Run, RunResult]) -> float | None
         runs: Results of runs and trials at one budget.
 
     Returns:
-        The standard deviation of the mean logarithm of the steps to the planned targets, pooled over all groups of runs
+        The standard deviation of the mean logarithm of the steps to the planned targets, pooled over groups of runs
         that differ only in the seed. A run that misses a target counts with its end, and one that diverged not at all.
+        A target that a whole group misses adds nothing to its spread, so that only the groups count that reach the most
+        targets; None if there is none that reaches any.
     """
-    groups: dict[tuple[str, Trial | None], dict[Run, RunResult]] = {}
+    groups: dict[tuple[str, Trial | None], list[RunResult]] = {}
     for run, result in runs.items():
         if _value(result, plan.task.metric) is not None:
-            groups.setdefault((run.arm, run.trial), {})[run] = result
-    logs = [np.log(list(_steps_to_targets(plan, group).values())) for group in groups.values()]
+            groups.setdefault((run.arm, run.trial), []).append(result)
+    found = [_arrivals(plan, group) for group in groups.values() if len(group) > 1]
+    reached = [int(one.arrived.any(axis=0).sum()) for one in found]
+    if not any(reached):
+        return None
+    logs = [
+        np.log(one.times).mean(axis=1) for one, number in zip(found, reached, strict=True) if number == max(reached)
+    ]
     freedom = sum(len(one) - 1 for one in logs)
-    return math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / freedom) if freedom else None
+    return math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in logs) / freedom)
 
 
 def _steps_of_trials(plan: Plan, finished: Mapping[Run, RunResult]) -> dict[Run, float]:
@@ -166,10 +174,15 @@ def _steps_to_targets(plan: Plan, finished: Mapping[Run, RunResult]) -> dict[Run
     """Geometric mean over the planned targets of the steps to target of each of an arm's runs at one budget."""
     if not finished:
         return {}
-    table = results_table(replace(result, arm="trial", seed=place) for place, result in enumerate(finished.values()))
-    metric = Metric(plan.task.metric, plan.task.greater_is_better)
-    steps = arrivals(table, "trial", metric, plan.targets, smooth=smooths(table)).times
+    steps = _arrivals(plan, list(finished.values())).times
     return dict(zip(finished, np.exp(np.log(steps).mean(axis=1)).tolist(), strict=True))
+
+
+def _arrivals(plan: Plan, results: Sequence[RunResult]) -> Arrivals:
+    """When runs of an arm at one budget reach the planned targets, in their order."""
+    table = results_table(replace(result, arm="trial", seed=place) for place, result in enumerate(results))
+    metric = Metric(plan.task.metric, plan.task.greater_is_better)
+    return arrivals(table, "trial", metric, plan.targets, smooth=smooths(table))
 
 
 def _value(result: RunResult, metric: str) -> float | None:

@@ -221,6 +221,52 @@ def test_a_repeated_trial_does_not_stand_for_another_arm() -> None:
     assert spread_over_seeds(plan, {run: one for run, one in trials.items() if run.seed == 1}) is None
 
 
+def test_points_that_miss_a_target_do_not_make_the_seeds_look_alike() -> None:
+    """Their runs all count with the same end there, whatever the seed does."""
+    plan = dataclasses.replace(
+        plan_of([0.01, 0.1, 1.0], [1.0], more_seeds=(2,), chosen_by="time"), targets=(0.5, 0.9, 0.95)
+    )
+
+    def trial(run: Run) -> RunResult:
+        full = rising(10 * run.seed, 40 * run.seed, end=200)
+        kept = {0.01: 1, 0.1: 2, 1.0: 4}[run.trial.learning_rate if run.trial else 1.0]
+        return dataclasses.replace(full, evaluations=full.evaluations[:kept])
+
+    trials = {run: trial(run) for run in plan.trials()}
+    best = {run: result for run, result in trials.items() if run.trial == Trial(1.0)}
+    assert spread_over_seeds(plan, trials) == spread_over_seeds(plan, best) != 0.0
+    nothing = {run: result for run, result in trials.items() if run.trial == Trial(0.01)}
+    assert spread_over_seeds(plan, nothing) is None
+
+
+def doubt(plan: Plan) -> str:
+    """What is said of the choice in a plan of one arm and two seeds, of whose trials the second is the best by far."""
+    runs = {run: rising(10 * (1 + run.seed), 40 * (1 + run.seed), end=500) for run in plan.runs()}
+    trials = {run: rising(1000, 4000, end=9000) for run in plan.trials()}
+    trials |= {run: rising(10, 40) for run in trials if run.trial and run.trial.learning_rate == 1.0}
+    results = Results(runs, trials, choose_best_trials(plan, trials))
+    (budget,) = findings_of(Path("comparison-points"), plan, results).budgets
+    return doubtful_choices(plan, results, budget.trials, None)
+
+
+def test_points_with_the_same_values_are_no_alternative_to_one_another() -> None:
+    training = {"learning_rate": 0.1, "weight_decay": 0.0}
+    plan = dataclasses.replace(
+        plan_of([0.5, 1.0], [1.0, 3.0], chosen_by="time"), targets=(0.5, 0.9), seeds=(2, 3), training=training
+    )
+    assert doubt(plan) == ""
+    assert "for constant:" in doubt(dataclasses.replace(plan, training={**training, "weight_decay": 1e-4}))
+
+
+def test_no_more_seeds_are_named_than_the_flag_takes() -> None:
+    plan = plan_of([0.5, 1.0], [1.0, 3.0], chosen_by="time")
+    plan = dataclasses.replace(
+        plan, targets=(0.5, 0.9), seeds=(2, 5), margin=0.01, training={"learning_rate": 0.1, "weight_decay": 1e-4}
+    )
+    said = doubt(plan)
+    assert said.endswith("even with --trial_seeds 1000, chance could cost more than the margin of 1.00%.")
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.booleans()), min_size=6, max_size=6), st.booleans())
 def test_what_is_chosen_equals_the_naive_choice(of: list[tuple[float, bool]], better: bool) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from hf_critmom.experiments.comparison.arguments import MAX_NUM_SEEDS
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.findings.descriptions import format_epochs
 from hf_critmom.experiments.comparison.findings.sentences import format_count, join_names
@@ -53,7 +54,8 @@ def doubtful_choices(plan: Plan, results: Results, trials: Sequence[JudgedTrial]
     With k seeds per point and the standard deviation s of log steps from seed to seed (`spread_over_seeds`), the
     difference of two points that are equally good has the standard deviation s sqrt(2 / k). A choice is doubtful if
     another point is within twice that of the best, unless the wrong choice could cost no more than the margin below
-    which a difference counts as none.
+    which a difference counts as none. More points need no other threshold: that one is overlooked takes a better point
+    that comes out worse by twice the deviation, and no third one in between.
 
     Args:
         plan: The plan.
@@ -77,20 +79,24 @@ def doubtful_choices(plan: Plan, results: Results, trials: Sequence[JudgedTrial]
         if any(
             one.steps is not None and chosen.steps is not None and math.log(one.steps / chosen.steps) < chance
             for one in trials
-            if one.arm == arm and not one.chosen
-        )
+            if one.arm == arm and (one.learning_rate, one.weight_decay) != (chosen.learning_rate, chosen.weight_decay)
+        )  # factors of a weight decay of zero make the same point
     ]
     if not arms:
         return ""
     at = "" if epochs is None else f" at {format_epochs(epochs)}"
     whose = "every arm" if len(arms) == len(plan.arms) > 2 else join_names(arms)
     needed = math.ceil(2.0 * (2.0 * spread / harmless) ** 2)
+    remedy = (
+        f"with --trial_seeds {needed}, chance would probably cost at most {plan.margin:.0%}"
+        if needed <= MAX_NUM_SEEDS
+        else f"even with --trial_seeds {MAX_NUM_SEEDS}, chance could cost more than the margin of {plan.margin:.2%}"
+    )
     return (
         f"With {format_count(number, 'seed')} per trial, chance may have decided which one was the best for "
         f"{whose}{at}: from seed to seed, the steps to the targets vary by {math.expm1(spread):.0%} (standard "
         f"deviation), and another trial was within {math.expm1(chance):.0%} of the best. A verdict on tuned variants "
-        f"is one on the chosen values, which need not be the best; with --trial_seeds {needed}, chance would probably "
-        f"cost at most {plan.margin:.0%}."
+        f"is one on the chosen values, which need not be the best; {remedy}."
     )
 
 
