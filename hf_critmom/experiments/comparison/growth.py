@@ -17,7 +17,8 @@ from hf_critmom.experiments.comparison.command_lines import (
 )
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Extension, LookPlan, Plan, Run, Tuning
-from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.experiments.comparison.results import Results, read_results
+from hf_critmom.experiments.comparison.statistics.claims import parse_claim
 from hf_critmom.storage.run_folder import RESULT_FILE
 
 
@@ -94,6 +95,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         targets=stored.targets if exploratory else _ordered(stored, (*stored.targets, *targets)),
         exploratory_targets=(*stored.exploratory_targets, *(targets if exploratory else ())),
         claims=(*stored.claims, *claims),
+        later_claims=(*stored.later_claims, *_later_claims(claims, (*stored.arms, *arms), results)),
         looks=looks,
         arguments=requested.arguments or stored.arguments,
         tuning=tuning,
@@ -159,13 +161,13 @@ def _named_arms(command: str) -> list[str]:
 def _covers(requested: Plan, grown: Plan) -> bool:
     """Whether a command would make everything that a plan has in an empty folder.
 
-    Exploratory targets, which were added after the first results, would be planned ones there.
+    Targets and claims that were added after results would be planned ones there.
     """
     return (
         {*requested.arms} >= {*grown.arms}
         and {*requested.seeds} >= {*grown.seeds}
         and {*requested.targets} >= {*grown.targets}
-        and not grown.exploratory_targets
+        and not (grown.exploratory_targets or grown.later_claims)
         and {*requested.claims} >= {*grown.claims}
         and requested.tuning == grown.tuning
     )
@@ -259,6 +261,12 @@ def count_complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:
     """Number of seeds whose runs are finished for every arm and budget."""
     done = {(run.arm, run.seed, run.epochs) for run in finished}
     return sum(all((arm, seed, epochs) in done for arm in plan.arms for epochs in plan.budgets) for seed in plan.seeds)
+
+
+def _later_claims(claims: Iterable[str], arms: Sequence[str], results: Results) -> tuple[str, ...]:
+    """Those of some added claims whose arms have results already."""
+    seen = {run.arm for run in (*results.runs, *results.trials)}
+    return tuple(text for text in claims if {(claim := parse_claim(text, arms)).arm, *claim.baselines} <= seen)
 
 
 def _looks(

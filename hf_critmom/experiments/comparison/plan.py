@@ -232,6 +232,8 @@ class Plan:
         baseline: The arm that the others are compared with; None in early plans.
         margin: Relative difference of times that still counts as none.
         claims: The user's claims, such as "critmom < adamw".
+        later_claims: Those of `claims` that were added when their arms had results, which could have been their reason:
+            they weigh no more than other pairs of arms.
         exploratory_targets: Targets that were added after the first result, which enter no headline.
         looks: When the verdicts are looked at; None in requests and early plans: once, with all seeds.
         history: How the comparison grew, beginning with its first command.
@@ -257,6 +259,7 @@ class Plan:
     exploratory_targets: tuple[float, ...] = ()
     looks: LookPlan | None = None
     history: tuple[Extension, ...] = ()
+    later_claims: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("arms", "seeds", "targets"):
@@ -272,6 +275,8 @@ class Plan:
         _check_distinct("targets", self.targets)
         if set(self.targets) & set(self.exploratory_targets):
             raise ValueError("exploratory_targets holds planned targets")
+        if not {*self.later_claims} <= {*self.claims}:
+            raise ValueError("later_claims holds one that is not among the claims")
         if self.baseline is not None and self.baseline not in self.arms:
             raise ValueError(f"baseline is {self.baseline!r}, which is not among the arms")
         if not 0.0 < self.margin < 10.0:
@@ -381,6 +386,7 @@ class Plan:
             "baseline": self.baseline,
             "margin": self.margin,
             "claims": list(self.claims),
+            **({"later_claims": list(self.later_claims)} if self.later_claims else {}),
             "exploratory_targets": list(self.exploratory_targets),
             "looks": None if self.looks is None else _as_json(self.looks),
             "history": [_as_json(extension, "tuning", "tried", "trial_seeds") for extension in self.history],

@@ -17,6 +17,7 @@ from hf_critmom.experiments.comparison.growth import (
 )
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Run, Tuning
 from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.experiments.comparison.statistics.claims import parse_claim
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def merge_plans(parts: Sequence[Part]) -> Plan:
         "exploratory_targets": exploratory,
         "baseline": first.plan.baseline_arm,
         "claims": claims,
+        "later_claims": _later_claims(parts, claims),
         "looks": looks,
         "history": _history(parts),
         "command": _command(plans, arms, seeds, tuning),
@@ -156,6 +158,19 @@ def _looks(parts: Sequence[Part]) -> LookPlan:
 
 def _earliest(parts: Sequence[Part]) -> Part:
     return min(parts, key=lambda part: part.history[0].date)
+
+
+def _later_claims(parts: Sequence[Part], claims: Sequence[str]) -> tuple[str, ...]:
+    """The claims that no part had before results of their arms, its own or another part's, could be seen."""
+
+    def seen(part: Part, text: str) -> bool:
+        claim = parse_claim(text, list(part.plan.arms))
+        arms = {claim.arm, *claim.baselines}
+        return text in part.plan.later_claims or any(
+            arms <= {run.arm for run in other.runs} and other.ended_before(part) for other in parts if other is not part
+        )
+
+    return tuple(text for text in claims if all(seen(part, text) for part in parts if text in part.plan.claims))
 
 
 def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:

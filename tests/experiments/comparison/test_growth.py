@@ -594,6 +594,24 @@ def test_runs_of_tuned_variants_do_not_make_a_look(tmp_path: Path) -> None:
     assert describe_history(added)[0].endswith("before the first look (4 runs were finished).")
 
 
+def test_claims_that_were_added_after_results_of_their_arms_are_told_apart(tmp_path: Path) -> None:
+    """The result could have been their reason; a claim about an arm without results is stated in advance."""
+    plan = initial_plan(plan_of(("constant", "critmom", "hybrid"), (0,), claims=("critmom < all",)))
+    for arm in ("constant", "critmom"):
+        result_file(tmp_path, arm, 0)
+    added = ("constant < critmom", "hybrid < critmom", "critmom < all")
+    grown = extend(plan, dataclasses.replace(plan, claims=added), tmp_path)
+    assert grown.claims == ("critmom < all", "constant < critmom", "hybrid < critmom")
+    assert grown.later_claims == ("constant < critmom",)
+    grown.write(tmp_path)
+    assert Plan.read(tmp_path) == grown and "later_claims" not in plan.as_json()
+    claims = [verdict.claim for verdict in read_findings(tmp_path).budgets[0].analysis.verdicts]
+    assert {claim.text for claim in claims if claim.primary} == {
+        "critmom is faster than every other arm",
+        "hybrid is faster than critmom",
+    }
+
+
 def test_targets_that_were_added_after_a_trial_are_exploratory(tmp_path: Path) -> None:
     """Trials come first, and their curves tell at which target an arm is fast."""
     tuning = Tuning((1.0, 2.0), (1.0,), 7, can_grow=True)

@@ -347,6 +347,20 @@ def test_a_target_that_a_part_did_not_plan_is_exploratory() -> None:
         merge_plans([part("a", 1, (0,), targets=(0.9,)), part("b", 1, (1,), targets=(0.5,))])
 
 
+def test_a_claim_that_a_part_states_after_another_ones_results_is_told_apart() -> None:
+    arms = ("constant", "critmom")
+    late = [
+        part("a", 1, (0,), arms=arms, longest=60.0),
+        part("b", 2, (1,), arms=arms, claims=("critmom < constant",)),
+    ]
+    assert merge_plans(late).later_claims == ("critmom < constant",)
+    together = [part("a", 1, (0,), arms=arms, longest=7200.0), late[1]]
+    of_other_arms = [part("a", 1, (0,), arms=("constant", "hybrid")), late[1]]
+    assert merge_plans(together).later_claims == merge_plans(of_other_arms).later_claims == ()
+    known = replace(late[1].plan, later_claims=late[1].plan.claims)
+    assert merge_plans([together[0], replace(late[1], plan=known)]).later_claims == known.claims
+
+
 def test_union_of_plans_does_not_depend_on_how_often_it_is_done() -> None:
     parts = [part(name, hour, (seed,)) for name, hour, seed in (("a", 1, 0), ("b", 2, 1), ("c", 3, 2))]
     at_once = merge_plans(parts)

@@ -1,6 +1,7 @@
 """The analyses of a comparison on disk: one for each of its budgets, by the rules of its plan."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -45,7 +46,10 @@ def analyse_budget(
         Metric(plan.task.metric, plan.task.greater_is_better),
         plan.targets,
         exploratory=plan.exploratory_targets,
-        user_claims=[parse_claim(claim, [*plan.arms, *present]) for claim in plan.claims],
+        user_claims=[
+            replace(parse_claim(claim, [*plan.arms, *present]), primary=claim not in plan.later_claims)
+            for claim in plan.claims
+        ],
         looks=looks_now(plan, results),
         seeds=plan.seeds,
         margin=plan.margin,

@@ -108,17 +108,18 @@ def parse_claim(text: str, arms: Sequence[str]) -> Claim:
 def claims_of(arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] = ()) -> tuple[Claim, ...]:
     """The claims of a comparison, each pair of arms once.
 
-    The user's claims come first, each also about the tuned variants of its arms if there are any, then those of the
-    paper that are about an arm of the comparison, then every other arm against the baseline: a tuned variant against
-    the tuned baseline, if there is one.
+    The user's primary claims come first, then those of the paper that are about an arm of the comparison, then the
+    user's other ones, then every other arm against the baseline: a tuned variant against the tuned baseline, if there
+    is one. Each of the user's claims is also about the tuned variants of its arms if there are any.
 
     Args:
         arms: Names of the arms that have results, including tuned variants.
         baseline: The arm that the others are compared with.
-        user_claims: The user's claims. If there are any, they are primary, and none of the paper's claims is.
+        user_claims: The user's claims. If any of them is primary, none of the paper's claims is.
     """
-    known = [replace(claim, primary=claim.primary and not user_claims) for claim in CLAIMS if claim.arm in arms]
-    found = [*user_claims, *_of_tuned_variants(user_claims, arms), *known]
+    first, later = ([claim for claim in user_claims if claim.primary == primary] for primary in (True, False))
+    known = [replace(claim, primary=claim.primary and not first) for claim in CLAIMS if claim.arm in arms]
+    found = [*first, *_of_tuned_variants(first, arms), *known, *later, *_of_tuned_variants(later, arms)]
     tuned_baseline = f"{baseline}{TUNED_SUFFIX}"
     for arm in arms:
         against = tuned_baseline if arm.endswith(TUNED_SUFFIX) and tuned_baseline in arms else baseline

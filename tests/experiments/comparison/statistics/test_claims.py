@@ -1,5 +1,7 @@
 """Claims about claims: which ones a comparison answers, and how a user states one."""
 
+from dataclasses import replace
+
 import pytest
 from helpers.tables_by_hand import compared
 
@@ -128,6 +130,15 @@ def test_the_users_claims_are_primary_instead_of_the_papers() -> None:
     claims = claims_of(ARMS, "constant", [parse_claim("hybrid < matched", ARMS)])
     assert [claim.arm for claim in claims if claim.primary] == ["hybrid"]
     assert sum(claim_weights(claims)) == pytest.approx(1.0) and claim_weights(claims)[0] == 0.5
+
+
+@pytest.mark.parametrize("later", ["hybrid < matched", "constant < critmom"])
+def test_a_claim_that_results_may_have_led_to_weighs_no_more_than_any_pair(later: str) -> None:
+    claims = claims_of(ARMS, "constant", [replace(parse_claim(later, ARMS), primary=False)])
+    assert [claim.arm for claim in claims if claim.primary] == ["critmom"]
+    assert {frozenset(later.split(" < "))} <= {frozenset((claim.arm, *claim.baselines)) for claim in claims}
+    both = [parse_claim("matched < constant", ARMS), replace(parse_claim(later, ARMS), primary=False)]
+    assert [claim.arm for claim in claims_of(ARMS, "constant", both) if claim.primary] == ["matched"]
 
 
 # ------------------------------------------------------------------------------------------------------ what is missing
