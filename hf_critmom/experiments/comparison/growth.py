@@ -63,7 +63,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         folder: The comparison's folder.
 
     Raises:
-        ComparisonError: If the conditions, or arms of the same name, differ.
+        ComparisonError: If the conditions, or arms of the same name, differ, or a seed is one of the trials'.
     """
     tuning = merged_tuning(stored, requested)
     tunes = tuning != stored.tuning
@@ -88,18 +88,21 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     results = read_results(folder, stored)
     finished = sum(run in results.runs for run in stored.runs())
     exploratory = bool(finished or results.trials)
-    grown = dataclasses.replace(
-        stored,
-        arms={**stored.arms, **arms},
-        seeds=(*stored.seeds, *seeds),
-        targets=stored.targets if exploratory else _ordered(stored, (*stored.targets, *targets)),
-        exploratory_targets=(*stored.exploratory_targets, *(targets if exploratory else ())),
-        claims=(*stored.claims, *claims),
-        later_claims=(*stored.later_claims, *_later_claims(claims, (*stored.arms, *arms), results)),
-        looks=looks,
-        arguments=requested.arguments or stored.arguments,
-        tuning=tuning,
-    )
+    extent: dict[str, Any] = {
+        "arms": {**stored.arms, **arms},
+        "seeds": (*stored.seeds, *seeds),
+        "targets": stored.targets if exploratory else _ordered(stored, (*stored.targets, *targets)),
+        "exploratory_targets": (*stored.exploratory_targets, *(targets if exploratory else ())),
+        "claims": (*stored.claims, *claims),
+        "later_claims": (*stored.later_claims, *_later_claims(claims, (*stored.arms, *arms), results)),
+        "looks": looks,
+        "arguments": requested.arguments or stored.arguments,
+        "tuning": tuning,
+    }
+    try:
+        grown = dataclasses.replace(stored, **extent)
+    except ValueError as error:  # another launch may have taken a seed since the request was planned
+        raise ComparisonError(f"{folder} cannot grow by this ({error}): choose other seeds.") from None
     if adds:
         history = stored.history or (first_extension(stored, date=""),)
         points = tunes and _points(stored.tuning) != _points(tuning)

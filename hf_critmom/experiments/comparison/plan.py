@@ -188,7 +188,7 @@ class Extension:
         finished: Number of runs that were finished before.
         tuning: Whether points were added to the tuning grid.
         tried: Names of the arms whose trials were asked for by an addition to the grid, or later by this command.
-        trial_seeds: Seeds that were added to the trials.
+        trial_seeds: Seeds that were added to the trials; of a grid that was added, all but the first.
     """
 
     date: str

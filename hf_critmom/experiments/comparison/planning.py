@@ -304,9 +304,8 @@ def plan_tuning(comparison: ComparisonArguments, seeds: tuple[int, ...], stored:
         learning_rate, weight_decay = (tuple(sorted(set(factors or [1.0]))) for factors in grids)
         unit = "step" if comparison.step_grid else "learning_rate"
         if tuning is None:
-            seed = _TRIAL_SEED
-            if seed in taken:
-                seed = max(taken) + 1000 if max(taken) + 1000 <= MAX_SEED else min(taken) - 1000
+            free = itertools.chain((_TRIAL_SEED, max(taken) + 1000, min(taken) - 1000), range(MAX_SEED + 1))
+            seed = next(one for one in free if 0 <= one <= MAX_SEED and one not in taken)
             tuning = Tuning(learning_rate, weight_decay, seed, unit, chosen_by="time", can_grow=True)
         tuning = dataclasses.replace(tuning, learning_rate=learning_rate, weight_decay=weight_decay, unit=unit)
     if comparison.trial_seeds is None:

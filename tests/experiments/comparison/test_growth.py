@@ -24,6 +24,7 @@ from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.growth import extend, initial_plan, load_or_create_plan, untried_arms
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Run, Trial, Tuning
 from hf_critmom.experiments.comparison.planning import next_seed, plan_tuning, select_seeds
+from hf_critmom.experiments.comparison.records import MAX_SEED
 from hf_critmom.experiments.comparison.results import read_results, tuned_runs
 from hf_critmom.experiments.comparison.tuning import BestTrial
 
@@ -329,6 +330,9 @@ def test_the_seeds_of_trials_and_of_runs_stay_apart(folder: Path) -> None:
     assert select_seeds(more.comparison, 1041, more.given, grown) == (1041, 1044, 1047)
     with pytest.raises(ValueError, match="1045 is a seed of the trials and one of the compared runs"):
         dataclasses.replace(grown, seeds=(42, 1045))
+    request = dataclasses.replace(stored, seeds=(1045,))  # planned before another launch added seeds of the trials
+    with pytest.raises(ComparisonError, match=r"cannot grow by this \(1045 is a seed of the trials and .*\): choose"):
+        extend(grown, request, folder)
 
 
 def test_the_runs_of_another_choice_are_kept_beside_those_of_the_present_one() -> None:
@@ -361,6 +365,9 @@ def test_the_trials_of_tuning_that_is_added_have_a_seed_that_no_run_had(folder: 
     request = parse_comparison([*SMALL[1:], "--learning_rate_grid", "0.1", "1"])
     tuning = plan_tuning(request.comparison, (42,), stored)
     assert tuning is not None and tuning.seed == 2043
+    stored = dataclasses.replace(stored, seeds=(42, 1042, MAX_SEED))  # with no room beyond them
+    tuning = plan_tuning(request.comparison, (42,), stored)
+    assert tuning is not None and tuning.seed == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- conditions
