@@ -269,7 +269,7 @@ def drift_figure(drift: DriftSummary, baseline: str, arms: Mapping[str, Arm]) ->
 
 
 def tuning_figure(trials: Sequence[JudgedTrial], metric: Metric, arms: Mapping[str, Arm]) -> Figure | None:
-    """Last validation value of every trial over its learning rate; None where no arm has values at two.
+    """Last validation value of every trial over its learning rate; None where no arm has two values to compare.
 
     How to read it: an arm whose curve is flat hardly depends on its learning rate; a ring marks the chosen trial, which
     need not have the best last value, because the fewest steps to the targets decide. A ring at the end of a curve
@@ -288,7 +288,7 @@ def tuning_figure(trials: Sequence[JudgedTrial], metric: Metric, arms: Mapping[s
         for one in trials
         if one.value is not None and one.arm in arms
     ]  # fmt: skip
-    if len({(one["arm"], one["at"]) for one in drawn}) == len({one["arm"] for one in drawn}):
+    if len({(one["arm"], one["at"], one["level"]) for one in drawn}) == len({one["arm"] for one in drawn}):
         return None
     table = pd.DataFrame(drawn).sort_values("at")
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
