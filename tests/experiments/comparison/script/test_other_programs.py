@@ -83,7 +83,19 @@ def test_two_processes_train_one_run(here: Path) -> None:
 
 def test_a_comparison_that_is_killed_at_five_random_moments_ends_with_the_same_results(here: Path) -> None:
     script = write_script(here)
-    flags = ("--arms", "adamw", "critmom", "--num_seeds", "2", "--targets", "2.7", "--workers", "2")
+    flags = (
+        "--arms",
+        "adamw",
+        "critmom",
+        "--num_seeds",
+        "2",
+        "--targets",
+        "2.7",
+        "--workers",
+        "2",
+        "--evaluations_per_epoch",
+        "2",
+    )
     arguments = ("--", *ARGUMENTS, "--save_steps", "2")
     assert main(["compare", "--script", str(script), *flags, "--output_dir", "whole", *arguments]) == 0
     command = [sys.executable, "-m", "hf_critmom", "compare", "--script", str(script), *flags, "--output_dir", "killed"]
