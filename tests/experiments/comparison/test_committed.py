@@ -13,7 +13,7 @@ from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.rendering.card import comparison_card
 from hf_critmom.experiments.comparison.report import figures_of
-from hf_critmom.experiments.comparison.results import read_results
+from hf_critmom.experiments.comparison.results import read_results, read_tuned_runs
 
 COMMITTED = Path(__file__).parents[3] / "model_cards"
 NAMES = sorted(path.parent.name for path in COMMITTED.glob("*/comparison.json"))
@@ -25,7 +25,8 @@ def test_the_comparisons_of_the_repository_are_read_as_they_are(name: str) -> No
     plan = Plan.read(folder)
     results = read_results(folder, plan)
     assert list(results.runs)[: len(plan.runs())] == [run for run in plan.runs() if run in results.runs]
-    read = {run.folder for run in [*results.runs, *results.trials] if (folder / run.folder / "result.json").exists()}
+    every_run = [*results.runs, *results.trials, *read_tuned_runs(folder, plan)]  # also where trials chose before
+    read = {run.folder for run in every_run if (folder / run.folder / "result.json").exists()}
     assert read == {file.parent.relative_to(folder) for file in folder.glob("runs/**/result.json")}
     stored = json.loads((folder / "comparison.json").read_text())
     written = plan.as_json()

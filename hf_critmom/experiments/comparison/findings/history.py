@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hf_critmom.experiments.comparison.findings.sentences import join_names
+from hf_critmom.experiments.comparison.findings.sentences import join_names, join_seeds
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan
 
 
@@ -23,13 +23,13 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     if added.arms:
         additions.append(f"the arm{_s(added.arms)} {join_names(added.arms)}")
     if added.seeds:
-        additions.append(f"seed{_s(added.seeds)} {_seeds(added.seeds)}")
+        additions.append(f"seed{_s(added.seeds)} {join_seeds(added.seeds)}")
     if added.targets:
         additions.append(f"the target{_s(added.targets)} {join_names([f'{target:g}' for target in added.targets])}")
     if added.tuning:
         additions.append("points of the tuning grid")
     if added.trial_seeds:
-        additions.append(f"seed{_s(added.trial_seeds)} {_seeds(added.trial_seeds)} of the trials")
+        additions.append(f"seed{_s(added.trial_seeds)} {join_seeds(added.trial_seeds)} of the trials")
     if added.tried and not added.adds_trials:
         additions.append(f"the trials of {join_names(added.tried)}")
     things = added.arms or added.seeds or added.targets or added.trial_seeds
@@ -57,13 +57,6 @@ def _when(plan: Plan, added: Extension, looks: LookPlan) -> str:
     )  # arms that were added since have no finished run at first
     runs = f"{added.finished} run{'s were' if added.finished != 1 else ' was'} finished"
     return f"{'after' if looked else 'before'} the first look ({runs})"
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    """Seeds in a sentence; more than two consecutive ones by the first and the last."""
-    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]} to {seeds[-1]}"
-    return join_names([str(seed) for seed in seeds])
 
 
 def _s(things: Sequence[object]) -> str:

@@ -305,3 +305,10 @@ def format_count(number: int, noun: str) -> str:
 def join_names(names: Sequence[str]) -> str:
     """Names in a sentence: "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def join_seeds(seeds: Sequence[int]) -> str:
+    """Seeds in a sentence; more than two consecutive ones by the first and the last."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return join_names([str(seed) for seed in seeds])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from hf_critmom.experiments.comparison.arguments import MAX_NUM_SEEDS
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.findings.descriptions import format_epochs
-from hf_critmom.experiments.comparison.findings.sentences import format_count, join_names
+from hf_critmom.experiments.comparison.findings.sentences import format_count, join_names, join_seeds
 from hf_critmom.experiments.comparison.plan import Plan, Trial
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
@@ -112,7 +112,7 @@ def _seeds(seeds: Sequence[int]) -> str:
     """The seeds of the trials, to be followed by what is said of them."""
     if len(seeds) == 1:
         return f"all with seed {seeds[0]}, which"
-    return f"each with seeds {join_names([str(seed) for seed in seeds])}, which"
+    return f"each with seeds {join_seeds(seeds)}, which"
 
 
 def _factors(quantity: str, factors: Sequence[float]) -> str:
