@@ -105,7 +105,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
         raise ComparisonError(f"{folder} cannot grow by this ({error}): choose other seeds.") from None
     if adds:
         history = stored.history or (first_extension(stored, date=""),)
-        points = tunes and _points(stored.tuning) != _points(tuning)
+        points = tuning is not None and (stored.tuning is None or stored.tuning.factors != tuning.factors)
         added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished, points, tried, trial_seeds)
         last = history[-1]
         more_than_seeds = arms or targets or tried or last.arms or last.targets or last.tried or last.adds_trials
@@ -241,11 +241,6 @@ def merged_tuning(stored: Plan, requested: Plan) -> Tuning | None:
     if own is not None and other is not None and own.can_add(other):
         return own.joined_with(other)
     return own or other
-
-
-def _points(tuning: Tuning | None) -> tuple[tuple[float, ...], ...]:
-    """The factors of a tuning grid."""
-    return () if tuning is None else (tuning.learning_rate, tuning.weight_decay)
 
 
 def _added_trial_seeds(before: Tuning | None, after: Tuning | None) -> tuple[int, ...]:

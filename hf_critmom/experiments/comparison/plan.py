@@ -115,6 +115,11 @@ class Tuning:
         """Seeds of the trials of each point."""
         return (self.seed, *self.more_seeds)
 
+    @property
+    def factors(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The factors that make the points of the grid."""
+        return self.learning_rate, self.weight_decay
+
     def __post_init__(self) -> None:
         for name, factors, least in (
             ("learning_rate", self.learning_rate, "positive"),

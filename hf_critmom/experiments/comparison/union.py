@@ -209,7 +209,7 @@ def _with_trials(first: Extension, part: Part, before: Tuning | None) -> Extensi
     if own is None:
         return first
     grew = any(one.tuning for one in part.history[1:])  # which then says what was added
-    points = not grew and (before is None or _points(before.joined_with(own)) != _points(before))
+    points = not grew and (before is None or before.joined_with(own).factors != before.factors)
     further = tuple(seed for seed in _first_trial_seeds(part) if before is None or seed not in before.seeds)
     tried = first.arms if points or further else first.tried
     return dataclasses.replace(first, tuning=points, trial_seeds=further, tried=tried)
@@ -219,10 +219,6 @@ def _first_trial_seeds(part: Part) -> tuple[int, ...]:
     """The seeds of a part's trials that its first command gave, but for the first one, which all trials have."""
     later = {seed for one in part.history[1:] for seed in one.trial_seeds}
     return tuple(seed for seed in part.plan.trial_seeds[1:] if seed not in later)
-
-
-def _points(tuning: Tuning) -> tuple[tuple[float, ...], ...]:
-    return tuning.learning_rate, tuning.weight_decay
 
 
 def _command(plans: Sequence[Plan], arms: Collection[str], seeds: Collection[int], tuning: Tuning | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -66,7 +67,7 @@ class Findings:
     budgets: tuple[BudgetFindings, ...]
     failures: tuple[str, ...] = ()
 
-    @property
+    @cached_property  # each form of a report shows them
     def caveats(self) -> list[str]:
         """Sentences that a reader must know before any number.
 

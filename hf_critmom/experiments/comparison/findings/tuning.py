@@ -63,11 +63,12 @@ def doubtful_choices(plan: Plan, results: Results, trials: Sequence[JudgedTrial]
         trials: The judged trials at one budget.
         epochs: The budget; None if the comparison has only one.
     """
+    best = {one.arm: one for one in trials if one.chosen}
+    if plan.tuning is None or plan.tuning.chosen_by != "time" or not best:
+        return ""
     every = {**results.runs, **results.trials}
     same = {run: result for run, result in every.items() if run.epochs == epochs and run.arm in plan.arms}
-    spread = spread_over_seeds(plan, same)
-    best = {one.arm: one for one in trials if one.chosen}
-    if plan.tuning is None or plan.tuning.chosen_by != "time" or not spread or not best:
+    if not (spread := spread_over_seeds(plan, same)):
         return ""
     number, harmless = len(plan.tuning.seeds), math.log1p(plan.margin)
     chance = 2.0 * spread * math.sqrt(2.0 / number)
