@@ -1,6 +1,7 @@
 """How a comparison grows: a command with the stored conditions adds arms, seeds, targets or tuning to the plan."""
 
 import dataclasses
+import itertools
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
@@ -79,10 +80,11 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     targets = tuple(target for target in requested.targets if target not in known)
     claims = tuple(claim for claim in requested.claims if claim not in stored.claims)
     tried = tuple(requested.arms) if tunes else tuple(untried_arms(stored).intersection(requested.arms))
+    left_out = _left_out(stored, requested, seeds)
     trial_seeds = _added_trial_seeds(stored.tuning, tuning)
-    looks = _looks(stored, requested, seeds, arms, folder)
+    looks = _looks(stored, requested, seeds, folder)
     same_arguments = requested.arguments == stored.arguments or not requested.arguments
-    adds = bool(arms or seeds or targets or claims or tried)
+    adds = bool(arms or seeds or left_out != stored.left_out or targets or claims or tried)
     if not adds and looks == stored.looks and same_arguments:
         return stored
     results = read_results(folder, stored)
@@ -91,6 +93,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     extent: dict[str, Any] = {
         "arms": {**stored.arms, **arms},
         "seeds": (*stored.seeds, *seeds),
+        "left_out": left_out,
         "targets": stored.targets if exploratory else _ordered(stored, (*stored.targets, *targets)),
         "exploratory_targets": (*stored.exploratory_targets, *(targets if exploratory else ())),
         "claims": (*stored.claims, *claims),
@@ -106,11 +109,24 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
     if adds:
         history = stored.history or (first_extension(stored, date=""),)
         points = tuning is not None and (stored.tuning is None or stored.tuning.factors != tuning.factors)
-        added = Extension(_now(), requested.command, tuple(arms), seeds, targets, finished, points, tried, trial_seeds)
+        gained = _gained_seeds(stored, grown)
+        added = Extension(
+            _now(),
+            requested.command,
+            tuple(arms),
+            tuple(seed for seed in grown.seeds if any(seed in own for own in gained.values())),
+            targets,
+            finished,
+            points,
+            tried,
+            trial_seeds,
+            () if len({*gained.values()}) == 1 else tuple(arm for arm, own in gained.items() if own),
+        )
         last = history[-1]
         more_than_seeds = arms or targets or tried or last.arms or last.targets or last.tried or last.adds_trials
+        more_than_seeds = more_than_seeds or last.seeds_for != added.seeds_for
         if len(history) > 1 and last.command == added.command and not more_than_seeds:  # another round of one command
-            history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *seeds))
+            history, added = history[:-1], dataclasses.replace(last, seeds=(*last.seeds, *added.seeds))
         grown = dataclasses.replace(grown, history=(*history, added))
     if not _covers(requested, grown) or not _names(requested, stored):
         return grown
@@ -173,6 +189,7 @@ def _covers(requested: Plan, grown: Plan) -> bool:
         and not (grown.exploratory_targets or grown.later_claims)
         and {*requested.claims} >= {*grown.claims}
         and requested.tuning == grown.tuning
+        and not grown.left_out
     )
 
 
@@ -255,10 +272,35 @@ def initial_plan(plan: Plan) -> Plan:
     return dataclasses.replace(plan, looks=looks, history=(first_extension(plan, date=_now()),))
 
 
-def count_complete_seeds(plan: Plan, finished: Iterable[Run]) -> int:
-    """Number of seeds whose runs are finished for every arm and budget."""
+def count_shared_seeds(plan: Plan, finished: Iterable[Run]) -> int:
+    """The largest number of seeds whose runs are finished for two arms alike, at every budget; 0 with a single arm."""
     done = {(run.arm, run.seed, run.epochs) for run in finished}
-    return sum(all((arm, seed, epochs) in done for arm in plan.arms for epochs in plan.budgets) for seed in plan.seeds)
+    complete = [
+        {seed for seed in plan.seeds if all((arm, seed, epochs) in done for epochs in plan.budgets)}
+        for arm in plan.arms
+    ]
+    return max((len(one & other) for one, other in itertools.combinations(complete, 2)), default=0)
+
+
+def _left_out(stored: Plan, requested: Plan, seeds: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The seeds with which each arm is not run: those that no command has asked for with it."""
+    left_out = {}
+    for arm in dict.fromkeys((*stored.arms, *requested.arms)):
+        without = {*stored.left_out.get(arm, ()), *seeds} if arm in stored.arms else {*stored.seeds, *seeds}
+        if arm in requested.arms:
+            without -= {*requested.seeds}.difference(requested.left_out.get(arm, ()))
+        if without:
+            left_out[arm] = tuple(seed for seed in (*stored.seeds, *seeds) if seed in without)
+    return left_out
+
+
+def _gained_seeds(stored: Plan, grown: Plan) -> dict[str, tuple[int, ...]]:
+    """The seeds that each arm has gained: new ones, and such as only other arms had; of a new arm only new ones."""
+    gained = {}
+    for arm in grown.arms:
+        had = stored.seeds_of([arm]) if arm in stored.arms else stored.seeds
+        gained[arm] = tuple(seed for seed in grown.seeds_of([arm]) if seed not in had)
+    return gained
 
 
 def _later_claims(claims: Iterable[str], arms: Sequence[str], results: Results) -> tuple[str, ...]:
@@ -267,32 +309,19 @@ def _later_claims(claims: Iterable[str], arms: Sequence[str], results: Results) 
     return tuple(text for text in claims if {(claim := parse_claim(text, arms)).arm, *claim.baselines} <= seen)
 
 
-def _looks(
-    stored: Plan, requested: Plan, seeds: Collection[int], arms: Collection[str], folder: Path
-) -> LookPlan | None:
-    """The planned looks after seeds or arms were added, or a growing comparison was requested.
+def _looks(stored: Plan, requested: Plan, seeds: Collection[int], folder: Path) -> LookPlan | None:
+    """The planned looks after seeds were added, or a growing comparison was requested.
 
-    As long as nobody can have seen a verdict, the looks are planned again. Afterwards the plan stays, and the look that
-    was made counts. It is noted when arms are added, too: seeds that come next may find the new arms unfinished, and no
-    seed complete.
+    As long as nobody can have seen a verdict, because no two arms have as many seeds as the first look, the looks are
+    planned again. Afterwards the plan stays.
     """
-    if not (seeds or arms) and requested.looks is None:
+    if not seeds and requested.looks is None:
         return stored.looks
     current = stored.looks or LookPlan(len(stored.seeds), len(stored.seeds))
-    complete = count_complete_seeds(stored, read_results(folder, stored).runs)
-    if complete < current.first and not current.made:
-        if not seeds and requested.looks is None:
-            return stored.looks
-        number = len(stored.seeds) + len(seeds)
-        return requested.looks or LookPlan(number, number)
-    return _looked(stored, complete) if seeds or (arms and len(stored.arms) > 1) else current
-
-
-def _looked(stored: Plan, complete: int) -> LookPlan:
-    current = stored.looks or LookPlan(len(stored.seeds), len(stored.seeds))
-    if complete < current.first:
+    if count_shared_seeds(stored, read_results(folder, stored).runs) >= current.first:
         return current
-    return dataclasses.replace(current, made=tuple(sorted({*current.made, complete})))
+    number = len(stored.seeds) + len(seeds)
+    return requested.looks or LookPlan(number, number)
 
 
 def _same_request(stored: Plan, requested: Plan) -> bool:

@@ -2,10 +2,10 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
@@ -166,18 +166,16 @@ class LookPlan:
     Attributes:
         first: Number of seeds at the first planned look.
         last: Number of seeds at the last planned look; that of the first look in a comparison of fixed size.
-        made: Numbers of seeds at the looks that were made before seeds were added.
     """
 
     first: int
     last: int
-    made: tuple[int, ...] = ()
+
+    _NOT_READ: ClassVar[tuple[str, ...]] = ("made",)  # early plans, which were looked at less often
 
     def __post_init__(self) -> None:
         if not 1 <= self.first <= self.last:
             raise ValueError(f"first is {self.first} and last {self.last}, where 1 <= first <= last")
-        if list(self.made) != sorted(set(self.made)) or any(seeds < 1 for seeds in self.made):
-            raise ValueError("made does not hold rising numbers of seeds")
 
 
 @dataclass(frozen=True)
@@ -194,6 +192,7 @@ class Extension:
         tuning: Whether points were added to the tuning grid.
         tried: Names of the arms whose trials were asked for by an addition to the grid, or later by this command.
         trial_seeds: Seeds that were added to the trials; of a grid that was added, all but the first.
+        seeds_for: Names of the arms to which the seeds were added; empty if it was every arm.
     """
 
     date: str
@@ -205,6 +204,7 @@ class Extension:
     tuning: bool = False
     tried: tuple[str, ...] = ()
     trial_seeds: tuple[int, ...] = ()
+    seeds_for: tuple[str, ...] = ()
 
     @property
     def adds_trials(self) -> bool:
@@ -223,7 +223,7 @@ class Plan:
         task: The task, with fingerprints of its splits.
         model: The model's flags, and its number of parameters.
         arms: The arms by name.
-        seeds: The seeds with which every arm is run.
+        seeds: The seeds with which the arms are run.
         targets: Values of the validation metric, the time to each of which is measured.
         training: Training arguments that differ from the defaults of Transformers, the total batch size, and the
             evaluations per epoch if there are several.
@@ -242,6 +242,7 @@ class Plan:
         exploratory_targets: Targets that were added after the first result, which enter no headline.
         looks: When the verdicts are looked at; None in requests and early plans: once, with all seeds.
         history: How the comparison grew, beginning with its first command.
+        left_out: Seeds with which an arm is not run, because they were added to other arms only, by arm.
 
     Raises:
         ValueError: If a value is impossible; the message is part of a sentence.
@@ -265,6 +266,7 @@ class Plan:
     looks: LookPlan | None = None
     history: tuple[Extension, ...] = ()
     later_claims: tuple[str, ...] = ()
+    left_out: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("arms", "seeds", "targets"):
@@ -273,6 +275,10 @@ class Plan:
         if odd := [name for name, arm in self.arms.items() if name != arm.name or name.endswith(TUNED_SUFFIX)]:
             raise ValueError(f"arms holds one with the impossible name {odd[0]!r}")
         _check_seeds(self.seeds)
+        if not {*self.left_out} <= {*self.arms}:
+            raise ValueError("left_out holds one that is not among the arms")
+        if not {*itertools.chain(*self.left_out.values())} <= {*self.seeds}:
+            raise ValueError("left_out holds one that is not among the seeds")
         metric = self.task.metric_spec
         every_target = [*self.targets, *self.exploratory_targets]
         if impossible := [target for target in every_target if not metric.above < target <= metric.at_most]:
@@ -320,7 +326,18 @@ class Plan:
 
     def runs(self) -> list[Run]:
         """Every compared run in the order in which they are made, except those of tuned variants."""
-        return [Run(arm, seed, epochs) for seed in self.seeds for epochs in self.budgets for arm in self.arms]
+        return [
+            Run(arm, seed, epochs)
+            for seed in self.seeds
+            for epochs in self.budgets
+            for arm in self.arms
+            if seed not in self.left_out.get(arm, ())
+        ]
+
+    def seeds_of(self, arms: Iterable[str]) -> tuple[int, ...]:
+        """The seeds with which at least one of some arms is run, in the order of the plan."""
+        left_out = set(self.seeds).intersection(*(self.left_out.get(arm, ()) for arm in arms))
+        return tuple(seed for seed in self.seeds if seed not in left_out)
 
     def trials(self) -> list[Run]:
         """Every trial, whose only use is the choice of learning rate and weight decay."""
@@ -381,6 +398,7 @@ class Plan:
             "model": dict(self.model),
             "arms": {name: arm.record() for name, arm in self.arms.items()},
             "seeds": list(self.seeds),
+            **({"left_out": {arm: list(seeds) for arm, seeds in self.left_out.items()}} if self.left_out else {}),
             "targets": list(self.targets),
             "training": dict(self.training),
             "versions": dict(self.versions),
@@ -394,7 +412,9 @@ class Plan:
             **({"later_claims": list(self.later_claims)} if self.later_claims else {}),
             "exploratory_targets": list(self.exploratory_targets),
             "looks": None if self.looks is None else _as_json(self.looks),
-            "history": [_as_json(extension, "tuning", "tried", "trial_seeds") for extension in self.history],
+            "history": [
+                _as_json(extension, "tuning", "tried", "trial_seeds", "seeds_for") for extension in self.history
+            ],
         }
 
     @classmethod

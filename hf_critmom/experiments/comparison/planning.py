@@ -141,9 +141,9 @@ def select_seeds(
     Raises:
         ComparisonError: If a seed is out of range.
     """
-    number = comparison.num_seeds
-    if number is None and stored is not None and ("seed" not in given or start in stored.seeds):
+    if stored is not None and _keeps_seeds(comparison, start, given, stored):
         return stored.seeds
+    number = comparison.num_seeds
     if number is None:
         number = FIRST_LOOK if comparison.until_decided else DEFAULT_SEEDS
     if comparison.until_decided:
@@ -158,12 +158,19 @@ def select_seeds(
     return tuple(seeds)
 
 
-def next_seed(plan: Plan) -> int:
-    """The seed that is added to a comparison next.
+def _keeps_seeds(comparison: ComparisonArguments, start: int, given: Collection[str], stored: Plan) -> bool:
+    """Whether a request leaves the seeds of its arms to the plan of the comparison that it continues."""
+    return comparison.num_seeds is None and ("seed" not in given or start in stored.seeds)
+
+
+def next_seed(plan: Plan, arms: Collection[str]) -> int:
+    """The seed that is added to some arms next: the first one of the plan that one of them lacks, or a new one.
 
     Raises:
         ComparisonError: If it would be out of range.
     """
+    if lacking := [seed for seed in plan.seeds if any(seed in plan.left_out.get(arm, ()) for arm in arms)]:
+        return lacking[0]
     used = {*plan.seeds, *plan.trial_seeds}
     seed = max(plan.seeds) + 1
     while seed in used:
@@ -202,7 +209,11 @@ def plan_request(
     every_arm = [*(stored.arms if stored is not None else ()), *arms]
     check_names(comparison, every_arm, folder, stored)
     targets = comparison.targets or (stored.targets if stored is not None else default_targets(request, task))
-    seeds = select_seeds(comparison, request.training.seed, request.given, stored)
+    start = request.training.seed
+    seeds = select_seeds(comparison, start, request.given, stored)
+    left_out: dict[str, tuple[int, ...]] = {}
+    if stored is not None and _keeps_seeds(comparison, start, request.given, stored):
+        left_out = {arm: stored.left_out[arm] for arm in arms if arm in stored.left_out}
     return Plan(
         task=from_json(TaskRecord, json_roundtrip(task.description())),
         model={**model_record(task, request.model), "num_parameters": num_parameters},
@@ -219,6 +230,7 @@ def plan_request(
         margin=comparison.margin or (DEFAULT_MARGIN if stored is None else stored.margin),
         claims=tuple(comparison.claim or ()),
         looks=plan_looks(comparison, seeds),
+        left_out=left_out,
     )
 
 

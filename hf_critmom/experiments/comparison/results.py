@@ -131,7 +131,7 @@ def read_tuned_runs(folder: Path, plan: Plan) -> dict[Run, RunResult]:
     runs = {
         Run(f"{arm}{TUNED_SUFFIX}", seed, epochs, chosen=trial): trial
         for arm, epochs, trial in points
-        for seed in plan.seeds
+        for seed in plan.seeds_of([arm])
     }
     results = {run: read_run(folder, plan, run, trial) for run, trial in runs.items()}
     return {run: result for run, result in results.items() if result is not None}
@@ -144,6 +144,7 @@ def tuned_runs(plan: Plan, choices: list[BestTrial]) -> dict[Run, BestTrial]:
         Run(f"{one.arm}{TUNED_SUFFIX}", seed, one.epochs, chosen=one.trial if by_point else None): one
         for seed in plan.seeds
         for one in choices
+        if seed not in plan.left_out.get(one.arm, ())
     }
 
 

@@ -18,6 +18,7 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, Compa
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
+from hf_critmom.experiments.comparison.findings.sentences import join_names
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan, merged_tuning
 from hf_critmom.experiments.comparison.pilot import (
     begun_pilot,
@@ -241,11 +242,13 @@ class _Runner:
         self.run_all([*runs, *(run for run in self.tuned_runs() if run.seed in seeds)])
 
     def add_seeds_until_decided(self, requested: Plan) -> None:
-        """Adds seeds to every arm, one by one, until every claim is decided or the maximum number is reached.
+        """Adds seeds to the request's arms, one by one, until every claim about them is decided, or up to the maximum.
 
         Args:
             requested: The requested plan.
         """
+        arms = list(requested.arms)
+        whose = "every arm" if {*arms} >= {*self.plan.arms} else join_names(arms)
         planned = self.plan.looks or LookPlan(len(self.plan.seeds), len(self.plan.seeds))
         max_seeds = self.comparison.max_seeds or max(planned.last, DEFAULT_MAX_SEEDS)
         if planned.first == planned.last:
@@ -255,17 +258,25 @@ class _Runner:
             )
         while True:
             results = read_results(self.folder, self.plan)
-            undecided, tested = undecided_claims(self.plan, results, results_table(results.runs.values()))
+            undecided, tested = undecided_claims(self.plan, results, results_table(results.runs.values()), arms)
             undecided = broadcast_object_list([undecided])[0]  # all processes stop at the same seed
             decided = f"{tested - undecided} of {tested} claim{'s' if tested != 1 else ''} decided"
-            number = len(self.plan.seeds)
+            number = min(len(self.plan.seeds_of([arm])) for arm in arms)
             if not undecided or number >= max_seeds:
                 end = "every claim is decided." if not undecided else f"--max_seeds {max_seeds} is reached."
+                if not tested:
+                    end = f"no claim compares only {join_names(arms)}: name the arms that decide it as well."
                 self.notifier.note(f"{number} seeds: {decided}; {end}")
                 return
-            seed = next_seed(self.plan)
-            self.notifier.note(f"{number} seeds: {decided}; seed {seed} is added to every arm.")
-            requested = dataclasses.replace(requested, seeds=(*self.plan.seeds, seed))
+            seed = next_seed(self.plan, arms)
+            self.notifier.note(f"{number} seeds: {decided}; seed {seed} is added to {whose}.")
+            left_out = {
+                arm: tuple(one for one in seeds if one != seed)
+                for arm, seeds in self.plan.left_out.items()
+                if arm in requested.arms
+            }
+            seeds = tuple(dict.fromkeys((*self.plan.seeds, seed)))
+            requested = dataclasses.replace(requested, seeds=seeds, left_out=left_out)
             write = self.process.is_main_process
             self.plan = load_or_create_plan(requested, self.folder, write=write)
             self.process.wait_for_everyone()
@@ -400,10 +411,13 @@ def _settle_workers(request: ComparisonRequest, threads: int) -> int:
 def _unfinished(folder: Path, stored: Plan, requested: Plan) -> bool:
     """Whether runs of a request that continues a comparison are missing."""
     plan = dataclasses.replace(stored, arms={**requested.arms, **stored.arms}, tuning=merged_tuning(stored, requested))
-    wanted = [Run(arm, seed, epochs) for arm in requested.arms for seed in requested.seeds for epochs in plan.budgets]
     trials = [run for run in plan.trials() if run.arm in requested.arms]
-    if any(not (folder / run.folder / "result.json").exists() for run in (*wanted, *trials)):
+    if any(not (folder / run.folder / "result.json").exists() for run in (*requested.runs(), *trials)):
         return True
     results = read_results(folder, stored)
     tuned = separate_tuned_runs(stored, results.choices)
-    return any(run not in results.runs for run in tuned if run.seed in requested.seeds)
+    return any(
+        run not in results.runs
+        for run, choice in tuned.items()
+        if choice.arm in requested.arms and run.seed in requested.seeds
+    )

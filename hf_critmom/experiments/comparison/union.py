@@ -1,6 +1,7 @@
 """The plan of a merged comparison: arms, seeds, targets and claims of all of its parts."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,7 +10,6 @@ from typing import Any
 from hf_critmom.experiments.comparison.command_lines import joint_command
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import (
-    count_complete_seeds,
     first_extension,
     merged_tuning,
     other_conditions,
@@ -90,7 +90,10 @@ def merge_plans(parts: Sequence[Part]) -> Plan:
         tuning = merged_tuning(joint, part.plan)
     plans = [part.plan for part in parts]
     looks = _looks(parts)
-    seeds = _seeds(parts) if looks.made else tuple(sorted(_seeds(parts)))
+    seeds = _seeds(parts)
+    if looks.first >= len(seeds):
+        seeds = tuple(sorted(seeds))
+    left_out = _left_out(parts, seeds)
     planned = tuple(target for target in first.plan.targets if all(target in plan.targets for plan in plans))
     every_target = dict.fromkeys(target for plan in plans for target in (*plan.targets, *plan.exploratory_targets))
     exploratory = tuple(target for target in every_target if target not in planned)
@@ -100,13 +103,14 @@ def merge_plans(parts: Sequence[Part]) -> Plan:
             f"{' and '.join(part.name for part in parts)} have no planned target in common: give all shares of a "
             "comparison the same --targets."
         )
-    same = (set(arms), set(seeds), planned, set(exploratory), set(claims), tuning) == (
+    same = (set(arms), set(seeds), planned, set(exploratory), set(claims), tuning, left_out) == (
         set(first.plan.arms),
         set(first.plan.seeds),
         first.plan.targets,
         set(first.plan.exploratory_targets),
         set(first.plan.claims),
         first.plan.tuning,
+        first.plan.left_out,
     )
     if same:
         return first.plan
@@ -119,6 +123,7 @@ def merge_plans(parts: Sequence[Part]) -> Plan:
         "claims": claims,
         "later_claims": _later_claims(parts, claims),
         "looks": looks,
+        "left_out": left_out,
         "history": _history(parts),
         "command": _command(plans, arms, seeds, tuning),
         "tuning": tuning,
@@ -140,20 +145,35 @@ def _looks(parts: Sequence[Part]) -> LookPlan:
     """The planned looks at the verdicts of all parts together.
 
     Shares that were started before any of them can have been finished were planned together, and have one look. If a
-    part may have been finished before another was started, its verdicts may have been the reason for that one, and its
-    look counts.
+    part may have been finished before another was started, its verdicts may have been the reason for that one, and the
+    looks stay those of the earliest part; so they do if a part grew after its first look, or by the rule of its plan.
     """
-    made = {look for part in parts for look in part.looks.made}
-    for part in parts:
-        complete = count_complete_seeds(part.plan, part.runs)
-        led_to_more = any(set(other.plan.seeds) - set(part.plan.seeds) and part.ended_before(other) for other in parts)
-        if complete >= part.looks.first and led_to_more:
-            made.add(complete)
-    grows = any(part.looks.first < part.looks.last for part in parts)
-    if not made and not grows:
-        seeds = len(_seeds(parts))
-        return LookPlan(seeds, seeds)
-    return dataclasses.replace(_earliest(parts).looks, made=tuple(sorted(made)))
+
+    def led_to_more(part: Part) -> bool:
+        finished = [
+            Counter(run.seed for run in part.runs if run.arm == arm and not run.trial) for arm in part.plan.arms
+        ]
+        return max(map(len, finished)) >= part.looks.first and any(
+            set(other.plan.seeds) - set(part.plan.seeds) and part.ended_before(other) for other in parts
+        )
+
+    if any(part.looks.first < max(part.looks.last, len(part.plan.seeds)) or led_to_more(part) for part in parts):
+        return _earliest(parts).looks
+    seeds = len(_seeds(parts))
+    return LookPlan(seeds, seeds)
+
+
+def _left_out(parts: Sequence[Part], seeds: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The seeds with which an arm is not run: those that a part added to other arms only, and no part to it."""
+    left_out = {}
+    for arm in dict.fromkeys(arm for part in parts for arm in part.plan.left_out):
+        without = {seed for part in parts for seed in part.plan.left_out.get(arm, ())}
+        for part in parts:
+            if arm in part.plan.arms:
+                without.difference_update(part.plan.seeds_of([arm]))
+        if without:
+            left_out[arm] = tuple(seed for seed in seeds if seed in without)
+    return left_out
 
 
 def _earliest(parts: Sequence[Part]) -> Part:
@@ -194,6 +214,8 @@ def _history(parts: Sequence[Part]) -> tuple[Extension, ...]:
                 for kind in ("arms", "seeds", "targets")
             }.items()
         }
+        if one.seeds_for:  # other arms may have had them before
+            new["seeds"] = one.seeds
         new["trial_seeds"] = tuple(seed for seed in one.trial_seeds if seed not in trial_seeds)
         if one.trial_seeds and not (one.tuning or new["trial_seeds"]):  # another part's command added them before
             new["tried"] = tuple(arm for arm in one.tried if arm in untried_in(history))
@@ -224,7 +246,7 @@ def _first_trial_seeds(part: Part) -> tuple[int, ...]:
 def _command(plans: Sequence[Plan], arms: Collection[str], seeds: Collection[int], tuning: Tuning | None) -> str:
     """The command of a plan that has the whole extent; if there is none, those of all plans, one after another."""
     for plan in plans:
-        if {*plan.arms} >= {*arms} and {*plan.seeds} >= {*seeds} and plan.tuning == tuning:
+        if {*plan.arms} >= {*arms} and {*plan.seeds} >= {*seeds} and plan.tuning == tuning and not plan.left_out:
             return plan.command
     return joint_command(plan.command for plan in plans)
 

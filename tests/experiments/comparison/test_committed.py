@@ -29,6 +29,7 @@ def test_the_comparisons_of_the_repository_are_read_as_they_are(name: str) -> No
     read = {run.folder for run in every_run if (folder / run.folder / "result.json").exists()}
     assert read == {file.parent.relative_to(folder) for file in folder.glob("runs/**/result.json")}
     stored = json.loads((folder / "comparison.json").read_text())
+    (stored.get("looks") or {}).pop("made", None)  # early plans were looked at less often
     written = plan.as_json()
     for part in stored.keys() - {"arms"}:  # early plans did not record how arms are shown
         assert written[part] == stored[part]

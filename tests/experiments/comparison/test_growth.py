@@ -88,6 +88,8 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
         ("--arms constant critmom", "--arms critmom --learning_rate_grid 0.5 1", "--arms constant"),
         ("--arms constant critmom", "--arms critmom --learning_rate_grid 0.5 1", "--num_seeds 2"),
         ("--arms critmom constant --claim 'critmom < constant'", "--arms nesterov"),
+        ("--arms constant critmom", "--arms critmom --num_seeds 3", "--arms nesterov", "--arms constant --num_seeds 2"),
+        ("--arms critmom constant --num_seeds 2", "--arms nesterov --num_seeds 1", "--arms nesterov critmom --seed 44"),
         ("--learning_rate_grid 0.5 1 --trial_seeds 2", "--learning_rate_grid 0.5 1 --trial_seeds 1 --num_seeds 2"),
         ("--arms_file arms.toml --arms constant slow", "--num_seeds 2", "--arms slow 'nesterov[lr=0.01,name=low]'"),
     ],
@@ -113,6 +115,7 @@ def test_the_commands_of_a_card_make_the_same_comparison_in_an_empty_folder(
     assert not plan.differences(again) and again.tuning == plan.tuning
     assert (again.arms, again.targets, again.exploratory_targets) == (plan.arms, plan.targets, plan.exploratory_targets)
     assert {*again.seeds} == {*plan.seeds} and {*again.claims} == {*plan.claims}
+    assert {*again.runs()} == {*plan.runs()}
 
 
 # ------------------------------------------------------------------------------------------------- arms and seeds added
@@ -147,6 +150,37 @@ def test_a_command_for_less_runs_nothing_and_reports_what_is_there(
     assert (list(plan.arms), plan.seeds) == (["constant", "critmom"], (42, 43))
 
 
+def test_seeds_are_added_only_to_the_arms_that_a_command_names(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(*TINY, "--arms", "constant", "critmom", "nesterov", "--num_seeds", "2", folder=folder) == 0
+    before = results_in(folder)
+    capsys.readouterr()
+    assert compare(*TINY, "--arms", "nesterov", "constant", "--num_seeds", "4", folder=folder) == 0
+    made = {f"{arm}/seed-{seed}" for arm in ("constant", "nesterov") for seed in (44, 45)}
+    assert results_in(folder).keys() - before.keys() == made
+    found = read_findings(folder)
+    assert found.finished == len(found.plan.runs()) == 10  # nothing is missing
+    assert "finished" not in capsys.readouterr().out
+    assert "seeds 44 and 45 of constant and nesterov were added" in describe_history(found.plan)[-1]
+    by_pair = {(one.claim.arm, one.claim.baselines): one for one in found.budgets[0].analysis.verdicts}
+    assert by_pair["nesterov", ("constant",)].seeds == 4 and by_pair["critmom", ("constant",)].seeds == 2
+    assert compare(*TINY, folder=folder) == 0  # a command that names neither arms nor seeds leaves them as they are
+    assert results_in(folder).keys() == before.keys() | made and read_findings(folder).plan == found.plan
+    assert compare(*TINY, "--num_seeds", "3", folder=folder) == 0
+    assert results_in(folder).keys() - before.keys() - made == {"critmom/seed-44"}
+    assert Plan.read(folder).left_out == {"critmom": (45,)}
+
+
+def test_tuned_variants_get_the_seeds_of_their_arms(folder: Path) -> None:
+    tuned = ("--learning_rate_grid", "0.5", "2")
+    assert compare(*TINY, "--arms", "constant", "critmom", *tuned, folder=folder) == 0
+    assert compare(*TINY, "--arms", "critmom", "--num_seeds", "2", folder=folder) == 0
+    seeds = {(run.arm, run.seed) for run in read_results(folder, Plan.read(folder)).runs}
+    assert {arm for arm, seed in seeds if seed == 43} == {"critmom", "critmom_tuned"}
+    assert {arm for arm, seed in seeds if seed == 42} == {"constant", "constant_tuned", "critmom", "critmom_tuned"}
+
+
 def test_arms_alone_are_added_by_a_command_that_names_no_others(folder: Path) -> None:
     assert compare(*TINY, "--arms", "adamw", folder=folder) == 0
     plan = Plan.read(folder)
@@ -172,7 +206,11 @@ def test_the_plan_tells_how_the_comparison_grew(folder: Path) -> None:
     assert (plan.targets, plan.exploratory_targets) == ((0.05,), (0.5,))
     assert plan.command == first.command  # the second asks for a part only
     assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "2", folder=folder) == 0
-    assert Plan.read(folder).command == first.command and len(Plan.read(folder).history) == 2
+    plan = Plan.read(folder)
+    assert plan.command == first.command and (plan.history[2].seeds, plan.history[2].seeds_for) == (
+        (43,),
+        ("constant",),
+    )
     assert compare(*TINY, "--arms", "constant", "critmom", "--num_seeds", "3", folder=folder) == 0
     assert Plan.read(folder).command == first.command  # in an empty folder no target would be exploratory
 
@@ -325,7 +363,7 @@ def test_the_seeds_of_trials_and_of_runs_stay_apart(folder: Path) -> None:
     tuning = plan_tuning(request.comparison, (42,), stored)
     assert tuning is not None and tuning.seeds == (1042, 1043, 1045, 1046)
     grown = dataclasses.replace(stored, tuning=tuning)
-    assert next_seed(grown) == 1047
+    assert next_seed(grown, ["constant"]) == 1047
     more = parse_comparison([*SMALL[1:], "--seed", "1041", "--num_seeds", "3"])
     assert select_seeds(more.comparison, 1041, more.given, grown) == (1041, 1044, 1047)
     with pytest.raises(ValueError, match="1045 is a seed of the trials and one of the compared runs"):
@@ -496,9 +534,7 @@ def test_the_comparisons_of_the_repository_can_be_extended(name: str, tmp_path: 
     assert list(grown.arms) == [*stored.arms, "new"] and grown.seeds == seeds
     assert [extension.date == "" for extension in grown.history] == [True, False]
     assert grown.history[1].finished == len(stored.runs())
-    assert grown.baseline_arm == "constant" and grown.looks == LookPlan(
-        len(stored.seeds), len(stored.seeds), (len(stored.seeds),)
-    )
+    assert grown.baseline_arm == "constant" and grown.looks == LookPlan(len(stored.seeds), len(stored.seeds))
 
 
 def test_an_early_arm_stays_as_it_is() -> None:
@@ -547,7 +583,7 @@ def trial_file(folder: Path, run: Run) -> None:
     made.rename(folder / run.folder)
 
 
-def test_seeds_that_are_added_after_a_look_are_counted_as_one_more(tmp_path: Path) -> None:
+def test_the_looks_are_planned_again_until_somebody_can_have_seen_a_verdict(tmp_path: Path) -> None:
     plan = initial_plan(plan_of(("constant", "critmom"), (0, 1, 2)))
     more = dataclasses.replace(plan, seeds=(0, 1, 2, 3, 4), looks=None)
     result_file(tmp_path, "constant", 0)
@@ -558,7 +594,7 @@ def test_seeds_that_are_added_after_a_look_are_counted_as_one_more(tmp_path: Pat
     for arm, seed in (("critmom", 1), ("constant", 2), ("critmom", 2)):
         result_file(tmp_path, arm, seed)
     grown = extend(plan, more, tmp_path)
-    assert grown.looks == LookPlan(3, 3, (3,))
+    assert grown.looks == LookPlan(3, 3)  # three seeds have been seen: the next ones are further looks
     assert extend(grown, dataclasses.replace(more, seeds=(0, 1)), tmp_path) is grown
 
 
@@ -569,7 +605,7 @@ def test_an_arm_that_is_added_is_no_look(tmp_path: Path) -> None:
     assert grown.looks == LookPlan(1, 1)
 
 
-def test_a_look_stays_counted_when_arms_are_added_before_seeds(tmp_path: Path) -> None:
+def test_a_look_counts_when_arms_are_added_before_seeds(tmp_path: Path) -> None:
     """Else the verdict that was seen with three seeds would get all of its error probability again with five."""
     plan = initial_plan(plan_of(("constant", "critmom"), (0, 1, 2)))
     for arm in plan.arms:
@@ -579,7 +615,7 @@ def test_a_look_stays_counted_when_arms_are_added_before_seeds(tmp_path: Path) -
     grown = extend(plan, every, tmp_path)
     result_file(tmp_path, "hybrid", 0)  # and then the command was stopped
     grown = extend(grown, dataclasses.replace(every, seeds=(0, 1, 2, 3, 4), command="seeds"), tmp_path)
-    assert grown.looks == LookPlan(3, 3, (3,))
+    assert grown.looks == LookPlan(3, 3)
     assert [one.partition("added ")[2] for one in describe_history(grown)] == [
         "after the first look (6 runs were finished).",
         "after the first look (7 runs were finished).",

@@ -273,7 +273,7 @@ def test_shares_that_began_together_have_one_look() -> None:
 
 def test_the_look_at_a_share_that_was_finished_before_another_began_counts() -> None:
     merged = merge_plans([part("b", 2, (2, 3)), part("a", 1, (0, 1), longest=60.0)])
-    assert merged.looks == LookPlan(2, 2, made=(2,)) and merged.seeds == (0, 1, 2, 3)
+    assert merged.looks == LookPlan(2, 2) and merged.seeds == (0, 1, 2, 3)
     first, second = merged.history
     assert (first.command, first.seeds, first.finished) == ("command a", (0, 1), 0)
     assert (second.command, second.seeds, second.arms, second.finished) == ("command b", (2, 3), (), 2)
@@ -283,7 +283,7 @@ def test_the_look_at_a_share_that_was_finished_before_another_began_counts() -> 
 def test_a_look_that_counts_is_at_the_seeds_that_it_was_made_with() -> None:
     """The first seeds of a plan are those of its looks: seeds that came later must not take their place."""
     merged = merge_plans([part("low", 2, (0, 1)), part("high", 1, (2, 3), longest=60.0)])
-    assert merged.looks == LookPlan(2, 2, made=(2,)) and merged.seeds == (2, 3, 0, 1)
+    assert merged.looks == LookPlan(2, 2) and merged.seeds == (2, 3, 0, 1)
     again = merge_plans([Part("all", merged, {}), part("third", 9, (8, 7))])
     assert again.seeds[:4] == (2, 3, 0, 1)
 
@@ -337,6 +337,16 @@ def test_shares_of_arms_keep_the_look_that_each_planned() -> None:
     merged = merge_plans([part("a", 1, (0, 1, 2)), part("b", 5, (0, 1, 2), arms=("critmom", "hybrid"))])
     assert merged.looks == LookPlan(3, 3)
     assert list(merged.arms) == ["constant", "critmom", "hybrid"] and merged.baseline == "constant"
+
+
+def test_seeds_that_a_share_added_to_some_arms_only_stay_theirs() -> None:
+    arms = ("constant", "critmom")
+    grown = part("a", 1, (0, 1), arms=arms)
+    grown = replace(grown, plan=replace(grown.plan, left_out={"constant": (1,)}))
+    merged = merge_plans([grown, part("b", 1, (2,), arms=arms)])
+    assert merged.left_out == {"constant": (1,)} and merged.seeds_of(["constant"]) == (0, 2)
+    assert merge_plans([grown, part("b", 1, (1,), arms=arms)]).left_out == {}  # the other share made them
+    assert merge_plans([grown, part("b", 1, (1,), arms=("nesterov",))]).left_out == {"constant": (1,)}
 
 
 def test_a_target_that_a_part_did_not_plan_is_exploratory() -> None:

@@ -46,7 +46,7 @@ def test_seeds_are_added_one_by_one_up_to_the_maximum(tmp_path: Path, capsys: py
     assert "2 seeds: 0 of 1 claim decided; seed 44 is added to every arm." in said
     assert "4 seeds: 0 of 1 claim decided; --max_seeds 4 is reached." in said
     plan = plan_in(tmp_path)
-    assert plan.seeds == (42, 43, 44, 45) and plan.looks == LookPlan(2, 4, (2, 3))
+    assert plan.seeds == (42, 43, 44, 45) and plan.looks == LookPlan(2, 4)
     first, then = plan.history
     assert (first.seeds, then.seeds) == ((42, 43), (44, 45))  # the rounds of one command are one entry
     assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 8
@@ -54,7 +54,25 @@ def test_seeds_are_added_one_by_one_up_to_the_maximum(tmp_path: Path, capsys: py
     assert main((*command, "--max_seeds", "4")) == 0  # it goes on where it ended, which is nowhere
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/result.json")} == before
     assert main((*command, "--max_seeds", "5")) == 0
-    assert plan_in(tmp_path).seeds[-1] == 46 and plan_in(tmp_path).looks == LookPlan(2, 4, (2, 3, 4))
+    assert plan_in(tmp_path).seeds[-1] == 46 and plan_in(tmp_path).looks == LookPlan(2, 4)
+
+
+def test_only_the_arms_that_a_command_names_grow_until_the_claims_about_them_are_decided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three = (*TINY, *OPPOSITES, "constant[lr=1e-9,name=too]", "--output_dir", str(tmp_path))  # two that stand still
+    fixed = [word for word in three if word != "--until_decided"]
+    assert main((*fixed, "--targets", "0.99", "--num_seeds", "2")) == 0  # nobody arrives
+    capsys.readouterr()
+    assert main((*TINY, "--arms", "still", "too", "--max_seeds", "4", "--output_dir", str(tmp_path))) == 0
+    said = capsys.readouterr().err
+    assert "2 seeds: 0 of 0 claims decided; no claim compares only still and too" in said
+    assert main((*TINY, "--arms", "constant", "too", "--max_seeds", "4", "--output_dir", str(tmp_path))) == 0
+    said = capsys.readouterr().err
+    assert "2 seeds: 0 of 1 claim decided; seed 44 is added to constant and too." in said
+    assert "4 seeds: 0 of 1 claim decided; --max_seeds 4 is reached." in said
+    seeds = {arm: len(list(tmp_path.glob(f"runs/{arm}/seed-*/result.json"))) for arm in ("constant", "too", "still")}
+    assert seeds == {"constant": 4, "too": 4, "still": 2}
 
 
 def test_rounds_continue_after_an_interruption(tmp_path: Path) -> None:
@@ -122,13 +140,12 @@ def results_of(seeds: dict[str, int]) -> Results:
         (None, 5, Looks(5, 5, (5,))),
         (None, 2, Looks(5, 5, (5,))),  # unfinished: it decides nothing
         (LookPlan(3, 10), 3, Looks(3, 10, (3,))),
-        (LookPlan(3, 10, (3, 4)), 5, Looks(3, 10, (3, 4, 5))),
         (LookPlan(3, 10), 5, Looks(3, 10, (3, 4, 5))),  # looks on the way count, whether somebody looked or not
-        (LookPlan(3, 3, (3,)), 5, Looks(3, 3, (3, 5))),
-        (LookPlan(3, 4, (3, 4)), 5, Looks(3, 4, (3, 4, 5))),
+        (LookPlan(3, 3), 5, Looks(3, 3, (3, 4, 5))),
+        (LookPlan(3, 4), 5, Looks(3, 4, (3, 4, 5))),
     ],
 )
-def test_the_present_look_is_the_number_of_seeds_that_every_arm_has(
+def test_every_seed_that_two_arms_have_is_a_look_from_the_first_planned_one_on(
     looks: LookPlan | None, finished: int, expected: Looks
 ) -> None:
     plan = plan_of(("constant", "critmom"), range(5), looks=looks)

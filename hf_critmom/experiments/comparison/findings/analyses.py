@@ -1,11 +1,11 @@
 """The analyses of a comparison on disk: one for each of its budgets, by the rules of its plan."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pandas as pd
 
-from hf_critmom.experiments.comparison.growth import count_complete_seeds
+from hf_critmom.experiments.comparison.growth import count_shared_seeds
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis, analyse
@@ -69,31 +69,31 @@ def disturbed_arms(results: Results, budget: float | None) -> list[str]:
 
 
 def looks_now(plan: Plan, results: Results) -> Looks:
-    """The looks at a comparison's verdicts, including the present one.
+    """The looks at a comparison's verdicts: one after every seed from the first planned look on.
 
     Args:
         plan: The plan.
         results: Results of the finished runs.
     """
     planned = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
-    now = max(count_complete_seeds(plan, results.runs), planned.first)
-    growing = range(planned.first, min(now, planned.last) + 1)  # a look after every seed, whether one was made or not
-    return Looks(planned.first, planned.last, tuple(sorted({*planned.made, *growing, now})))
+    now = max(count_shared_seeds(plan, results.runs), planned.first)
+    return Looks(planned.first, planned.last, tuple(range(planned.first, now + 1)))
 
 
-def undecided_claims(plan: Plan, results: Results, table: pd.DataFrame) -> tuple[int, int]:
-    """Number of claims of a comparison that are not decided yet, and number of claims that can be tested.
+def undecided_claims(plan: Plan, results: Results, table: pd.DataFrame, about: Collection[str]) -> tuple[int, int]:
+    """Number of claims about some arms that are not decided yet, and number of those that can be tested.
 
     Args:
         plan: The plan.
         results: Results of the finished runs.
         table: The table of results.
+        about: The arms: a claim counts if it compares no others, tuned variants of them included.
     """
     arms = list(dict.fromkeys(table["arm"]))
     verdicts = [
         verdict
         for budget in plan.budgets
         for verdict in analyse_budget(plan, results, table, arms, budget).verdicts
-        if verdict.word != NOT_TESTED
+        if verdict.word != NOT_TESTED and verdict.arms <= {*about}
     ]
     return sum(not verdict.decided for verdict in verdicts), len(verdicts)

@@ -1,6 +1,7 @@
 """Commands that a report shows: those that made its comparison, one that continues it, and one that adds seeds."""
 
 import shlex
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,18 +49,22 @@ def recorded_commands(plan: Plan) -> list[str]:
     return list(dict.fromkeys([plan.command, *(one.command for one in later)]))
 
 
-def command_for_seeds(plan: Plan, folder: Path, seeds: int) -> str:
-    """The command that brings a comparison to a number of seeds; one that grows until it is decided, up to that number.
+def command_for_seeds(plan: Plan, folder: Path, seeds: int, arms: Collection[str] | None = None) -> str:
+    """The command that brings arms to a number of seeds; those that grow until they are decided, up to that number.
 
     Args:
         plan: The comparison's plan.
         folder: Its folder.
-        seeds: The number of seeds, more than the plan has.
+        seeds: The number of seeds, more than one of the arms has.
+        arms: Names of the arms; None for every arm.
     """
+    arms = plan.arms if arms is None else arms
     try:
         argv, covered = _covering_command(plan, folder)
     except ValueError:
         return f"{plan.command} --num_seeds {seeds}"
+    if not {*arms} >= {*plan.arms}:
+        argv = _with_arms(argv, plan, arms)
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
     grows = flag_values(argv, "--until_decided") is not None
     if grows or looks.first < looks.last:
@@ -67,9 +72,13 @@ def command_for_seeds(plan: Plan, folder: Path, seeds: int) -> str:
         most = min([looks.last, *map(int, flag_values(argv, "--max_seeds") or ())])
         return shlex.join(with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > most else argv)
     start, number = min(plan.seeds), seeds
-    following = [seed for seed in range(start, start + seeds) if seed not in plan.trial_seeds]
-    if following[: len(plan.seeds)] != sorted(plan.seeds):  # there are gaps, which more seeds from the first would fill
-        start, number = max(plan.seeds) + 1, seeds - len(plan.seeds)
+    following = [seed for seed in range(start, max(plan.seeds) + 1) if seed not in plan.trial_seeds]
+    if following != sorted(plan.seeds):  # there are gaps, which more seeds from the first would fill
+        present = [seed for seed in plan.seeds if not any(seed in plan.left_out.get(arm, ()) for arm in arms)]
+        lacking = [seed for seed in plan.seeds if seed not in present][: seeds - len(present)]
+        start = min(lacking, default=max(plan.seeds) + 1)
+        new = seeds - len(present) - len(lacking)
+        number = sum(seed not in plan.trial_seeds for seed in range(start, max(lacking, default=start - 1) + 1)) + new
     argv = with_flag(argv, "--num_seeds", [str(number)])
     if start != min(covered, default=None) and not script_has_flag(argv, "--seed", "--data_seed"):
         argv = with_flag(argv, "--seed", [str(start)])
@@ -103,7 +112,7 @@ def _covering_command(plan: Plan, folder: Path) -> tuple[list[str], set[int]]:
     argv, *others = single_commands(plan.command)
     arms, seeds = (set[str](), set[int]()) if others else _covered(plan)
     if not arms.issuperset(plan.arms):
-        argv = _with_every_arm(argv, plan)
+        argv = _with_arms(argv, plan, plan.arms)
     (named,) = flag_values(argv, "--output_dir") or [f"comparison-{plan.task.name}"]
     if Path(named).name != folder.resolve().name:  # it was renamed, copied or merged
         argv = with_flag(argv, "--output_dir", [recorded_path(folder)])
@@ -118,8 +127,8 @@ def _covered(plan: Plan) -> tuple[set[str], set[int]]:
     return {arm for one in history for arm in one.arms}, {seed for one in history for seed in one.seeds}
 
 
-def _with_every_arm(argv: list[str], plan: Plan) -> list[str]:
-    """A command that names every arm as the commands did that added them.
+def _with_arms(argv: list[str], plan: Plan, arms: Collection[str]) -> list[str]:
+    """A command that names arms of a plan as the commands did that added them.
 
     Where no command names one of them, or two files of arms would be needed, it names none: then the arms are those of
     the plan.
@@ -132,9 +141,11 @@ def _with_every_arm(argv: list[str], plan: Plan) -> list[str]:
             for text in flag_values(one, "--arms") or ():
                 with suppress(ComparisonError):  # an early version may have read it otherwise
                     spelled.setdefault(parse_arm(text).name if is_arm_spec(text) else text, text)
-    spelled = {name: spelled.get(name, name) for name in plan.arms if name in spelled or name in ARMS}
+    spelled = {
+        name: spelled.get(name, name) for name in plan.arms if name in arms and (name in spelled or name in ARMS)
+    }
     argv = without_flag(argv, "--arms", "--arms_file")
-    if spelled.keys() != plan.arms.keys() or len(files) > 1:
+    if len(spelled) < len(arms) or len(files) > 1:
         return argv
     argv = with_flag(argv, "--arms_file", [*files]) if files else argv
     return with_flag(argv, "--arms", list(spelled.values()))

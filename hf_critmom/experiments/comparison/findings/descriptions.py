@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hf_critmom.experiments.comparison.findings.sentences import format_count
+from hf_critmom.experiments.comparison.findings.sentences import format_count, join_seeds
 from hf_critmom.experiments.comparison.plan import Plan
 
 
@@ -17,6 +17,17 @@ def describe_training(plan: Plan, epochs: float | None) -> str:
     max_steps = plan.training_argument("max_steps")
     length = f"{max_steps} steps" if max_steps > 0 else format_epochs(budget)
     return f"{_describe_model(plan)}, {length}, learning rate {plan.training_argument('learning_rate'):g}"
+
+
+def describe_seeds(plan: Plan) -> str:
+    """The number of seeds of the arms: "5 seeds" or, if some arms have more, "5 to 10 seeds"."""
+    return format_counts([len(plan.seeds_of([arm])) for arm in plan.arms], "seed")
+
+
+def list_seeds(plan: Plan) -> str:
+    """The seeds, such as "42, 43, 44 (adamw without 44)"."""
+    exceptions = [f"{arm} without {join_seeds(seeds)}" for arm, seeds in plan.left_out.items()]
+    return ", ".join(map(str, plan.seeds)) + (f" ({', '.join(exceptions)})" if exceptions else "")
 
 
 def budget_title(budget: float | None) -> str:

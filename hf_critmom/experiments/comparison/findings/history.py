@@ -23,7 +23,8 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     if added.arms:
         additions.append(f"the arm{_s(added.arms)} {join_names(added.arms)}")
     if added.seeds:
-        additions.append(f"seed{_s(added.seeds)} {join_seeds(added.seeds)}")
+        whose = f" of {join_names(added.seeds_for)}" if added.seeds_for else ""
+        additions.append(f"seed{_s(added.seeds)} {join_seeds(added.seeds)}{whose}")
     if added.targets:
         additions.append(f"the target{_s(added.targets)} {join_names([f'{target:g}' for target in added.targets])}")
     if added.tuning:

@@ -19,13 +19,14 @@ class Outlook:
     Attributes:
         seeds: Number of open claims that would probably be decided, by total number of seeds in rising order; empty if
             no number of seeds would, because no target tells the arms apart.
-        present: Present number of seeds.
+        present: Present number of seeds of the arms that the command gives more.
         undecided: Number of open claims.
         command: The command that brings the comparison to the smallest of these numbers of seeds, or the one that makes
             a comparison with other targets.
         unreached: The planned targets that no run of an open claim's arms reached, if no target tells these apart.
         at_once: Those that every run of them had reached at its first evaluation.
         partial: Whether there are arms or claims besides the open ones, so that other runs may have done otherwise.
+        arms: Names of the arms that the command gives more seeds; empty if it is every arm.
     """
 
     seeds: Mapping[int, int]
@@ -35,6 +36,7 @@ class Outlook:
     unreached: Sequence[float] = field(default=())
     at_once: Sequence[float] = field(default=())
     partial: bool = False
+    arms: Sequence[str] = field(default=())
 
     @property
     def sentence(self) -> str:
@@ -44,6 +46,8 @@ class Outlook:
         likely = f"with a probability of {POWER:.0%} or more at the present estimate and spread"
         least = next(iter(self.seeds))
         more = f"{least - self.present} more seed{'s' if least - self.present > 1 else ''}"
+        if self.arms:
+            more += f" of {join_names(self.arms)}"
         if self.undecided == 1:
             return f"{more} ({least} in all) would probably decide it, {likely}:"
         others = [f"{count} with {seeds} seeds" for seeds, count in self.seeds.items() if seeds > least]
@@ -75,13 +79,25 @@ def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | 
     """
     tested = [verdict for verdict in verdicts if verdict.word != NOT_TESTED]
     undecided = [verdict for verdict in tested if verdict.word == NOT_DECIDED]
-    needed = sorted(
-        verdict.needed for verdict in undecided if verdict.needed is not None and verdict.needed > len(plan.seeds)
-    )
+    needed = [
+        (one.needed, one.arms)
+        for one in undecided
+        if one.needed is not None and one.needed > _planned_seeds(plan, one.arms)
+    ]
     if not needed:
         return _other_targets(plan, folder, undecided, decided=len(tested) > len(undecided))
-    decided = {seeds: sum(one <= seeds for one in needed) for seeds in needed}
-    return Outlook(decided, len(plan.seeds), len(undecided), command_for_seeds(plan, folder, needed[0]))
+    numbers = sorted(seeds for seeds, _ in needed)
+    decided = {seeds: sum(one <= seeds for one in numbers) for seeds in numbers}
+    of = {arm for seeds, compared in needed if seeds == numbers[0] for arm in compared}
+    arms = [arm for arm in plan.arms if arm in of]
+    command = command_for_seeds(plan, folder, numbers[0], arms)
+    named = arms if len(arms) < len(plan.arms) else ()
+    return Outlook(decided, _planned_seeds(plan, arms), len(undecided), command, arms=named)
+
+
+def _planned_seeds(plan: Plan, arms: Iterable[str]) -> int:
+    """Number of seeds that all of some arms are planned to have."""
+    return min(len(plan.seeds_of([arm])) for arm in arms)
 
 
 def _other_targets(plan: Plan, folder: Path, undecided: Sequence[Verdict], *, decided: bool) -> Outlook | None:

@@ -7,7 +7,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from matplotlib.figure import Figure
 
 from hf_critmom.experiments.comparison.findings.analyses import disturbed_arms
-from hf_critmom.experiments.comparison.findings.descriptions import budget_title, describe_training, format_counts
+from hf_critmom.experiments.comparison.findings.descriptions import (
+    budget_title,
+    describe_seeds,
+    describe_training,
+    format_counts,
+    list_seeds,
+)
 from hf_critmom.experiments.comparison.findings.findings import BudgetFindings, Findings
 from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.findings.momentum import HEADER
@@ -78,7 +84,8 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         "comparison.md",
         front_matter=data.to_yaml(),
         plan=plan,
-        settings=[describe_training(plan, budget.analysis.budget) for budget in budgets],
+        settings=[f"{describe_training(plan, budget.analysis.budget)}, {describe_seeds(plan)}" for budget in budgets],
+        seeds=list_seeds(plan),
         reports=[_report(budget, drawn) for budget, drawn in zip(budgets, figures, strict=True)],
         arms=found.arms,
         curvature_header=HEADER,

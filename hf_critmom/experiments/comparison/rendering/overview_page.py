@@ -8,7 +8,7 @@ from rich.text import Text
 
 from hf_critmom.experiments.comparison.command_lines import joint_command
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.findings.descriptions import describe_training
+from hf_critmom.experiments.comparison.findings.descriptions import describe_seeds, describe_training
 from hf_critmom.experiments.comparison.findings.sentences import format_count, format_difference, format_ratio
 from hf_critmom.experiments.comparison.rendering.overview import MAX_PROFILE_FACTOR, Overview
 from hf_critmom.experiments.comparison.rendering.page_charts import (
@@ -141,7 +141,15 @@ def _setup_section(overview: Overview) -> Section:
         plan = one.found.plan
         finished = f"{one.found.finished} of {len(plan.runs())}"
         training = describe_training(plan, one.analysis.budget)
-        rows.append([one.name, training, str(len(plan.seeds)), finished, joint_command(one.found.commands)])
+        rows.append(
+            [
+                one.name,
+                training,
+                describe_seeds(plan).partition(" seed")[0],
+                finished,
+                joint_command(one.found.commands),
+            ]
+        )
     left = ("training", "command")
     return Section(
         "What was compared", tables=[Table(["task", "training", "seeds", "runs", "command"], rows, left=left)]

@@ -3,7 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from hf_critmom.experiments.comparison.findings.descriptions import describe_training, format_counts
+from hf_critmom.experiments.comparison.findings.descriptions import (
+    describe_seeds,
+    describe_training,
+    format_counts,
+    list_seeds,
+)
 from hf_critmom.experiments.comparison.findings.findings import Findings
 from hf_critmom.experiments.comparison.findings.history import describe_history
 from hf_critmom.experiments.comparison.findings.sentences import format_count
@@ -48,7 +53,7 @@ def write_comparison_page(folder: Path, found: Findings) -> Path:
     return write_page(
         folder,
         title=f"{plan.task.name}: {arms}",
-        subtitle=f"{describe_training(plan, budget)}, {format_count(len(plan.seeds), 'seed')}",
+        subtitle=f"{describe_training(plan, budget)}, {describe_seeds(plan)}",
         notice=" ".join(filter(None, [describe_missing(found), *found.caveats])),
         headlines=all_headlines,
         sections=[*sections, *_next_commands(found), setup],
@@ -104,7 +109,7 @@ def _setup(found: Findings) -> Table:
         ["data", " ".join([f"{task.source}; {splits} examples.", *task.notes])],
         ["targets", f"{', '.join(f'{target:.4g}' for target in plan.targets)} of the validation {task.metric}, fixed "
                     f"before the first run; {evaluations} per run. {ends}"],
-        ["seeds", f"{', '.join(map(str, plan.seeds))}; {paired}."],
+        ["seeds", f"{list_seeds(plan)}; {paired}."],
         ["model", ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
                             for name, value in plan.model.items() if value is not None)],
         ["training", ", ".join(f"{name}={value}" for name, value in plan.training.items())],

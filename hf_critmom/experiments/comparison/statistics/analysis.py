@@ -232,15 +232,16 @@ def relate(
     in_seconds = [
         arrivals(table, name, rule.metric, every_target, "seconds", smooth=judged.smoothed) for name in (arm, baseline)
     ]
+    found = headline(judged, arm, baseline)
     return Relative(
         arm,
-        headline(judged, arm, baseline),
+        found,
         None
         if {arm, baseline} & {*disturbed}
         else target_ratios(
             pair(*in_seconds, paired=rule.paired),
             rule.targets,
-            level=1.0 - judged.confidence,
+            level=1.0 - found.confidence,
             exploratory=rule.exploratory,
         ),
         tuple(map(logrank, observed[arm], observed[baseline])),

@@ -23,7 +23,7 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
 
     Args:
         estimate: Mean log ratio of times.
-        looks: The looks made so far.
+        looks: The looks at the comparison; those at more seeds than the estimate has are still to come.
         margin: Log ratio up to which a difference counts as none.
         alpha: Error probability that the claim may spend on a difference, two-sided.
         alpha_within: Error probability that the claim may spend on no difference, two-sided.
@@ -44,9 +44,9 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
         return max(different, within)
 
     def before(alpha: float) -> float:
-        return spent(looks.counted[-1], looks.last, alpha) if looks.counted else 0.0
+        return spent(estimate.n, looks.last, alpha) if estimate.n >= looks.first else 0.0
 
-    low = max(estimate.n, *looks.made, looks.first - 1)
+    low = max(estimate.n, looks.first - 1)
     high = low + 1
     while power(high) < POWER:
         if high >= MAX_SEEDS:

@@ -12,8 +12,11 @@ Of `alpha`, after n seeds of a plan whose last planned look is at N seeds, may b
 * after N, if seeds are added by hand to a completed plan, the reserve: `RESERVE` (1 - N / n) more, which never runs
   out, however often seeds are added.
 
-A comparison of fixed size is a plan whose only look is at N: it spends 1 - `RESERVE` of its 5 % there. A look at fewer
-seeds than those of the first planned look (an unfinished comparison) spends nothing and decides nothing.
+A comparison of fixed size is a plan whose only planned look is at N: it spends 1 - `RESERVE` of its 5 % there. A look
+at fewer seeds than those of the first planned look (an unfinished comparison) spends nothing and decides nothing. From
+the first look on, every seed is one more look, whether somebody looked or not, so that a verdict depends on the results
+alone, and not on who read them when. Each claim has its own looks, at the seeds that both of its arms have: seeds that
+are added to some arms only are looks at the claims about these.
 
 The levels are exact for paired t tests of normal differences. (The usual levels, for Brownian motion, give a type I
 error of 5.6 % between 3 and 10 seeds, because the standard deviation is re-estimated at each look.) Let S be the sum,
@@ -32,7 +35,7 @@ hypothesis, at any look, below `alpha`, whatever the dependence between claims.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -74,6 +77,10 @@ class Looks:
     def fixed(cls, seeds: int) -> "Looks":
         """The only look at a comparison of fixed size that is complete."""
         return cls(seeds, seeds, (seeds,))
+
+    def until(self, seeds: int) -> "Looks":
+        """Those of the looks that a claim has whose arms have this number of seeds in common."""
+        return replace(self, made=tuple(look for look in self.made if look <= seeds))
 
     @property
     def counted(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.statistics.arrivals import Arrivals, arrivals, repeated_seeds, smooths
 from hf_critmom.experiments.comparison.statistics.claims import Claim, claim_weights, why_untested
 from hf_critmom.experiments.comparison.statistics.power import seeds_needed
@@ -99,6 +100,12 @@ class Verdict:
     margin: float = MARGIN
 
     @property
+    def arms(self) -> set[str]:
+        """The arms that it compares; a tuned variant stands for its arm."""
+        compared = (self.claim.arm, *self.claim.baselines, *(one.baseline for one in self.headlines))
+        return {name.removesuffix(TUNED_SUFFIX) for name in compared}
+
+    @property
     def decided(self) -> bool:
         """Whether more seeds cannot change the word."""
         return self.word != NOT_DECIDED
@@ -157,10 +164,9 @@ class Judged:
     of: Mapping[str, Arrivals]
     repeated: Mapping[str, tuple[int, ...]]
 
-    @property
-    def confidence(self) -> float:
-        """Level of a claim's interval at the present look."""
-        return interval_level(self.looks, CONFIDENCE)
+    def confidence(self, seeds: int) -> float:
+        """Level of the interval of a claim whose arms have this number of seeds in common."""
+        return interval_level(self.looks.until(seeds), CONFIDENCE)
 
     def pair(self, arm: str, baseline: str, seeds: int | None = None) -> Pair | None:
         """The runs of two arms.
@@ -224,7 +230,7 @@ def headline(judged: Judged, arm: str, baseline: str, *, highest_only: bool = Fa
     }
     at = runs.at(used)
     arm_missed, baseline_missed, both_missed = at.missed()
-    confidence = judged.confidence
+    confidence = judged.confidence(runs.n)
     return Headline(
         arm=arm,
         baseline=baseline,

@@ -40,6 +40,22 @@ def test_the_least_number_that_decides_anything_is_proposed_and_what_more_would_
     assert one is not None and one.sentence.startswith("1 more seed (4 in all) would probably decide it")
 
 
+def test_only_arms_of_claims_that_would_be_decided_get_more_seeds():
+    command = "hf-critmom compare --arms constant critmom adamw --num_seeds 3 --output_dir out"
+    plan = plan_of(("constant", "critmom", "adamw"), (0, 1, 2), command=command)
+    of_adamw = Verdict(Claim("adamw < constant", "adamw", ("constant",)), NOT_DECIDED, (), 3, needed=9)
+    found = outlook(plan, Path("out"), [verdict(7), of_adamw])
+    assert found is not None and found.sentence.startswith("4 more seeds of constant and critmom (7 in all)")
+    assert found.command == "hf-critmom compare --output_dir out --arms constant critmom --num_seeds 7"
+    grown = dataclasses.replace(plan, seeds=tuple(range(7)), left_out={"adamw": (3, 4, 5, 6)})
+    found = outlook(grown, Path("out"), [verdict(7), of_adamw])  # its seven seeds have not decided the first
+    assert found is not None and found.sentence.startswith("6 more seeds of constant and adamw (9 in all)")
+    assert found.command.endswith("--arms constant adamw --num_seeds 9")
+    gap = dataclasses.replace(plan, seeds=(0, 1, 2, 50, 51), left_out={"adamw": (50, 51)})
+    found = outlook(gap, Path("out"), [of_adamw])
+    assert found is not None and found.command.endswith("--arms constant adamw --num_seeds 6 --seed 50")
+
+
 @pytest.mark.parametrize("verdicts", [[], [verdict(None)], [verdict(7, SLOWER)]])
 def test_without_a_known_number_nothing_is_proposed(verdicts):
     assert outlook(planned(), Path("out"), verdicts) is None

@@ -330,6 +330,16 @@ def test_an_unfinished_comparison_decides_nothing_and_says_how_far_it_is() -> No
     assert (found.word, found.decided_at) == (SLOWER, 5)
 
 
+def test_each_claim_is_looked_at_with_the_seeds_of_its_own_arms() -> None:
+    """Seeds that only other arms have change neither its verdict nor its interval."""
+    few = {"critmom": [3.0, 3.4, 3.1], "matched": spread(3.0, 3)}
+    alone = verdict_on(MATCHED, timed(**few), looks=Looks.fixed(3), seeds=(0, 1, 2))
+    more = timed(**few, constant=spread(2.0, 6), nesterov=wobbly(2.0, 6))
+    beside = verdict_on(MATCHED, more, looks=Looks(3, 3, (3, 4, 5, 6)), seeds=tuple(range(6)))
+    assert (beside.word, beside.seeds, beside.headlines) == (alone.word, 3, alone.headlines)
+    assert beside.headlines[0].confidence == 0.95 and beside.needed == alone.needed is not None
+
+
 def test_seeds_added_by_hand_to_a_complete_comparison_can_still_decide() -> None:
     """Nothing at five seeds; with ten more the difference is beyond doubt."""
     rng = np.random.default_rng(3)
