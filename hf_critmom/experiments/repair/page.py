@@ -12,11 +12,11 @@ from hf_critmom.experiments.repair.selection import CHOSEN, control_help
 from hf_critmom.experiments.repair.sentences import (
     budget_finding,
     control_findings,
-    correction_finding,
     label_findings,
     outcome,
     outcome_word,
     provenance_findings,
+    reading_findings,
 )
 from hf_critmom.experiments.repair.tables import class_table, group_table, label_table, scan_table, treatment_table
 from hf_critmom.reporting.page import Chart, Control, Headline, Section, write_page
@@ -85,7 +85,7 @@ def _treatments_section(repair: Repair) -> Section:
     ]  # fmt: skip
     table = treatment_table(repair)
     others = control_findings(repair)[len(repair.advantages()) :]  # which have no headline
-    said = [text for text in (correction_finding(repair), *others) if text]
+    said = [*reading_findings(repair), *others]
     if not rows:
         return Section("Fixed and broken", said, tables=[table])
     roles, frame = list(repair.roles), pd.DataFrame(rows)

@@ -12,10 +12,10 @@ from hf_critmom.experiments.repair.selection import CHOSEN, control_help
 from hf_critmom.experiments.repair.sentences import (
     budget_finding,
     control_findings,
-    correction_finding,
     label_findings,
     outcome,
     provenance_findings,
+    reading_findings,
 )
 from hf_critmom.experiments.repair.tables import (
     class_table,
@@ -71,7 +71,7 @@ def write_repair_report(repair: Repair) -> RenderableType:
         outcome=outcome(repair),
         findings=control_findings(repair),
         budget=budget_finding(repair),
-        correction=correction_finding(repair),
+        reading=reading_findings(repair),
         provenance=provenance_findings(repair),
         controls={role: control_help(role) for role in repair.roles if role != CHOSEN},
         scan=scan_table(repair).markdown() if repair.scan else None,
@@ -88,7 +88,12 @@ def write_repair_report(repair: Repair) -> RenderableType:
     from hf_critmom.experiments.repair.page import write_repair_page  # Altair takes a second to import
 
     write_repair_page(repair)
-    shown = [outcome(repair), *control_findings(repair), *(label_findings(repair.labels) if repair.labels else ())]
+    shown = [
+        outcome(repair),
+        *control_findings(repair),
+        *reading_findings(repair),
+        *(label_findings(repair.labels) if repair.labels else ()),
+    ]
     return Group(treatments.rich(), *map(Text, shown))
 
 

@@ -16,7 +16,7 @@ from hf_critmom.experiments.repair.advantages import Advantage, judge_advantages
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairPlan
 from hf_critmom.experiments.repair.scan import EpochScan, logged_training, scan, training_seconds
-from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, SELECTIONS, Choice, Evidence, in_order
+from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, SELECTIONS, Choice, Evidence, in_order, listed
 from hf_critmom.experiments.repair.targets import Target, targets_by_role
 from hf_critmom.experiments.repair.verification import Verification
 from hf_critmom.storage.files import atomic_write, replace_non_finite, write_json
@@ -97,11 +97,13 @@ class Cost:
         parameter_share: Share of the parameters that are trained, which is not a share of compute.
         seconds: Median seconds of a forward and backward pass with only the chosen groups trained.
         whole_seconds: Median seconds with everything trained.
+        groups: The groups; empty in results of earlier versions.
     """
 
     parameter_share: float
     seconds: float
     whole_seconds: float
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.parameter_share <= 1.0 or min(self.seconds, self.whole_seconds) <= 0.0:
@@ -185,6 +187,13 @@ class Repair:
             differences[role] = [chosen[seed] - nets[seed] for seed in chosen if seed in nets]
         return judge_advantages(differences)
 
+    def num_trained(self, treatment: Treatment) -> int:
+        """Number of parameters that a treatment trains."""
+        if treatment.parameters is not None:
+            return treatment.parameters
+        groups = self.choice.attribution.groups
+        return sum(groups[name].parameters for name in treatment.groups if name in groups)
+
     def is_chosen(self, treatments: list[Treatment]) -> bool:
         """Whether a control has the same groups as the diagnosis."""
         return {(one.groups, one.parameters) for one in treatments} == {(self.choice.groups, None)}
@@ -214,7 +223,7 @@ def read_repair(folder: Path) -> Repair:
         seconds = training_seconds(Path(plan.checkpoint))
     labels = read_labels(folder) if plan.settings.get("check_labels") else None
     plan = replace(plan, training_seconds=seconds)
-    return Repair(list(scanned or ()), choice, roles, read_cost(folder), folder, plan, labels)
+    return Repair(list(scanned or ()), choice, roles, read_cost(folder, choice), folder, plan, labels)
 
 
 def read_choice(folder: Path, plan: RepairPlan) -> Choice:
@@ -260,13 +269,17 @@ def read_treatment(run: Path, target: Target, seed: int) -> Treatment:
     return treatment
 
 
-def read_cost(folder: Path) -> Cost:
-    """Reads the measured cost.
+def read_cost(folder: Path, choice: Choice) -> Cost:
+    """Reads the measured cost of treating the chosen groups.
 
     Raises:
-        RepairError: If the file is damaged.
+        RepairError: If the file is damaged, or of other groups.
     """
-    return _read(folder / COST_FILE, Cost, "delete it and repeat the command, which measures again")
+    file, again = folder / COST_FILE, "delete it and repeat the command, which measures again"
+    cost = _read(file, Cost, again)
+    if cost.groups not in ((), choice.groups):
+        raise RepairError(f"{file} is the cost of other groups ({listed(cost.groups)}): {again}.")
+    return cost
 
 
 def read_labels(folder: Path) -> DoubtfulLabels:

@@ -205,7 +205,7 @@ class RepairRunner:
         choice, labels, masks = self._computed(self._diagnose)
         self.progress(choice.reason)
         roles = targets_by_role(self.plan, choice)
-        self._check_stored(roles)
+        self._check_stored(roles, choice)
         treatments = self._treat(roles, masks)
         cost = self._computed(lambda: self._cost(choice))
         by_role = {
@@ -261,10 +261,10 @@ class RepairRunner:
             self.folder / COST_FILE,
             compute=lambda: measure_cost(self.network, choice.groups),
             write=lambda found: write_record(self.folder / COST_FILE, found),
-            read=lambda: read_cost(self.folder),
+            read=lambda: read_cost(self.folder, choice),
         )
 
-    def _check_stored(self, roles: Mapping[str, list[Target]]) -> None:
+    def _check_stored(self, roles: Mapping[str, list[Target]], choice: Choice) -> None:
         """Reads existing results: a damaged file is reported before hours of training, not after."""
         for targets in roles.values():
             for target, seed in zip(targets, self.plan.seeds, strict=True):
@@ -272,7 +272,7 @@ class RepairRunner:
                 if run.finished():
                     read_treatment(run.path, target, seed)
         if (self.folder / COST_FILE).exists():
-            read_cost(self.folder)
+            read_cost(self.folder, choice)
 
     def _masks(self, choice: Choice) -> dict[str, torch.Tensor]:
         """Masks of the single parameters to train, as many as the chosen groups have."""

@@ -2,7 +2,7 @@
 
 from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE
 from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair
-from hf_critmom.experiments.repair.selection import CHOSEN, control_help
+from hf_critmom.experiments.repair.selection import CHOSEN, control_help, listed
 
 _STATUS = {
     BETTER: "the chosen groups were better",
@@ -104,15 +104,26 @@ def control_findings(repair: Repair) -> list[str]:
     ]
 
 
-def correction_finding(repair: Repair) -> str:
-    """What the interval and the word of each control hold for; empty if there is nothing to correct for."""
-    controls = len(repair.advantages())
-    if controls < 2:
-        return ""
-    return (
-        "An interval is that of one control, over the seeds of the treatment on this one test split; better or worse "
-        f"is said with Holm's correction for all {controls} controls."
-    )
+def reading_findings(repair: Repair) -> list[str]:
+    """How the differences from the controls are to be read: their intervals, and the sizes of the treatments."""
+    advantages = repair.advantages()
+    found = []
+    if len(advantages) > 1:
+        found.append(
+            "An interval is that of one control, over the seeds of the treatment on this one test split; better or "
+            f"worse is said with Holm's correction for all {len(advantages)} controls."
+        )
+    own = repair.num_trained(repair.roles[CHOSEN][0])
+    sizes = {role: [repair.num_trained(one) for one in repair.roles[role]] for role in advantages}
+    fewer = [role for role, counts in sizes.items() if min(counts) < own]
+    more = [role for role, counts in sizes.items() if max(counts) > own]
+    others = [f"{word} in {listed(roles)}" for word, roles in (("fewer", fewer), ("more", more)) if roles]
+    if others:
+        found.append(
+            f"{own:,} parameters are retrained in the chosen groups, {' and '.join(others)}: a difference from these "
+            "may be one of size and not of place."
+        )
+    return found
 
 
 def label_findings(labels: DoubtfulLabels) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hf_critmom.experiments.repair.results import Repair, Treatment
-from hf_critmom.experiments.repair.sentences import control_findings, outcome, provenance_findings
+from hf_critmom.experiments.repair.sentences import control_findings, outcome, provenance_findings, reading_findings
 
 
 def repair_as_json(repair: Repair) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def repair_as_json(repair: Repair) -> dict[str, Any]:
         "advantages": {
             role: {**asdict(one.interval), "status": one.status} for role, one in repair.advantages().items()
         },
-        "findings": [*control_findings(repair), *provenance_findings(repair)],
+        "findings": [*control_findings(repair), *reading_findings(repair), *provenance_findings(repair)],
     }
 
 

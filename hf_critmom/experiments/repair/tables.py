@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hf_critmom.attribution.doubtful_labels import DoubtfulLabel
 from hf_critmom.experiments.repair.figures import class_name
-from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair
+from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair, Treatment
 from hf_critmom.reporting.tables import Table
 
 _SHOWN_LABELS = 20
@@ -12,7 +12,7 @@ _SHOWN_LABELS = 20
 
 def treatment_table(repair: Repair) -> Table:
     """The table of treatments: one row per role, with the mean over its seeds (smallest to largest)."""
-    header = ["treated", "groups", "fixed", "broken", "net", "accuracy after", "items/s", "seeds"]
+    header = ["treated", "groups", "parameters", "fixed", "broken", "net", "accuracy after", "items/s", "seeds"]
     rows = []
     for role, treatments in repair.roles.items():
         finished = [(one, one.verification) for one in treatments if one.verification]
@@ -29,7 +29,8 @@ def treatment_table(repair: Repair) -> Table:
             ]
         titles = [one.title for one in treatments]
         seeds = f"{len(treatments)}, {diverged} diverged" if diverged else str(len(treatments))
-        rows.append([role, " / ".join(titles if len(set(titles)) > 1 else titles[:1]), *cells, seeds])
+        title = " / ".join(titles if len(set(titles)) > 1 else titles[:1])
+        rows.append([role, title, num_trained(repair, treatments), *cells, seeds])
     return Table(
         header,
         rows,
@@ -37,6 +38,12 @@ def treatment_table(repair: Repair) -> Table:
         caption="Mean over the seeds (smallest to largest).",
         left=("groups",),
     )
+
+
+def num_trained(repair: Repair, treatments: Sequence[Treatment]) -> str:
+    """The number of parameters that treatments of one role train: "690,368" or, if it differs, "84 to 2,570"."""
+    counts = [repair.num_trained(one) for one in treatments]
+    return f"{min(counts):,}" if len({*counts}) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
 def _spread(values: Sequence[float], *, sign: str = "", digits: int = 0) -> str:

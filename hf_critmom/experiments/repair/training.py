@@ -249,4 +249,4 @@ def measure_cost(network: Network, groups: tuple[str, ...], *, steps: int = 10) 
     trainer = network.scratch_trainer(model)
     batch = next(iter(trainer.get_train_dataloader()))  # Accelerate has moved it to the model's device
     seconds = step_times(model, network.layers, {CHOSEN: groups, "whole": network.layers.names}, batch, steps)
-    return Cost(trained_share(network.layers, model, groups), seconds[CHOSEN], seconds["whole"])
+    return Cost(trained_share(network.layers, model, groups), seconds[CHOSEN], seconds["whole"], groups)

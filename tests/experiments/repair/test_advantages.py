@@ -12,7 +12,8 @@ from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE, j
 from hf_critmom.experiments.repair.page import write_repair_page
 from hf_critmom.experiments.repair.report import write_repair_report
 from hf_critmom.experiments.repair.results import Repair, read_repair
-from hf_critmom.experiments.repair.sentences import budget_finding, control_findings
+from hf_critmom.experiments.repair.sentences import budget_finding, control_findings, reading_findings
+from hf_critmom.experiments.repair.tables import treatment_table
 from hf_critmom.experiments.repair.targets import targets_by_role
 
 COMMITTED = Path(__file__).parents[3] / "model_cards" / "repair-cifar10-30epochs"
@@ -36,6 +37,20 @@ def test_seeds_without_spread_decide_nothing() -> None:
     (said,) = (one for one in control_findings(repair) if one.startswith("Against last_layer"))
     assert "undecided with 3 seeds; net +3.0 items on average; every seed gave the same difference" in said
     assert "interval" not in said
+
+
+def test_a_control_of_another_size_is_told_from_one_of_the_same_size() -> None:
+    repair = read_repair(COMMITTED)
+    counts = {name: group.parameters for name, group in repair.choice.attribution.groups.items()}
+    assert repair.num_trained(repair.roles["whole"][0]) == sum(counts.values())
+    rows = {row[0]: row[2] for row in treatment_table(repair).rows}
+    drawn = [sum(counts[name] for name in one.groups) for one in repair.roles["random"]]
+    assert rows["random"] == f"{min(drawn):,} to {max(drawn):,}" and rows["last_layer"] == f"{counts['fc']:,}"
+    assert rows["chosen"] == rows["parameters"] == f"{repair.num_trained(repair.roles['parameters'][0]):,}"
+    *_, said = reading_findings(repair)
+    assert "fewer in random, relative_norm and last_layer and more in whole: a difference" in said
+    alike = replace(repair, roles={role: repair.roles[role] for role in ("chosen", "parameters")})
+    assert reading_findings(alike) == []
 
 
 def test_every_further_control_makes_a_decision_harder() -> None:

@@ -152,7 +152,7 @@ def test_a_diverged_repair_is_recorded_and_publishes_nothing(checkpoint: Path, t
     card = ModelCard.load(out / "README.md")
     assert "diverged after" in card.text and "There is no repaired model" in card.text
     assert "net +" not in card.text and "net -" not in card.text and not card.data.eval_results
-    assert "| chosen | fc | - | - | - | - | - | 1, 1 diverged |" in card.text
+    assert "| chosen | fc | 170 | - | - | - | - | - | 1, 1 diverged |" in card.text
     assert (out / "figures" / "repair.png").exists()
     assert main((*words, "--num_train_epochs", "1", "--output_dir", str(out))) == 0
 
@@ -235,6 +235,7 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
         ("diagnosis.json", ("attribution", "groups", "fc", "share"), 0.99),
         ("diagnosis.json", ("reason",), None),
         ("cost.json", ("seconds",), -1.0),
+        ("cost.json", ("groups",), ["layer4"]),
         ("repair.json", ("seeds",), []),
         ("repair.json", ("layers",), {"fc": 2}),
         ("repair.json", ("task", "splits"), None),
