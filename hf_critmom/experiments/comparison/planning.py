@@ -158,6 +158,23 @@ def select_seeds(
     return tuple(seeds)
 
 
+def select_left_out(
+    comparison: ComparisonArguments, arms: Collection[str], start: int, given: Collection[str], stored: Plan | None
+) -> dict[str, tuple[int, ...]]:
+    """Those of the seeds of a request with which an arm is not run, by arm; none if it gives a number of seeds.
+
+    Args:
+        comparison: Flags that define what is compared.
+        arms: Names of the arms of the request.
+        start: The first seed.
+        given: Names of the flags that were given.
+        stored: The plan of the comparison that the request continues, if there is one.
+    """
+    if stored is None or not _keeps_seeds(comparison, start, given, stored):
+        return {}
+    return {arm: stored.left_out[arm] for arm in arms if arm in stored.left_out}
+
+
 def _keeps_seeds(comparison: ComparisonArguments, start: int, given: Collection[str], stored: Plan) -> bool:
     """Whether a request leaves the seeds of its arms to the plan of the comparison that it continues."""
     return comparison.num_seeds is None and ("seed" not in given or start in stored.seeds)
@@ -211,9 +228,6 @@ def plan_request(
     targets = comparison.targets or (stored.targets if stored is not None else default_targets(request, task))
     start = request.training.seed
     seeds = select_seeds(comparison, start, request.given, stored)
-    left_out: dict[str, tuple[int, ...]] = {}
-    if stored is not None and _keeps_seeds(comparison, start, request.given, stored):
-        left_out = {arm: stored.left_out[arm] for arm in arms if arm in stored.left_out}
     return Plan(
         task=from_json(TaskRecord, json_roundtrip(task.description())),
         model={**model_record(task, request.model), "num_parameters": num_parameters},
@@ -230,7 +244,7 @@ def plan_request(
         margin=comparison.margin or (DEFAULT_MARGIN if stored is None else stored.margin),
         claims=tuple(comparison.claim or ()),
         looks=plan_looks(comparison, seeds),
-        left_out=left_out,
+        left_out=select_left_out(comparison, arms, start, request.given, stored),
     )
 
 

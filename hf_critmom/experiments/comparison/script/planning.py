@@ -16,6 +16,7 @@ from hf_critmom.experiments.comparison.planning import (
     check_names,
     plan_looks,
     plan_tuning,
+    select_left_out,
     select_seeds,
 )
 from hf_critmom.experiments.comparison.records import TaskRecord
@@ -200,6 +201,7 @@ def plan_script(
             margin=comparison.margin or (DEFAULT_MARGIN if stored is None else stored.margin),
             claims=tuple(comparison.claim or ()),
             looks=plan_looks(comparison, seeds),
+            left_out=select_left_out(comparison, arms, request.flags.seed, request.given, stored),
         )
     except RecordError as error:
         raise ComparisonError(

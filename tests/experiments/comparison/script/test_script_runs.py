@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -100,6 +101,17 @@ def test_the_same_command_repeats_nothing_and_other_conditions_are_refused(
     capsys.readouterr()
     assert main(["drift", str(folder)]) == 2
     assert "a script, which loads its data by itself" in sentence_in(capsys.readouterr().err)
+
+
+def test_seeds_of_some_arms_stay_theirs_under_a_command_that_names_no_seeds(
+    compared: Path, warm: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(compared / "out", tmp_path / "out")
+    assert compare(warm, compared / "train.py", folder, "--arms", "adamw", "--num_seeds", "2") == 0
+    plan = Plan.read(folder)
+    assert plan.seeds_of(["adamw"]) == (42, 43) and plan.seeds_of(["matched"]) == (42,)
+    assert compare(warm, compared / "train.py", folder, *ARMS) == 0
+    assert Plan.read(folder) == plan
 
 
 def test_two_launches_of_the_same_command_share_out_the_runs(compared: Path, warm: str) -> None:
