@@ -62,14 +62,16 @@ class ComparisonArguments:
     num_seeds: int | None = field(
         default=None,
         metadata={
-            "help": "Number of seeds of every arm: --seed, --seed + 1, ... All arms have the same, so that runs are "
-            f"paired. If the comparison has fewer, the others are added to it. Default: {DEFAULT_SEEDS}."
+            "help": "Number of seeds of each arm of --arms: --seed, --seed + 1, ..., the same for all, so that runs "
+            "are paired. If the comparison has fewer of these arms, the others are added to them. Default: "
+            f"{DEFAULT_SEEDS}."
         },
     )
     until_decided: bool = field(
         default=False,
         metadata={
-            "help": "Add seeds to every arm, one by one, until every claim is decided or --max_seeds is reached."
+            "help": "Add seeds to the arms of --arms, one by one, until every claim about these alone is decided or "
+            "--max_seeds is reached."
         },
     )
     max_seeds: int | None = field(

@@ -103,14 +103,14 @@ def merge_plans(parts: Sequence[Part]) -> Plan:
             f"{' and '.join(part.name for part in parts)} have no planned target in common: give all shares of a "
             "comparison the same --targets."
         )
-    same = (set(arms), set(seeds), planned, set(exploratory), set(claims), tuning, left_out) == (
+    same = (set(arms), set(seeds), planned, set(exploratory), set(claims), tuning, _as_sets(left_out)) == (
         set(first.plan.arms),
         set(first.plan.seeds),
         first.plan.targets,
         set(first.plan.exploratory_targets),
         set(first.plan.claims),
         first.plan.tuning,
-        first.plan.left_out,
+        _as_sets(first.plan.left_out),
     )
     if same:
         return first.plan
@@ -174,6 +174,11 @@ def _left_out(parts: Sequence[Part], seeds: Sequence[int]) -> dict[str, tuple[in
         if without:
             left_out[arm] = tuple(seed for seed in seeds if seed in without)
     return left_out
+
+
+def _as_sets(left_out: Mapping[str, Sequence[int]]) -> dict[str, set[int]]:
+    """Seeds by arm, whatever their order."""
+    return {arm: {*seeds} for arm, seeds in left_out.items()}
 
 
 def _earliest(parts: Sequence[Part]) -> Part:

@@ -172,6 +172,15 @@ def test_seeds_are_added_only_to_the_arms_that_a_command_names(
     assert Plan.read(folder).left_out == {"critmom": (45,)}
 
 
+def test_curvature_is_measured_with_the_first_seed_that_an_arm_has(folder: Path) -> None:
+    assert (
+        compare(*TINY, "--arms", "critmom", "--num_seeds", "2", "--seed", "43", "--measure_curvature", folder=folder)
+        == 0
+    )
+    results = {run.seed: result for run, result in read_results(folder, Plan.read(folder)).runs.items()}
+    assert [bool(results[seed].curvature) for seed in (42, 43, 44)] == [False, True, False]
+
+
 def test_tuned_variants_get_the_seeds_of_their_arms(folder: Path) -> None:
     tuned = ("--learning_rate_grid", "0.5", "2")
     assert compare(*TINY, "--arms", "constant", "critmom", *tuned, folder=folder) == 0

@@ -349,6 +349,14 @@ def test_seeds_that_a_share_added_to_some_arms_only_stay_theirs() -> None:
     assert merge_plans([grown, part("b", 1, (1,), arms=("nesterov",))]).left_out == {"constant": (1,)}
 
 
+def test_a_part_with_the_whole_extent_stays_as_it_is_whatever_the_order_of_its_seeds() -> None:
+    arms = ("constant", "critmom")
+    grown = part("a", 1, (2, 0, 1), arms=arms)
+    plan = replace(grown.plan, left_out={"constant": (2, 1)}, looks=LookPlan(3, 3))
+    few = part("b", 5, (0,), arms=arms)
+    assert merge_plans([replace(grown, plan=plan), few]) is plan
+
+
 def test_a_target_that_a_part_did_not_plan_is_exploratory() -> None:
     parts = [part("a", 1, (0,), targets=(0.9, 0.5)), part("b", 1, (1,), targets=(0.5, 0.7))]
     merged = merge_plans(parts)

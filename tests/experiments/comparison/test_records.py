@@ -143,6 +143,17 @@ PLANS: dict[str, tuple[Change, str]] = {
     "seed-too-large": (put("seeds", [2**32]), "4294967296 is not a seed"),
     "seed-of-text": (put("seeds", ["../42"]), "seeds[0]"),
     "fractional-seed": (put("seeds", [42.0]), "seeds[0]"),
+    "left-out-of-an-unknown-arm": (put("left_out", {"nobody": [42]}), "left_out holds one that is not among the arms"),
+    "left-out-of-an-unknown-seed": (
+        put("left_out", {"critmom": [7]}),
+        "left_out holds one that is not among the seeds",
+    ),
+    "left-out-nothing": (put("left_out", {"critmom": []}), "left_out of critmom is empty"),
+    "left-out-everything": (
+        lambda content: content.update(left_out={"critmom": content["seeds"]}),
+        "left_out of critmom holds every seed",
+    ),
+    "left-out-in-a-list": (put("left_out", [42]), "left_out"),
     "no-targets": (put("targets", []), "targets"),
     "target-beyond-1": (put("targets", [90]), "accuracies in (0, 1]"),
     "target-twice": (put("targets", [0.8, 0.8]), "targets"),

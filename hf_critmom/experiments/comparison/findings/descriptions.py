@@ -25,9 +25,9 @@ def describe_seeds(plan: Plan) -> str:
 
 
 def list_seeds(plan: Plan) -> str:
-    """The seeds, such as "42, 43, 44 (adamw without 44)"."""
+    """The seeds, such as "42, 43, 44; adamw without 44"."""
     exceptions = [f"{arm} without {join_seeds(seeds)}" for arm, seeds in plan.left_out.items()]
-    return ", ".join(map(str, plan.seeds)) + (f" ({', '.join(exceptions)})" if exceptions else "")
+    return "; ".join([", ".join(map(str, plan.seeds)), *exceptions])
 
 
 def budget_title(budget: float | None) -> str:

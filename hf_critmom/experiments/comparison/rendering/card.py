@@ -85,6 +85,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         front_matter=data.to_yaml(),
         plan=plan,
         settings=[f"{describe_training(plan, budget.analysis.budget)}, {describe_seeds(plan)}" for budget in budgets],
+        num_seeds=describe_seeds(plan),
         seeds=list_seeds(plan),
         reports=[_report(budget, drawn) for budget, drawn in zip(budgets, figures, strict=True)],
         arms=found.arms,
