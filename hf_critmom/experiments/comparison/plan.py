@@ -279,6 +279,10 @@ class Plan:
             raise ValueError("left_out holds one that is not among the arms")
         if not {*itertools.chain(*self.left_out.values())} <= {*self.seeds}:
             raise ValueError("left_out holds one that is not among the seeds")
+        for arm, seeds in self.left_out.items():
+            _check_distinct(f"left_out of {arm}", seeds)
+            if len(seeds) == len(self.seeds):
+                raise ValueError(f"left_out of {arm} holds every seed")
         metric = self.task.metric_spec
         every_target = [*self.targets, *self.exploratory_targets]
         if impossible := [target for target in every_target if not metric.above < target <= metric.at_most]:
@@ -338,6 +342,11 @@ class Plan:
         """The seeds with which at least one of some arms is run, in the order of the plan."""
         left_out = set(self.seeds).intersection(*(self.left_out.get(arm, ()) for arm in arms))
         return tuple(seed for seed in self.seeds if seed not in left_out)
+
+    def first_seeds_of(self, arms: Iterable[str]) -> tuple[int, ...]:
+        """The first seeds, up to one that one of some arms lacks: those by which the claims about them are judged."""
+        lacking = {seed for arm in arms for seed in self.left_out.get(arm, ())}
+        return tuple(itertools.takewhile(lambda seed: seed not in lacking, self.seeds))
 
     def trials(self) -> list[Run]:
         """Every trial, whose only use is the choice of learning rate and weight decay."""

@@ -261,7 +261,7 @@ class _Runner:
             undecided, tested = undecided_claims(self.plan, results, results_table(results.runs.values()), arms)
             undecided = broadcast_object_list([undecided])[0]  # all processes stop at the same seed
             decided = f"{tested - undecided} of {tested} claim{'s' if tested != 1 else ''} decided"
-            number = min(len(self.plan.seeds_of([arm])) for arm in arms)
+            number = len(self.plan.first_seeds_of(arms))
             if not undecided or number >= max_seeds:
                 end = "every claim is decided." if not undecided else f"--max_seeds {max_seeds} is reached."
                 if not tested:
@@ -271,9 +271,9 @@ class _Runner:
             seed = next_seed(self.plan, arms)
             self.notifier.note(f"{number} seeds: {decided}; seed {seed} is added to {whose}.")
             left_out = {
-                arm: tuple(one for one in seeds if one != seed)
+                arm: others
                 for arm, seeds in self.plan.left_out.items()
-                if arm in requested.arms
+                if arm in requested.arms and (others := tuple(one for one in seeds if one != seed))
             }
             seeds = tuple(dict.fromkeys((*self.plan.seeds, seed)))
             requested = dataclasses.replace(requested, seeds=seeds, left_out=left_out)

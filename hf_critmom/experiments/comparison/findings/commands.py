@@ -1,5 +1,6 @@
 """Commands that a report shows: those that made its comparison, one that continues it, and one that adds seeds."""
 
+import itertools
 import shlex
 from collections.abc import Collection
 from contextlib import suppress
@@ -32,7 +33,7 @@ def continuing_command(plan: Plan, folder: Path) -> str:
         argv, covered = _covering_command(plan, folder)
     except ValueError:  # an early plan keeps a command for people, who know what to do with it
         return plan.command
-    if flag_values(argv, "--until_decided") is None and not covered.issuperset(plan.seeds):
+    if flag_values(argv, "--until_decided") is None and (plan.left_out or not covered.issuperset(plan.seeds)):
         argv = without_flag(argv, "--num_seeds")  # then the seeds are those of the plan
     return plan.command if argv == shlex.split(plan.command) else shlex.join(argv)
 
@@ -62,27 +63,35 @@ def command_for_seeds(plan: Plan, folder: Path, seeds: int, arms: Collection[str
     try:
         argv, covered = _covering_command(plan, folder)
     except ValueError:
-        return f"{plan.command} --num_seeds {seeds}"
+        named = "" if {*arms} >= {*plan.arms} else f" --arms {shlex.join(arms)}"
+        return f"{plan.command}{named} --num_seeds {seeds}"
     if not {*arms} >= {*plan.arms}:
         argv = _with_arms(argv, plan, arms)
     looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
     grows = flag_values(argv, "--until_decided") is not None
     if grows or looks.first < looks.last:
-        argv = argv if grows else with_flag(without_flag(argv, "--num_seeds"), "--until_decided")
+        argv = argv if grows else _until_decided(argv)
         most = min([looks.last, *map(int, flag_values(argv, "--max_seeds") or ())])
         return shlex.join(with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > most else argv)
-    start, number = min(plan.seeds), seeds
-    following = [seed for seed in range(start, max(plan.seeds) + 1) if seed not in plan.trial_seeds]
-    if following != sorted(plan.seeds):  # there are gaps, which more seeds from the first would fill
-        present = [seed for seed in plan.seeds if not any(seed in plan.left_out.get(arm, ()) for arm in arms)]
-        lacking = [seed for seed in plan.seeds if seed not in present][: seeds - len(present)]
-        start = min(lacking, default=max(plan.seeds) + 1)
-        new = seeds - len(present) - len(lacking)
-        number = sum(seed not in plan.trial_seeds for seed in range(start, max(lacking, default=start - 1) + 1)) + new
-    argv = with_flag(argv, "--num_seeds", [str(number)])
-    if start != min(covered, default=None) and not script_has_flag(argv, "--seed", "--data_seed"):
-        argv = with_flag(argv, "--seed", [str(start)])
-    return shlex.join(argv)
+    following = (seed for seed in itertools.count(max(plan.seeds) + 1) if seed not in plan.trial_seeds)
+    wanted = [*itertools.islice(itertools.chain(plan.seeds, following), seeds)]
+    missing = [
+        seed for seed in wanted if seed not in plan.seeds or any(seed in plan.left_out.get(arm, ()) for arm in arms)
+    ]
+    own_start = script_has_flag(argv, "--seed", "--data_seed")
+    for start in (min(plan.seeds), min(missing)):
+        counted = [seed for seed in range(start, max(missing) + 1) if seed not in plan.trial_seeds]
+        as_before = start == min(covered, default=None)
+        if {*counted} <= {*wanted} and (as_before or not own_start):
+            argv = with_flag(argv, "--num_seeds", [str(len(counted))])
+            return shlex.join(argv if as_before else with_flag(argv, "--seed", [str(start)]))
+    # No consecutive seeds would be these: they are added one by one.
+    return shlex.join(with_flag(_until_decided(argv), "--max_seeds", [str(seeds)]))
+
+
+def _until_decided(argv: list[str]) -> list[str]:
+    """A command that adds seeds until the claims are decided, instead of giving a number of them."""
+    return with_flag(without_flag(argv, "--num_seeds"), "--until_decided")
 
 
 def command_for_pilot(plan: Plan, folder: Path) -> str | None:
@@ -130,8 +139,8 @@ def _covered(plan: Plan) -> tuple[set[str], set[int]]:
 def _with_arms(argv: list[str], plan: Plan, arms: Collection[str]) -> list[str]:
     """A command that names arms of a plan as the commands did that added them.
 
-    Where no command names one of them, or two files of arms would be needed, it names none: then the arms are those of
-    the plan.
+    Where no command names one of them, or two files of arms would be needed, it names none if it is about every arm:
+    then the arms are those of the plan. Some of them it names as the plan does.
     """
     spelled: dict[str, str] = {}
     files: set[str] = set()
@@ -146,6 +155,6 @@ def _with_arms(argv: list[str], plan: Plan, arms: Collection[str]) -> list[str]:
     }
     argv = without_flag(argv, "--arms", "--arms_file")
     if len(spelled) < len(arms) or len(files) > 1:
-        return argv
+        return argv if {*arms} >= {*plan.arms} else with_flag(argv, "--arms", [*arms])
     argv = with_flag(argv, "--arms_file", [*files]) if files else argv
     return with_flag(argv, "--arms", list(spelled.values()))

@@ -19,7 +19,7 @@ class Outlook:
     Attributes:
         seeds: Number of open claims that would probably be decided, by total number of seeds in rising order; empty if
             no number of seeds would, because no target tells the arms apart.
-        present: Present number of seeds of the arms that the command gives more.
+        present: How many of the smallest of these numbers of seeds the arms have that the command gives more.
         undecided: Number of open claims.
         command: The command that brings the comparison to the smallest of these numbers of seeds, or the one that makes
             a comparison with other targets.
@@ -82,7 +82,7 @@ def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | 
     needed = [
         (one.needed, one.arms)
         for one in undecided
-        if one.needed is not None and one.needed > _planned_seeds(plan, one.arms)
+        if one.needed is not None and one.needed > len(plan.first_seeds_of(one.arms))
     ]
     if not needed:
         return _other_targets(plan, folder, undecided, decided=len(tested) > len(undecided))
@@ -92,12 +92,9 @@ def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | 
     arms = [arm for arm in plan.arms if arm in of]
     command = command_for_seeds(plan, folder, numbers[0], arms)
     named = arms if len(arms) < len(plan.arms) else ()
-    return Outlook(decided, _planned_seeds(plan, arms), len(undecided), command, arms=named)
-
-
-def _planned_seeds(plan: Plan, arms: Iterable[str]) -> int:
-    """Number of seeds that all of some arms are planned to have."""
-    return min(len(plan.seeds_of([arm])) for arm in arms)
+    lacking = {seed for arm in arms for seed in plan.left_out.get(arm, ())}
+    present = sum(seed not in lacking for seed in plan.seeds[: numbers[0]])
+    return Outlook(decided, present, len(undecided), command, arms=named)
 
 
 def _other_targets(plan: Plan, folder: Path, undecided: Sequence[Verdict], *, decided: bool) -> Outlook | None:

@@ -18,12 +18,13 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
     """The smallest number of seeds that probably decides a claim, as a difference or as no difference.
 
     The present estimate and spread are taken for the true ones, which they may not be, especially with few seeds: the
-    number is a guide to what to run next, not a promise. The look at that number of seeds is taken as the next one, and
-    may spend only what it adds to the error probability of the looks before it.
+    number is a guide to what to run next, not a promise. The look at that number of seeds is taken as the next one,
+    which may spend what all looks until then add to the error probability. They spend it bit by bit instead, which
+    decides about as often: with 70 to 90 % where this says 80 %.
 
     Args:
         estimate: Mean log ratio of times.
-        looks: The looks at the comparison; those at more seeds than the estimate has are still to come.
+        looks: The looks that the claim has had.
         margin: Log ratio up to which a difference counts as none.
         alpha: Error probability that the claim may spend on a difference, two-sided.
         alpha_within: Error probability that the claim may spend on no difference, two-sided.
@@ -37,16 +38,15 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
 
     def power(seeds: int) -> float:
         error, dof = spread / math.sqrt(seeds), seeds - 1.0
-        # What the look may spend after those before it; its level is at least that, so power is not overstated.
         level, level_within = (spent(seeds, looks.last, of) - before(of) for of in (alpha, alpha_within))
         different = power_of_difference(estimate.value, error, dof, level)
         within = power_of_equivalence(estimate.value, error, dof, level_within, margin)
         return max(different, within)
 
     def before(alpha: float) -> float:
-        return spent(estimate.n, looks.last, alpha) if estimate.n >= looks.first else 0.0
+        return spent(looks.counted[-1], looks.last, alpha) if looks.counted else 0.0
 
-    low = max(estimate.n, looks.first - 1)
+    low = max((1, looks.first - 1, *looks.made))  # a single seed has no spread
     high = low + 1
     while power(high) < POWER:
         if high >= MAX_SEEDS:

@@ -15,8 +15,8 @@ Of `alpha`, after n seeds of a plan whose last planned look is at N seeds, may b
 A comparison of fixed size is a plan whose only planned look is at N: it spends 1 - `RESERVE` of its 5 % there. A look
 at fewer seeds than those of the first planned look (an unfinished comparison) spends nothing and decides nothing. From
 the first look on, every seed is one more look, whether somebody looked or not, so that a verdict depends on the results
-alone, and not on who read them when. Each claim has its own looks, at the seeds that both of its arms have: seeds that
-are added to some arms only are looks at the claims about these.
+alone, and not on who read them when. Each claim has its own looks, at the first seeds of the plan that both of its arms
+have: seeds that are added to some arms only are looks at the claims about these.
 
 The levels are exact for paired t tests of normal differences. (The usual levels, for Brownian motion, give a type I
 error of 5.6 % between 3 and 10 seeds, because the standard deviation is re-estimated at each look.) Let S be the sum,

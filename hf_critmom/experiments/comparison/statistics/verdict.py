@@ -1,5 +1,6 @@
 """The verdicts: one of five words for each claim, never stronger than the evidence."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -179,18 +180,29 @@ class Judged:
         Returns:
             The pair; None if `seeds` is given and one of the arms lacks some of them.
         """
-        sides = (self.of[arm], self.of[baseline])
-        runs = pair(*sides, paired=self.rule.paired)
+        runs = pair(self.of[arm], self.of[baseline], paired=self.rule.paired)
         if seeds is None:
             return runs
-        if runs.paired:
-            chosen = self.seeds[:seeds]
-            complete = len(chosen) == seeds and all(set(chosen) <= set(side.seeds) for side in sides)
-            return Pair(runs.arm.of(chosen), runs.baseline.of(chosen)) if complete else None
-        firsts = [[seed for seed in self.seeds if seed in side.seeds][:seeds] for side in sides]
-        if min(map(len, firsts)) < seeds:
+        own, others = self._first_seeds(runs)
+        if min(len(own), len(others)) < seeds:
             return None
-        return Pair(sides[0].of(firsts[0]), sides[1].of(firsts[1]), paired=False)
+        sides = self.of[arm].of(own[:seeds]), self.of[baseline].of(others[:seeds])
+        return Pair(*sides, paired=runs.paired)
+
+    def num_looked_at(self, arm: str, baseline: str) -> int:
+        """Number of seeds at the latest look that two arms have results for."""
+        return min(map(len, self._first_seeds(pair(self.of[arm], self.of[baseline], paired=self.rule.paired))))
+
+    def _first_seeds(self, runs: Pair) -> tuple[list[int], list[int]]:
+        """Each arm's seeds in the order of their looks; paired ones up to the first one that an arm lacks.
+
+        If a look could be at other seeds, somebody who has seen the results of one arm could choose them.
+        """
+        own, others = ([seed for seed in self.seeds if seed in side.seeds] for side in (runs.arm, runs.baseline))
+        if runs.paired:
+            shared = [*itertools.takewhile(lambda seed: seed in own and seed in others, self.seeds)]
+            return shared, shared
+        return own, others
 
 
 def judge(table: pd.DataFrame, rule: Rule) -> Judged:
@@ -321,21 +333,22 @@ def _verdict(
     rivals = claim.rivals(list(judged.of))
     headlines = tuple(headline(judged, claim.arm, rival, highest_only=claim.highest_only) for rival in rivals)
     seeds = min(one.ratio.n for one in headlines)
+    looked = min(judged.num_looked_at(claim.arm, rival) for rival in rivals)
     if word != NOT_DECIDED:
         return Verdict(claim, word, headlines, seeds, decided_at=looks.counted[look], margin=rule.margin)
     needed = None
     pairs = [runs for rival in rivals if (runs := judged.pair(claim.arm, rival)) is not None]
     same = next(filter(None, (_repeated(judged, runs) for runs in pairs)), "")
-    reason = same or _obstacle(judged, headlines, num_claims)
+    reason = same or _obstacle(judged, headlines, looked, num_claims)
     if not claim.first and headlines[0].targets and not same:
         (runs,) = pairs
         estimate = runs.at(headlines[0].targets).estimate()
-        needed = seeds_needed(estimate, looks, math.log1p(rule.margin), *totals)
+        needed = seeds_needed(estimate, looks.until(looked), math.log1p(rule.margin), *totals)
     return Verdict(claim, word, headlines, seeds, needed=needed, reason=reason, margin=rule.margin)
 
 
-def _obstacle(judged: Judged, headlines: Sequence[Headline], num_claims: int) -> str:
-    """What prevents a decision; empty if it is only the spread."""
+def _obstacle(judged: Judged, headlines: Sequence[Headline], looked: int, num_claims: int) -> str:
+    """What prevents a decision at a number of seeds; empty if it is only the spread."""
     seeds = min(one.ratio.n for one in headlines)
     if seeds == 0:
         return "they have no finished seed in common"
@@ -343,8 +356,10 @@ def _obstacle(judged: Judged, headlines: Sequence[Headline], num_claims: int) ->
         if any(one.at_once for one in headlines):
             return "every run was at a target when it was first evaluated"
         return "none of the arms reached a target"
+    if looked < seeds:
+        return f"seeds count in the order of the plan, and the arms do not all have seed {judged.seeds[looked]}"
     if seeds < judged.looks.first:
-        return f"{seeds} of {judged.looks.first} planned seeds are finished"
+        return f"{seeds} of the {judged.looks.first} seeds of the first look are finished"
     if seeds == 1:
         return "one seed has no spread"
     if len(headlines) == 1 and (headlines[0].ratio.low > 1.0 or headlines[0].ratio.high < 1.0) and num_claims > 1:

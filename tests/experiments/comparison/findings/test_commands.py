@@ -11,7 +11,7 @@ from helpers.plans_by_hand import plan_of
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.arms.selection import get_arms
-from hf_critmom.experiments.comparison.command_lines import completed
+from hf_critmom.experiments.comparison.command_lines import completed, flag_values
 from hf_critmom.experiments.comparison.findings.commands import (
     command_for_seeds,
     continuing_command,
@@ -19,7 +19,7 @@ from hf_critmom.experiments.comparison.findings.commands import (
 )
 from hf_critmom.experiments.comparison.growth import extend
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Tuning
-from hf_critmom.experiments.comparison.planning import plan_looks, select_arms, select_seeds
+from hf_critmom.experiments.comparison.planning import next_seed, plan_looks, select_arms, select_left_out, select_seeds
 from hf_critmom.experiments.comparison.script.arguments import ScriptRequest
 
 FOLDER = Path("out")
@@ -205,6 +205,42 @@ def test_exactly_the_missing_seeds_are_added(
         ),
     )
     assert extent(command_for_seeds(plan, FOLDER, 7), plan)[1] == seven
+
+
+def test_no_seed_besides_those_of_the_number_is_added_to_some_arms() -> None:
+    command = "hf-critmom compare --seed 0 --num_seeds 3 --output_dir out"
+    plan = planned(
+        command, arms=("constant", "critmom", "adamw"), seeds=(0, 1, 2, 50, 60), left_out={"adamw": (50, 60)}
+    )
+    five, four = (command_for_seeds(plan, FOLDER, seeds, ["constant", "adamw"]) for seeds in (5, 4))
+    assert four == "hf-critmom compare --output_dir out --arms constant adamw --num_seeds 1 --seed 50"
+    assert five == "hf-critmom compare --seed 0 --output_dir out --arms constant adamw --until_decided --max_seeds 5"
+    assert next_seed(plan, ["constant", "adamw"]) == 50  # and then 60, not 51
+
+
+def test_a_command_for_some_arms_names_them_even_if_no_command_spells_them() -> None:
+    files = [
+        dataclasses.replace(LATER, command=f"hf-critmom compare --arms_file {name}.toml --arms {name}", arms=(name,))
+        for name in ("heavy", "light")
+    ]
+    command = "hf-critmom compare --arms constant critmom --num_seeds 3 --output_dir out"
+    plan = planned(command, arms=("constant", "critmom", "heavy", "light"), history=files)
+    proposed = command_for_seeds(plan, FOLDER, 5, ["critmom", "light"])
+    assert flag_values(shlex.split(proposed), "--arms") == ["critmom", "light"]
+    quoted = planned("hf-critmom compare --task 'cats")
+    assert command_for_seeds(quoted, FOLDER, 5, ["critmom"]) == f"{quoted.command} --arms critmom --num_seeds 5"
+
+
+def test_a_comparison_goes_on_without_the_seeds_that_an_arm_leaves_out() -> None:
+    command = "hf-critmom compare --arms constant critmom --seed 0 --num_seeds 3 --output_dir out"
+    later = dataclasses.replace(
+        LATER, command="hf-critmom compare --arms adamw --num_seeds 1", arms=("adamw",), seeds=()
+    )
+    plan = planned(command, arms=("constant", "critmom", "adamw"), history=(later,), left_out={"adamw": (1, 2)})
+    argv = shlex.split(continuing_command(plan, FOLDER))[2:]
+    request = parse_comparison(argv)
+    assert select_seeds(request.comparison, 0, request.given, plan) == plan.seeds
+    assert select_left_out(request.comparison, plan.arms, 0, request.given, plan) == plan.left_out
 
 
 def test_a_merged_comparison_goes_on_in_its_own_folder() -> None:

@@ -54,6 +54,12 @@ def test_only_arms_of_claims_that_would_be_decided_get_more_seeds():
     gap = dataclasses.replace(plan, seeds=(0, 1, 2, 50, 51), left_out={"adamw": (50, 51)})
     found = outlook(gap, Path("out"), [of_adamw])
     assert found is not None and found.command.endswith("--arms constant adamw --num_seeds 6 --seed 50")
+    other = dataclasses.replace(plan, seeds=tuple(range(7)), left_out={"adamw": (3, 4), "constant": (5,)})
+    found = outlook(other, Path("out"), [of_adamw])  # of five and six seeds, the first three and the last are the same
+    assert found is not None and found.sentence.startswith("5 more seeds of constant and adamw (9 in all)")
+    few = dataclasses.replace(of_adamw, needed=4)
+    found = outlook(other, Path("out"), [few])  # with seed 3, the first four are
+    assert found is not None and found.sentence.startswith("1 more seed of constant and adamw (4 in all)")
 
 
 @pytest.mark.parametrize("verdicts", [[], [verdict(None)], [verdict(7, SLOWER)]])

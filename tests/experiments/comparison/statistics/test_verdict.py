@@ -323,7 +323,7 @@ def test_looks_take_the_seeds_in_the_order_in_which_they_were_planned() -> None:
 def test_an_unfinished_comparison_decides_nothing_and_says_how_far_it_is() -> None:
     table = timed(critmom=wobbly(4.0, 3), constant=spread(2.0, 3))
     found = verdict_on(SAME_RATE, table, looks=Looks.fixed(5), seeds=(0, 1, 2, 3, 4))
-    assert (found.word, found.reason) == (NOT_DECIDED, "3 of 5 planned seeds are finished")
+    assert (found.word, found.reason) == (NOT_DECIDED, "3 of the 5 seeds of the first look are finished")
     # One arm lacks the last seed of the extension: the earlier look stands, the new one is not made yet.
     table = timed(critmom=wobbly(4.0, 6), constant=spread(2.0, 5))
     found = verdict_on(SAME_RATE, table, looks=Looks(5, 10, (5, 6)), seeds=tuple(range(6)))
@@ -338,6 +338,18 @@ def test_each_claim_is_looked_at_with_the_seeds_of_its_own_arms() -> None:
     beside = verdict_on(MATCHED, more, looks=Looks(3, 3, (3, 4, 5, 6)), seeds=tuple(range(6)))
     assert (beside.word, beside.seeds, beside.headlines) == (alone.word, 3, alone.headlines)
     assert beside.headlines[0].confidence == 0.95 and beside.needed == alone.needed is not None
+
+
+def test_seeds_count_in_the_order_of_the_plan_and_a_missing_one_is_named() -> None:
+    """Else an arm could be run with those seeds that are known to be the others' worst."""
+    table = timed(critmom=wobbly(3.0, 6), matched=spread(2.0, 6))
+    looks, rule = Looks(3, 3, (3, 4, 5, 6)), {"seeds": tuple(range(6))}
+    assert verdict_on(MATCHED, table, looks=looks, **rule).word == SLOWER
+    lacking = table[(table["arm"] != "critmom") | (table["seed"] != 2)]
+    found = verdict_on(MATCHED, lacking, looks=looks, **rule)
+    assert (found.word, found.seeds) == (NOT_DECIDED, 5)
+    assert found.reason == "seeds count in the order of the plan, and the arms do not all have seed 2"
+    assert found.needed is not None and 3 <= found.needed <= 5  # of the first seeds, of which they have two
 
 
 def test_seeds_added_by_hand_to_a_complete_comparison_can_still_decide() -> None:
