@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD
 
 from hf_critmom.damping import critical_nu
+from hf_critmom.errors import InputError
 from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE, QHM_CURVATURE, check_option
 from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.optim.sgd import ALMOST_ZERO
@@ -100,7 +101,17 @@ class CritMomQHM(ChecksState, SGD):
             _show_nu(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, which may override the options."""
+        """Adds a group, which may override the options.
+
+        Raises:
+            InputError: If an option is not valid, or one of `torch.optim.SGD` that this step does not have.
+        """
+        for name in ("dampening", "nesterov", "differentiable"):  # torch's SGD would take them
+            if param_group.get(name):
+                raise InputError(
+                    f"A param group has {name}={param_group[name]!r}, which CritMomQHM does not have: leave it out "
+                    "(nu equal to the momentum is Nesterov's momentum)."
+                )
         options: dict[str, Any] = {
             name: param_group[name] for name in ("momentum", "curvature", "nu") if name in param_group
         }
@@ -270,9 +281,10 @@ def _fused_update(params: Tensors, gradients: Tensors, velocities: Tensors, grou
     momentum, nu, lr, decay = group["momentum"], group["nu"], float(group["lr"]), group["weight_decay"]
     direct = lr * (1.0 - nu) / (1.0 - momentum)
     kept = 1.0 - direct * decay
-    if kept < 1.0 - _LARGEST_SHRINKAGE:
+    local = [_local(tensors) for tensors in (params, gradients, velocities)]
+    if kept < 1.0 - _LARGEST_SHRINKAGE or not _same_layout(*local):
         return _foreach_update(params, gradients, velocities, group)
-    params, gradients, velocities = (_local(tensors) for tensors in (params, gradients, velocities))
+    params, gradients, velocities = local
     if direct:
         if kept != 1.0:
             torch._foreach_mul_(params, kept)
@@ -292,6 +304,14 @@ def _fused_update(params: Tensors, gradients: Tensors, velocities: Tensors, grou
 
 
 _kernel = functools.cache(fused_sgd)
+
+
+def _same_layout(params: Tensors, gradients: Tensors, velocities: Tensors) -> bool:
+    """Whether each parameter lies in memory as its gradient and velocity do; the kernel takes that for granted."""
+    return all(
+        (p.is_contiguous() and g.is_contiguous() and v.is_contiguous()) or p.stride() == g.stride() == v.stride()
+        for p, g, v in zip(params, gradients, velocities, strict=True)
+    )
 
 
 def _local(tensors: Tensors) -> Tensors:

@@ -167,6 +167,28 @@ def test_several_types_and_sparse_gradients_share_a_group():
     assert wide[0] < 1.0
 
 
+@any_implementation
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"nu": 1.0}], ids=str)
+def test_tensors_that_lie_in_memory_in_another_order_take_the_same_steps(implementation, options):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(3, 4), torch.randn(5, 3, 4)
+    layouts = {
+        "contiguous": start.clone(),
+        "transposed": start.T.contiguous().T,
+        "every second column": torch.zeros(3, 8)[:, ::2].copy_(start),
+    }
+    found = {}
+    for name, tensor in layouts.items():
+        p = torch.nn.Parameter(tensor)
+        optimizer = CritMomQHM([p], lr=0.1, curvature=50.0, **options, **implementation)
+        for gradient in gradients:
+            p.grad = gradient.clone()
+            optimizer.step()
+        found[name] = flat([p])
+    for name in layouts:
+        assert found[name] == pytest.approx(found["contiguous"], rel=1e-5, abs=1e-6), name
+
+
 def test_the_closure_is_evaluated_once_with_gradients_and_its_loss_returned():
     p = torch.nn.Parameter(torch.tensor([3.0]))
     optimizer = CritMomQHM([p], lr=0.001)
@@ -337,6 +359,14 @@ def test_a_groups_own_option_is_checked_like_the_constructors(options):
     with pytest.raises(ValueError, match=name):
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], **options})
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["nesterov", "dampening", "differentiable"])
+def test_options_of_torchs_sgd_that_the_step_does_not_have_are_refused_in_a_group(name):
+    group = {"params": parameters(), name: True}
+    with pytest.raises(ValueError, match=f"{name}=True, which CritMomQHM does not have"):
+        CritMomQHM([group], lr=0.1)
+    assert CritMomQHM([{**group, name: False}], lr=0.1).param_groups[0]["momentum"] == 0.9
 
 
 @pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
