@@ -5,7 +5,8 @@ from hf_critmom.curvature.eigenvalue import Eigenvalue, top_eigenvalue
 from hf_critmom.curvature.errors import CurvatureError
 from hf_critmom.curvature.measure import Curvature, Measurement, curvature_along, measure_along, measure_curvature
 from hf_critmom.curvature.noise import NoiseSample, NoiseScale, noise_scale, sample_noise
-from hf_critmom.curvature.objective import Objective, preserved
+from hf_critmom.curvature.objective import Objective
+from hf_critmom.curvature.preserving import preserved
 from hf_critmom.curvature.products import Hessian, hessian
 
 __all__ = [

@@ -14,6 +14,9 @@ from hf_critmom.curvature.vectors import dot, norm, random_unit_like
 _LEAST_ITERATIONS = 8
 """A residual of fewer iterations may be small by chance: of an eigenvalue that is not the top one."""
 
+_ROUNDING = 10.0
+"""Error of a product with the Hessian by rounding, in machine epsilons of the eigenvalue of largest magnitude."""
+
 _LARGEST_CHANGE = 0.05
 """Share by which half the step of a difference may change an eigenvalue."""
 
@@ -77,7 +80,7 @@ def top_eigenvalue(
 
 def _lanczos(hessian: Hessian, tolerance: float, max_iterations: int, seed: int) -> Eigenvalue:
     point = hessian.objective.point()
-    rounding = max(torch.finfo(part.dtype).eps for part in point)
+    rounding = _ROUNDING * max(torch.finfo(part.dtype).eps for part in point)
     current, other = random_unit_like(point, seed), [torch.zeros_like(part) for part in point]
     diagonal: list[float] = []
     beside: list[float] = []
@@ -95,9 +98,9 @@ def _lanczos(hessian: Hessian, tolerance: float, max_iterations: int, seed: int)
                 "A product with the Hessian is not finite: the loss has no curvature at these parameters, or the "
                 "training diverged."
             )
-        before, found = found, _ritz(diagonal, beside, length, tolerance)
-        if length <= 10.0 * rounding * max(abs(found.value), abs(found.lowest)):
-            return Eigenvalue(found.value, min(length, found.residual), iteration, True, found.lowest)
+        before, found = found, _ritz(diagonal, beside, length, tolerance, rounding)
+        if length <= rounding * max(abs(found.value), abs(found.lowest)):
+            return found
         settled = before is not None and abs(found.value - before.value) <= tolerance * abs(found.value)
         if found.converged and settled and iteration >= _LEAST_ITERATIONS:
             return found
@@ -108,9 +111,15 @@ def _lanczos(hessian: Hessian, tolerance: float, max_iterations: int, seed: int)
     return found
 
 
-def _ritz(diagonal: Sequence[float], beside: Sequence[float], length: float, tolerance: float) -> Eigenvalue:
-    """Both ends of the spectrum as the tridiagonal matrix of the recurrence estimates them."""
+def _ritz(
+    diagonal: Sequence[float], beside: Sequence[float], length: float, tolerance: float, rounding: float
+) -> Eigenvalue:
+    """Both ends of the spectrum as the tridiagonal matrix of the recurrence estimates them.
+
+    The residual is at least what the rounding of a product may hide, which counts where the top eigenvalue is tiny
+    beside a negative one.
+    """
     values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
-    residual = abs(length * vectors[-1, -1])
     top = float(values[-1])
+    residual = max(abs(length * vectors[-1, -1]), rounding * max(abs(top), abs(float(values[0]))))
     return Eigenvalue(top, float(residual), len(diagonal), bool(residual <= tolerance * abs(top)), float(values[0]))

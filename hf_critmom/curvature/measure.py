@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hf_critmom.curvature.eigenvalue import Eigenvalue, top_eigenvalue
 from hf_critmom.curvature.errors import CurvatureError
-from hf_critmom.curvature.objective import ComputeLoss, Objective, as_batches, model_loss, preserved
+from hf_critmom.curvature.objective import ComputeLoss, Objective, as_batches, model_loss
+from hf_critmom.curvature.preserving import preserved
 from hf_critmom.curvature.products import Hessian, hessian
 from hf_critmom.curvature.vectors import dot, norm
 

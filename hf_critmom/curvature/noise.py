@@ -28,9 +28,9 @@ from hf_critmom.curvature.objective import (
     as_batches,
     count_rows,
     model_loss,
-    preserved,
     summed,
 )
+from hf_critmom.curvature.preserving import preserved
 from hf_critmom.curvature.vectors import dot
 
 DEFAULT_BATCHES = 16

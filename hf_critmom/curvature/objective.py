@@ -7,9 +7,8 @@ written to. Batch normalization uses the statistics of the batch ("train"), as i
 """
 
 import random
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,17 +17,14 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from hf_critmom.curvature.errors import CurvatureError
+from hf_critmom.curvature.preserving import own_generators
 from hf_critmom.curvature.vectors import Vector
-from hf_critmom.upstream import forward_without_autocast, uncompiled_model
+from hf_critmom.curvature.wrappers import unwrapped
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 BATCH_NORM_MODES = ("train", "eval")
 IGNORED = -100
 """The label that losses leave out."""
@@ -90,6 +86,8 @@ class Objective:
         self.accelerator = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
         self.seed = seed
         self._call = _LossOfModel(self.model, compute_loss)
+        self._generators = own_generators(self.model)
+        self._renormed = _renormed_weights(self.model)
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if parameters is not None:
             chosen = {id(p) for p in parameters}
@@ -147,11 +145,14 @@ class Objective:
         buffers = {name: _wide(buffer.detach()).clone() for name, buffer in self.model.named_buffers()}
         parameters = {name: _wide(p.detach()) for name, p in self.model.named_parameters()}
         values = {**buffers, **parameters, **dict(zip(self.names, point, strict=True))}
+        values |= {name: values[name].clone() for name in self._renormed}
         device = point[0].device
         batch = recursively_apply(_wide, send_to_device(self.batches[index], device), test_type=torch.is_tensor)
         torch.manual_seed(self.seed + index)
         random.seed(self.seed + index)
         np.random.seed(self.seed + index)
+        for generator in self._generators:
+            generator.manual_seed(self.seed + index)
 
         def finish(result: Any) -> Result:
             loss = self._scalar(result)
@@ -223,71 +224,6 @@ class _LossOfModel(nn.Module):
         return finish(self.compute_loss(self.model, batch))
 
 
-@contextmanager
-def preserved(model: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
-    """Within, a model is as it is measured; afterwards it and all random number generators are as before, to the bit.
-
-    Dropout and its relatives are off, batch normalization is in the requested mode, there is no mixed precision,
-    neither Accelerate's nor an autocast around, and compiled modules run uncompiled, since compiled ones have no second
-    derivative.
-    """
-    model = unwrapped(model)
-    modes = {module: module.training for module in model.modules()}
-    own_forward = forward_without_autocast(model)
-    mixed = vars(model).get("forward")
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    kind = next((p.device.type for p in model.parameters()), "cpu")
-    with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False), _uncompiled():
-        try:
-            for module in modes:
-                module.training = isinstance(module, BATCH_NORMS) and batch_norm == "train"
-            if own_forward is not None:
-                model.forward = own_forward
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
-            if own_forward is not None:
-                model.forward = mixed  # type: ignore[assignment]
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """A model without the wrappers of data parallelism and compilation.
-
-    Raises:
-        CurvatureError: If its parameters are sharded or kept elsewhere, so that they have no second derivatives here.
-    """
-    while True:
-        if isinstance(model, (DistributedDataParallel, DataParallel)):
-            model = model.module
-        elif (inner := uncompiled_model(model)) is not model:
-            model = inner
-        else:
-            break
-    sharded = None
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
-        sharded = "FSDP1"
-    elif any(isinstance(p, DTensor) for p in model.parameters()):
-        sharded = "FSDP2 or tensor parallelism"
-    elif any(hasattr(p, "ds_id") for p in model.parameters()) or type(model).__name__ == "DeepSpeedEngine":
-        sharded = "DeepSpeed"
-    if sharded is not None:
-        raise CurvatureError(
-            f"The parameters are sharded over processes ({sharded}), where curvature is not measured: load a "
-            "checkpoint into one process and measure there."
-        )
-    return model
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Has whatever `torch.compile` or ``model.compile()`` made run as it was written."""
-    compiled = "torch._dynamo" in sys.modules  # else nothing is compiled, and the import would take seconds
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-
 def no_fused_attention() -> AbstractContextManager[Any]:
     """Has torch's attention computed by plain operations, which have second derivatives."""
     return sdpa_kernel(SDPBackend.MATH)
@@ -338,14 +274,21 @@ def _first_tensor(value: Any) -> Tensor | None:
 
 
 def _labelled_items(batch: Any, shifted: bool) -> float:
-    """Labelled tokens of a batch for tokens, else its rows: what its mean loss is a mean over."""
+    """Labelled tokens or rows of a batch, all rows where labels are no classes: what its mean loss is a mean over."""
     labels = None
     if isinstance(batch, Mapping):
         shifted = shifted and "shift_labels" not in batch  # already shifted
         labels = batch.get("shift_labels", batch.get("labels"))
-    if isinstance(labels, Tensor) and labels.ndim > 1 and not labels.is_floating_point():
-        return float((labels[..., 1:] if shifted else labels).ne(IGNORED).sum().item())
+    if isinstance(labels, Tensor) and labels.ndim and not labels.is_floating_point():
+        return float((labels[..., 1:] if shifted and labels.ndim > 1 else labels).ne(IGNORED).sum().item())
     return float(count_rows(batch))
+
+
+def _renormed_weights(model: nn.Module) -> list[str]:
+    """Names of weights that a pass forward writes to: those of embeddings with a largest norm."""
+    embeddings = (nn.Embedding, nn.EmbeddingBag)
+    renormed = {id(m.weight) for m in model.modules() if isinstance(m, embeddings) and m.max_norm is not None}
+    return [name for name, p in model.named_parameters() if id(p) in renormed]
 
 
 def _shifts_labels(model: nn.Module) -> bool:

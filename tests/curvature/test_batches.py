@@ -64,6 +64,14 @@ def test_batches_without_a_labelled_token_are_left_out(noise):
         assert top(model, pieces) == pytest.approx(top(model, [batch]), rel=1e-3)
 
 
+def test_rows_without_a_label_do_not_count_either():
+    model, batch = perceptron(), examples(10)
+    batch["labels"][:40] = -100
+    batch["labels"][60] = -100
+    pieces = [rows_of(batch, *range(start, start + 16)) for start in (0, 16, 32, 48)]
+    assert top(model, pieces, cross_entropy) == pytest.approx(top(model, [batch], cross_entropy), rel=1e-3)
+
+
 class Bag(nn.Module):
     def __init__(self, sparse):
         super().__init__()

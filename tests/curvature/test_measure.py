@@ -91,6 +91,13 @@ def test_a_negative_definite_and_a_flat_loss_have_the_curvature_that_they_have()
     assert (flat.top.value, flat.top.residual, flat.gradient, flat.top.converged) == (0.0, 0.0, 0.0, True)
 
 
+def test_an_eigenvalue_that_rounding_hides_is_not_called_converged():
+    model = programs.Quadratic([-1e6, *torch.linspace(0.0, 1.0, 100).tolist()], dtype=torch.float32)
+    found = measure_curvature(model, [torch.zeros(1)]).top
+    assert not found.converged
+    assert abs(found.value - 1.0) <= found.residual
+
+
 def test_where_the_gradient_is_zero_it_has_no_curvature():
     model = programs.Quadratic([1.0, 2.0, 3.0])
     with torch.no_grad():
@@ -227,6 +234,50 @@ def test_where_second_derivatives_cannot_be_trusted_differences_are_taken(functi
     assert found.top.converged
     assert found.top.value == pytest.approx(exact.top.value, rel=0.02)
     assert found.gradient == pytest.approx(exact.gradient, rel=0.02)
+
+
+class BiasOnly(nn.Module):
+    """Layer normalization with a bias and no weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(20))
+
+    def forward(self, x):
+        return nn.functional.layer_norm(x, (20,), None, self.bias)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["weight normalization", "layer normalization"])
+def test_second_derivatives_that_torch_gets_wrong_in_silence_are_not_used(place):
+    model, batch = perceptron(), examples(10)
+    train(model, batch, 5)
+    model[place] = nn.utils.parametrizations.weight_norm(model[0]) if place == 0 else BiasOnly()
+    found = measure_curvature(model, [batch], cross_entropy, tolerance=1e-3)
+    assert found.method == "central_differences" and found.top.converged
+    with pytest.raises(CurvatureError, match="is wrong"):
+        measure_curvature(model, [batch], cross_entropy, method="double_backward")
+    exact = differenced_hessian(model.double(), {"x": batch["x"].double(), "labels": batch["labels"]})
+    assert found.top.value == pytest.approx(torch.linalg.eigvalsh(exact)[-1].item(), rel=0.02)
+
+
+def differenced_hessian(model, batch, step=1e-5):
+    """The whole Hessian from differences of gradients."""
+    parameters = list(model.parameters())
+
+    def gradient():
+        return torch.cat([part.reshape(-1) for part in torch.autograd.grad(cross_entropy(model, batch), parameters)])
+
+    rows = []
+    for p in parameters:
+        flat = p.detach().view(-1)
+        for index in range(len(flat)):
+            flat[index] += step
+            above = gradient()
+            flat[index] -= 2.0 * step
+            rows.append((above - gradient()) / (2.0 * step))
+            flat[index] += step
+    hessian = torch.stack(rows)
+    return (hessian + hessian.T) / 2.0
 
 
 def test_a_missing_second_derivative_is_a_sentence_where_it_was_demanded():

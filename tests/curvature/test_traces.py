@@ -80,6 +80,67 @@ def test_a_model_that_draws_random_numbers_is_the_same_function_each_time():
     assert found[0].top == found[1].top
 
 
+def test_what_modules_hold_as_plain_attributes_is_as_before_and_their_generators_draw_the_same():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.generator = perceptron(), torch.Generator().manual_seed(3)
+            self.calls, self.cache, self.mean = 0, None, torch.zeros(10)
+
+        def forward(self, x):
+            self.calls += 1
+            self.cache = x.detach()
+            self.mean.lerp_(x.mean(0), 0.1)
+            return self.inner(x + 0.1 * torch.randn(x.shape, generator=self.generator))
+
+    model = Counting()
+    state = model.generator.get_state()
+    found = [measure_curvature(model, [examples(10)], cross_entropy, method="central_differences") for _ in range(2)]
+    assert found[0].top == found[1].top and found[0].top.converged
+    assert (model.calls, model.cache) == (0, None)
+    assert not model.mean.any()
+    assert torch.equal(model.generator.get_state(), state)
+
+
+def test_embeddings_with_a_largest_norm_are_renormed_in_a_copy():
+    class Bounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.words, self.head = nn.Embedding(10, 4, max_norm=1.0), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.head(self.words(x).mean(1))
+
+    model, batch = Bounded(), {"x": torch.arange(32).reshape(8, 4) % 10, "labels": torch.arange(8) % 5}
+    before = state_of(model)
+    found = measure_curvature(model, [batch], cross_entropy, tolerance=1e-4)
+    assert_same(before, state_of(model))
+    model(batch["x"])  # as a step of training does
+    assert not torch.equal(model.words.weight, before["tensors"]["words.weight"])
+    assert measure_curvature(model, [batch], cross_entropy, tolerance=1e-4).top.value == pytest.approx(
+        found.top.value, rel=1e-4
+    )
+
+
+def test_recurrent_layers_are_measured_without_cudnn_which_comes_back():
+    used = []
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.head = nn.LSTM(10, 4), nn.Linear(4, 5)
+
+        def forward(self, x):
+            used.append(torch.backends.cudnn.enabled)
+            return self.head(self.layer(x)[0])
+
+    assert torch.backends.cudnn.enabled
+    assert measure_curvature(Recurrent(), [examples(10)], cross_entropy).method == "double_backward"
+    assert torch.backends.cudnn.enabled and not any(used)
+
+
 def test_recomputed_activations_are_those_of_the_substituted_parameters():
     model, batch = network("tanh", 3)
 
