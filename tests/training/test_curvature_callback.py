@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 
 import pytest
 import torch
@@ -211,6 +212,21 @@ def test_its_own_cost_is_logged(make_trainer):
         sum(record["curvature/seconds"] for record in measured(trainer)), abs=2e-3
     )
     assert 0.0 < end["curvature/time_share"] < 1.0
+
+
+def test_a_measurement_that_fails_is_part_of_the_cost(make_trainer):
+    class Refusing(Network):
+        def forward(self, inputs, labels=None):
+            if not self.training:
+                time.sleep(0.05)
+                raise ValueError("only in training")
+            return super().forward(inputs, labels)
+
+    trainer = make_trainer(CurvatureCallback(every=6), model=Refusing())
+    trainer.train()
+    assert not measured(trainer)
+    (end,) = [record for record in trainer.state.log_history if "curvature/total_seconds" in record]
+    assert end["curvature/total_seconds"] > 3 * 0.05
 
 
 def test_by_default_it_measures_at_a_few_points_on_one_batch(make_trainer):

@@ -327,11 +327,11 @@ def test_numbers_that_are_not_whole_are_a_sentence(options):
 
 def test_only_sgd_has_a_damping_ratio_and_it_is_that_of_the_learning_rate_that_it_uses():
     params = [nn.Parameter(torch.ones(2))]
-    assert not _used_by(torch.optim.RMSprop(params, momentum=0.9))
+    assert _used_by(torch.optim.RMSprop(params, momentum=0.9)) is None
     dampened = torch.optim.SGD(params, lr=0.5, momentum=0.9, dampening=0.8)
-    assert _used_by(dampened)["lr"] == pytest.approx(0.1)
+    assert _used_by(dampened).lr == pytest.approx(0.1)
     dampened.param_groups[0]["effective_lr"] = 0.05
-    assert _used_by(dampened)["lr"] == pytest.approx(0.01)
+    assert _used_by(dampened).lr == pytest.approx(0.01)
 
 
 def test_a_weight_that_is_given_needs_no_measured_curvature(train):

@@ -196,6 +196,33 @@ def test_a_constant_baseline_is_seen_to_change_its_regime(make_trainer):
     assert {record["damping_regime"] for record in training_records(trainer)} == {-1.0, 1.0}
 
 
+def test_nesterovs_momentum_is_damped_as_quasi_hyperbolic_momentum_of_its_weight(make_trainer):
+    def nesterov(args):
+        return torch.optim.SGD, {"lr": args.learning_rate, "momentum": 0.9, "nesterov": True}
+
+    trainer = make_trainer(CritMomTrainer, pair=nesterov, learning_rate=0.02, warmup_steps=0)
+    trainer.train()
+    for record in training_records(trainer):
+        assert record["nu"] == record["momentum"] == 0.9
+        assert record["damping_ratio"] == damping_ratio(0.9, record["learning_rate"], nu=0.9)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (torch.optim.AdamW, {"betas": (0.8, 0.99)}),
+        (torch.optim.RMSprop, {"momentum": 0.8}),
+        (torch.optim.NAdam, {"betas": (0.8, 0.99)}),
+    ],
+)
+def test_optimizers_that_scale_each_parameter_have_a_momentum_and_no_damping_of_the_loss(make_trainer, cls, options):
+    trainer = make_trainer(CritMomTrainer, pair=lambda args: (cls, {"lr": args.learning_rate, **options}))
+    trainer.train()
+    for record in training_records(trainer):
+        assert record["momentum"] == 0.8
+        assert not {"damping_ratio", "damping_regime"} & record.keys()
+
+
 def test_gradient_accumulation_makes_no_difference_to_what_is_logged(make_trainer):
     recorder = UsedRecorder()
     trainer = make_trainer(CritMomTrainer, optim="critmom", gradient_accumulation_steps=3, callbacks=[recorder])

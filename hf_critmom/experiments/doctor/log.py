@@ -36,7 +36,7 @@ class LoggedStep:
         scheduled: The schedule's learning rate.
         lr: The learning rate that the step took.
         momentum: Momentum of the step, or Adam's beta1.
-        nu: Immediate weight of a quasi-hyperbolic step.
+        nu: Immediate weight of a quasi-hyperbolic step, which for Nesterov's momentum is the momentum.
     """
 
     step: int
@@ -211,7 +211,7 @@ def _logged_step(record: Mapping[str, float | None], settings: Settings) -> Logg
         scheduled=scheduled,
         lr=lr,
         momentum=momentum,
-        nu=record.get("nu"),
+        nu=record.get("nu", momentum if settings.nesterov else None),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hf_critmom.optim.controls import CONSTANT_MOMENTUM
 from hf_critmom.optim.factory import OPTIMIZERS
-from hf_critmom.optim.options import parse_optim_args
+from hf_critmom.optim.options import check_option, parse_optim_args
 from hf_critmom.storage.checkpoints import OPTIMIZER_FILE, read_torch_file
 from hf_critmom.storage.errors import CheckpointError
 from hf_critmom.storage.pickled_attributes import read_attributes
@@ -42,6 +42,7 @@ class Settings:
         damped: Options of critically damped momentum, if momentum follows the learning rate.
         scheduled: Whether a schedule changes momentum, so that only the log shows it.
         rescaled: Whether steps use another learning rate than the schedule's, so that only the log shows it.
+        nesterov: Whether steps look ahead by Nesterov's momentum.
         weight_decay: Coefficient of weight decay.
         max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
         batch_size: Number of examples in an optimizer step.
@@ -59,6 +60,7 @@ class Settings:
     damped: Mapping[str, Any] | None = None
     scheduled: bool = False
     rescaled: bool = False
+    nesterov: bool = False
     weight_decay: float | None = None
     max_grad_norm: float | None = None
     batch_size: int | None = None
@@ -78,8 +80,10 @@ def named_settings(name: str, options: Mapping[str, Any], source: str, *, beta1:
         source: File from which they were read, for the report.
         beta1: Adam's beta1 if the options do not contain it.
     """
+    nesterov = check_option("nesterov", options.get("nesterov", False))
     if name == "sgd":
-        settings = Settings(name, "sgd", source, momentum=float(options.get("momentum", 0.0)))
+        momentum = float(options.get("momentum", 0.0))
+        settings = Settings(name, "sgd", source, momentum=momentum, nesterov=nesterov)
         return _without_damping(settings, float(options.get("dampening", 0.0)))
     if name.startswith("adamw"):
         betas = options.get("betas")
@@ -88,7 +92,7 @@ def named_settings(name: str, options: Mapping[str, Any], source: str, *, beta1:
         return Settings(name, None, source)
     given = {**spec.preset, **options}
     if name == "critmom_matched":
-        return Settings(name, "sgd", source, momentum=CONSTANT_MOMENTUM, rescaled=True)
+        return Settings(name, "sgd", source, momentum=CONSTANT_MOMENTUM, rescaled=True, nesterov=nesterov)
     if name == "critmom_qhm":
         return Settings(name, "sgd", source, momentum=float(given.get("momentum", 0.9)))
     damped = {
@@ -96,7 +100,8 @@ def named_settings(name: str, options: Mapping[str, Any], source: str, *, beta1:
         for option in ("rule", "hold", "floor", "curvature")
     }
     kind: Kind = "adam" if spec.takes_adam_arguments else "sgd"
-    return Settings(name, kind, source, damped=damped, rescaled=name == "critmom_compensated")
+    rescaled = name == "critmom_compensated"
+    return Settings(name, kind, source, damped=damped, rescaled=rescaled, nesterov=nesterov)
 
 
 def read_settings(folder: Path, checkpoint: Path | None, process_batch: int | None = None) -> Settings:
@@ -197,6 +202,7 @@ def _of_group(settings: Settings, group: Mapping[str, Any], source: str) -> Sett
         damped=damped if follows else None,
         scheduled=scheduled,
         rescaled="control" in group,
+        nesterov=bool(group.get("nesterov")),
     )
     return _without_damping(found, _number(group["dampening"]))
 

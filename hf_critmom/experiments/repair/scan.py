@@ -46,8 +46,12 @@ class EpochScan:
 
 
 class _Step(NamedTuple):
-    """The values of a logged step that decide its damping; ``curvature`` is the last one measured before it."""
+    """The values of a logged step that decide its damping; ``curvature`` is the last one measured before it.
 
+    ``lr`` is the learning rate that the step took, which for the controls is not the schedule's.
+    """
+
+    scheduled: float
     lr: float
     momentum: float
     nu: float | None
@@ -61,21 +65,24 @@ def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
     steps is our own choice.
 
     Args:
-        log: Records of the Trainer's log; those with ``epoch``, ``learning_rate`` and ``momentum`` are used, as
-            `CritMomTrainer` and `DampingCallback` log them, and those with ``curvature/top``, as `CurvatureCallback`
-            logs them. A curvature holds until the next one is measured.
+        log: Records of the Trainer's log; those with ``epoch``, ``learning_rate``, ``momentum`` and ``damping_regime``
+            are used, as `CritMomTrainer` and `DampingCallback` log them, and those with ``curvature/top``, as
+            `CurvatureCallback` logs them. A curvature holds until the next one is measured.
 
     Returns:
-        The epochs with such records, in order; empty if momentum was not logged.
+        The epochs with such records, in order; empty if no damping was logged, as for AdamW.
     """
     epochs: dict[int, list[_Step]] = {}
     curvature = None
     for record in sorted(log, key=lambda record: (_number(record, "step") or 0.0, "curvature/top" not in record)):
         if (measured := _number(record, "curvature/top")) is not None:
             curvature = measured if measured > 0.0 else None
-        epoch, lr, momentum = (_number(record, name) for name in ("epoch", "learning_rate", "momentum"))
-        if epoch is not None and lr is not None and momentum is not None:
-            step = _Step(lr, momentum, _number(record, "nu"), curvature)
+        epoch, scheduled, momentum = (_number(record, name) for name in ("epoch", "learning_rate", "momentum"))
+        if _number(record, "damping_regime") is None:
+            continue
+        if epoch is not None and scheduled is not None and momentum is not None:
+            lr = _number(record, "effective_lr")
+            step = _Step(scheduled, scheduled if lr is None else lr, momentum, _number(record, "nu"), curvature)
             epochs.setdefault(max(math.ceil(epoch), 1), []).append(step)
     found = []
     for number, steps in sorted(epochs.items()):
@@ -86,7 +93,7 @@ def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
             EpochScan(
                 epoch=number,
                 steps=len(steps),
-                learning_rate=math.fsum(step.lr for step in steps) / len(steps),
+                learning_rate=math.fsum(step.scheduled for step in steps) / len(steps),
                 momentum=math.fsum(step.momentum for step in steps) / len(steps),
                 ratio=ratio,
                 regime=regime or "overdamped",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.optim import SGD
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
@@ -33,7 +32,7 @@ from hf_critmom.curvature.products import METHODS
 from hf_critmom.damping import damping_ratio, damping_regime
 from hf_critmom.errors import root_message
 from hf_critmom.optim.qhm import set_measured_curvature
-from hf_critmom.training.callbacks.damping import REGIME_CODES
+from hf_critmom.training.callbacks.damping import REGIME_CODES, Used, is_heavy_ball, used_by
 from hf_critmom.training.callbacks.logged import LoggingCallback
 from hf_critmom.training.callbacks.observing import log_beside, observing_copy
 from hf_critmom.training.callbacks.reading import generators_preserved
@@ -137,7 +136,7 @@ class CurvatureCallback(LoggingCallback):
         self._started = 0.0
         self._seconds = 0.0
         self._before: dict[str, torch.Tensor] = {}
-        self._used: Mapping[str, Any] = {}
+        self._used: Used | None = None
         self._noise: deque[NoiseSample] = deque(maxlen=POINTS_OF_NOISE)
         self._warned: set[str] = set()
 
@@ -205,6 +204,16 @@ class CurvatureCallback(LoggingCallback):
         trainer = self.trainer
         assert trainer is not None
         began = time.perf_counter()
+        metrics = self._try_to_measure(trainer, args, state, optimizer, dataloader)
+        seconds = time.perf_counter() - began
+        self._seconds += seconds  # a measurement that failed takes time, too
+        if metrics:
+            log_beside(trainer, {**metrics, "curvature/seconds": seconds, "curvature/time_share": self._time_share()})
+
+    def _try_to_measure(
+        self, trainer: "Trainer", args: TrainingArguments, state: TrainerState, optimizer: Any, dataloader: Any
+    ) -> dict[str, float]:
+        """Measures, hands the curvature to the optimizer, and returns what to log; empty if it cannot be measured."""
         before, self._before = self._before, {}
         try:
             if trainer.is_deepspeed_enabled:
@@ -215,7 +224,7 @@ class CurvatureCallback(LoggingCallback):
             measured, along_update, noise = self._measured(trainer, examples, before)
         except CurvatureError as error:
             self._warn(f"CurvatureCallback measures nothing at step {state.global_step}", str(error))
-            return
+            return {}
         except Exception as error:
             if args.world_size > 1:  # the other processes wait for what this one does not reach
                 raise
@@ -227,7 +236,7 @@ class CurvatureCallback(LoggingCallback):
                 )
                 torch.cuda.empty_cache()
             self._warn(f"CurvatureCallback measures nothing at step {state.global_step}", reason)
-            return
+            return {}
         if measured.top.value > 0.0:
             set_measured_curvature(optimizer.param_groups, measured.top.value)
         elif _asks_for_curvature(optimizer):
@@ -235,10 +244,7 @@ class CurvatureCallback(LoggingCallback):
                 f"The top curvature at step {state.global_step} is {measured.top.value:.3g}",
                 "Nothing oscillates where it is not positive: critmom_qhm keeps the curvature that it has.",
             )
-        seconds = time.perf_counter() - began
-        self._seconds += seconds
-        metrics = self._metrics(measured, along_update, noise)
-        log_beside(trainer, {**metrics, "curvature/seconds": seconds, "curvature/time_share": self._time_share()})
+        return self._metrics(measured, along_update, noise)
 
     def _warn(self, what: str, reason: str) -> None:
         if reason not in self._warned:
@@ -333,15 +339,17 @@ class CurvatureCallback(LoggingCallback):
             told = {"noise_scale": noise.value, "noise_scale_low": noise.low or None, "noise_scale_high": noise.high}
             metrics |= {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
             metrics["noise_scale_rows"] = float(noise.rows[0])
-        if self._used and self._used["lr"] > 0.0:
-            metrics["curvature/mean_step"] = self._used["lr"] / (1.0 - self._used["momentum"])
+        if self._used is not None and self._used.lr > 0.0:
+            metrics["curvature/mean_step"] = self._used.lr / (1.0 - self._used.momentum)
         return metrics
 
     def _damping(self, prefix: str, curvature: float) -> dict[str, float]:
         """Damping ratio and regime of the last step at a curvature; empty where they are not defined."""
-        if not self._used or curvature <= 0.0 or self._used["lr"] <= 0.0:
+        used = self._used
+        if used is None or curvature <= 0.0 or used.lr <= 0.0:
             return {}
-        options = {name: self._used[name] for name in ("momentum", "lr", "rule", "nu")} | {"curvature": curvature}
+        options: dict[str, Any] = {"momentum": used.momentum, "lr": used.lr, "rule": used.rule, "nu": used.nu}
+        options["curvature"] = curvature
         return {
             f"{prefix}_damping_ratio": damping_ratio(**options),
             f"{prefix}_damping_regime": REGIME_CODES[damping_regime(**options)],
@@ -388,18 +396,13 @@ def _mean_loss(trainer: "Trainer") -> Callable[[torch.nn.Module, Any], Any]:
     return compute_loss
 
 
-def _used_by(optimizer: Any) -> Mapping[str, Any]:
-    """The values of the first param group that decide its damping; empty unless it is SGD with momentum."""
-    group = optimizer.param_groups[0] if optimizer is not None else {}
-    if not isinstance(getattr(optimizer, "optimizer", optimizer), SGD):  # inside Accelerate's wrapper, if any
+def _used_by(optimizer: Any) -> Used | None:
+    """The values of the first param group that decide its damping; None unless it is SGD with momentum."""
+    group = optimizer.param_groups[0]
+    if not is_heavy_ball(group):
         logger.warning_once(
             "The damping ratio at a measured curvature is not logged: it is defined for SGD with momentum, and an "
             "optimizer that scales each parameter, as Adam does, sees another curvature than that of the loss."
         )
-        return {}
-    momentum = float(group["momentum"])
-    lr = float(group.get("effective_lr", group["lr"]))
-    if momentum:  # else torch's SGD does not apply its dampening
-        lr *= 1.0 - group.get("dampening", 0.0)
-    nu = group["nu"] if "fixed_nu" in group else momentum if group.get("nesterov") else None
-    return {"momentum": momentum, "lr": lr, "rule": group.get("rule", "linear"), "nu": nu}
+        return None
+    return used_by(group)

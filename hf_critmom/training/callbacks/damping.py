@@ -19,11 +19,12 @@ REGIME_CODES = {"underdamped": -1.0, "critical": 0.0, "overdamped": 1.0}
 """Regimes as numbers, which trackers can plot."""
 
 
-class _Used(NamedTuple):
+class Used(NamedTuple):
     """The values that decide the damping of a step.
 
-    ``nu`` is the weight of quasi-hyperbolic momentum; ``rescaled`` is True if ``lr`` is not the scheduler's learning
-    rate, as for the controls.
+    ``lr`` is the learning rate of a heavy ball that takes the same step; ``rescaled`` is True if the optimizer itself
+    replaces the scheduler's. ``nu`` is the weight of quasi-hyperbolic momentum, which for Nesterov's momentum is the
+    momentum; None for a heavy ball. ``is_damped`` is False if damping is not defined for the optimizer.
     """
 
     lr: float
@@ -32,6 +33,38 @@ class _Used(NamedTuple):
     rule: str
     curvature: float
     nu: float | None
+    is_damped: bool
+
+
+def used_by(group: Mapping[str, Any]) -> Used | None:
+    """The values of a param group in the current step; None if the group has no momentum."""
+    if "momentum" in group:
+        momentum = float(group["momentum"])
+    elif "betas" in group:
+        momentum = float(group["betas"][0])
+    else:
+        return None
+    lr = float(group.get("effective_lr", group["lr"]))
+    if momentum:  # else torch's SGD does not apply its dampening
+        lr *= 1.0 - group.get("dampening", 0.0)
+    return Used(
+        lr=lr,
+        rescaled="effective_lr" in group,
+        momentum=momentum,
+        rule=group.get("rule", "linear"),
+        curvature=group.get("curvature", 1.0),
+        nu=group["nu"] if "fixed_nu" in group else momentum if group.get("nesterov") else None,
+        is_damped=is_heavy_ball(group) or "rule" in group,
+    )
+
+
+def is_heavy_ball(group: Mapping[str, Any]) -> bool:
+    """Whether a param group has the momentum of `torch.optim.SGD`, whose steps are those of a damped oscillator.
+
+    RMSprop, Muon and others have a momentum as well, but scale each parameter, so that they see another curvature than
+    that of the loss; they have no dampening.
+    """
+    return "momentum" in group and "dampening" in group
 
 
 class DampingCallback(LoggingCallback):
@@ -41,16 +74,18 @@ class DampingCallback(LoggingCallback):
     first param group; a group that differs from it adds its own, with ``_group_1`` and so on appended. The ratio is
     left out at learning rate 0, where it is infinite. Ratio and regime are those at curvature 1, or at the
     ``curvature`` in the optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum``
-    of SGD-like and the first beta of Adam-like optimizers; for others nothing is logged, with one warning.
-    Quasi-hyperbolic momentum adds its weight as ``nu``, and the controls add the learning rate that they use in place
-    of the scheduler's as ``effective_lr``.
+    or the first beta; for optimizers without either nothing is logged, with one warning. Optimizers that scale each
+    parameter, such as AdamW, RMSprop and Muon, see another curvature than that of the loss: only their momentum is
+    logged, unless a rule of this package sets it (then ratio and regime are those by that rule).
+    Quasi-hyperbolic momentum adds its weight as ``nu``, which for Nesterov's momentum is the momentum, and the controls
+    add the learning rate that they use in place of the scheduler's as ``effective_lr``.
 
     `CritMomTrainer` has one built in and merges its values into the record of the loss.
     """
 
     def __init__(self, trainer: "Trainer | None" = None) -> None:
         super().__init__(trainer)
-        self._used: list[_Used] = []
+        self._used: list[Used] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -65,7 +100,7 @@ class DampingCallback(LoggingCallback):
         optimizer = kwargs.get("optimizer")
         if optimizer is None or getattr(optimizer, "step_was_skipped", False):
             return
-        self._used = [used for group in optimizer.param_groups if (used := _used_by(group)) is not None]
+        self._used = [used for group in optimizer.param_groups if (used := used_by(group)) is not None]
         if not self._used:
             logger.warning_once(
                 f"{type(getattr(optimizer, 'optimizer', optimizer)).__name__} has no momentum in its param groups: "
@@ -100,27 +135,11 @@ class DampingCallback(LoggingCallback):
                 metrics[f"effective_lr{suffix}"] = used.lr
             if used.nu is not None:
                 metrics[f"nu{suffix}"] = used.nu
+            if not used.is_damped:
+                continue
             options: dict[str, Any] = {"rule": used.rule, "curvature": used.curvature, "nu": used.nu}
             if used.lr > 0.0:
                 metrics[f"damping_ratio{suffix}"] = damping_ratio(used.momentum, used.lr, **options)
             regime = damping_regime(used.momentum, used.lr, **options)
             metrics[f"damping_regime{suffix}"] = REGIME_CODES[regime]
         return metrics
-
-
-def _used_by(group: Mapping[str, Any]) -> _Used | None:
-    """The values of a param group in the current step; None if the group has no momentum."""
-    if "momentum" in group:
-        momentum = group["momentum"]
-    elif "betas" in group:
-        momentum = group["betas"][0]
-    else:
-        return None
-    return _Used(
-        lr=float(group.get("effective_lr", group["lr"])),
-        rescaled="effective_lr" in group,
-        momentum=float(momentum),
-        rule=group.get("rule", "linear"),
-        curvature=group.get("curvature", 1.0),
-        nu=group["nu"] if "fixed_nu" in group else None,
-    )

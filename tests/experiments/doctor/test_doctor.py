@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_critmom import CritMomTrainer
 from hf_critmom.commands import main
-from hf_critmom.damping import critical_momentum
+from hf_critmom.damping import critical_momentum, damping_ratio
 from hf_critmom.experiments.doctor.prospect import critical_learning_rate, critical_mean_step
 
 STEPS = 12
@@ -192,6 +192,17 @@ def test_dampening_is_not_given_the_damping_of_the_heavy_ball(tmp_path, capsys):
         found = examine(capsys, tmp_path)
         assert "SGD has dampening 0.9" in found["run"]["sentence"]
         assert found["damping at k = 1"]["state"] == found["critmom here"]["state"] == "cannot tell"
+
+
+@pytest.mark.parametrize("cls", [Trainer, CritMomTrainer])
+def test_nesterovs_momentum_has_the_damping_of_its_look_ahead_whoever_logged_it(cls, tmp_path, capsys):
+    optimizer = {"optim": "sgd", "optim_args": "momentum=0.9,nesterov=true", "learning_rate": 0.1}
+    train(tmp_path, cls, **optimizer, save_strategy="steps", save_steps=STEPS)
+    for file in (None, "optimizer.pt"):
+        if file is not None:
+            (tmp_path / "checkpoint-12" / file).unlink()
+        found = examine(capsys, tmp_path)["damping at k = 1"]["values"]
+        assert found["ratio_low"] == found["ratio_high"] == pytest.approx(damping_ratio(0.9, 0.1, nu=0.9))
 
 
 def test_critmoms_own_run_is_recognised_by_its_param_groups(tmp_path, capsys):

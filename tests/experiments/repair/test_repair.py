@@ -204,21 +204,36 @@ def test_the_share_of_parameters_is_counted(checkpoint: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- scan
 
 
+LOGGED = {"loss": 1.0, "damping_regime": 0.0}
+"""What a training record with damping also holds; the scan computes its regimes itself."""
+
+
+def test_the_scan_says_nothing_of_optimizers_whose_damping_is_not_defined() -> None:
+    adam = [{"step": k, "epoch": k / 2, "learning_rate": 0.001, "momentum": 0.9, "loss": 1.0} for k in (1, 2)]
+    assert scan([*adam, {"step": 0, "curvature/top": 15.0}]) == []
+
+
+def test_the_scan_of_a_control_goes_by_the_learning_rate_that_it_used() -> None:
+    step = {"step": 1, "epoch": 1.0, "learning_rate": 0.1, "effective_lr": 0.02, "momentum": 0.9, **LOGGED}
+    (epoch,) = scan([step])
+    assert epoch.ratio == pytest.approx(damping_ratio(0.9, 0.02)) and epoch.learning_rate == 0.1
+
+
 def test_every_epoch_is_classed_by_what_most_of_its_steps_were() -> None:
     lrs = {0.5: 0.1, 1.0: 0.05, 1.5: 0.0025, 2.0: 0.0025, 2.5: 1e-4, 3.0: 0.0}
-    log = [{"epoch": epoch, "learning_rate": lr, "momentum": 0.9, "loss": 1.0} for epoch, lr in lrs.items()]
+    log = [{"epoch": epoch, "learning_rate": lr, "momentum": 0.9, **LOGGED} for epoch, lr in lrs.items()]
     found = scan([*log, {"epoch": 3.0, "eval_loss": 1.0}, {"loss": 1.0, "epoch": 1.0}])
     assert [(epoch.epoch, epoch.steps) for epoch in found] == [(1, 2), (2, 2), (3, 2)]
     assert [epoch.regime for epoch in found] == ["underdamped", "critical", "overdamped"]
     assert found[0].ratio == pytest.approx(math.sqrt(damping_ratio(0.9, 0.1) * damping_ratio(0.9, 0.05)))
     assert found[0].learning_rate == pytest.approx(0.075) and found[0].momentum == pytest.approx(0.9)
-    critical = [{"epoch": 1.0, "learning_rate": lr, "momentum": critical_momentum(lr)} for lr in (0.1, 0.01)]
+    critical = [{"epoch": 1.0, "learning_rate": lr, "momentum": critical_momentum(lr), **LOGGED} for lr in (0.1, 0.01)]
     assert scan(critical)[0].regime == "critical"
     assert scan([]) == [] and scan([{"loss": 1.0, "epoch": 1.0}]) == []
 
 
 def test_a_measured_curvature_decides_beside_the_one_that_is_taken_to_be_1() -> None:
-    steps = [{"step": k, "epoch": k / 2, "learning_rate": 0.001, "momentum": 0.9, "loss": 1.0} for k in (1, 2, 3, 4)]
+    steps = [{"step": k, "epoch": k / 2, "learning_rate": 0.001, "momentum": 0.9, **LOGGED} for k in (1, 2, 3, 4)]
     measured = [{"step": 0, "curvature/top": 15.0}, {"step": 3, "curvature/top": 40.0}]
     first, second = scan([*steps, *measured])  # as a comparison's result holds them
     assert (first.regime, first.measured_regime) == ("overdamped", "underdamped")
@@ -232,7 +247,7 @@ def test_a_measured_curvature_decides_beside_the_one_that_is_taken_to_be_1() -> 
 
 
 def test_the_table_of_the_scan_says_which_curvature_a_ratio_is_at() -> None:
-    steps = [{"step": 1, "epoch": 1.0, "learning_rate": 0.001, "momentum": 0.9, "loss": 1.0}]
+    steps = [{"step": 1, "epoch": 1.0, "learning_rate": 0.001, "momentum": 0.9, **LOGGED}]
     plain = scan_table(SimpleNamespace(scan=scan(steps)))  # type: ignore[arg-type]
     assert "damping ratio at k = 1" in plain.header and not any("measured" in name for name in plain.header)
     measured = scan_table(SimpleNamespace(scan=scan([*steps, {"step": 0, "curvature/top": 15.0}])))  # type: ignore[arg-type]
@@ -242,7 +257,7 @@ def test_the_table_of_the_scan_says_which_curvature_a_ratio_is_at() -> None:
 
 def test_the_scan_of_quasi_hyperbolic_momentum_goes_by_its_weight() -> None:
     nu = critical_nu(0.9, 0.02, curvature=15.0)
-    step = {"step": 1, "epoch": 1.0, "learning_rate": 0.02, "momentum": 0.9, "nu": nu, "loss": 1.0}
+    step = {"step": 1, "epoch": 1.0, "learning_rate": 0.02, "momentum": 0.9, "nu": nu, **LOGGED}
     (epoch,) = scan([{"step": 0, "curvature/top": 15.0}, step])
     assert epoch.measured_regime == "critical"
 
