@@ -82,6 +82,7 @@ def _lanczos(hessian: Hessian, tolerance: float, max_iterations: int, seed: int)
     point = hessian.objective.point()
     rounding = _ROUNDING * max(torch.finfo(part.dtype).eps for part in point)
     current, other = random_unit_like(point, seed), [torch.zeros_like(part) for part in point]
+    del point  # of a model in half precision it is a copy
     diagonal: list[float] = []
     beside: list[float] = []
     found = None

@@ -103,6 +103,7 @@ class Objective:
                 "(requires_grad_(False)), or store them as real numbers."
             )
         self.names = list(trainable)
+        self._chosen = set(trainable)
         given = as_batches(batches)
         if not self.summed(float(len(given))):
             raise CurvatureError("There are no examples to measure on: pass at least one batch.")
@@ -143,8 +144,13 @@ class Objective:
 
     def _with_loss(self, point: Sequence[Tensor], index: int, then: Callable[[Tensor], Result]) -> Result:
         buffers = {name: _wide(buffer.detach()).clone() for name, buffer in self.model.named_buffers()}
-        parameters = {name: _wide(p.detach()) for name, p in self.model.named_parameters()}
-        values = {**buffers, **parameters, **dict(zip(self.names, point, strict=True))}
+        # Frozen parameters stay, where their precision lets them: those of quantized layers are more than tensors.
+        others = {
+            name: _wide(p.detach())
+            for name, p in self.model.named_parameters()
+            if name not in self._chosen and (p.requires_grad or _is_narrow(p) or name in self._renormed)
+        }
+        values = {**buffers, **others, **dict(zip(self.names, point, strict=True))}
         values |= {name: values[name].clone() for name in self._renormed}
         device = point[0].device
         batch = recursively_apply(_wide, send_to_device(self.batches[index], device), test_type=torch.is_tensor)
@@ -231,8 +237,11 @@ def no_fused_attention() -> AbstractContextManager[Any]:
 
 def _wide(tensor: Tensor) -> Tensor:
     """A floating-point tensor in single precision at least."""
-    narrow = tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32
-    return tensor.float() if narrow else tensor
+    return tensor.float() if _is_narrow(tensor) else tensor
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32
 
 
 def summed(number: float, accelerator: Accelerator | None) -> float:
@@ -284,11 +293,11 @@ def _labelled_items(batch: Any, shifted: bool) -> float:
     return float(count_rows(batch))
 
 
-def _renormed_weights(model: nn.Module) -> list[str]:
+def _renormed_weights(model: nn.Module) -> set[str]:
     """Names of weights that a pass forward writes to: those of embeddings with a largest norm."""
     embeddings = (nn.Embedding, nn.EmbeddingBag)
     renormed = {id(m.weight) for m in model.modules() if isinstance(m, embeddings) and m.max_norm is not None}
-    return [name for name, p in model.named_parameters() if id(p) in renormed]
+    return {name for name, p in model.named_parameters() if id(p) in renormed}
 
 
 def _shifts_labels(model: nn.Module) -> bool:

@@ -136,14 +136,13 @@ class Hessian:
     # ---------------------------------------------------------------------------------------------- central differences
 
     def _add_difference(self, vector: Sequence[Tensor], out: Vector) -> None:
-        point = self.objective.point()
         length = norm(vector)
         if length == 0.0:
             return
-        step = self.relative_step * max(norm(point), 1.0) / length
+        step = self.relative_step * max(norm(self.objective.point()), 1.0) / length
         for sign in (1.0, -1.0):
-            with torch.no_grad():
-                moved = list(torch._foreach_add(point, list(vector), alpha=sign * step))
+            with torch.no_grad():  # of a model in half precision the point is a copy, which is not kept
+                moved = list(torch._foreach_add(self.objective.point(), list(vector), alpha=sign * step))
             self.objective.add_gradient(moved, out, scale=sign / (2.0 * step))
             del moved
 

@@ -102,6 +102,27 @@ def test_a_model_that_is_compiled_in_place_has_exact_second_derivatives(place):
     assert measured.top.value == top(plain, [batch], cross_entropy)
 
 
+class Packed(nn.Parameter):
+    """A frozen weight that is more than its numbers, as those of quantized layers are."""
+
+
+class PackedLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = Packed(torch.arange(200).reshape(20, 10).to(torch.int8), requires_grad=False)
+        self.weight.scale = 0.005
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.scale * self.weight)
+
+
+def test_frozen_weights_of_quantized_layers_stay_what_they_are():
+    model, batch = perceptron(), examples(10)
+    model[0] = PackedLinear()
+    exact = exact_hessian(nn.Sequential(*model[1:]), {**batch, "x": model[0](batch["x"]).detach()})
+    assert top(model, [batch], cross_entropy) == pytest.approx(torch.linalg.eigvalsh(exact)[-1].item(), rel=1e-3)
+
+
 def test_complex_parameters_are_refused_in_a_sentence():
     model = perceptron()
     model.register_parameter("phase", nn.Parameter(torch.zeros(2, dtype=torch.complex64)))

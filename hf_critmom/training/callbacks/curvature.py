@@ -27,7 +27,7 @@ from hf_critmom.curvature import (
     preserved,
     sample_noise,
 )
-from hf_critmom.curvature.objective import BATCH_NORM_MODES, count_rows
+from hf_critmom.curvature.objective import BATCH_NORM_MODES, count_rows, summed
 from hf_critmom.curvature.products import METHODS
 from hf_critmom.damping import damping_ratio, damping_regime
 from hf_critmom.errors import root_message
@@ -284,7 +284,8 @@ class CurvatureCallback(LoggingCallback):
         )
         noise = None
         try:
-            if (rows := max(map(count_rows, examples.small))) != examples.rows:
+            rows = max(map(count_rows, examples.small))
+            if summed(float(rows != examples.rows), trainer.accelerator):  # every process must know
                 raise CurvatureError(f"The collator makes {rows} rows of {examples.rows} examples, so none is alone.")
             self._noise.append(sample_noise(model, examples.small, rows=rows, **common))
             noise = noise_scale(self._noise)
