@@ -214,6 +214,19 @@ def test_its_own_cost_is_logged(make_trainer):
     assert 0.0 < end["curvature/time_share"] < 1.0
 
 
+def test_examples_are_divided_by_the_batch_size_that_fits_in_memory(make_trainer):
+    class Large(Network):
+        def forward(self, inputs, labels=None):
+            if len(inputs) > 5:
+                raise RuntimeError("CUDA out of memory.")
+            return super().forward(inputs, labels)
+
+    trainer = make_trainer(CurvatureCallback(every=6, examples=16), model=Large(), auto_find_batch_size=True)
+    trainer.train()
+    assert trainer.state.train_batch_size <= 5
+    assert [record["step"] for record in measured(trainer)] == [0, 6, 12]
+
+
 def test_a_measurement_that_fails_is_part_of_the_cost(make_trainer):
     class Refusing(Network):
         def forward(self, inputs, labels=None):

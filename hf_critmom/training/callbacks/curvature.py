@@ -303,7 +303,8 @@ class CurvatureCallback(LoggingCallback):
                 "The training dataset has no length or no index, so the same examples cannot be read again: curvature "
                 "is measured on datasets that have both."
             )
-        size = args.per_device_train_batch_size
+        of_process = trainer.state.train_batch_size or args.train_batch_size  # auto_find_batch_size may lower it
+        size = max(of_process // max(args.n_gpu, 1), 1)
         step = size * args.gradient_accumulation_steps * args.world_size
         wanted = self.examples or (512 if self.every else min(MOST_EXAMPLES, step))
         seed = args.seed if args.data_seed is None else args.data_seed
