@@ -66,8 +66,8 @@ def momentum_advice(batch_size: int, noise: NoiseScale | None, mean_step: float,
         said = (
             f"Momentum is needed here: plain SGD of the same mean step would be unstable ({measured}; {STABLE:g} is "
             f"the limit without momentum). Tune momentum from {least:.2f} upwards, where a heavy ball becomes stable, "
-            "together with the mean step; critically damped momentum that lies lower is too low, and critmom_qhm or "
-            "Nesterov's momentum damp the oscillation instead."
+            "together with the mean step; critically damped momentum that lies lower is too low. critmom_qhm, or "
+            f"Nesterov's momentum from {_least_nesterov(product):.2f} upwards, damp the oscillation instead."
         )
         return MomentumAdvice("needed", said, least)
     if noise is not None and noise.low > WELL_ABOVE * batch_size:
@@ -87,3 +87,13 @@ def momentum_advice(batch_size: int, noise: NoiseScale | None, mean_step: float,
         "momentum 0.9 with tuned momentum 0."
     )
     return MomentumAdvice("open", said, least)
+
+
+def _least_nesterov(product: float) -> float:
+    """The least momentum at which Nesterov's is stable, where ``h k`` is above 2.
+
+    Quasi-hyperbolic momentum is stable up to ``h k = 2 (1 + mu) / (1 + mu - 2 nu mu)``, and Nesterov's is ``nu = mu``.
+    The weight of critmom_qhm is stable wherever a heavy ball is.
+    """
+    excess = product - STABLE
+    return (excess + math.sqrt(excess * (excess + 8.0 * product))) / (4.0 * product)

@@ -64,8 +64,8 @@ def top_eigenvalue(
     """
     if not 0.0 < tolerance < 1.0:
         raise CurvatureError(f"tolerance={tolerance} is not valid: expected a number between 0 and 1.")
-    if max_iterations < 1:
-        raise CurvatureError(f"max_iterations={max_iterations} is not valid: expected at least 1.")
+    if not isinstance(max_iterations, int) or max_iterations < 1:
+        raise CurvatureError(f"max_iterations={max_iterations!r} is not valid: expected a whole number of at least 1.")
     found = _lanczos(hessian, tolerance, max_iterations, seed)
     if hessian.method == "central_differences":
         hessian.relative_step /= 2.0

@@ -123,11 +123,13 @@ def sample_noise(
     batches = as_batches(batches)
     available = int(summed(sum(count_rows(batch) for batch in batches), accelerator))
     rows = max(available // DEFAULT_BATCHES, 1) if rows is None else rows
+    if not isinstance(rows, int) or rows < 1:
+        raise CurvatureError(f"rows={rows!r} is not valid: expected a whole number of examples, at least 1.")
     too_few = (
         f"{available} examples do not make two batches of {rows} with labels: the gradient noise scale compares two "
         "batch sizes, so pass more examples, or fewer rows for a batch."
     )
-    pieces = [piece for batch in batches for piece in _divided(batch, rows)] if rows > 0 else []
+    pieces = [piece for batch in batches for piece in _divided(batch, rows)]
     if summed(len(pieces), accelerator) < 2:
         raise CurvatureError(too_few)
     with preserved(model, batch_norm=batch_norm):
@@ -150,8 +152,10 @@ def noise_scale(samples: Sequence[NoiseSample], *, level: float = 0.9) -> NoiseS
         cannot be told from noise: then there is no value, and at best a lower bound.
 
     Raises:
-        CurvatureError: If there are no samples.
+        CurvatureError: If there are no samples, or the level lies outside (0, 1).
     """
+    if not 0.0 < level < 1.0:
+        raise CurvatureError(f"level={level} is not valid: expected a number between 0 and 1.")
     if not samples:
         raise CurvatureError("No gradient noise was sampled: measure at one step at least.")
     trace, square = (float(np.mean([getattr(s, name) for s in samples])) for name in ("trace", "square"))

@@ -1,10 +1,12 @@
 """Claims about what is said of momentum: it follows from the measured numbers, and they stand in the sentence."""
 
 import math
+import re
 
 import pytest
 
 from hf_critmom.curvature import CurvatureError, NoiseScale, momentum_advice
+from hf_critmom.damping import critical_nu, damping_ratio
 
 
 def noise(value, low, high):
@@ -32,6 +34,20 @@ def test_the_least_momentum_is_the_one_at_which_a_heavy_ball_becomes_stable():
     product = 14.0
     momentum = momentum_advice(64, None, 1.0, product).least_momentum
     assert product == pytest.approx(2.0 * (1.0 + momentum) / (1.0 - momentum))
+
+
+@pytest.mark.parametrize("product", [4.5, 14.0, 60.0])
+def test_what_is_recommended_against_the_oscillation_is_stable_from_the_momentum_named_on(product):
+    advice = momentum_advice(64, None, 1.0, product)
+    nesterov = float(re.search(r"Nesterov's momentum from (\d\.\d+) upwards", advice.sentence).group(1))
+
+    def ratio(momentum, nu=None):  # positive where a step is stable
+        lr = 1.0 - momentum  # at a mean step of 1
+        weight = critical_nu(momentum, lr, curvature=product) if nu is None else nu
+        return damping_ratio(momentum, lr, curvature=product, nu=weight)
+
+    assert ratio(nesterov - 0.01, nesterov - 0.01) < 0.0 < ratio(nesterov + 0.01, nesterov + 0.01)
+    assert ratio(advice.least_momentum + 0.001) > 0.0
 
 
 def test_a_gradient_that_is_not_lost_in_noise_lets_momentum_matter():

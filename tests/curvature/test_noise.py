@@ -114,9 +114,21 @@ def test_a_batch_too_small_for_two_is_a_sentence(rows):
         sample_noise(perceptron(), [examples(10)], cross_entropy, rows=rows)
 
 
+@pytest.mark.parametrize("rows", [0, -1, 3.5])
+def test_a_size_that_no_batch_has_is_a_sentence(rows):
+    with pytest.raises(CurvatureError, match=f"rows={rows} is not valid"):
+        sample_noise(perceptron(), [examples(10)], cross_entropy, rows=rows)
+
+
 def test_no_samples_are_a_sentence():
     with pytest.raises(CurvatureError, match="No gradient noise"):
         noise_scale([])
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 90])
+def test_a_level_that_is_no_probability_is_a_sentence(level):
+    with pytest.raises(CurvatureError, match=f"level={level} is not valid"):
+        noise_scale([sample_noise(perceptron(), [examples(10)], cross_entropy)], level=level)
 
 
 def test_a_ratio_of_numbers_that_say_nothing_is_not_told():
