@@ -312,13 +312,13 @@ def _later_claims(claims: Iterable[str], arms: Sequence[str], results: Results) 
 def _looks(stored: Plan, requested: Plan, seeds: Collection[int], folder: Path) -> LookPlan | None:
     """The planned looks after seeds were added, or a growing comparison was requested.
 
-    As long as nobody can have seen a verdict, because no two arms have as many seeds as the first look, the looks are
-    planned again. Afterwards the plan stays.
+    As long as nobody can have seen a verdict, because no two arms have as many seeds as the first look, or more than
+    one, which decides nothing, the looks are planned again. Afterwards the plan stays.
     """
     if not seeds and requested.looks is None:
         return stored.looks
     current = stored.looks or LookPlan(len(stored.seeds), len(stored.seeds))
-    if count_shared_seeds(stored, read_results(folder, stored).runs) >= current.first:
+    if count_shared_seeds(stored, read_results(folder, stored).runs) >= max(current.first, 2):
         return current
     number = len(stored.seeds) + len(seeds)
     return requested.looks or LookPlan(number, number)

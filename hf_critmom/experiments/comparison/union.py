@@ -153,7 +153,7 @@ def _looks(parts: Sequence[Part]) -> LookPlan:
         finished = [
             Counter(run.seed for run in part.runs if run.arm == arm and not run.trial) for arm in part.plan.arms
         ]
-        return max(map(len, finished)) >= part.looks.first and any(
+        return max(map(len, finished)) >= max(part.looks.first, 2) and any(
             set(other.plan.seeds) - set(part.plan.seeds) and part.ended_before(other) for other in parts
         )
 

@@ -607,6 +607,15 @@ def test_the_looks_are_planned_again_until_somebody_can_have_seen_a_verdict(tmp_
     assert extend(grown, dataclasses.replace(more, seeds=(0, 1)), tmp_path) is grown
 
 
+def test_a_first_try_with_one_seed_takes_nothing_from_those_that_follow(tmp_path: Path) -> None:
+    """One seed has no spread: it decides nothing, so its look spends nothing."""
+    plan = initial_plan(plan_of(("constant", "critmom"), (0,)))
+    result_file(tmp_path, "constant", 0)
+    result_file(tmp_path, "critmom", 0)
+    grown = extend(plan, dataclasses.replace(plan, seeds=(0, 1, 2, 3, 4), looks=None), tmp_path)
+    assert grown.looks == LookPlan(5, 5)
+
+
 def test_an_arm_that_is_added_is_no_look(tmp_path: Path) -> None:
     plan = initial_plan(plan_of(("constant",), (0,)))
     result_file(tmp_path, "constant", 0)

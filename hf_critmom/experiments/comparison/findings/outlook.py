@@ -43,7 +43,7 @@ class Outlook:
         """The outlook as a sentence that ends with a colon, to be followed by the command."""
         if not self.seeds:
             return self._targets
-        likely = f"with a probability of {POWER:.0%} or more at the present estimate and spread"
+        likely = f"with a probability of about {POWER:.0%} at the present estimate and spread"
         least = next(iter(self.seeds))
         more = f"{least - self.present} more seed{'s' if least - self.present > 1 else ''}"
         if self.arms:
