@@ -7,8 +7,9 @@ needs an import or a call becomes an `Opaque`, which holds the arguments of the 
 
 import pickletools
 import zipfile
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,28 @@ class Opaque:
     Attributes:
         arguments: Arguments of the call that would create it.
         state: The state that its attributes would be set from; None if there is none.
+        name: Dotted name of what would be imported; empty for what would be called.
+        function: Dotted name of the function that would be called; empty if it is not known.
     """
 
     arguments: Any = ()
     state: Any = None
+    name: str = ""
+    function: str = ""
 
 
-def read_attributes(file: Path, names: Container[str]) -> dict[str, Any]:
+def read_attributes(file: Path, names: Container[str], enums: Iterable[type[Enum]] = ()) -> dict[str, Any]:
     """Reads plain attributes of the object that `torch.save` wrote to a file, without executing anything in the file.
 
     Args:
         file: The file.
         names: Names of the attributes to return; others may be secrets.
+        enums: Classes of enum members: Python 3.11.0 to 3.11.3 pickle these by their names, later versions by their
+            values.
 
     Returns:
-        Numbers, strings and None by attribute name; enum members as their values. Attributes of other types are left
-        out.
+        Numbers, strings and None by attribute name; enum members as their values. Attributes of other types, and
+        members that are stored by the name of another class, are left out.
 
     Raises:
         CheckpointError: If the file cannot be read, or does not hold an object with attributes.
@@ -58,14 +65,23 @@ def read_attributes(file: Path, names: Container[str]) -> dict[str, Any]:
     state = found.state if isinstance(found, Opaque) else None
     if not isinstance(state, dict):
         raise CheckpointError(f"{file} does not hold an object with attributes.")
-    values = {name: _member_value(value) for name, value in state.items() if name in names}
+    members = {f"{one.__module__}.{one.__qualname__}": one.__members__ for one in enums}
+    values = {name: _member_value(value, members) for name, value in state.items() if name in names}
     return {name: value for name, value in values.items() if isinstance(value, str | int | float | None)}
 
 
-def _member_value(value: Any) -> Any:
-    """Unwraps an enum member, which is created from its value alone; other values stay as they are."""
-    alone = isinstance(value, Opaque) and isinstance(value.arguments, tuple) and len(value.arguments) == 1
-    return value.arguments[0] if alone else value
+def _member_value(value: Any, members: Mapping[str, Mapping[str, Enum]]) -> Any:
+    """Unwraps an enum member, which is created from its value, or read from its class by its name.
+
+    Other values stay as they are.
+    """
+    if not isinstance(value, Opaque) or not isinstance(value.arguments, tuple):
+        return value
+    if value.function in _GETATTR and len(value.arguments) == 2:
+        owner, name = value.arguments
+        member = members.get(owner.name, {}).get(name) if isinstance(owner, Opaque) and isinstance(name, str) else None
+        return value if member is None else member.value
+    return value.arguments[0] if len(value.arguments) == 1 else value
 
 
 def _disassemble(pickled: bytes) -> Any:
@@ -117,11 +133,13 @@ def _disassemble(pickled: bytes) -> Any:
             if isinstance(stack[-1], dict):
                 stack[-1].update(pairs)
         elif name == "GLOBAL":
-            stack.append(Opaque())
-        elif name in ("STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+            stack.append(Opaque(name=str(argument).replace(" ", ".")))
+        elif name == "STACK_GLOBAL":
+            stack[-2:] = [Opaque(name=f"{stack[-2]}.{stack[-1]}")]
+        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
             count = {"NEWOBJ_EX": 3}.get(name, 2)
-            arguments = stack[-count + 1] if name != "STACK_GLOBAL" else ()
-            stack[-count:] = [Opaque(arguments)]
+            called, arguments = stack[-count], stack[-count + 1]
+            stack[-count:] = [Opaque(arguments, function=called.name if isinstance(called, Opaque) else "")]
         elif name == "BUILD":
             state = stack.pop()
             if isinstance(stack[-1], Opaque):
@@ -135,5 +153,6 @@ def _disassemble(pickled: bytes) -> Any:
     raise ValueError("its pickle has no STOP opcode")
 
 
+_GETATTR = ("builtins.getattr", "__builtin__.getattr")  # in protocols from 3 on, and before
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Any] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": Opaque}

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from transformers.training_args import OptimizerNames
+
 from hf_critmom.optim.controls import CONSTANT_MOMENTUM
 from hf_critmom.optim.factory import OPTIMIZERS
 from hf_critmom.optim.options import check_option, parse_optim_args
@@ -138,7 +140,7 @@ def _arguments(files: list[Path]) -> tuple[dict[str, Any], list[str]]:
     if file is None:
         return {}, []
     try:
-        return read_attributes(file, ARGUMENTS), []
+        return read_attributes(file, ARGUMENTS, [OptimizerNames]), []
     except CheckpointError as error:
         return {}, [str(error)]
 
