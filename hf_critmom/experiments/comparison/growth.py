@@ -268,7 +268,7 @@ def _added_trial_seeds(before: Tuning | None, after: Tuning | None) -> tuple[int
 
 def initial_plan(plan: Plan) -> Plan:
     """A requested plan as it is stored for a new comparison: with its looks and its history."""
-    looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
+    looks = plan.planned_looks
     return dataclasses.replace(plan, looks=looks, history=(first_extension(plan, date=_now()),))
 
 
@@ -317,7 +317,7 @@ def _looks(stored: Plan, requested: Plan, seeds: Collection[int], folder: Path) 
     """
     if not seeds and requested.looks is None:
         return stored.looks
-    current = stored.looks or LookPlan(len(stored.seeds), len(stored.seeds))
+    current = stored.planned_looks
     if count_shared_seeds(stored, read_results(folder, stored).runs) >= max(current.first, 2):
         return current
     number = len(stored.seeds) + len(seeds)

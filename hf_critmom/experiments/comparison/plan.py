@@ -320,6 +320,11 @@ class Plan:
         return self.baseline or ("constant" if "constant" in self.arms else next(iter(self.arms)))
 
     @property
+    def planned_looks(self) -> LookPlan:
+        """When the verdicts are looked at: in requests and early plans, which do not say it, once, with all seeds."""
+        return self.looks or LookPlan(len(self.seeds), len(self.seeds))
+
+    @property
     def recorded_threads(self) -> int | None:
         """Number of threads of each run; early plans state it with the hardware, for CPUs only."""
         if self.threads is not None:
@@ -345,8 +350,12 @@ class Plan:
 
     def first_seeds_of(self, arms: Iterable[str]) -> tuple[int, ...]:
         """The first seeds, up to one that one of some arms lacks: those by which the claims about them are judged."""
-        lacking = {seed for arm in arms for seed in self.left_out.get(arm, ())}
+        lacking = self.seeds_lacking(arms)
         return tuple(itertools.takewhile(lambda seed: seed not in lacking, self.seeds))
+
+    def seeds_lacking(self, arms: Iterable[str]) -> set[int]:
+        """The seeds with which at least one of some arms is not run."""
+        return {seed for arm in arms for seed in self.left_out.get(arm, ())}
 
     def trials(self) -> list[Run]:
         """Every trial, whose only use is the choice of learning rate and weight decay."""

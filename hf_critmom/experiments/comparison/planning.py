@@ -186,8 +186,8 @@ def next_seed(plan: Plan, arms: Collection[str]) -> int:
     Raises:
         ComparisonError: If it would be out of range.
     """
-    if lacking := [seed for seed in plan.seeds if any(seed in plan.left_out.get(arm, ()) for arm in arms)]:
-        return lacking[0]
+    if len(first := plan.first_seeds_of(arms)) < len(plan.seeds):
+        return plan.seeds[len(first)]
     used = {*plan.seeds, *plan.trial_seeds}
     seed = max(plan.seeds) + 1
     while seed in used:

@@ -29,7 +29,7 @@ from hf_critmom.experiments.comparison.pilot import (
     remove_other_pilot,
     with_pilot_targets,
 )
-from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, LookPlan, Plan, Run, Trial
+from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run, Trial
 from hf_critmom.experiments.comparison.planning import (
     changed_versions,
     default_targets,
@@ -249,7 +249,7 @@ class _Runner:
         """
         arms = list(requested.arms)
         whose = "every arm" if {*arms} >= {*self.plan.arms} else join_names(arms)
-        planned = self.plan.looks or LookPlan(len(self.plan.seeds), len(self.plan.seeds))
+        planned = self.plan.planned_looks
         max_seeds = self.comparison.max_seeds or max(planned.last, DEFAULT_MAX_SEEDS)
         if planned.first == planned.last:
             self.notifier.note(

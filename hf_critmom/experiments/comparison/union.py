@@ -1,7 +1,6 @@
 """The plan of a merged comparison: arms, seeds, targets and claims of all of its parts."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,7 +46,7 @@ class Part:
     @property
     def looks(self) -> LookPlan:
         """The planned looks at its verdicts."""
-        return self.plan.looks or LookPlan(len(self.plan.seeds), len(self.plan.seeds))
+        return self.plan.planned_looks
 
     def ended_before(self, other: "Part") -> bool:
         """Whether this comparison may have been finished, and its verdicts seen, when another one was started.
@@ -150,9 +149,7 @@ def _looks(parts: Sequence[Part]) -> LookPlan:
     """
 
     def led_to_more(part: Part) -> bool:
-        finished = [
-            Counter(run.seed for run in part.runs if run.arm == arm and not run.trial) for arm in part.plan.arms
-        ]
+        finished = [{run.seed for run in part.runs if run.arm == arm and not run.trial} for arm in part.plan.arms]
         return max(map(len, finished)) >= max(part.looks.first, 2) and any(
             set(other.plan.seeds) - set(part.plan.seeds) and part.ended_before(other) for other in parts
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 
 from hf_critmom.experiments.comparison.growth import count_shared_seeds
-from hf_critmom.experiments.comparison.plan import LookPlan, Plan
+from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis, analyse
 from hf_critmom.experiments.comparison.statistics.claims import parse_claim
@@ -75,7 +75,7 @@ def looks_now(plan: Plan, results: Results) -> Looks:
         plan: The plan.
         results: Results of the finished runs.
     """
-    planned = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
+    planned = plan.planned_looks
     now = max(count_shared_seeds(plan, results.runs), planned.first)
     return Looks(planned.first, planned.last, tuple(range(planned.first, now + 1)))
 

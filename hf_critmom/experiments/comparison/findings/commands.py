@@ -18,7 +18,7 @@ from hf_critmom.experiments.comparison.command_lines import (
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import covered_steps
 from hf_critmom.experiments.comparison.pilot import has_pilot_targets
-from hf_critmom.experiments.comparison.plan import LookPlan, Plan
+from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.storage.recorded_commands import recorded_path
 
 
@@ -67,7 +67,7 @@ def command_for_seeds(plan: Plan, folder: Path, seeds: int, arms: Collection[str
         return f"{plan.command}{named} --num_seeds {seeds}"
     if not {*arms} >= {*plan.arms}:
         argv = _with_arms(argv, plan, arms)
-    looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
+    looks = plan.planned_looks
     grows = flag_values(argv, "--until_decided") is not None
     if grows or looks.first < looks.last:
         argv = argv if grows else _until_decided(argv)
@@ -75,9 +75,7 @@ def command_for_seeds(plan: Plan, folder: Path, seeds: int, arms: Collection[str
         return shlex.join(with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > most else argv)
     following = (seed for seed in itertools.count(max(plan.seeds) + 1) if seed not in plan.trial_seeds)
     wanted = [*itertools.islice(itertools.chain(plan.seeds, following), seeds)]
-    missing = [
-        seed for seed in wanted if seed not in plan.seeds or any(seed in plan.left_out.get(arm, ()) for arm in arms)
-    ]
+    missing = ({*wanted} - {*plan.seeds}) | (plan.seeds_lacking(arms) & {*wanted})
     own_start = script_has_flag(argv, "--seed", "--data_seed")
     for start in (min(plan.seeds), min(missing)):
         counted = [seed for seed in range(start, max(missing) + 1) if seed not in plan.trial_seeds]

@@ -18,7 +18,7 @@ def describe_history(plan: Plan) -> list[str]:
 
 
 def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
-    looks = plan.looks or LookPlan(len(plan.seeds), len(plan.seeds))
+    looks = plan.planned_looks
     additions = []
     if added.arms:
         additions.append(f"the arm{_s(added.arms)} {join_names(added.arms)}")

@@ -92,7 +92,7 @@ def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | 
     arms = [arm for arm in plan.arms if arm in of]
     command = command_for_seeds(plan, folder, numbers[0], arms)
     named = arms if len(arms) < len(plan.arms) else ()
-    lacking = {seed for arm in arms for seed in plan.left_out.get(arm, ())}
+    lacking = plan.seeds_lacking(arms)
     present = sum(seed not in lacking for seed in plan.seeds[: numbers[0]])
     return Outlook(decided, present, len(undecided), command, arms=named)
 
