@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hf_critmom.curvature.errors import CurvatureError
-from hf_critmom.curvature.products import Hessian
+from hf_critmom.curvature.products import Hessian, MethodChangedError
 from hf_critmom.curvature.vectors import dot, norm, random_unit_like
 
 _LEAST_ITERATIONS = 8
@@ -66,7 +66,12 @@ def top_eigenvalue(
         raise CurvatureError(f"tolerance={tolerance} is not valid: expected a number between 0 and 1.")
     if not isinstance(max_iterations, int) or max_iterations < 1:
         raise CurvatureError(f"max_iterations={max_iterations!r} is not valid: expected a whole number of at least 1.")
-    found = _lanczos(hessian, tolerance, max_iterations, seed)
+    try:
+        found = _lanczos(hessian, tolerance, max_iterations, seed)
+    except MethodChangedError:
+        found = None
+    if found is None:  # outside of the handler, which keeps the vectors of the recurrence that failed
+        found = _lanczos(hessian, tolerance, max_iterations, seed)
     if hessian.method == "central_differences":
         hessian.relative_step /= 2.0
         again = _lanczos(hessian, tolerance, max_iterations, seed)
@@ -79,10 +84,9 @@ def top_eigenvalue(
 
 
 def _lanczos(hessian: Hessian, tolerance: float, max_iterations: int, seed: int) -> Eigenvalue:
-    point = hessian.objective.point()
-    rounding = _ROUNDING * max(torch.finfo(part.dtype).eps for part in point)
-    current, other = random_unit_like(point, seed), [torch.zeros_like(part) for part in point]
-    del point  # of a model in half precision it is a copy
+    other = [torch.zeros_like(part) for part in hessian.objective.parts()]
+    rounding = _ROUNDING * max(torch.finfo(part.dtype).eps for part in other)
+    current = random_unit_like(other, seed)
     diagonal: list[float] = []
     beside: list[float] = []
     found = None

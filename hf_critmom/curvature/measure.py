@@ -14,7 +14,7 @@ from hf_critmom.curvature.eigenvalue import Eigenvalue, top_eigenvalue
 from hf_critmom.curvature.errors import CurvatureError
 from hf_critmom.curvature.objective import ComputeLoss, Objective, as_batches, model_loss
 from hf_critmom.curvature.preserving import preserved
-from hf_critmom.curvature.products import Hessian, hessian
+from hf_critmom.curvature.products import Hessian, MethodChangedError, hessian
 from hf_critmom.curvature.vectors import dot, norm
 
 GroupsOfParameters = Mapping[str, Mapping[str, nn.Parameter] | Sequence[nn.Parameter]]
@@ -76,8 +76,9 @@ def measure_curvature(
     """Measures the curvature of the mean loss over fixed examples, with respect to the trainable parameters.
 
     The model is left as it is, to the bit: parameters, gradients, buffers, modes and random number generators. Dropout
-    is off. Parameters in half precision are measured in single precision. At most four vectors of the size of the
-    parameters are held, beside ``update`` and what the graph of the network needs.
+    is off. Parameters in half precision are measured in single precision. At most three vectors of the size of the
+    parameters are held, beside ``update``, what the graph of the network needs, and with "double_backward" a copy of
+    parameters in half precision.
 
     Args:
         model: The model; wrappers of data parallelism and compilation are taken off.
@@ -170,7 +171,11 @@ def curvature_along(hessian: Hessian, vector: Sequence[Tensor]) -> float | None:
     if square == 0.0:
         return None
     product = [torch.zeros_like(part) for part in vector]
-    hessian.add_product(vector, product)
+    try:
+        hessian.add_product(vector, product)
+    except MethodChangedError:  # it may have failed half-way
+        torch._foreach_zero_(product)
+        hessian.add_product(vector, product)
     curvature = dot(vector, product) / square
     if not math.isfinite(curvature):
         raise CurvatureError("The curvature along a direction is not finite: measure before the training diverges.")

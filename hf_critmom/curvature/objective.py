@@ -7,8 +7,8 @@ written to. Batch normalization uses the statistics of the batch ("train"), as i
 """
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -118,8 +118,12 @@ class Objective:
 
     def point(self) -> Vector:
         """The parameters where they are now, in single precision at least; those that are so already are not copied."""
+        return list(self.parts())
+
+    def parts(self) -> Iterator[Tensor]:
+        """The parts of `point`, of which one at a time is copied."""
         parameters = dict(self.model.named_parameters())
-        return [_wide(parameters[name].detach()) for name in self.names]
+        return (_wide(parameters[name].detach()) for name in self.names)
 
     def loss(self, point: Sequence[Tensor], index: int) -> Tensor:
         """The loss of one batch at a point, times the batch's weight.
@@ -170,16 +174,20 @@ class Objective:
     @torch.no_grad()
     def add_gradient(self, point: Sequence[Tensor], out: Vector, scale: float = 1.0) -> None:
         """Adds the gradient at a point, times a number, to a vector; of this process's examples only."""
+        leaves = [value.detach().requires_grad_() for value in point]
+
+        def add_gradient_of(loss: Tensor) -> None:
+            if loss.requires_grad:
+                (loss * scale).backward(inputs=leaves)
+
         for index in range(len(self.batches)):
-            for total, part in zip(out, self.batch_gradient(point, index), strict=True):
-                if part is not None:
-                    total.add_(part, alpha=scale)
+            with torch.enable_grad(), accumulating(leaves, out):
+                self._with_loss(leaves, index, add_gradient_of)
 
     def gradient(self) -> Vector:
         """The gradient where the parameters are now, of all processes' examples."""
-        point = self.point()
-        out = [torch.zeros_like(value) for value in point]
-        self.add_gradient(point, out)
+        out = [torch.zeros_like(value) for value in self.parts()]
+        self.add_gradient(self.point(), out)
         self.reduce_(out)
         return out
 
@@ -228,6 +236,18 @@ class _LossOfModel(nn.Module):
     def forward(self, batch: Any, finish: Callable[[Any], Any]) -> Any:
         """Whatever is made of the loss function's result."""
         return finish(self.compute_loss(self.model, batch))
+
+
+@contextmanager
+def accumulating(leaves: Sequence[Tensor], out: Vector) -> Iterator[None]:
+    """Within, backward passes add gradients to the vector, each part as soon as it is known, so that none is held."""
+    for leaf, total in zip(leaves, out, strict=True):
+        leaf.grad = total
+    try:
+        yield
+    finally:
+        for leaf in leaves:
+            leaf.grad = None
 
 
 def no_fused_attention() -> AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from hf_critmom.curvature.errors import CurvatureError
-from hf_critmom.curvature.objective import Objective, no_fused_attention
+from hf_critmom.curvature.objective import Objective, accumulating, no_fused_attention
 from hf_critmom.curvature.vectors import Vector, norm
 from hf_critmom.errors import root_message
 
@@ -39,8 +39,8 @@ _WRONG_SECOND_DERIVATIVES: Mapping[str, Callable[[Any], bool]] = {
 class Hessian:
     """The Hessian of an objective where the model's parameters are, as a linear map.
 
-    Beside the vectors of the caller it needs at most two of the size of the gradient. With one batch, `double_backward`
-    keeps the graph of the gradient between products.
+    Beside the vectors of the caller it needs one of the size of the gradient, and with `double_backward` a copy of
+    parameters in half precision. With one batch, `double_backward` keeps the graph of the gradient between products.
 
     Args:
         objective: What is differentiated twice.
@@ -64,21 +64,29 @@ class Hessian:
         self.method = "central_differences" if method == "central_differences" else "double_backward"
         self._demanded = method == "double_backward"
         self._graph: _GradientGraph | None = None
+        self._checked: set[int] = set()
         if self.method == "double_backward":
-            self._try(lambda: self._first_graph(method))
+            self._try(self._first_graph)
 
     def add_product(self, vector: Sequence[Tensor], out: Vector) -> None:
         """Adds the product with a vector to another vector, in place; in every process, the sum over all of them.
 
         Raises:
+            MethodChangedError: If the second derivative does not exist, with method="auto"; in every process.
             CurvatureError: If the loss is not finite.
         """
         self.products += 1
         shared = 1.0 if self.objective.accelerator is None else 1.0 / self.objective.accelerator.num_processes
         if shared != 1.0:
             torch._foreach_mul_(out, shared)
-        exact = self.method == "double_backward"
-        if not (exact and self._try(lambda: self._add_derivatives(vector, out))):  # a failure has not begun to add
+        if self.method == "double_backward":
+            self._try(lambda: self._add_derivatives(vector, out))
+            if self.method != "double_backward":
+                raise MethodChangedError(
+                    f"{type(self.objective.model).__name__} has no second derivative: products are central differences "
+                    "from now on, so begin again what this one was a part of."
+                )
+        else:
             self._add_difference(vector, out)
         self.objective.reduce_(out)
 
@@ -88,39 +96,38 @@ class Hessian:
 
     # -------------------------------------------------------------------------------------------------- double backward
 
-    def _first_graph(self, method: str) -> None:
-        """Builds the graph of the first batch, and looks for what cannot be differentiated twice, or not be trusted."""
-        if not self.objective.batches:  # all of them are other processes'
-            return
-        self._graph = _GradientGraph(self.objective, 0)
-        for node in self._graph.nodes():
-            if node.name() == "torch::autograd::Error":
-                raise _NoSecondDerivativeError("one of its functions is marked as once differentiable")
-            for name, is_wrong in _WRONG_SECOND_DERIVATIVES.items():
-                if node.name().startswith(name) and is_wrong(node):
-                    raise _NoSecondDerivativeError(f"that of torch's {name.removesuffix('Backward')} is wrong")
-            if method == "auto" and isinstance(node, BackwardCFunction):
-                raise _NoSecondDerivativeError("one of its functions is defined in Python")
+    def _first_graph(self) -> None:
+        if self.objective.batches:  # else all of them are other processes'
+            self._graph = self._graph_of(0)
+
+    def _graph_of(self, index: int) -> "_GradientGraph":
+        """The gradient of a batch, looked through once for what has no second derivative, or none to be trusted."""
+        graph = _GradientGraph(self.objective, index)
+        if index not in self._checked:
+            for node in graph.nodes():
+                if node.name() == "torch::autograd::Error":
+                    raise _NoSecondDerivativeError("one of its functions is marked as once differentiable")
+                for name, is_wrong in _WRONG_SECOND_DERIVATIVES.items():
+                    if node.name().startswith(name) and is_wrong(node):
+                        raise _NoSecondDerivativeError(f"that of torch's {name.removesuffix('Backward')} is wrong")
+                if not self._demanded and isinstance(node, BackwardCFunction):
+                    raise _NoSecondDerivativeError("one of its functions is defined in Python")
+            self._checked.add(index)
+        return graph
 
     def _add_derivatives(self, vector: Sequence[Tensor], out: Vector) -> None:
         keep = len(self.objective.batches) == 1
         for index in range(len(self.objective.batches)):
-            graph = self._graph or _GradientGraph(self.objective, index)
+            graph = self._graph or self._graph_of(index)
             self._graph = graph if keep else None
-            parts = graph.derivatives_along(vector, keep)
-            with torch.no_grad():
-                for total, part in zip(out, parts, strict=True):
-                    if part is not None:
-                        total.add_(part)
-            del graph, parts  # before the next graph is built
+            graph.add_derivatives_along(vector, out, keep)
+            del graph  # before the next one is built
 
-    def _try(self, differentiate: Callable[[], None]) -> bool:
+    def _try(self, differentiate: Callable[[], None]) -> None:
         """Does what needs a second derivative; where a process has none, all take differences from now on."""
-        done = True
         try:
             differentiate()
         except _NoSecondDerivativeError as error:
-            done = False
             self._graph = None
             if self._demanded:
                 raise CurvatureError(
@@ -131,7 +138,6 @@ class Hessian:
         if self.objective.summed(float(self.method == "central_differences")):
             self._graph = None
             self.method = "central_differences"
-        return done
 
     # ---------------------------------------------------------------------------------------------- central differences
 
@@ -140,11 +146,19 @@ class Hessian:
         if length == 0.0:
             return
         step = self.relative_step * max(norm(self.objective.point()), 1.0) / length
+        torch._foreach_mul_(out, 2.0 * step)
         for sign in (1.0, -1.0):
-            with torch.no_grad():  # of a model in half precision the point is a copy, which is not kept
-                moved = list(torch._foreach_add(self.objective.point(), list(vector), alpha=sign * step))
-            self.objective.add_gradient(moved, out, scale=sign / (2.0 * step))
-            del moved
+            self.objective.add_gradient(self._moved(vector, sign * step), out, scale=sign)
+        torch._foreach_div_(out, 2.0 * step)
+
+    @torch.no_grad()
+    def _moved(self, vector: Sequence[Tensor], step: float) -> Vector:
+        """The point that lies a step along a vector from where the parameters are."""
+        return [part.add(along, alpha=step) for part, along in zip(self.objective.parts(), vector, strict=True)]
+
+
+class MethodChangedError(CurvatureError):
+    """A product that failed because there is no second derivative; the vector that it was added to is lost."""
 
 
 class _NoSecondDerivativeError(Exception):
@@ -168,14 +182,13 @@ class _GradientGraph:
             if part is not None and part.requires_grad:  # else the loss is linear in it
                 self._edges[place] = get_gradient_edge(part)
 
-    def derivatives_along(self, vector: Sequence[Tensor], keep: bool) -> Sequence[Tensor | None]:
-        """The product of this batch's Hessian with a vector; None stands for zeros."""
+    def add_derivatives_along(self, vector: Sequence[Tensor], out: Vector, keep: bool) -> None:
+        """Adds the product of this batch's Hessian with a vector to another vector."""
         if not self._edges:
-            return [None] * len(self.leaves)
+            return
         along = [vector[place] for place in self._edges]
-        edges = list(self._edges.values())
-        with _second_derivative():
-            return torch.autograd.grad(edges, self.leaves, along, retain_graph=keep, allow_unused=True)
+        with accumulating(self.leaves, out), _second_derivative():
+            torch.autograd.backward(list(self._edges.values()), along, retain_graph=keep, inputs=self.leaves)
 
     def nodes(self) -> Iterator[Any]:
         """Every function that loss and gradient were computed by.

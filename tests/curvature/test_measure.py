@@ -236,6 +236,30 @@ def test_where_second_derivatives_cannot_be_trusted_differences_are_taken(functi
     assert found.gradient == pytest.approx(exact.gradient, rel=0.02)
 
 
+def with_margins(x):
+    """Sines and a margin, whose kernel has a first derivative and no second one."""
+    return x.sin() + nn.functional.multi_margin_loss(x, torch.zeros(len(x)).long(), reduction="none")[:, None]
+
+
+@pytest.mark.parametrize("function", [OnceDifferentiable.apply, SilentlyWrong.apply, with_margins])
+def test_a_later_batch_without_a_second_derivative_spoils_no_product(function):
+    class SineOfAll(nn.Module):
+        def forward(self, x):
+            return function(x) if len(x) == 24 else x.sin()
+
+    batch = examples(10)
+    batches = [{name: rows[part] for name, rows in batch.items()} for part in (slice(40), slice(40, 64))]
+    model = sines(None)
+    model[1], model[3] = SineOfAll(), SineOfAll()
+    expected, found = (
+        measure_curvature(model, batches, cross_entropy, method=method, update=dict(model.named_parameters()))
+        for method in ("central_differences", "auto")
+    )
+    assert found.method == "central_differences"
+    assert found.top == expected.top
+    assert (found.gradient, found.update) == (expected.gradient, expected.update)
+
+
 class BiasOnly(nn.Module):
     """Layer normalization with a bias and no weight."""
 

@@ -212,7 +212,7 @@ for measure in (
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-@pytest.mark.parametrize(("dtype", "limits"), [("float32", (2.5, 2.5, 3.5, 1.5)), ("bfloat16", (4.5, 4.5, 4.5, 3.5))])
+@pytest.mark.parametrize(("dtype", "limits"), [("float32", (2.5, 2.5, 2.5, 1.5)), ("bfloat16", (4.5, 4.5, 3.5, 3.5))])
 def test_a_measurement_needs_at_most_three_vectors_more_than_a_training_step(dtype, limits, run_python, monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # so that what is freed is seen as free
     finished = run_python("-c", MEMORY, dtype)

@@ -328,6 +328,8 @@ def test_numbers_that_are_not_whole_are_a_sentence(options):
 def test_only_sgd_has_a_damping_ratio_and_it_is_that_of_the_learning_rate_that_it_uses():
     params = [nn.Parameter(torch.ones(2))]
     assert _used_by(torch.optim.RMSprop(params, momentum=0.9)) is None
+    lars = torch.optim.SGD([{"params": params, "trust_coeff": 0.001}], lr=0.5, momentum=0.9)  # as timm's says it
+    assert _used_by(lars) is None
     dampened = torch.optim.SGD(params, lr=0.5, momentum=0.9, dampening=0.8)
     assert _used_by(dampened).lr == pytest.approx(0.1)
     dampened.param_groups[0]["effective_lr"] = 0.05

@@ -58,13 +58,16 @@ def used_by(group: Mapping[str, Any]) -> Used | None:
     )
 
 
+_OPTIONS_OF_SCALED_LAYERS = frozenset({"trust_coeff", "trust_coefficient", "wd_ratio"})
+
+
 def is_heavy_ball(group: Mapping[str, Any]) -> bool:
     """Whether a param group has the momentum of `torch.optim.SGD`, whose steps are those of a damped oscillator.
 
     RMSprop, Muon and others have a momentum as well, but scale each parameter, so that they see another curvature than
-    that of the loss; they have no dampening.
+    that of the loss; they have no dampening. LARS and SGDP have one, and scale or project the steps of each layer.
     """
-    return "momentum" in group and "dampening" in group
+    return "momentum" in group and "dampening" in group and not group.keys() & _OPTIONS_OF_SCALED_LAYERS
 
 
 class DampingCallback(LoggingCallback):
