@@ -77,8 +77,7 @@ def measure_curvature(
 
     The model is left as it is, to the bit: parameters, gradients, buffers, modes and random number generators. Dropout
     is off. Parameters in half precision are measured in single precision. At most three vectors of the size of the
-    parameters are held, beside ``update``, what the graph of the network needs, and with "double_backward" a copy of
-    parameters in half precision.
+    parameters are held at a time, beside ``update`` and what the graph of the network needs.
 
     Args:
         model: The model; wrappers of data parallelism and compilation are taken off.

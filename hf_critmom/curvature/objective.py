@@ -21,6 +21,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_critmom.curvature.errors import CurvatureError
+from hf_critmom.curvature.precision import is_narrow, wide
 from hf_critmom.curvature.preserving import own_generators
 from hf_critmom.curvature.vectors import Vector
 from hf_critmom.curvature.wrappers import unwrapped
@@ -121,17 +122,26 @@ class Objective:
         return list(self.parts())
 
     def parts(self) -> Iterator[Tensor]:
-        """The parts of `point`, of which one at a time is copied."""
-        parameters = dict(self.model.named_parameters())
-        return (_wide(parameters[name].detach()) for name in self.names)
+        """The parts of `point`, one at a time."""
+        return (wide(value) for value in self.values())
 
-    def loss(self, point: Sequence[Tensor], index: int) -> Tensor:
+    def values(self) -> list[Tensor]:
+        """The parameters where they are now, in their own precision."""
+        parameters = dict(self.model.named_parameters())
+        return [parameters[name].detach() for name in self.names]
+
+    def loss(self, point: Sequence[Tensor], index: int, widen: Callable[[Tensor], Tensor] = wide) -> Tensor:
         """The loss of one batch at a point, times the batch's weight.
+
+        Args:
+            point: Where.
+            index: Which batch.
+            widen: Makes copies in single precision of frozen parameters in half precision.
 
         Raises:
             CurvatureError: If the model returns no loss, or one that is not finite.
         """
-        return self._with_loss(point, index, lambda loss: loss)
+        return self._with_loss(point, index, lambda loss: loss, widen)
 
     def batch_gradient(self, point: Sequence[Tensor], index: int) -> list[Tensor | None]:
         """Gradient of one batch's weighted loss at a point; None where the loss does not depend on a parameter."""
@@ -146,18 +156,24 @@ class Objective:
         with torch.enable_grad():  # while the parameters are substituted, for what is recomputed on the way back
             return self._with_loss(leaves, index, gradient_of)
 
-    def _with_loss(self, point: Sequence[Tensor], index: int, then: Callable[[Tensor], Result]) -> Result:
-        buffers = {name: _wide(buffer.detach()).clone() for name, buffer in self.model.named_buffers()}
+    def _with_loss(
+        self,
+        point: Sequence[Tensor],
+        index: int,
+        then: Callable[[Tensor], Result],
+        widen: Callable[[Tensor], Tensor] = wide,
+    ) -> Result:
+        buffers = {name: wide(buffer.detach()).clone() for name, buffer in self.model.named_buffers()}
         # Frozen parameters stay, where their precision lets them: those of quantized layers are more than tensors.
         others = {
-            name: _wide(p.detach())
+            name: widen(p.detach())
             for name, p in self.model.named_parameters()
-            if name not in self._chosen and (p.requires_grad or _is_narrow(p) or name in self._renormed)
+            if name not in self._chosen and (p.requires_grad or is_narrow(p) or name in self._renormed)
         }
         values = {**buffers, **others, **dict(zip(self.names, point, strict=True))}
         values |= {name: values[name].clone() for name in self._renormed}
         device = point[0].device
-        batch = recursively_apply(_wide, send_to_device(self.batches[index], device), test_type=torch.is_tensor)
+        batch = recursively_apply(wide, send_to_device(self.batches[index], device), test_type=torch.is_tensor)
         torch.manual_seed(self.seed + index)
         random.seed(self.seed + index)
         np.random.seed(self.seed + index)
@@ -181,7 +197,7 @@ class Objective:
                 (loss * scale).backward(inputs=leaves)
 
         for index in range(len(self.batches)):
-            with torch.enable_grad(), accumulating(leaves, out):
+            with torch.enable_grad(), _accumulating(leaves, out):
                 self._with_loss(leaves, index, add_gradient_of)
 
     def gradient(self) -> Vector:
@@ -239,7 +255,7 @@ class _LossOfModel(nn.Module):
 
 
 @contextmanager
-def accumulating(leaves: Sequence[Tensor], out: Vector) -> Iterator[None]:
+def _accumulating(leaves: Sequence[Tensor], out: Vector) -> Iterator[None]:
     """Within, backward passes add gradients to the vector, each part as soon as it is known, so that none is held."""
     for leaf, total in zip(leaves, out, strict=True):
         leaf.grad = total
@@ -253,15 +269,6 @@ def accumulating(leaves: Sequence[Tensor], out: Vector) -> Iterator[None]:
 def no_fused_attention() -> AbstractContextManager[Any]:
     """Has torch's attention computed by plain operations, which have second derivatives."""
     return sdpa_kernel(SDPBackend.MATH)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """A floating-point tensor in single precision at least."""
-    return tensor.float() if _is_narrow(tensor) else tensor
-
-
-def _is_narrow(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 32
 
 
 def summed(number: float, accelerator: Accelerator | None) -> float:

@@ -16,7 +16,8 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from hf_critmom.curvature.errors import CurvatureError
-from hf_critmom.curvature.objective import Objective, accumulating, no_fused_attention
+from hf_critmom.curvature.objective import Objective, no_fused_attention
+from hf_critmom.curvature.precision import WideCopies
 from hf_critmom.curvature.vectors import Vector, norm
 from hf_critmom.errors import root_message
 
@@ -39,8 +40,8 @@ _WRONG_SECOND_DERIVATIVES: Mapping[str, Callable[[Any], bool]] = {
 class Hessian:
     """The Hessian of an objective where the model's parameters are, as a linear map.
 
-    Beside the vectors of the caller it needs one of the size of the gradient, and with `double_backward` a copy of
-    parameters in half precision. With one batch, `double_backward` keeps the graph of the gradient between products.
+    Beside the vectors of the caller it needs one of the size of the gradient. With one batch, `double_backward` keeps
+    the graph of the gradient between products.
 
     Args:
         objective: What is differentiated twice.
@@ -169,15 +170,18 @@ class _GradientGraph:
     """The gradient of one batch as part of a graph, to be differentiated; its values themselves are not kept."""
 
     def __init__(self, objective: Objective, index: int) -> None:
-        self.leaves = [value.detach().requires_grad_() for value in objective.point()]
+        copies = WideCopies()
         self._edges: dict[int, GradientEdge] = {}
-        with torch.enable_grad(), no_fused_attention():
-            loss = objective.loss(self.leaves, index)
+        with torch.enable_grad(), no_fused_attention(), copies.not_kept():
+            point = [copies.wide(value.requires_grad_()) for value in objective.values()]
+            self._variables = [get_gradient_edge(part) for part in point]
+            loss = objective.loss(point, index, copies.wide)
+            del point  # copies, if it is a model in half precision
             self._root = get_gradient_edge(loss) if loss.requires_grad else None
             if self._root is None:
                 return
             with _second_derivative():
-                gradient = torch.autograd.grad(loss, self.leaves, create_graph=True, allow_unused=True)
+                gradient = torch.autograd.grad(loss, self._variables, create_graph=True, allow_unused=True)
         for place, part in enumerate(gradient):
             if part is not None and part.requires_grad:  # else the loss is linear in it
                 self._edges[place] = get_gradient_edge(part)
@@ -187,8 +191,13 @@ class _GradientGraph:
         if not self._edges:
             return
         along = [vector[place] for place in self._edges]
-        with accumulating(self.leaves, out), _second_derivative():
-            torch.autograd.backward(list(self._edges.values()), along, retain_graph=keep, inputs=self.leaves)
+        edges = list(self._edges.values())
+        with _second_derivative():
+            parts = torch.autograd.grad(edges, self._variables, along, retain_graph=keep, allow_unused=True)
+        with torch.no_grad():
+            for total, part in zip(out, parts, strict=True):
+                if part is not None:
+                    total.add_(part)
 
     def nodes(self) -> Iterator[Any]:
         """Every function that loss and gradient were computed by.

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from helpers import curvature_programs as programs
-from helpers.curvature_programs import cross_entropy, exact_hessian, examples, perceptron, train
+from helpers.curvature_programs import convolutional, cross_entropy, exact_hessian, examples, perceptron, train
 from helpers.curved_networks import NETWORKS, OnceDifferentiable, SilentlyWrong, network, sines
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
@@ -161,6 +161,52 @@ def test_a_transformer_with_dropout_and_fused_attention_has_the_hessian_of_its_l
     differences = measure_curvature(model, [batch], tolerance=0.01, method="central_differences")
     assert differences.top.converged
     assert differences.top.value == pytest.approx(exact[-1].item(), rel=0.02)
+
+
+class Adapted(nn.Module):
+    """A frozen linear layer and two factors that are added to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Linear(10, 5).requires_grad_(False)
+        self.inner, self.outer = nn.Linear(10, 2, bias=False), nn.Linear(2, 5, bias=False)
+
+    def forward(self, x):
+        return self.base(x.tanh()) * 2.0 + self.outer(self.inner(x).sin())
+
+
+class Mapped(nn.Module):
+    """One function of a weight, mapped over the rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 10))
+
+    def forward(self, x):
+        return torch.vmap(lambda row: (self.weight @ row).tanh() @ self.weight)(x)[:, :5]
+
+
+def transposed():
+    """Weights that lie column by column in memory, one of them twice in the network."""
+    model = nn.Sequential(nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 5))
+    model[0].weight = model[2].weight = nn.Parameter(torch.randn(10, 10).t() / 3.0)
+    return model
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [perceptron, convolutional, transposed, Adapted, Mapped])
+def test_half_precision_is_measured_as_the_same_numbers_in_single_precision_are(make, dtype, batches):
+    torch.manual_seed(0)
+    model = make().to(dtype)
+    wide = make()
+    wide.load_state_dict(model.state_dict())
+    batch = examples(64 if make is convolutional else 10)
+    pieces = [{name: rows[place::batches] for name, rows in batch.items()} for place in range(batches)]
+    expected, found = (measure_curvature(one, pieces, cross_entropy) for one in (wide, model))
+    assert found.method == "double_backward"
+    assert found.top.value == pytest.approx(expected.top.value, rel=1e-5)
+    assert found.gradient == pytest.approx(expected.gradient, rel=1e-5)
 
 
 def test_a_model_in_bfloat16_is_measured_in_single_precision():

@@ -212,13 +212,13 @@ for measure in (
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-@pytest.mark.parametrize(("dtype", "limits"), [("float32", (2.5, 2.5, 2.5, 1.5)), ("bfloat16", (4.5, 4.5, 3.5, 3.5))])
+@pytest.mark.parametrize(("dtype", "limits"), [("float32", (2.5, 2.5, 2.5, 1.5)), ("bfloat16", (3.2, 3.2, 3.2, 3.2))])
 def test_a_measurement_needs_at_most_three_vectors_more_than_a_training_step(dtype, limits, run_python, monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # so that what is freed is seen as free
     finished = run_python("-c", MEMORY, dtype)
     assert finished.returncode == 0, finished.stderr
     pieces_differences_and_noise = map(float, finished.stdout.split())
-    # half a vector for a few of the forty tensors on the way
+    # the limits leave some room for a few of the forty tensors on the way
     assert all(found < limit for found, limit in zip(pieces_differences_and_noise, limits, strict=True))
 
 
