@@ -70,8 +70,8 @@ class ComparisonArguments:
     until_decided: bool = field(
         default=False,
         metadata={
-            "help": "Add seeds to the arms of --arms, one by one, until every claim about these alone is decided or "
-            "--max_seeds is reached."
+            "help": "Add seeds to those of --arms that open claims compare, one by one or as many as the workers have "
+            "room for, until every claim about --arms alone is decided or --max_seeds is reached."
         },
     )
     max_seeds: int | None = field(

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, Compa
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
-from hf_critmom.experiments.comparison.findings.sentences import join_names
+from hf_critmom.experiments.comparison.findings.sentences import join_names, join_seeds
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan, merged_tuning
 from hf_critmom.experiments.comparison.pilot import (
     begun_pilot,
@@ -242,13 +242,15 @@ class _Runner:
         self.run_all([*runs, *(run for run in self.tuned_runs() if run.seed in seeds)])
 
     def add_seeds_until_decided(self, requested: Plan) -> None:
-        """Adds seeds to the request's arms, one by one, until every claim about them is decided, or up to the maximum.
+        """Adds seeds until every claim about the request's arms is decided, or up to the maximum.
+
+        Seeds go to the arms of the open claims: one, or as many as workers have room for. What is decided does not
+        depend on that, since every seed is a look, whether somebody looked or not.
 
         Args:
             requested: The requested plan.
         """
         arms = list(requested.arms)
-        whose = "every arm" if {*arms} >= {*self.plan.arms} else join_names(arms)
         planned = self.plan.planned_looks
         max_seeds = self.comparison.max_seeds or max(planned.last, DEFAULT_MAX_SEEDS)
         if planned.first == planned.last:
@@ -258,29 +260,50 @@ class _Runner:
             )
         while True:
             results = read_results(self.folder, self.plan)
-            undecided, tested = undecided_claims(self.plan, results, results_table(results.runs.values()), arms)
-            undecided = broadcast_object_list([undecided])[0]  # all processes stop at the same seed
-            decided = f"{tested - undecided} of {tested} claim{'s' if tested != 1 else ''} decided"
-            number = len(self.plan.first_seeds_of(arms))
+            claims = undecided_claims(self.plan, results, results_table(results.runs.values()), arms)
+            undecided, tested = broadcast_object_list([claims])[0]  # all processes stop at the same seed
+            numbers = sorted({len(self.plan.first_seeds_of([arm])) for arm in arms})
+            decided = f"{tested - len(undecided)} of {tested} claim{'s' if tested != 1 else ''} decided"
+            decided = f"{' to '.join(dict.fromkeys(map(str, (numbers[0], numbers[-1]))))} seeds: {decided}"
+            growing = [arm for arm in arms if any(arm in compared for compared in undecided)]
+            number = len(self.plan.first_seeds_of(growing))
             if not undecided or number >= max_seeds:
                 end = "every claim is decided." if not undecided else f"--max_seeds {max_seeds} is reached."
                 if not tested:
                     end = f"no claim compares only {join_names(arms)}: name the arms that decide it as well."
-                self.notifier.note(f"{number} seeds: {decided}; {end}")
+                self.notifier.note(f"{decided}; {end}")
                 return
-            seed = next_seed(self.plan, arms)
-            self.notifier.note(f"{number} seeds: {decided}; seed {seed} is added to {whose}.")
-            left_out = {
-                arm: others
-                for arm, seeds in self.plan.left_out.items()
-                if arm in requested.arms and (others := tuple(one for one in seeds if one != seed))
-            }
-            seeds = tuple(dict.fromkeys((*self.plan.seeds, seed)))
-            requested = dataclasses.replace(requested, seeds=seeds, left_out=left_out)
-            write = self.process.is_main_process
-            self.plan = load_or_create_plan(requested, self.folder, write=write)
-            self.process.wait_for_everyone()
-            self.run_extent([seed])
+            seeds = []
+            for _ in range(self._seeds_at_a_time(growing, max_seeds - number)):
+                seeds.append(next_seed(self.plan, growing))
+                self._add_seed(requested, seeds[-1], growing)
+            whose = "every arm" if {*growing} >= {*self.plan.arms} else join_names(growing)
+            added = f"seed {seeds[0]} is" if len(seeds) == 1 else f"seeds {join_seeds(seeds)} are"
+            self.notifier.note(f"{decided}; {added} added to {whose}.")
+            self.run_extent(seeds)
+
+    def _seeds_at_a_time(self, arms: Collection[str], largest: int) -> int:
+        """How many seeds of some arms make runs for every worker, with those of their tuned variants."""
+        variants = {(run.arm, run.epochs) for run in self.tuned_runs() if self.arms[run.arm].base in arms}
+        runs_of_a_seed = len(arms) * len(self.plan.budgets) + len(variants)
+        return max(1, self.engine.num_workers(largest * runs_of_a_seed) // runs_of_a_seed)
+
+    def _add_seed(self, requested: Plan, seed: int, arms: Collection[str]) -> None:
+        """Adds a seed to some of the request's arms in the plan."""
+        left_out = {
+            arm: others for arm in requested.arms if (others := self._left_out(arm, seed, is_added=arm in arms))
+        }
+        seeds = tuple(dict.fromkeys((*self.plan.seeds, seed)))
+        extended = dataclasses.replace(requested, seeds=seeds, left_out=left_out)
+        self.plan = load_or_create_plan(extended, self.folder, write=self.process.is_main_process)
+        self.process.wait_for_everyone()
+
+    def _left_out(self, arm: str, seed: int, *, is_added: bool) -> tuple[int, ...]:
+        """The seeds that an arm leaves out once this one is added to it, or to others."""
+        before = self.plan.left_out.get(arm, ())
+        if is_added:
+            return tuple(one for one in before if one != seed)
+        return before if seed in self.plan.seeds else (*before, seed)
 
     def run_all(self, runs: list[Run]) -> None:
         """Makes the runs that are not finished, and waits for those that other launches are making."""

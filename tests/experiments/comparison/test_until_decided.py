@@ -75,6 +75,24 @@ def test_only_the_arms_that_a_command_names_grow_until_the_claims_about_them_are
     assert seeds == {"constant": 4, "too": 4, "still": 2}
 
 
+def test_seeds_go_to_the_arms_of_open_claims_as_many_as_workers_have_room_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learning = ("--width", "4", "--per_device_train_batch_size", "32", "--max_train_samples", "256")
+    learning += ("--max_eval_samples", "128", "--num_train_epochs", "5", "--targets", "0.3", "--workers", "4")
+    command = (*TINY, *TWINS, "critmom", *learning, "--max_seeds", "5", "--output_dir", str(tmp_path))
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "3 seeds: 1 of 2 claims decided; seeds 45 and 46 are added to constant and critmom." in said
+    assert "3 to 5 seeds: " in said
+    seeds = {arm: len(list(tmp_path.glob(f"runs/{arm}/seed-*/result.json"))) for arm in ("constant", "twin", "critmom")}
+    assert seeds == {"constant": 5, "twin": 3, "critmom": 5}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/result.json")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/result.json")} == before
+    assert "seeds 45 and 46 of constant and critmom were added by the rule" in (tmp_path / "README.md").read_text()
+
+
 def test_rounds_continue_after_an_interruption(tmp_path: Path) -> None:
     command = (*TINY, *OPPOSITES, "--targets", "0.99", "--num_seeds", "2", "--max_seeds", "3")
     assert main((*command, "--output_dir", str(tmp_path))) == 0

@@ -80,8 +80,10 @@ def looks_now(plan: Plan, results: Results) -> Looks:
     return Looks(planned.first, planned.last, tuple(range(planned.first, now + 1)))
 
 
-def undecided_claims(plan: Plan, results: Results, table: pd.DataFrame, about: Collection[str]) -> tuple[int, int]:
-    """Number of claims about some arms that are not decided yet, and number of those that can be tested.
+def undecided_claims(
+    plan: Plan, results: Results, table: pd.DataFrame, about: Collection[str]
+) -> tuple[list[list[str]], int]:
+    """The arms that each claim compares that is not decided yet, and the number of claims that can be tested.
 
     Args:
         plan: The plan.
@@ -96,4 +98,4 @@ def undecided_claims(plan: Plan, results: Results, table: pd.DataFrame, about: C
         for verdict in analyse_budget(plan, results, table, arms, budget).verdicts
         if verdict.word != NOT_TESTED and verdict.arms <= {*about}
     ]
-    return sum(not verdict.decided for verdict in verdicts), len(verdicts)
+    return [sorted(verdict.arms) for verdict in verdicts if not verdict.decided], len(verdicts)

@@ -36,7 +36,7 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     things = added.arms or added.seeds or added.targets or added.trial_seeds
     one = len(additions) == 1 and not (added.tried and not added.trial_seeds) and len(things) == 1
     by_rule = bool(added.seeds) and not added.arms and looks.first < looks.last and added.command == before.command
-    how = " one at a time, by the rule of --until_decided," if by_rule and len(added.seeds) > 1 else ""
+    how = " by the rule of --until_decided" if by_rule else ""
     on = f"On {added.date[:10]} " if added.date else ""
     subject = " and ".join(additions) or "claims"
     text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, added, looks)}"

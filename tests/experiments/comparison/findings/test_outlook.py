@@ -123,6 +123,6 @@ def test_seeds_added_by_until_decided_are_distinguished_from_a_users():
     grown = Extension("2026-11-29T10:00:00+00:00", command, seeds=(3, 4), finished=6)
     (told,) = describe_history(planned(command, looks=LookPlan(3, 10), history=(grown,)))
     assert told == (
-        "On 2026-11-29 seeds 3 and 4 were added one at a time, by the rule of --until_decided, after the first look "
+        "On 2026-11-29 seeds 3 and 4 were added by the rule of --until_decided after the first look "
         "(6 runs were finished)."
     )
