@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
             script = Path(argv[0])
             if not script.exists():
                 raise InputError(f"There is no script {script}: expected the path of a Python training script.")
+            if script.is_dir() and not (script / "__main__.py").exists():
+                raise InputError(f"{script} is a folder: expected the path of a Python training script.")
             sys.argv = argv
             sys.path[0] = str(script.resolve().parent)
             runpy.run_path(str(script.absolute()), run_name="__main__")

@@ -9,6 +9,7 @@ import torch
 from torch.optim import AdamW
 
 from hf_critmom.optim.damped import CohortStep, warn_of_clamp
+from hf_critmom.optim.options import refusals_in_a_sentence
 from hf_critmom.optim.uncompiled import uncompiled
 from hf_critmom.upstream import unhooked_step
 
@@ -90,18 +91,19 @@ class CritMomAdamW(CohortStep, AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        with refusals_in_a_sentence(type(self).__name__):
+            super().__init__(
+                params,
+                lr=lr,
+                betas=betas,
+                eps=eps,
+                weight_decay=weight_decay,
+                amsgrad=amsgrad,
+                maximize=maximize,
+                foreach=foreach,
+                differentiable=differentiable,
+                fused=fused,
+            )
         self._init_damping(rule=rule, hold=hold, floor=floor, curvature=curvature)
 
     def _write_momentum(self, group: dict[str, Any], momentum: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from hf_critmom.damping import critical_momentum, get_rule
+from hf_critmom.errors import InputError
 from hf_critmom.optim.options import check_option
 from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.upstream import leave_unscaling_to_scaler
@@ -34,7 +35,7 @@ class CriticallyDamped(ChecksState):
         for name in DAMPING_OPTIONS:
             group[name] = check_option(name, group.get(name, self.defaults[name]))
         if group["hold"] is not None and group["floor"] > group["hold"]:
-            raise ValueError(f"floor={group['floor']} exceeds hold={group['hold']}: the floor must not be higher.")
+            raise InputError(f"floor={group['floor']} exceeds hold={group['hold']}: the floor must not be higher.")
         self._write_momentum(group, group_momentum(group))
 
     def _update_momentum(self, group: dict[str, Any]) -> float:

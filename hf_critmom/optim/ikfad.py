@@ -6,6 +6,7 @@ from typing import Any, overload
 
 import torch
 
+from hf_critmom.errors import InputError
 from hf_critmom.optim.options import check_option
 from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.optim.uncompiled import uncompiled
@@ -69,7 +70,7 @@ class IKFAD(ChecksState):
         foreach: bool | None = None,
     ) -> None:
         if not (math.isfinite(weight_decay) and weight_decay >= 0.0):
-            raise ValueError(f"Weight decay must be finite and not negative, got {weight_decay}.")
+            raise InputError(f"Weight decay must be finite and not negative, got {weight_decay}.")
         defaults = {
             "lr": lr,
             "gamma": gamma,
@@ -159,7 +160,7 @@ class IKFAD(ChecksState):
 def _step_size(group: dict[str, Any]) -> float:
     lr = float(group["lr"])
     if not (math.isfinite(lr) and lr >= 0.0):
-        raise ValueError(f"The learning rate must be finite and not negative, got {lr}.")
+        raise InputError(f"The learning rate must be finite and not negative, got {lr}.")
     return math.sqrt(lr)
 
 

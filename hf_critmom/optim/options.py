@@ -4,7 +4,8 @@ Adding an option means one line in `OPTIONS` and the keyword in the constructors
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +160,24 @@ def check_option(option: str | Option, value: Any) -> Any:
         return option.check(value)
     except (ValueError, TypeError, KeyError, OverflowError):
         raise InputError(f"Option {option.name}={value!r} is not valid: expected {option.expects}.") from None
+
+
+@contextmanager
+def refusals_in_a_sentence(optimizer: str) -> Iterator[None]:
+    """Within, what torch's constructors refuse is refused as everything else is.
+
+    Args:
+        optimizer: Name of the optimizer.
+
+    Raises:
+        InputError: If torch raises an error about values.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{optimizer} cannot be built ({str(error).rstrip('.')}): change that option.") from error
 
 
 def parse_optim_args(text: Any) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 from hf_critmom.damping import critical_nu
 from hf_critmom.errors import InputError
-from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE, QHM_CURVATURE, check_option
+from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE, QHM_CURVATURE, check_option, refusals_in_a_sentence
 from hf_critmom.optim.resuming import ChecksState
 from hf_critmom.optim.sgd import ALMOST_ZERO
 from hf_critmom.optim.uncompiled import uncompiled
@@ -80,15 +80,16 @@ class CritMomQHM(ChecksState, SGD):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=check_option("momentum", momentum),
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            fused=fused,
-        )
+        with refusals_in_a_sentence(type(self).__name__):
+            super().__init__(
+                params,
+                lr=lr,
+                momentum=check_option("momentum", momentum),
+                weight_decay=weight_decay,
+                maximize=maximize,
+                foreach=foreach,
+                fused=fused,
+            )
         multi_tensor_operations()  # says where torch has changed what the updates call
         # A part of the update lies outside of the kernel, so the kernel must not be the one that unscales gradients.
         leave_unscaling_to_scaler(self)

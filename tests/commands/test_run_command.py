@@ -94,6 +94,13 @@ def test_a_missing_script_is_named_in_one_sentence(words, capsys):
     assert "no/such script.py" in sentence and "script" in sentence
 
 
+def test_a_folder_is_no_script(tmp_path, capsys):
+    assert main(["run", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith("is a folder: expected the path of a Python training script.\n")
+    (tmp_path / "__main__.py").write_text("print('as python would')")
+    assert main(["run", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize(("words", "status"), [([], 2), (["-m"], 2), (["--fast", "train.py"], 2), (["--help"], 0)])
 def test_without_a_script_the_usage_is_shown(words, status, capsys):
     assert main(["run", *words]) == status

@@ -373,6 +373,7 @@ BAD_OPTIONS = [
     ({"hold": "much"}, ["hold", "much", "between 0 and 1"]),
     ({"floor": 1.0}, ["floor", "1.0", "[0, 1)"]),
     ({"floor": 0.6, "hold": 0.5}, ["floor=0.6", "hold=0.5"]),
+    ({"foreach": True, "fused": True}, ["CritMomSGD cannot be built", "foreach", "fused"]),
     ({"curvature": 0.0}, ["curvature", "0.0", "positive"]),
     ({"curvature": -1.0}, ["curvature", "-1.0", "positive"]),
     ({"curvature": math.inf}, ["curvature", "inf", "positive"]),

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
 from hf_critmom.experiments.comparison.arms.third_party import ARM_NAME, is_third_party, third_party_optimizer
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.optim.factory import named_optimizer
+from hf_critmom.optim.factory import OPTIMIZERS, named_optimizer
 from hf_critmom.storage.redaction import find_secrets
 
 TUNED_SUFFIX = "_tuned"
@@ -245,6 +245,15 @@ ARMS: dict[str, Arm] = {
     )
 }
 """Colours: the palette of Okabe and Ito (2008) for the arms of most comparisons, Tol's muted scheme for the rest."""
+
+ADAPTIVE = ("adamw", "critmom_adamw")
+"""Optimizers of our arms to which a learning rate for Adam applies."""
+
+
+def is_adaptive(optim: str) -> bool:
+    """Whether a name of ``--optim`` is that of an adaptive optimizer, such as Adam, rather than a kind of SGD."""
+    return not ("sgd" in optim or (optim in OPTIMIZERS and optim not in ADAPTIVE))
+
 
 EARLY_ARMS: dict[str, Arm] = {
     "matched": Arm(

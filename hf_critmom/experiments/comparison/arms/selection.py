@@ -21,6 +21,7 @@ from hf_critmom.experiments.comparison.arms.arm import (
     RANGES,
     TUNED_SUFFIX,
     Arm,
+    is_adaptive,
 )
 from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
 from hf_critmom.experiments.comparison.arms.third_party import (
@@ -67,11 +68,30 @@ def get_arms(
             raise ComparisonError(
                 f"An arm is named twice in --arms {' '.join(names)}: name each once, with [name=...] for another name."
             )
-        early = EARLY_ARMS.get(arm.name)
-        found[arm.name] = early if early is not None and stored.get(arm.name) == early else arm
+        found[arm.name] = _as_stored(arm, stored, known)
     for arm in found.values():
         check_arm(arm)
     return found
+
+
+def _as_stored(arm: Arm, stored: Mapping[str, Arm], known: Mapping[str, Arm]) -> Arm:
+    """An arm as an early version stored it, if the comparison that is continued has that one."""
+    early = [EARLY_ARMS[arm.name]] if arm.name in EARLY_ARMS else []
+    if arm.name not in ARMS:
+        # Those of --optim had the defaults of the TrainingArguments, those of a file the values of the comparison.
+        by_name = arm.optimizer.startswith("optim:")
+        then: dict[str, Any] = {"learning_rate": 5e-5 if by_name else None, "weight_decay": 0.0 if by_name else None}
+        kind = _settings_of_kind(arm.optimizer, known)
+        early += [dataclasses.replace(arm, **{name: then[name] for name in then if kind[name] == getattr(arm, name)})]
+    return next((one for one in early if stored.get(arm.name) == one), arm)
+
+
+def _settings_of_kind(optimizer: str, known: Mapping[str, Arm]) -> dict[str, Any]:
+    """Learning rate and weight decay of an arm that gives none: those of the table's arm of that optimizer, or kind."""
+    name = optimizer.removeprefix("optim:")
+    of_kind = known["adamw" if is_adaptive(name) else "constant"]
+    like = next((arm for arm in known.values() if arm.optimizer == name), of_kind)
+    return {"learning_rate": like.learning_rate, "weight_decay": like.weight_decay}
 
 
 def _arm(text: str, known: Mapping[str, Arm], stored: Mapping[str, Arm], color: str) -> Arm:
@@ -91,19 +111,24 @@ def _arm(text: str, known: Mapping[str, Arm], stored: Mapping[str, Arm], color: 
         return _variant(text, spec, known, color)
     check_name(spec.name)
     options = _json_options(spec)
-    learning_rate, weight_decay, schedule = default_settings(spec.source, options)
     return _with_spec(
         text,
         Arm("other", spec.source),
         spec,
         name=spec.name,
         options=options,
-        schedule=schedule,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
+        **_own_settings(spec.source, options, known),
         help=f"{spec.source}, {_options_text(options)}" if options else spec.source,
         color=stored[spec.name].color if spec.name in stored else color,
     )
+
+
+def _own_settings(optimizer: str, options: Mapping[str, Any], known: Mapping[str, Arm]) -> dict[str, Any]:
+    """Learning rate, weight decay and schedule of an arm that gives none."""
+    if not is_third_party(optimizer):
+        return _settings_of_kind(optimizer, known)
+    own = dict(zip(("learning_rate", "weight_decay", "schedule"), default_settings(optimizer, options), strict=True))
+    return {**own, **(_settings_of_kind(optimizer, known) if optimizer.startswith("optim:") else {})}
 
 
 def _variant(text: str, spec: ArmSpec, known: Mapping[str, Arm], color: str) -> Arm:
@@ -207,13 +232,13 @@ def read_arms(file: Path, known: Mapping[str, Arm] = ARMS) -> dict[str, Arm]:
     arms = dict(known)
     for number, (name, values) in enumerate(content.items()):
         try:
-            arms[name] = _arm_from_file(name, values, SPARE_COLORS[number % len(SPARE_COLORS)])
+            arms[name] = _arm_from_file(name, values, SPARE_COLORS[number % len(SPARE_COLORS)], known)
         except ValueError as error:
             raise ComparisonError(f"The arm {name!r} in {file} cannot be used: {str(error).rstrip('.')}.") from None
     return arms
 
 
-def _arm_from_file(name: str, values: Any, color: str) -> Arm:
+def _arm_from_file(name: str, values: Any, color: str, known: Mapping[str, Arm]) -> Arm:
     check_name(name)
     settable = [part.name for part in dataclasses.fields(Arm) if part.name not in ("name", "base")]
     if not isinstance(values, dict) or "optimizer" not in values:
@@ -245,12 +270,7 @@ def _arm_from_file(name: str, values: Any, color: str) -> Arm:
         raise ComparisonError(
             f"color must be like #0072B2, and help a string, got {shown['color']!r} and {shown['help']!r}."
         )
-    own: dict[str, Any] = {}
-    if third_party:
-        own = dict(
-            zip(("learning_rate", "weight_decay", "schedule"), default_settings(optimizer, options), strict=True)
-        )
-    arm = Arm(name, **{**own, **values, **shown})
+    arm = Arm(name, **{**_own_settings(optimizer, options, known), **values, **shown})
     check_arm(arm)
     return arm
 

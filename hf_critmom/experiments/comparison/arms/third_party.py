@@ -162,11 +162,6 @@ def default_settings(source: str, options: Mapping[str, Any]) -> tuple[float | N
     except (TypeError, ValueError):  # written in C
         parameters = {}  # type: ignore[assignment]
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    if source.startswith("optim:"):
-        from transformers import TrainingArguments
-
-        flags = {"lr": "learning_rate", "weight_decay": "weight_decay"}
-        defaults |= {name: TrainingArguments.__dataclass_fields__[flag].default for name, flag in flags.items()}
     lr, weight_decay = (defaults.get(name, inspect.Parameter.empty) for name in ("lr", "weight_decay"))
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     schedule = "constant" if callable(getattr(found, "eval", None)) else "trainer"

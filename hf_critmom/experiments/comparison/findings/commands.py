@@ -38,16 +38,34 @@ def continuing_command(plan: Plan, folder: Path) -> str:
     return plan.command if argv == shlex.split(plan.command) else shlex.join(argv)
 
 
-def recorded_commands(plan: Plan) -> list[str]:
+def recorded_commands(plan: Plan, folder: Path) -> list[str]:
     """The commands that, one after another in an empty folder, make a comparison as it is.
 
-    The first one is the plan's own; the others grew the comparison afterwards and did not cover all of it.
+    The first one is the plan's own, or those of the parts that were merged, and the merge; the others grew the
+    comparison afterwards and did not cover all of it.
 
     Args:
         plan: The comparison's plan.
+        folder: Its folder.
     """
     later = plan.history[covered:] if (covered := covered_steps(plan)) else ()
-    return list(dict.fromkeys([plan.command, *(one.command for one in later)]))
+    return list(dict.fromkeys([plan.command, *_merging(plan, folder), *(one.command for one in later)]))
+
+
+def _merging(plan: Plan, folder: Path) -> list[str]:
+    """The command that merged the parts that a plan's commands made; none if there was one, or they are not told apart.
+
+    Parts made on several machines may have folders of the same name.
+    """
+    try:
+        parts = single_commands(plan.command)
+    except ValueError:  # an early plan keeps a command for people
+        return []
+    default = [f"comparison-{plan.task.name}"]
+    folders = list(dict.fromkeys((flag_values(part, "--output_dir") or default)[0] for part in parts))
+    if len(folders) < max(len(parts), 2):
+        return []
+    return [shlex.join([parts[0][0], "merge", *folders, "--output_dir", recorded_path(folder)])]
 
 
 def command_for_seeds(plan: Plan, folder: Path, seeds: int, arms: Collection[str] | None = None) -> str:

@@ -16,7 +16,11 @@ def describe_training(plan: Plan, epochs: float | None) -> str:
     budget = plan.training_argument("num_train_epochs") if epochs is None else epochs
     max_steps = plan.training_argument("max_steps")
     length = f"{max_steps} steps" if max_steps > 0 else format_epochs(budget)
-    return f"{_describe_model(plan)}, {length}, learning rate {plan.training_argument('learning_rate'):g}"
+    rates = {plan.settings(arm)[0] for arm in plan.arms.values()}
+    common = any(arm.learning_rate is None for arm in plan.arms.values())
+    rate = plan.training_argument("learning_rate") if common else min(rates)
+    used = f"learning rate {rate:g}" if common or len(rates) == 1 else "each arm with its own learning rate"
+    return f"{_describe_model(plan)}, {length}, {used}"
 
 
 def describe_seeds(plan: Plan) -> str:

@@ -85,7 +85,7 @@ class Findings:
     @property
     def commands(self) -> list[str]:
         """The commands that made the comparison, one after another."""
-        return recorded_commands(self.plan)
+        return recorded_commands(self.plan, self.folder)
 
     @property
     def continuing_command(self) -> str:

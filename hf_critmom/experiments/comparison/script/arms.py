@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_critmom.experiments.comparison.arms.arm import ARMS, Arm
+from hf_critmom.experiments.comparison.arms.arm import ADAPTIVE, ARMS, Arm, is_adaptive
 from hf_critmom.experiments.comparison.arms.muon import MuonWithAdamW, decay_groups
 from hf_critmom.experiments.comparison.arms.schedules import SCHEDULES
 from hf_critmom.experiments.comparison.arms.third_party import is_third_party
@@ -21,18 +21,11 @@ from hf_critmom.upstream import optimizer_handlers, optimizer_names
 if TYPE_CHECKING:
     from transformers import Trainer
 
-ADAPTIVE = ("adamw", "critmom_adamw")
-"""Optimizers of our arms to which a learning rate for Adam applies."""
 SGD_SCALE: dict[str, Any] = {"learning_rate": 0.1, "weight_decay": 5e-4}
 """Settings of SGD arms if the script's learning rate is meant for an adaptive optimizer: those of our own tasks."""
 _BY_OPTIM_ARGS = (*OPTIMIZERS, "sgd")
 NATIVE = {"sgd": "sgd", "adamw": "adamw_torch", "schedule_free_adamw": "schedule_free_adamw"}
 """Names of ``--optim`` for the baseline optimizers of the table of arms."""
-
-
-def is_adaptive(optim: str) -> bool:
-    """Whether a name of ``--optim`` is that of an adaptive optimizer, such as Adam, rather than a kind of SGD."""
-    return not ("sgd" in optim or (optim in OPTIMIZERS and optim not in ADAPTIVE))
 
 
 def arms_for(optim: str) -> dict[str, Arm]:

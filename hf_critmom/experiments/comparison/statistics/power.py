@@ -1,6 +1,7 @@
 """The number of seeds that would probably decide a claim, if estimate and spread stay the same."""
 
 import math
+from collections.abc import Sequence
 
 from scipy import stats
 
@@ -14,7 +15,14 @@ MAX_SEEDS = 100
 """Largest number of seeds that is proposed; a claim that needs more has too small a difference."""
 
 
-def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, alpha_within: float) -> int | None:
+def seeds_needed(
+    estimate: Estimate,
+    looks: Looks,
+    margin: float,
+    alpha: float,
+    alpha_within: float,
+    within: Sequence[Estimate] | None = None,
+) -> int | None:
     """The smallest number of seeds that probably decides a claim, as a difference or as no difference.
 
     The present estimate and spread are taken for the true ones, which they may not be, especially with few seeds: the
@@ -28,20 +36,26 @@ def seeds_needed(estimate: Estimate, looks: Looks, margin: float, alpha: float, 
         margin: Log ratio up to which a difference counts as none.
         alpha: Error probability that the claim may spend on a difference, two-sided.
         alpha_within: Error probability that the claim may spend on no difference, two-sided.
+        within: The mean log ratios that must all be shown to lie within the margin; empty if none can be. Default: the
+            estimate.
 
     Returns:
         The total number of seeds; None if the spread is not known, or more than `MAX_SEEDS` would be needed.
     """
     if math.isnan(estimate.standard_error) or estimate.n < 2:
         return None
-    spread = estimate.standard_error * math.sqrt(estimate.n)
 
     def power(seeds: int) -> float:
-        error, dof = spread / math.sqrt(seeds), seeds - 1.0
         level, level_within = (spent(seeds, looks.last, of) - before(of) for of in (alpha, alpha_within))
-        different = power_of_difference(estimate.value, error, dof, level)
-        within = power_of_equivalence(estimate.value, error, dof, level_within, margin)
-        return max(different, within)
+        different = power_of_difference(estimate.value, error(estimate, seeds), seeds - 1.0, level)
+        equal = [
+            power_of_equivalence(one.value, error(one, seeds), seeds - 1.0, level_within, margin)
+            for one in ([estimate] if within is None else within)
+        ]
+        return max(different, min(equal, default=0.0))
+
+    def error(one: Estimate, seeds: int) -> float:
+        return one.standard_error * math.sqrt(one.n / seeds)
 
     def before(alpha: float) -> float:
         return spent(looks.counted[-1], looks.last, alpha) if looks.counted else 0.0

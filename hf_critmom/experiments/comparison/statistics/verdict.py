@@ -343,7 +343,13 @@ def _verdict(
     if not claim.first and headlines[0].targets and not same:
         (runs,) = pairs
         estimate = runs.at(headlines[0].targets).estimate()
-        needed = seeds_needed(estimate, looks.until(looked), math.log1p(rule.margin), *totals)
+        within = [runs.at(targets).estimate() for targets in _judged_within(runs)]
+        needed = seeds_needed(estimate, looks.until(looked), math.log1p(rule.margin), *totals, within)
+        if needed is None and not within and not reason:
+            reason = (
+                'no target was reached by every run of both, as "no difference" requires: a comparison with easier '
+                "targets or a longer budget can tell"
+            )
     return Verdict(claim, word, headlines, seeds, needed=needed, reason=reason, margin=rule.margin)
 
 
@@ -407,16 +413,19 @@ def _evidence(judged: Judged, claim: Claim, seeds: int) -> _Evidence:
 
 
 def _p_within(runs: Pair, margin: float) -> float:
-    """p-value of a difference beyond the margin.
+    """p-value of a difference beyond the margin."""
+    return max((runs.at(targets).estimate().p_within(margin) for targets in _judged_within(runs)), default=1.0)
+
+
+def _judged_within(runs: Pair) -> list[tuple[float, ...]]:
+    """The sets of targets at each of which a difference must lie within the margin; empty if none can show that.
 
     The restriction to the budget draws ratios towards 1, which must not pass for evidence of equality: the targets at
     which every run of both arms was timed must show it on their own, too.
     """
-    timed = [
+    timed = tuple(
         target
         for column, target in enumerate(runs.arm.targets)
         if all((side.arrived & ~side.immediate)[:, column].all() for side in (runs.arm, runs.baseline))
-    ]
-    if not timed:
-        return 1.0
-    return max(runs.at(targets).estimate().p_within(margin) for targets in (runs.informative, timed))
+    )
+    return [tuple(runs.informative), timed] if timed else []

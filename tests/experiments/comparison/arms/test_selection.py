@@ -1,12 +1,14 @@
 """Claims about naming arms: those of the comparison that is continued are known by their names."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from hf_critmom.experiments.comparison.arms.arm import ARMS
-from hf_critmom.experiments.comparison.arms.selection import get_arms
+from hf_critmom.experiments.comparison.arms.selection import get_arms, read_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
+from hf_critmom.experiments.comparison.script.arms import arms_for
 
 SLOW = dataclasses.replace(ARMS["constant"], name="slow", learning_rate=0.01)
 
@@ -30,3 +32,34 @@ def test_what_runs_code_of_others_is_named_in_full() -> None:
 def test_the_table_comes_before_the_plan() -> None:
     other = dataclasses.replace(ARMS["critmom"], learning_rate=0.5)
     assert get_arms(["critmom"], ARMS, {"critmom": other})["critmom"] == ARMS["critmom"]
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "sgd"])
+def test_an_optimizer_of_the_trainer_has_the_settings_of_its_kind(optim: str) -> None:
+    """Those that the Trainer would pass without flags, 5e-5 and no decay, say nothing about it."""
+    known = arms_for(optim)
+    for name in ("adamw_torch", "adafactor", "critmom_adamw", "sgd", "schedule_free_sgd", "critmom"):
+        if name.startswith("schedule_free"):
+            pytest.importorskip("schedulefree")
+        (arm,) = get_arms([f"optim:{name}"], known).values()
+        like = known["constant" if "sgd" in name or name == "critmom" else "adamw"]
+        assert (arm.learning_rate, arm.weight_decay) == (like.learning_rate, like.weight_decay), name
+    (own,) = get_arms(["optim:adafactor[lr=0.25]"], known).values()
+    assert (own.learning_rate, own.weight_decay) == (0.25, known["adamw"].weight_decay)
+
+
+def test_an_arm_of_a_file_has_the_settings_of_its_kind_too(tmp_path: Path) -> None:
+    file = tmp_path / "arms.toml"
+    file.write_text('[mine]\noptimizer = "adamw"\n[heavy]\noptimizer = "sgd"\noptions = { momentum = 0.95 }\n')
+    known = arms_for("adamw_torch")
+    arms = read_arms(file, known)
+    assert (arms["mine"].learning_rate, arms["heavy"].learning_rate) == (None, known["constant"].learning_rate)
+    own_tasks = read_arms(file, ARMS)
+    assert (own_tasks["mine"].learning_rate, own_tasks["heavy"].learning_rate) == (ARMS["adamw"].learning_rate, None)
+
+
+def test_a_comparison_goes_on_with_the_settings_that_its_arm_began_with() -> None:
+    (arm,) = get_arms(["optim:adafactor"]).values()
+    early = dataclasses.replace(arm, learning_rate=5e-5, weight_decay=0.0)
+    assert get_arms(["optim:adafactor"], ARMS, {arm.name: early}) == {arm.name: early}
+    assert get_arms(["optim:adafactor[lr=0.1]"], ARMS, {arm.name: early})[arm.name].learning_rate == 0.1

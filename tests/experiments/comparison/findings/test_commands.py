@@ -326,7 +326,19 @@ def test_a_command_that_leaves_something_to_the_plan_does_not_replace_the_one_th
     )
     arms = {**stored.arms, "hybrid": Arm("hybrid", "sgd")}
     grown = extend(stored, dataclasses.replace(stored, arms=arms, command=commands[-1]), tmp_path)
-    assert grown.command == commands[0] and recorded_commands(grown) == commands
+    assert grown.command == commands[0] and recorded_commands(grown, tmp_path) == commands
+
+
+@pytest.mark.parametrize(
+    ("second", "merging"),
+    [("--output_dir two", ["hf-critmom merge one two --output_dir both"]), ("--output_dir one", [])],
+)
+def test_commands_of_a_merged_comparison_include_the_merge_if_the_parts_are_told_apart(
+    second: str, merging: list[str], tmp_path: Path
+) -> None:
+    command = f"hf-critmom compare --output_dir one && hf-critmom compare --seed 45 {second}"
+    plan = planned(command, begun_with="hf-critmom compare --output_dir one")
+    assert recorded_commands(plan, tmp_path / "both") == [command, *merging]
 
 
 def test_trial_seeds_that_came_with_a_grid_are_recorded_as_added(tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def test_a_difference_at_the_margin_is_neither_and_one_that_is_too_small_is_give
     assert needed(1e-4, 2.0, Looks.fixed(3)) is None
 
 
+def test_no_difference_is_foretold_only_where_it_can_be_shown_at_all_targets() -> None:
+    small, wide = (Estimate(0.0, spread / math.sqrt(3), 2.0, 3) for spread in (0.02, 0.06))
+    counts = [
+        seeds_needed(small, Looks.fixed(3), MARGIN, ALPHA, 2.0 * ALPHA, within)
+        for within in (None, [small], [small, wide], [wide], [])
+    ]
+    assert counts[0] == counts[1] and counts[2] == counts[3] and counts[4] is None
+    assert (counts[1] or 0) < (counts[2] or 0)
+
+
 @pytest.mark.parametrize("values", [[], [0.1]])
 def test_without_a_spread_nothing_is_foretold(values: list[float]) -> None:
     assert seeds_needed(paired_estimate(np.array(values)), Looks.fixed(1), MARGIN, ALPHA, 2 * ALPHA) is None

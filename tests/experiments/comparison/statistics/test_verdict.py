@@ -385,6 +385,16 @@ def test_arms_with_other_seeds_are_compared_unpaired() -> None:
     assert found.word == FASTER and not found.headlines[0].paired and found.seeds == 4
 
 
+def test_seeds_are_not_promised_to_show_no_difference_where_an_arm_misses_every_target() -> None:
+    """Else a user follows the proposed command again and again: only common arrivals can show it."""
+    epochs = [5.0, 5.1, 4.9, 5.0, 5.1, 4.9]
+    twins = verdict_on(SAME_RATE, timed(critmom=epochs[::-1], constant=epochs))
+    assert twins.word == NO_DIFFERENCE
+    found = verdict_on(SAME_RATE, timed(critmom=[None, *epochs[:0:-1]], constant=[None, *epochs[1:]]))
+    assert found.word == NOT_DECIDED and found.needed is None
+    assert "no target was reached by every run of both" in found.reason
+
+
 def test_where_the_seed_does_not_reach_the_training_its_agreement_is_no_evidence() -> None:
     """A script that ignores --seed: three times the same run."""
     table = compared(critmom=[3, 3, 3], constant=[6, 6, 6])
