@@ -8,12 +8,12 @@ from hf_critmom.curvature.logged import LoggedCurvature
 from hf_critmom.damping import damping_ratio, damping_regime, get_rule
 from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import TrainingLog
+from hf_critmom.experiments.doctor.steps import why_not_computed
 
 _ADAPTIVE = (
     "Cannot tell: an optimizer that scales each parameter sees another curvature than that of the loss, so the "
     "damping ratio of SGD does not apply."
 )
-_UNKNOWN = "Cannot tell: optimizer, learning rate or momentum of the steps is not known (see above)."
 _MEASURE = "Measure it with CurvatureCallback, or hf-critmom compare --measure_curvature."
 
 
@@ -27,9 +27,10 @@ def damping_at_one(log: TrainingLog) -> Finding:
         (step.momentum, step.lr, step.nu)
         for step in log.steps
         if step.momentum is not None and step.momentum < 1.0 and step.lr
+        if step.nu is not None or not log.settings.weighted
     ]
     if log.settings.kind is None or not moving:
-        return Finding(topic, "cannot tell", _UNKNOWN)
+        return Finding(topic, "cannot tell", why_not_computed(log))
     ratios = [damping_ratio(momentum, lr, rule=rule, nu=nu) for momentum, lr, nu in moving]
     regimes = Counter(damping_regime(momentum, lr, rule=rule, nu=nu) for momentum, lr, nu in moving)
     shares = ", ".join(f"{name} in {count / len(moving):.0%}" for name, count in regimes.most_common())
@@ -101,7 +102,10 @@ def clamp(log: TrainingLog) -> Finding:
     share = sum(lr >= limit for lr in known) / len(known)
     values = {"limit": limit if math.isfinite(limit) else None, "clamped_share": share}
     if share == 0.0:
-        return Finding(topic, "fine", f"Never: the learning rate stays below {limit:g}.", values)
+        why = f"the learning rate stays below {limit:g}"
+        if math.isinf(limit):
+            why = f"the {damped['rule']} rule has a positive momentum at every learning rate"
+        return Finding(topic, "fine", f"Never: {why}.", values)
     would = "is" if log.settings.damped is not None else "would be"
     sentence = (
         f"In {share:.0%} of the logging steps the learning rate is {limit:g} or more, where critmom's momentum {would} "

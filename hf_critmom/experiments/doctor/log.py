@@ -36,6 +36,7 @@ class LoggedStep:
         scheduled: The schedule's learning rate.
         lr: The learning rate that the step took.
         momentum: Momentum of the step, or Adam's beta1.
+        is_logged: Whether momentum was logged, rather than found from the settings.
         nu: Immediate weight of a quasi-hyperbolic step, which for Nesterov's momentum is the momentum.
     """
 
@@ -45,6 +46,7 @@ class LoggedStep:
     scheduled: float | None
     lr: float | None
     momentum: float | None
+    is_logged: bool
     nu: float | None
 
     @property
@@ -79,8 +81,16 @@ class TrainingLog:
 
     @cached_property
     def steps(self) -> tuple[LoggedStep, ...]:
-        """The logging steps."""
-        return tuple(_logged_step(record, self.settings) for record in self.records if "loss" in record)
+        """The logging steps, each with what callbacks logged at the same step in records of their own."""
+        beside: dict[float | None, dict[str, float | None]] = {}
+        for record in self.records:
+            if "loss" not in record:
+                beside.setdefault(record["step"], {}).update(record)
+        return tuple(
+            _logged_step({**beside.get(record["step"], {}), **record}, self.settings)
+            for record in self.records
+            if "loss" in record
+        )
 
     @property
     def evaluations(self) -> list[Mapping[str, float | None]]:
@@ -201,8 +211,9 @@ def _nothing_there(folder: Path) -> str:
 def _logged_step(record: Mapping[str, float | None], settings: Settings) -> LoggedStep:
     scheduled = record.get("learning_rate")
     lr = record.get("effective_lr", None if settings.rescaled else scheduled)
-    momentum = record.get("momentum", None if settings.damped is not None else settings.momentum)
-    if "momentum" not in record and settings.damped is not None and scheduled is not None:
+    is_logged = record.get("momentum") is not None
+    momentum = record["momentum"] if is_logged else settings.momentum
+    if not is_logged and settings.damped is not None and scheduled is not None:
         momentum = group_momentum({"lr": scheduled, **settings.damped})
     return LoggedStep(
         step=int(record["step"] or 0),
@@ -211,6 +222,7 @@ def _logged_step(record: Mapping[str, float | None], settings: Settings) -> Logg
         scheduled=scheduled,
         lr=lr,
         momentum=momentum,
+        is_logged=is_logged,
         nu=record.get("nu", momentum if settings.nesterov else None),
     )
 

@@ -5,6 +5,7 @@ from statistics import fmean
 from hf_critmom.damping import critical_momentum
 from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import LoggedStep, TrainingLog
+from hf_critmom.experiments.doctor.steps import why_not_computed
 
 CONSTANT = 0.9
 """Constant momentum with which critically damped momentum is compared."""
@@ -19,8 +20,7 @@ def prospect(log: TrainingLog) -> Finding:
         return _of_adam(log)
     known = [step for step in log.steps if step.scheduled and step.mean_step is not None]
     if log.settings.kind is None or not known:
-        sentence = "Cannot tell: optimizer, learning rate or momentum of the steps is not known (see above)."
-        return Finding(TOPIC, "cannot tell", sentence)
+        return Finding(TOPIC, "cannot tell", why_not_computed(log))
     peak = max(known, key=lambda step: step.scheduled or 0.0)
     if log.settings.damped is not None:
         return _of_critmom(log, peak)

@@ -8,14 +8,19 @@ from typing import Any, Literal
 from transformers.training_args import OptimizerNames
 
 from hf_critmom.optim.controls import CONSTANT_MOMENTUM
+from hf_critmom.optim.damped import DAMPING_OPTIONS
 from hf_critmom.optim.factory import OPTIMIZERS
 from hf_critmom.optim.options import check_option, parse_optim_args
+from hf_critmom.optim.resuming import optimizer_name
 from hf_critmom.storage.checkpoints import OPTIMIZER_FILE, read_torch_file
 from hf_critmom.storage.errors import CheckpointError
 from hf_critmom.storage.pickled_attributes import read_attributes
+from hf_critmom.training.callbacks.damping import is_heavy_ball
 
 Kind = Literal["sgd", "adam"]
 
+DEFAULTS = ("adamw_torch", "adamw_torch_fused")
+"""What versions of Transformers have as ``--optim`` where nobody chose it."""
 ARGUMENTS_FILE = "training_args.bin"
 ARGUMENTS = (
     "optim",
@@ -44,6 +49,7 @@ class Settings:
         damped: Options of critically damped momentum, if momentum follows the learning rate.
         scheduled: Whether a schedule changes momentum, so that only the log shows it.
         rescaled: Whether steps use another learning rate than the schedule's, so that only the log shows it.
+        weighted: Whether steps are quasi-hyperbolic with a weight that only the log shows.
         nesterov: Whether steps look ahead by Nesterov's momentum.
         weight_decay: Coefficient of weight decay.
         max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
@@ -62,6 +68,7 @@ class Settings:
     damped: Mapping[str, Any] | None = None
     scheduled: bool = False
     rescaled: bool = False
+    weighted: bool = False
     nesterov: bool = False
     weight_decay: float | None = None
     max_grad_norm: float | None = None
@@ -96,10 +103,9 @@ def named_settings(name: str, options: Mapping[str, Any], source: str, *, beta1:
     if name == "critmom_matched":
         return Settings(name, "sgd", source, momentum=CONSTANT_MOMENTUM, rescaled=True, nesterov=nesterov)
     if name == "critmom_qhm":
-        return Settings(name, "sgd", source, momentum=float(given.get("momentum", 0.9)))
+        return Settings(name, "sgd", source, momentum=float(given.get("momentum", 0.9)), weighted=True)
     damped = {
-        option: spec.option(option).check(given.get(option, spec.option(option).default))
-        for option in ("rule", "hold", "floor", "curvature")
+        option: spec.option(option).check(given.get(option, spec.option(option).default)) for option in DAMPING_OPTIONS
     }
     kind: Kind = "adam" if spec.takes_adam_arguments else "sgd"
     rescaled = name == "critmom_compensated"
@@ -167,58 +173,71 @@ def _of_arguments(arguments: Mapping[str, Any]) -> Settings:
     )
 
 
-def _param_group(places: list[Path]) -> tuple[Mapping[str, Any], str] | None:
-    """A param group of the checkpoint's optimizer, preferably one with weight decay, and its file."""
+def _param_group(places: list[Path]) -> tuple[Mapping[str, Any], str | None, str] | None:
+    """A param group of the checkpoint's optimizer, preferably one with weight decay; the class, if known; the file."""
     file = next((place / OPTIMIZER_FILE for place in reversed(places) if (place / OPTIMIZER_FILE).exists()), None)
     if file is None:
         return None
-    groups = read_torch_file(file, mmap=True).get("param_groups")
+    state = read_torch_file(file, mmap=True)
+    groups = state.get("param_groups")
     if not (isinstance(groups, list) and groups and all(isinstance(group, dict) for group in groups)):
         raise CheckpointError(f"{file} does not hold the param groups of an optimizer.")
     decays = [group for group in groups if _number(group.get("weight_decay"))]
-    return (decays or groups)[0], f"{OPTIMIZER_FILE} of {file.parent.name}"
+    return (decays or groups)[0], optimizer_name(state), f"{OPTIMIZER_FILE} of {file.parent.name}"
 
 
-def _of_group(settings: Settings, group: Mapping[str, Any], source: str) -> Settings:
+def _of_group(settings: Settings, group: Mapping[str, Any], cls: str | None, source: str) -> Settings:
     """The settings corrected by a param group, which shows what really trained."""
-    found = replace(settings, source=source, momentum=None, damped=None, notes=())
-    found = replace(found, weight_decay=_number(group.get("weight_decay")))
     betas = group.get("betas")
-    damped = {name: group[name] for name in ("rule", "hold", "floor", "curvature") if name in group}
-    follows = "rule" in damped and group.get("control") != "matched"
+    is_adam = isinstance(betas, list | tuple) and len(betas) == 2 and "eps" in group
+    kind: Kind | None = "adam" if is_adam else "sgd" if is_heavy_ball(group) else None
+    name = settings.optimizer
+    notes: tuple[str, ...] = ()
+    if name is None or not _is_possible(name, kind, cls, group):
+        if name is not None and name not in DEFAULTS:
+            notes = (f"--optim {name} was not used: the script brings an optimizer of its own.",)
+        adam = cls if cls is not None and "decoupled_weight_decay" in group else "an optimizer of Adam's kind"
+        name = next(iter(_own_names(cls)), {"adam": adam, "sgd": "SGD", None: None}[kind])
+    follows = group.keys() >= {*DAMPING_OPTIONS} and group.get("control") != "matched"
     scheduled = "base_momentum" in group and not follows
-    if isinstance(betas, list | tuple) and len(betas) == 2 and "eps" in group:
-        name = "critmom_adamw" if follows else _kept_name(settings, "adam", "an optimizer of Adam's kind")
-        momentum = None if follows else _number(betas[0])
-        return replace(found, optimizer=name, kind="adam", momentum=momentum, damped=damped if follows else None)
-    if "momentum" not in group or "dampening" not in group:
-        known = settings.optimizer if settings.kind is None else None
-        return replace(found, optimizer=known, kind=None)
-    name = _kept_name(settings, "sgd", "critmom" if follows else "SGD")
-    momentum = None if follows or scheduled else _number(group["momentum"])
+    momentum = betas[0] if betas and is_adam else group.get("momentum")
     found = replace(
-        found,
+        settings,
         optimizer=name,
-        kind="sgd",
-        momentum=momentum,
-        damped=damped if follows else None,
+        kind=kind,
+        source=source,
+        momentum=None if follows or scheduled else _number(momentum),
+        damped={option: group[option] for option in DAMPING_OPTIONS} if follows else None,
         scheduled=scheduled,
         rescaled="control" in group,
+        weighted="fixed_nu" in group,
         nesterov=bool(group.get("nesterov")),
+        weight_decay=_number(group.get("weight_decay")),
+        notes=notes,
     )
-    return _without_damping(found, _number(group["dampening"]))
+    return _without_damping(found, _number(group.get("dampening")))
+
+
+def _is_possible(name: str, kind: Kind | None, cls: str | None, group: Mapping[str, Any]) -> bool:
+    """Whether ``--optim NAME`` can have made a param group: by its class where one of ours is in play, else by kind."""
+    if name in OPTIMIZERS or _own_names(cls):
+        return name in _own_names(cls)
+    if name == "sgd":
+        return kind == "sgd"
+    return not name.startswith("adamw") or (kind == "adam" and group.get("decoupled_weight_decay") is not False)
+
+
+def _own_names(cls: str | None) -> list[str]:
+    """The names of ``--optim`` for a class of this package; empty for other classes."""
+    return [name for name, spec in OPTIMIZERS.items() if spec.cls.__name__ == cls]
 
 
 def _without_damping(settings: Settings, dampening: float | None) -> Settings:
     """The settings of SGD as those of another kind if it has dampening, with which its mean step is a different one."""
-    if not dampening:
+    if settings.kind != "sgd" or not dampening:
         return settings
     note = f"SGD has dampening {dampening:g}, for which damping ratio and mean step are not computed here."
-    return replace(settings, kind=None, notes=(note,))
-
-
-def _kept_name(settings: Settings, kind: Kind, otherwise: str) -> str:
-    return settings.optimizer if settings.kind == kind and settings.optimizer is not None else otherwise
+    return replace(settings, kind=None, notes=(*settings.notes, note))
 
 
 def _number(value: Any) -> float | None:

@@ -7,6 +7,7 @@ from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import TrainingLog
 from hf_critmom.experiments.doctor.settings import ARGUMENTS_FILE
 
+TO_LOG = "hf-critmom run logs it in any script, DampingCallback in any Trainer."
 MOSTLY = 0.5
 """Share of clipped steps above which clipping sets the size of most steps."""
 
@@ -63,15 +64,10 @@ def momentum(log: TrainingLog) -> Finding:
         why = (
             "a schedule changes it, and the log does not hold it" if settings.scheduled else "the log does not hold it"
         )
-        return Finding(
-            "momentum",
-            "cannot tell",
-            f"Cannot tell: {why}. hf-critmom run logs it in any script, DampingCallback in any Trainer.",
-        )
+        return Finding("momentum", "cannot tell", f"Cannot tell: {why}. {TO_LOG}")
     name = "\N{GREEK SMALL LETTER BETA}\N{SUBSCRIPT ONE}" if settings.kind == "adam" else "Momentum"
     low, high = min(known), max(known)
-    logged = any("momentum" in record for record in log.records)
-    source = "logged" if logged else f"from {settings.source}"
+    source = _source(log)
     follows = " It follows the learning rate (critical damping)." if settings.damped is not None else ""
     if math.isclose(low, high, rel_tol=1e-9):
         sentence = f"{name} {low:.4g} at every logging step ({source})."
@@ -81,6 +77,26 @@ def momentum(log: TrainingLog) -> Finding:
     else:
         sentence = f"{name} {low:.4g} to {high:.4g} ({source}).{follows}"
     return Finding("momentum", "fine", sentence, {"low": low, "high": high})
+
+
+def why_not_computed(log: TrainingLog) -> str:
+    """Why no step has a damping ratio and a mean step of SGD with momentum, as a sentence."""
+    settings, steps = log.settings, log.steps
+    if settings.kind is None:
+        why = "the optimizer is not known"
+        if settings.optimizer is not None:
+            why = "damping ratio and mean step are not computed for this optimizer"
+    elif all(step.momentum is None for step in steps):
+        why = "the momentum of the steps is not known"
+    elif settings.rescaled and all(step.lr is None for step in steps):
+        replaced = f"{settings.optimizer} replaces the schedule's learning rate"
+        return f"Cannot tell: {replaced}, and the log does not hold the one that the steps took. {TO_LOG}"
+    elif settings.weighted and all(step.nu is None for step in steps):
+        weight = f"the weight nu of {settings.optimizer}"
+        return f"Cannot tell: {weight} changes with the learning rate, and the log does not hold it. {TO_LOG}"
+    else:
+        why = "no logging step has a learning rate above 0 and a momentum below 1"
+    return f"Cannot tell: {why} (see above)."
 
 
 def clipping(log: TrainingLog) -> Finding:
@@ -112,3 +128,15 @@ def clipping(log: TrainingLog) -> Finding:
         )
         return Finding("clipping", "warning", sentence, values)
     return Finding("clipping", "note" if share > MOSTLY else "fine", sentence, values)
+
+
+def _source(log: TrainingLog) -> str:
+    """Where the momentum of the steps is known from."""
+    logged = sum(step.is_logged for step in log.steps)
+    found = f"from {log.settings.source}"
+    if log.settings.damped is not None:
+        found = f"computed from the learning rate, by the options in {log.settings.source}"
+    if not logged:
+        return found
+    count = len(log.steps)
+    return "logged" if logged == count else f"logged at {logged:,} of {count:,} logging steps, else {found}"

@@ -12,10 +12,12 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from hf_critmom import CritMomTrainer
+from hf_critmom import CritMomAdamW, CritMomTrainer, DampingCallback
 from hf_critmom.commands import main
-from hf_critmom.damping import critical_momentum, damping_ratio
+from hf_critmom.damping import critical_momentum, critical_nu, damping_ratio
 from hf_critmom.experiments.doctor.prospect import critical_learning_rate, critical_mean_step
+from hf_critmom.optim.factory import OPTIMIZERS
+from hf_critmom.optim.options import DEFAULT_QHM_CURVATURE
 
 STEPS = 12
 
@@ -39,7 +41,8 @@ class Points(Dataset):
         return {"x": torch.tensor(1.0), "labels": torch.tensor(0.5)}
 
 
-def train(folder, cls=Trainer, **arguments):
+def train(folder, cls=Trainer, own=None, *, log_damping=False, **arguments):
+    """Trains with the optimizer that the arguments name, or with one of its own that a function builds."""
     options = {
         "max_steps": STEPS,
         "logging_steps": 1,
@@ -51,9 +54,16 @@ def train(folder, cls=Trainer, **arguments):
         "lr_scheduler_type": "constant",
         **arguments,
     }
+    model = Line()
     trainer = cls(
-        model=Line(), args=TrainingArguments(str(folder), **options), train_dataset=Points(), eval_dataset=Points()
+        model=model,
+        args=TrainingArguments(str(folder), **options),
+        train_dataset=Points(),
+        eval_dataset=Points(),
+        optimizers=own(model.parameters()) if own is not None else (None, None),
     )
+    if log_damping:
+        trainer.add_callback(DampingCallback(trainer))
     trainer.train()
     return trainer
 
@@ -205,6 +215,112 @@ def test_nesterovs_momentum_has_the_damping_of_its_look_ahead_whoever_logged_it(
         assert found["ratio_low"] == found["ratio_high"] == pytest.approx(damping_ratio(0.9, 0.1, nu=0.9))
 
 
+def one_cycle(parameters):
+    optimizer = torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=STEPS)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("critmom", None), ("critmom_qhm", None), ("critmom_matched", None), ("sgd", one_cycle)]
+)
+def test_what_a_callback_logs_in_records_of_its_own_counts_as_what_a_trainer_logs_with_the_loss(
+    name, own, tmp_path, capsys
+):
+    options = {"optim": name, "learning_rate": 0.05, "save_strategy": "steps", "save_steps": STEPS}
+    train(tmp_path / "apart", own=own, log_damping=True, **options)
+    train(tmp_path / "merged", CritMomTrainer, own=own, **options)
+    history = json.loads((tmp_path / "apart/checkpoint-12/trainer_state.json").read_text())["log_history"]
+    assert not any("loss" in record and "momentum" in record for record in history)
+    apart, merged = (examine(capsys, tmp_path / folder) for folder in ("apart", "merged"))
+    assert apart == merged
+    assert "(logged)" in apart["momentum"]["sentence"] and apart["damping at k = 1"]["state"] == "fine"
+
+
+def test_quasi_hyperbolic_momentum_is_never_given_the_damping_of_the_heavy_ball(tmp_path, capsys):
+    options = {"optim": "critmom_qhm", "learning_rate": 0.05, "save_strategy": "steps", "save_steps": STEPS}
+    train(tmp_path / "logged", log_damping=True, **options)
+    found = examine(capsys, tmp_path / "logged")["damping at k = 1"]["values"]
+    nu = critical_nu(0.9, 0.05, curvature=DEFAULT_QHM_CURVATURE)
+    assert found["ratio_low"] == found["ratio_high"] == pytest.approx(damping_ratio(0.9, 0.05, nu=nu))
+    train(tmp_path / "silent", **options)
+    found = examine(capsys, tmp_path / "silent")
+    assert found["momentum"]["values"] == {"low": 0.9, "high": 0.9}
+    assert "the weight nu of critmom_qhm" in found["damping at k = 1"]["sentence"]
+    assert "DampingCallback" in found["damping at k = 1"]["sentence"]
+
+
+def test_the_step_of_a_control_that_was_not_logged_is_the_only_thing_said_to_be_missing(tmp_path, capsys):
+    train(tmp_path, optim="critmom_matched", learning_rate=0.05, save_strategy="steps", save_steps=STEPS)
+    found = examine(capsys, tmp_path)
+    for topic in ("damping at k = 1", "critmom here"):
+        assert "critmom_matched replaces the schedule's learning rate" in found[topic]["sentence"]
+
+
+def test_momentum_that_was_computed_is_not_called_logged(tmp_path, capsys):
+    options = {"learning_rate": 0.05, "save_strategy": "steps", "save_steps": STEPS}
+    train(tmp_path / "run", optim="critmom", **options)
+    said = examine(capsys, tmp_path / "run")["momentum"]["sentence"]
+    assert "computed from the learning rate, by the options in optimizer.pt of checkpoint-12" in said
+    records = [{"loss": 1.0, "learning_rate": 0.05, "step": step} for step in (13, 14)]
+    records.insert(1, {"momentum": 0.5, "step": 13})
+    write_state(tmp_path / "run", records)
+    assert "(logged at 1 of 2 logging steps, else computed" in examine(capsys, tmp_path / "run")["momentum"]["sentence"]
+
+
+def test_the_momentum_of_other_optimizers_is_told_without_a_damping(tmp_path, capsys):
+    options = {"optim": "rmsprop", "learning_rate": 0.01, "save_strategy": "steps", "save_steps": STEPS}
+    train(tmp_path, log_damping=True, optim_args="momentum=0.5", **options)
+    found = examine(capsys, tmp_path)
+    assert found["momentum"]["sentence"] == "Momentum 0.5 at every logging step (logged)."
+    assert found["run"]["sentence"].startswith("rmsprop (optimizer.pt of checkpoint-12)")
+    assert "not computed for this optimizer" in found["damping at k = 1"]["sentence"]
+
+
+def built(cls, **options):
+    """A function that builds an optimizer of a script, with a schedule."""
+
+    def build(parameters):
+        optimizer = cls(parameters, lr=0.1, **options)
+        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("named", "own", "told"),
+    [
+        ("critmom", built(torch.optim.SGD, momentum=0.9), "SGD"),
+        ("critmom_qhm", built(torch.optim.SGD, momentum=0.9), "SGD"),
+        ("critmom_adamw", built(torch.optim.Adam), "Adam"),
+        ("critmom", built(torch.optim.AdamW), "AdamW"),
+        ("critmom", built(torch.optim.NAdam), "an optimizer of Adam's kind"),
+        ("critmom_matched", built(torch.optim.RMSprop), "unknown optimizer"),
+        ("sgd", built(CritMomAdamW), "critmom_adamw"),
+    ],
+)
+def test_an_optimizer_that_did_not_train_is_not_named(named, own, told, tmp_path, capsys):
+    options = {"optim": named, "learning_rate": 0.1, "save_strategy": "steps", "save_steps": STEPS}
+    train(tmp_path, own=own, **options)
+    run = examine(capsys, tmp_path)["run"]
+    assert run["sentence"].startswith(f"{told}{' (optimizer.pt' if told != 'unknown optimizer' else ''}")
+    assert run["state"] == "warning"
+    assert f"--optim {named} was not used: the script brings an optimizer of its own." in run["sentence"]
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "sgd", "adamw_torch", "adamw_torch_fused", "rmsprop"])
+def test_the_optimizer_that_was_asked_for_keeps_its_name(name, tmp_path, capsys):
+    train(tmp_path, optim=name, learning_rate=0.1, max_steps=2, save_strategy="steps", save_steps=2)
+    run = examine(capsys, tmp_path)["run"]
+    assert run["sentence"].startswith(f"{name} (optimizer.pt of checkpoint-2)") and run["state"] == "fine"
+
+
+@pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.Adam])
+def test_an_optimizer_of_the_script_is_no_warning_where_nobody_chose_another(cls, tmp_path, capsys):
+    train(tmp_path, own=built(cls), save_strategy="steps", save_steps=STEPS)
+    run = examine(capsys, tmp_path)["run"]
+    assert run["sentence"].startswith(f"{cls.__name__} (optimizer.pt of checkpoint-12)") and run["state"] == "fine"
+
+
 def test_critmoms_own_run_is_recognised_by_its_param_groups(tmp_path, capsys):
     train(tmp_path, CritMomTrainer, learning_rate=0.1, save_strategy="steps", save_steps=12, logging_steps=3)
     found = examine(capsys, tmp_path)
@@ -310,6 +426,14 @@ def test_the_cadence_is_judged_by_the_evaluations_around_each_target(tmp_path, c
     assert examine(capsys, folder, "--targets", "0.96")["evaluation"]["state"] == "fine"
     falling = examine(capsys, folder, "--metric", "eval_loss", "--targets", "0.1")["evaluation"]
     assert falling["values"]["targets"]["0.1"]["step"] == 30
+
+
+def test_a_rule_without_a_clamp_is_not_compared_with_infinity(tmp_path, capsys):
+    options = {"optim": "critmom", "optim_args": "rule=exponential", "learning_rate": 0.5}
+    train(tmp_path, **options, save_strategy="steps", save_steps=STEPS)
+    clamp = examine(capsys, tmp_path)["clamp of critmom"]
+    assert clamp["sentence"] == "Never: the exponential rule has a positive momentum at every learning rate."
+    assert clamp["values"] == {"limit": None, "clamped_share": 0.0}
 
 
 def test_the_clamp_is_told_where_the_learning_rate_exceeds_a_quarter(tmp_path, capsys):
