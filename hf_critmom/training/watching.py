@@ -16,7 +16,8 @@ def watched_trainers(
     """Within the context, every Trainer logs its damping state and names its optimizer in the automatic model card.
 
     If the optimizer needs the curvature (``curvature=auto``), it is measured. torch's own optimizers refuse the state
-    of another optimizer, as those of this package do (`guard_resuming`).
+    of another optimizer, as those of this package do (`guard_resuming`). A warning says so where ``--optim`` names an
+    optimizer of this package and the program trains with another one.
 
     `transformers.Trainer` is extended when the program imports it, so that a program without one does not pay for the
     import, and is restored at the end.
@@ -54,7 +55,9 @@ def _watch(trainer_cls: Any, log_damping: bool, prepare: Callable[[Any], None]) 
     @functools.wraps(create_optimizer)
     def create_and_guard_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
         optimizer = create_optimizer(self, *args, **kwargs)
-        _guard(self.optimizer)
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # inside Accelerate's wrapper, if any
+        _guard(inner)
+        _warn_if_unused(str(getattr(self.args.optim, "value", self.args.optim)), inner)
         return optimizer
 
     @functools.wraps(write_card)
@@ -80,9 +83,21 @@ def _guard(optimizer: Any) -> None:
 
     from hf_critmom.optim.resuming import guard_resuming
 
-    inner = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper, if any
-    if type(inner) in (SGD, Adam, AdamW):
-        guard_resuming(inner)
+    if type(optimizer) in (SGD, Adam, AdamW):
+        guard_resuming(optimizer)
+
+
+def _warn_if_unused(name: str, optimizer: Any) -> None:
+    """Warns where the optimizer of this package that ``--optim`` names is not the one that trains."""
+    from transformers.utils import logging
+
+    from hf_critmom.optim.factory import OPTIMIZERS
+
+    if name in OPTIMIZERS and not isinstance(optimizer, OPTIMIZERS[name].cls):
+        logging.get_logger(__name__).warning_once(
+            f"--optim {name} has no effect: the program gives its Trainer an optimizer of its own, "
+            f"{type(optimizer).__name__}."
+        )
 
 
 def _give_callbacks(trainer: Any, log_damping: bool) -> None:

@@ -168,6 +168,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, run_python, m
 # Not a word of hf_critmom but in the last class, which a script may use, too.
 TRAINERS = """
 import json, sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -193,14 +194,16 @@ def trainer_cls():
     if sys.argv[1] == "callback":
         from hf_critmom import DampingCallback
         return Trainer, [DampingCallback()]
+    if sys.argv[1] == "own":
+        return partial(Trainer, optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None)), []
     return {"plain": Trainer, "subclass": OwnTrainer}[sys.argv[1]], []
 
 
+model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2))
 cls, callbacks = trainer_cls()
-config = GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2)
 rows = torch.randint(0, 16, (16, 8), generator=torch.Generator().manual_seed(0))
 data = [{"input_ids": row, "labels": row} for row in rows]
-trainer = cls(GPT2LMHeadModel(config), args, train_dataset=data, callbacks=callbacks)
+trainer = cls(model, args, train_dataset=data, callbacks=callbacks)
 trainer.train()
 trainer.create_model_card(model_name="tiny")
 if trainer.is_world_process_zero():
@@ -233,6 +236,14 @@ def test_the_damping_log_can_be_switched_off(tmp_path, monkeypatch):
     log, card = trained_by_run(tmp_path, monkeypatch, "plain", "--no_damping_log")
     assert not [record for record in log if "momentum" in record] and len([one for one in log if "loss" in one]) == 4
     assert "- optimizer: CritMomSGD(rule=linear" in card
+
+
+@pytest.mark.parametrize("kind", ["plain", "own"])
+def test_a_script_that_brings_its_own_optimizer_is_told_that_ours_has_no_effect(kind, tmp_path, monkeypatch, caplog):
+    trained_by_run(tmp_path, monkeypatch, kind)
+    said = [record.getMessage() for record in caplog.records if "--optim" in record.getMessage()]
+    own = "--optim critmom has no effect: the program gives its Trainer an optimizer of its own, SGD."
+    assert said == ([own] if kind == "own" else [])
 
 
 @pytest.mark.slow
