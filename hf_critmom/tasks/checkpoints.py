@@ -76,6 +76,13 @@ def _check_loss(model: PreTrainedModel, name: str) -> None:
 def _check_classes(model: PreTrainedModel, task: ImageTask, name: str) -> None:
     labels = tuple(str(label) for _, label in sorted(model.config.id2label.items()))
     unnamed = labels == tuple(f"LABEL_{index}" for index in range(len(labels)))
+    if labels != task.label_names and sorted(labels) == sorted(task.label_names):
+        place = next(i for i, pair in enumerate(zip(labels, task.label_names, strict=True)) if len(set(pair)) > 1)
+        raise TaskError(
+            f"{name} has the classes of {task.name} in another order: its class {place} is {labels[place]}, and that "
+            f"of the data is {task.label_names[place]}. Bring the classes of the data into the checkpoint's order; or, "
+            "if it was trained on this data and only id2label in its config.json is in another order, correct that."
+        )
     if len(labels) != len(task.label_names) or not (unnamed or labels == task.label_names):
         raise TaskError(
             f"{name} is a checkpoint of another task: it has {_classes(labels)}, and {task.name} has "
