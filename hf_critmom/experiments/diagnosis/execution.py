@@ -1,6 +1,6 @@
 """Studies of checkpoints for an engine: its job, executor and store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,21 +40,39 @@ class StudyJob:
         digest: Digest of its weights.
         checkpoint: The checkpoint with its files.
         history: Entries that `AttributionCallback` kept during its training.
+        same_weights: Labels of the other checkpoints that have the same weights.
     """
 
     spec: CheckpointSpec
     digest: str
     checkpoint: PortableCheckpoint
     history: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    same_weights: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: CheckpointSpec, digest: str) -> "StudyJob":
-        """The study of a checkpoint.
+    def of_each(cls, specs: Sequence[CheckpointSpec], digests: Mapping[str, str]) -> "list[StudyJob]":
+        """The studies of checkpoints: of several with the same weights, the first is studied.
+
+        Args:
+            specs: The checkpoints.
+            digests: Digests of their weights, by label.
 
         Raises:
-            AttributionError: If the history of its training is damaged.
+            AttributionError: If the history of a training is damaged.
         """
-        return cls(spec, digest, PortableCheckpoint(spec.path), _history(spec.path))
+        alike: dict[str, list[CheckpointSpec]] = {}
+        for spec in specs:
+            alike.setdefault(digests[spec.label], []).append(spec)
+        return [
+            cls(
+                spec,
+                digest,
+                PortableCheckpoint(spec.path),
+                _history(spec.path),
+                tuple(other.label for other in others),
+            )
+            for digest, (spec, *others) in alike.items()
+        ]
 
     @property
     def folder(self) -> Path:
@@ -92,7 +110,13 @@ class StudyStore:
 
     def keep(self, job: StudyJob, result: Result, load: Load) -> None:
         """Adds a result to the stored ones."""
-        store_result(self.folder, self.settings, replace(result, history=job.history), self.command, self.order)
+        store_result(
+            self.folder,
+            self.settings,
+            replace(result, history=job.history, same_weights=job.same_weights),
+            self.command,
+            self.order,
+        )
 
 
 class StudyExecutor:

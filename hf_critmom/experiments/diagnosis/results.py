@@ -38,6 +38,7 @@ class Result:
         studies: One study for each severity of the corruption; one without a corruption.
         history: Entries that `AttributionCallback` kept during its training, if any.
         doubtful_labels: Misclassified examples with doubtful labels; None if they were not searched for.
+        same_weights: Labels of checkpoints that have the same weights, which are not studied again.
     """
 
     label: str
@@ -48,6 +49,7 @@ class Result:
     studies: tuple[Study, ...]
     history: tuple[dict[str, Any], ...] = ()
     doubtful_labels: tuple[DoubtfulLabel, ...] | None = None
+    same_weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.studies or self.parameters < 1:
@@ -63,14 +65,16 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON values."""
         plain = {name: getattr(self, name) for name in ("label", "arm", "seed", "sha256", "parameters")}
-        labels = {}
+        found: dict[str, Any] = {}
         if self.doubtful_labels is not None:
-            labels = {"doubtful_labels": [asdict(one) for one in self.doubtful_labels]}
+            found["doubtful_labels"] = [asdict(one) for one in self.doubtful_labels]
+        if self.same_weights:
+            found["same_weights"] = list(self.same_weights)
         return {
             **plain,
             "studies": [study.to_dict() for study in self.studies],
             "history": list(self.history),
-            **labels,
+            **found,
         }
 
 

@@ -13,13 +13,15 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from hf_critmom.attribution.groups import layer_groups
+from hf_critmom.attribution.problems import TOP
 from hf_critmom.engines.interface import Work
 from hf_critmom.engines.selection import select_engine
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.execution import StudyExecutor, StudyJob, StudyStore
 from hf_critmom.experiments.diagnosis.plan import AttributionRequest, settings_record
 from hf_critmom.experiments.diagnosis.results import KIND, RESULTS_FILE, read_results, stored_results
-from hf_critmom.reporting.text import console_text
+from hf_critmom.experiments.diagnosis.tables import same_weights_finding
+from hf_critmom.reporting.text import console_text, printable
 from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import create_or_open_folder, explain_write_errors, remove_partial_files
@@ -65,14 +67,14 @@ def _run_attribution(request: AttributionRequest) -> Path:
             raise DiagnosisError(f"--{flag} is for images with classes, and {task.name} has none: leave it out.")
     executor = StudyExecutor(request, task, accelerator)
     digests = _check_checkpoints(request, task)
-    jobs = [StudyJob.of(spec, digests[spec.label]) for spec in request.checkpoints]
+    jobs = StudyJob.of_each(request.checkpoints, digests)
     folder = Path(str(args.output_dir))
     threads = _resolve_threads(request, task, folder, measure=apart)
     wanted = request.engine.workers if apart or request.engine.workers is not None else 1
     workers = resolve_workers(wanted, threads, len(jobs))
     engine = select_engine(request.engine, workers=workers, threads=threads, on_cpu=args.use_cpu)
     settings = settings_record(request, task, threads)
-    store = StudyStore(folder, settings, request.command, [spec.label for spec in request.checkpoints])
+    store = StudyStore(folder, settings, request.command, [job.spec.label for job in jobs])
     kept = "results for other checkpoints are kept, and not computed again"
     with closing(engine):
         if not (folder / RESULTS_FILE).exists():
@@ -86,6 +88,8 @@ def _run_attribution(request: AttributionRequest) -> Path:
                 remove_partial_files(folder)
             missing = [job for job in jobs if not store.finished(job)]
             with _Watcher(missing, len(executor.severities), shown=accelerator.is_main_process) as watcher:
+                if accelerator.is_main_process:
+                    watcher.say_what_is_left_out(jobs)
                 engine.run(Work(missing, settings, executor, store, versions()), watcher)
             watcher.check()
     accelerator.wait_for_everyone()
@@ -144,6 +148,12 @@ class _Watcher:
     def worker_died(self, worker: int, sentence: str) -> None:
         """Reports that a worker died."""
         self._say(sentence)
+
+    def say_what_is_left_out(self, jobs: list[StudyJob]) -> None:
+        """Names the checkpoints that are not studied because another one has their weights."""
+        for job in jobs:
+            if job.same_weights:
+                self._say(printable(same_weights_finding(job.spec.label, job.same_weights)))
 
     def check(self) -> None:
         """Raises if a study failed.
@@ -208,6 +218,11 @@ def _check_checkpoints(request: AttributionRequest, task: Task) -> dict[str, str
         groups_of[spec.label] = layer_groups(model, request.attribution.layer_groups).names
         digests[spec.label] = weights_digest(model)
     first = next(iter(groups_of))
+    if request.attribution.num_top_groups > max(len(groups_of[first]), TOP):  # fewer groups than the default are fine
+        raise DiagnosisError(
+            f"--num_top_groups is {request.attribution.num_top_groups}, and {first} has {len(groups_of[first])} layer "
+            f"groups ({', '.join(groups_of[first])}): choose fewer."
+        )
     for label, names in groups_of.items():
         if names != groups_of[first]:
             raise DiagnosisError(

@@ -103,12 +103,20 @@ def study_findings(result: Result) -> list[str]:
     found = study.diagnosis.findings() if study.attribution.select == "misclassified" else []
     if result.doubtful_labels is not None:
         count = len(result.doubtful_labels)
+        who = f"{count:,} misclassified examples have" if count > 1 else f"{count or 'No'} misclassified example has"
+        advice = f": check {'those' if count > 1 else 'it'} before blaming layers" if count else ""
         found.append(
-            f"{count:,} misclassified example{' has' if count == 1 else 's have'} a doubtful label by confident "
-            "learning (cleanlab): check those before blaming layers. The lower a network's accuracy, the less its "
-            "doubts mean."
+            f"{who} a doubtful label by confident learning (cleanlab){advice}. The lower a network's accuracy, the "
+            "less its doubts mean."
         )
+    if result.same_weights:
+        found.append(same_weights_finding(result.label, result.same_weights))
     return found
+
+
+def same_weights_finding(label: str, others: Sequence[str]) -> str:
+    """That checkpoints have the same weights, of which only one is studied."""
+    return f"{', '.join([label, *others[:-1]])} and {others[-1]} have the same weights: only {label} is studied."
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.image
@@ -150,6 +151,25 @@ def test_several_checkpoints_get_a_table_of_agreement(comparison, capsys):
     assert "agree in full once in 21 times" in section and "| constant and critmom | untrained | 4 |" in section
     assert Path("all/figures/checkpoints.png").exists()
     assert "Agreement between runs" in capsys.readouterr().out
+
+
+def test_of_checkpoints_with_the_same_weights_one_is_studied_and_the_others_are_named(comparison, capfd):
+    """As a final model is one that was saved after the last checkpoint."""
+    run, another = (comparison / "runs" / arm / "seed-42" for arm in ("critmom", "constant"))
+    for copy in ("final/checkpoint-16", "final/checkpoint-24"):
+        shutil.copytree(run, copy)
+    said = "critmom, seed 42, checkpoint-16 and checkpoint-24 have the same weights: only critmom, seed 42 is studied."
+    attributed(run, "final/checkpoint-16", "final/checkpoint-24", another, "--output_dir", "out")
+    assert said in " ".join(capfd.readouterr().err.split())
+    same, other = read_results(Path("out")).checkpoints
+    assert (same.label, same.same_weights) == ("critmom, seed 42", ("checkpoint-16", "checkpoint-24"))
+    assert (other.label, other.same_weights) == ("constant, seed 42", ())
+    assert said in Path("out/README.md").read_text() and said in Path("out/report.html").read_text()
+    attributed("final/checkpoint-16", "final/checkpoint-24", "--output_dir", "pair")
+    assert len(read_results(Path("pair")).checkpoints) == 1
+    shown = capfd.readouterr()
+    said = "checkpoint-16 and checkpoint-24 have the same weights: only checkpoint-16 is studied."
+    assert said in " ".join(shown.out.split())
 
 
 def test_the_same_command_continues_and_another_is_refused(comparison, refused, monkeypatch):
@@ -321,6 +341,12 @@ def test_a_checkpoint_of_another_task_is_refused(refused, task):
     assert "normalises 3 channels" in refused("normalised", *DATA)
 
 
+def test_the_same_classes_in_another_order_are_called_that(refused, task):
+    sentence = refused(saved("turned", task, label_names=[*task.label_names[:3], *task.label_names[:2:-1]]), *DATA)
+    assert "another task" not in sentence and "in another order" in sentence
+    assert "its class 3 is 9, and that of the data is 3" in sentence
+
+
 def test_names_of_classes_that_nobody_gave_fit_any(task):
     unnamed = saved("unnamed", task, label_names=[f"LABEL_{index}" for index in range(10)])
     model, _ = load_checkpoint(unnamed, task)
@@ -364,6 +390,7 @@ def test_models_of_different_groups_are_not_compared(comparison, refused, task):
         (("--corruption", "fog"), "gaussian_noise, gaussian_blur"),
         (("--corruption", "contrast:9"), "from 1 to 5"),
         (("--num_top_groups", "0"), "--num_top_groups must be at least 1"),
+        (("--num_top_groups", "9"), f"has 7 layer groups ({', '.join(SEVEN)}): choose fewer"),
         (("--gradient_batch_size", "0"), "--gradient_batch_size must be at least 1"),
         (("--per_device_eval_batch_size", "0"), "--per_device_eval_batch_size must be at least 1"),
         (("--seed", "-1"), "--seed must be between 0 and"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from helpers.launches import launch, status_of
 from PIL import Image
 
+from hf_critmom.attribution.doubtful_labels import DoubtfulLabel
 from hf_critmom.commands import main
 from hf_critmom.commands.attribute import parse_attribution
 from hf_critmom.experiments.diagnosis import execution
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
 from hf_critmom.experiments.diagnosis.results import read_results, store_result
+from hf_critmom.experiments.diagnosis.tables import study_findings
 from hf_critmom.tasks import CifarResNetConfig, CifarResNetForImageClassification
 
 DATA = ("--max_train_samples", "300", "--max_eval_samples", "70")
@@ -189,6 +192,19 @@ def test_doubtful_labels_are_listed_where_they_are_asked_for(checkpoints: list[P
     assert result.doubtful_labels is not None
     assert len(result.doubtful_labels) <= (result.studies[0].attribution.misclassified or 0)
     assert "by confident learning" in Path("out/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "No misclassified example has a doubtful label by confident learning (cleanlab). The lower"),
+        (1, "1 misclassified example has a doubtful label by confident learning (cleanlab): check it before"),
+        (2, "2 misclassified examples have a doubtful label by confident learning (cleanlab): check those before"),
+    ],
+)
+def test_only_labels_that_are_doubtful_are_to_be_checked(count: int, said: str) -> None:
+    result = replace(read_results(COMMITTED).checkpoints[0], doubtful_labels=(DoubtfulLabel(0, 1, 2, 0.05),) * count)
+    assert study_findings(result)[-1].startswith(said)
 
 
 def test_labels_are_not_looked_at_where_the_network_knows_them(refused: Any, checkpoints: list[Path]) -> None:
