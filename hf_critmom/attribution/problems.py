@@ -1,4 +1,4 @@
-"""Problem groups: which layer groups a diagnosis names, by stated rules, and whether errors have to do with it.
+"""Problem groups: which layer groups a diagnosis names, by stated rules, and whether errors have to do with them.
 
 A gradient is largest where a network is widest or deepest, whatever it is the gradient of. So a ranking of groups on
 misclassified examples is compared with the same ranking on correctly classified ones, and in the untrained network.
@@ -70,12 +70,13 @@ class Diagnosis:
         if "correct" not in self.controls:
             said.append(
                 "They were not compared with correctly classified ones of the same classes, so whether the errors have "
-                "to do with it is open."
+                "to do with these groups is open."
             )
         elif self.selected["correct"] < self.selected["misclassified"]:
+            count = self.selected["correct"]
             said.append(
-                f"Only {self.selected['correct']:,} correctly classified examples were there to match their classes "
-                f"({self.selected['misclassified']:,})."
+                f"Only {count:,} correctly classified example{' was' if count == 1 else 's were'} there to match their "
+                f"classes ({self.selected['misclassified']:,})."
             )
         same = [name for name, same in self.same_groups.items() if same]
         if "correct" in same:
@@ -101,7 +102,10 @@ class Diagnosis:
                 "correctly classified ones, as far as this many examples can tell: there is no problem group."
             )
         elif self.contrast:
-            said.append("There are too few examples to tell whether errors have to do with it.")
+            said.append(
+                "There are too few examples to tell whether any group has a larger share among misclassified examples "
+                "than among correctly classified ones."
+            )
         return said
 
 

@@ -94,6 +94,8 @@ def dataclass_parser(
             return f"{action.option_strings[0]} {placeholder}{several}"
 
         def _get_help_string(self, action: argparse.Action) -> str | None:
+            if isinstance(action, argparse._StoreFalseAction):  # which has the help text of the flag that it turns off
+                return f"Turns off --{action.dest}."
             return action.help if action.default is None else super()._get_help_string(action)
 
     class ShowAll(argparse.Action):

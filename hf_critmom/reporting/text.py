@@ -8,6 +8,16 @@ MAX_LABEL_LENGTH = 60
 """Largest number of characters of a text in a figure."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in singular or plural.
+
+    Example:
+        >>> counted(1, "step"), counted(2000, "step")
+        ('1 step', '2,000 steps')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def console_text(text: object) -> str:
     """Escapes text for a rich console with markup: ``[...]`` is shown as it is."""
     return escape(printable(str(text)))

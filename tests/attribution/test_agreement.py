@@ -84,7 +84,9 @@ def test_the_ratios_interval_is_the_t_interval_of_its_logarithm_for_all_groups_a
 def test_without_errors_of_the_shares_nothing_can_be_told():
     diagnosis = diagnose(made([1] * 7, error=None), correct=SAME)
     assert diagnosis.problem is None
-    assert any("too few examples to tell" in finding for finding in diagnosis.findings())
+    assert any(
+        "too few examples to tell whether any group has a larger share" in finding for finding in diagnosis.findings()
+    )
 
 
 def test_a_share_of_zero_has_no_ratio():

@@ -39,6 +39,13 @@ def test_the_programs_help_lists_every_command(capsys: pytest.CaptureFixture[str
     assert all(re.search(rf"^  hf-critmom {command}\b", shown, flags=re.MULTILINE) for command in COMMANDS)
 
 
+def test_a_flag_that_turns_another_off_has_a_help_text_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(("attribute", "--help")) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--no_initial, --no-initial Turns off --initial." in shown
+    assert shown.count("Compare with the untrained network") == 1
+
+
 def test_the_help_of_compare_names_our_flags_and_transformers(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(("compare", "--help")) == 0
     shown = capsys.readouterr().out

@@ -9,6 +9,7 @@ from statistics import fmean
 from hf_critmom.experiments.doctor.errors import DoctorError
 from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import LoggedStep, TrainingLog
+from hf_critmom.reporting.text import counted
 from hf_critmom.tasks.metrics import METRICS
 
 RISEN = 0.5
@@ -90,7 +91,8 @@ def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
     every = max(later - earlier for (earlier, _), (later, _) in zip([(0, 0.0), *points], points, strict=False))
     best_step, best = (max if rises else min)(points, key=lambda one: one[1])
     cadence = (
-        f"{len(points)} evaluations, at most {every:,} steps apart; best {metric} {best:.4g} at step {best_step:,}"
+        f"{counted(len(points), 'evaluation')}, at most {counted(every, 'step')} apart; best {metric} {best:.4g} at "
+        f"step {best_step:,}"
     )
     targets = tuple(wanted.targets) or (log.settings.targets if metric == log.settings.metric else ())
     values = {"metric": metric, "evaluations": len(points), "largest_distance": every, "best": best, "targets": {}}
@@ -108,7 +110,8 @@ def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
     coarse = [one for one in found if one.within > FINE]
     if coarse:
         step = max(int((FINE - 1.0) * min(one.step for one in coarse if one.step is not None)), 1)
-        sentence += f" To resolve differences of 10 % in time to target, evaluate every {step:,} steps or more often."
+        often = "after every step" if step == 1 else f"every {step:,} steps or more often"
+        sentence += f" To resolve differences of 10 % in time to target, evaluate {often}."
     return Finding(topic, "warning" if coarse else "fine", sentence, values)
 
 

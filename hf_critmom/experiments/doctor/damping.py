@@ -9,6 +9,7 @@ from hf_critmom.damping import damping_ratio, damping_regime, get_rule
 from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import TrainingLog
 from hf_critmom.experiments.doctor.steps import why_not_computed
+from hf_critmom.reporting.text import counted
 
 _ADAPTIVE = (
     "Cannot tell: an optimizer that scales each parameter sees another curvature than that of the loss, so the "
@@ -50,7 +51,8 @@ def measured_damping(log: TrainingLog) -> Finding:
         sentence = f"Cannot tell: the curvature was not measured, and k = 1 is an assumption. {_MEASURE}"
         return Finding(topic, "cannot tell", sentence)
     measured = LoggedCurvature.from_records(log.curvature)
-    at = f"top curvature {_range(min(measured.top), max(measured.top))} at {len(measured.top)} points of the run"
+    points = counted(len(measured.top), "point")
+    at = f"top curvature {_range(min(measured.top), max(measured.top))} at {points} of the run"
     values = {"top_low": min(measured.top), "top_high": max(measured.top), "points": len(measured.top)}
     if not measured.ratios:
         if log.settings.kind == "adam":

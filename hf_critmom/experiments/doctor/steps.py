@@ -6,6 +6,7 @@ from statistics import median
 from hf_critmom.experiments.doctor.finding import Finding
 from hf_critmom.experiments.doctor.log import TrainingLog
 from hf_critmom.experiments.doctor.settings import ARGUMENTS_FILE
+from hf_critmom.reporting.text import counted
 
 TO_LOG = "hf-critmom run logs it in any script, DampingCallback in any Trainer."
 MOSTLY = 0.5
@@ -16,12 +17,12 @@ def run(log: TrainingLog) -> Finding:
     """Optimizer, batch size and progress of the training, with their sources."""
     settings = log.settings
     optimizer = settings.optimizer or "unknown optimizer"
-    taken = f"{log.step:,} of {log.max_steps:,} steps" if log.max_steps else f"{log.step:,} steps"
-    epochs = "" if log.epoch is None else f", {log.epoch:.4g} epochs"
+    taken = f"{log.step:,} of {counted(log.max_steps, 'step')}" if log.max_steps else counted(log.step, "step")
+    epochs = "" if log.epoch is None else f", {log.epoch:.4g} epoch{'' if log.epoch == 1.0 else 's'}"
     batch = "batch size not known" if settings.batch_size is None else f"batch size {settings.batch_size:,}"
     doubt = ", unless the script built an optimizer of its own" if settings.source == ARGUMENTS_FILE else ""
     source = f" ({settings.source}{doubt})" if settings.optimizer else ""
-    log_of = f"log: {log.source}, {len(log.steps):,} logging steps"
+    log_of = f"log: {log.source}, {counted(len(log.steps), 'logging step')}"
     sentence = " ".join([f"{optimizer}{source}, {batch}, {taken}{epochs}; {log_of}.", *settings.notes])
     values = {
         "optimizer": settings.optimizer,

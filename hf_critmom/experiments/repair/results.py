@@ -19,6 +19,7 @@ from hf_critmom.experiments.repair.scan import EpochScan, logged_training, scan,
 from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, SELECTIONS, Choice, Evidence, in_order, listed
 from hf_critmom.experiments.repair.targets import Target, targets_by_role
 from hf_critmom.experiments.repair.verification import Verification
+from hf_critmom.reporting.text import counted
 from hf_critmom.storage.files import atomic_write, replace_non_finite, write_json
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.typed import RecordError, from_json, read_json
@@ -86,7 +87,7 @@ class Treatment:
     @property
     def title(self) -> str:
         """The trained groups or parameters, for tables."""
-        return "+".join(self.groups) if self.parameters is None else f"{self.parameters:,} single parameters"
+        return "+".join(self.groups) if self.parameters is None else counted(self.parameters, "single parameter")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE
 from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair
 from hf_critmom.experiments.repair.selection import CHOSEN, control_help, listed
+from hf_critmom.experiments.repair.verification import Verification
+from hf_critmom.reporting.text import counted
 
 _STATUS = {
     BETTER: "the chosen groups were better",
@@ -17,8 +19,8 @@ def outcome(repair: Repair) -> str:
     if found is None:
         treated = repair.roles[CHOSEN][0]
         return (
-            f"The treatment with seed {treated.seed} diverged after {treated.steps:,} steps: its loss, weights or "
-            "predictions are no longer finite. There is no repaired model: try a lower --learning_rate."
+            f"The treatment with seed {treated.seed} diverged after {counted(treated.steps, 'step')}: its loss, "
+            "weights or predictions are no longer finite. There is no repaired model: try a lower --learning_rate."
         )
     before, after, word = found.accuracy_before, found.accuracy_after, outcome_word(repair)
     said = (
@@ -27,10 +29,22 @@ def outcome(repair: Repair) -> str:
         else f"The repair {word}"
     )
     return (
-        f"Of {found.items:,} test items, {found.items - found.right_before:,} were wrong: {found.fixed:,} of them were "
-        f"fixed, and {found.broken:,} that had been right were broken, net {found.net:+,}; accuracy {before:.4f} "
-        f"before, {after:.4f} after. {said} ({found.test}, p = {found.pvalue:.2g})."
+        f"Of {counted(found.items, 'test item')}, {_changes(found)}, net {found.net:+,}; accuracy {before:.4f} before, "
+        f"{after:.4f} after. {said} ({found.test}, p = {found.pvalue:.2g})."
     )
+
+
+def _changes(found: Verification) -> str:
+    """How many items were wrong, and how many of them and of the others changed."""
+    wrong = found.items - found.right_before
+    said = f"{wrong:,} were wrong: {found.fixed:,} of them {_was(found.fixed)} fixed"
+    if wrong < 2:
+        said = f"1 was wrong: it was {'' if found.fixed else 'not '}fixed" if wrong else "none was wrong"
+    return f"{said}, and {found.broken:,} that had been right {_was(found.broken)} broken"
+
+
+def _was(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def outcome_word(repair: Repair) -> str:
@@ -77,7 +91,7 @@ def budget_finding(repair: Repair) -> str:
         return "Every treatment diverged, and was stopped before the end of its budget."
     short = any(one.diverged for treatments in repair.roles.values() for one in treatments)
     stopped = "; those that diverged were stopped before its end" if short else ""
-    return f"Every treatment had the same budget: {repair.budget:,} steps on the training split{stopped}."
+    return f"Every treatment had the same budget: {counted(repair.budget, 'step')} on the training split{stopped}."
 
 
 def control_findings(repair: Repair) -> list[str]:
@@ -120,8 +134,8 @@ def reading_findings(repair: Repair) -> list[str]:
     others = [f"{word} in {listed(roles)}" for word, roles in (("fewer", fewer), ("more", more)) if roles]
     if others:
         found.append(
-            f"{own:,} parameters are retrained in the chosen groups, {' and '.join(others)}: a difference from these "
-            "may be one of size and not of place."
+            f"{counted(own, 'parameter')} {'is' if own == 1 else 'are'} retrained in the chosen groups, "
+            f"{' and '.join(others)}: a difference from these may be one of size and not of place."
         )
     return found
 
@@ -129,9 +143,10 @@ def reading_findings(repair: Repair) -> list[str]:
 def label_findings(labels: DoubtfulLabels) -> list[str]:
     """The number of doubtful labels, in sentences."""
     count, accuracy = len(labels.doubtful), 1.0 - labels.misclassified / labels.examples
-    has = "has" if count == 1 else "have"
+    has = f"{count:,} have" if count > 1 else f"{count or 'none'} has"
+    advice = f": check {'those' if count > 1 else 'it'} before blaming layers" if count else ""
     return [
-        f"Of {labels.misclassified:,} misclassified examples of the {labels.split} split, {count:,} {has} a doubtful "
-        f"label by confident learning (cleanlab): check those before blaming layers. The network predicts "
-        f"{accuracy:.1%} of that split correctly; the lower this share, the less its doubts mean."
+        f"Of {counted(labels.misclassified, 'misclassified example')} of the {labels.split} split, {has} a doubtful "
+        f"label by confident learning (cleanlab){advice}. The network predicts {accuracy:.1%} of that split correctly; "
+        "the lower this share, the less its doubts mean."
     ]

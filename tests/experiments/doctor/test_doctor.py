@@ -422,7 +422,7 @@ def test_the_cadence_is_judged_by_the_evaluations_around_each_target(tmp_path, c
     found = examine(capsys, folder, "--targets", "0.4", "0.9", "0.96", "0.99")["evaluation"]
     within = {name: target["within"] for name, target in found["values"]["targets"].items()}
     assert within == {"0.4": None, "0.9": 1.5, "0.96": pytest.approx(1.09), "0.99": 1.0}
-    assert found["state"] == "warning" and "evaluate every 1 steps or more often" in found["sentence"]
+    assert found["state"] == "warning" and "evaluate after every step." in found["sentence"]
     assert examine(capsys, folder, "--targets", "0.96")["evaluation"]["state"] == "fine"
     falling = examine(capsys, folder, "--metric", "eval_loss", "--targets", "0.1")["evaluation"]
     assert falling["values"]["targets"]["0.1"]["step"] == 30

@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from hf_critmom.attribution.doubtful_labels import DoubtfulLabel
 from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE, judge_advantages
 from hf_critmom.experiments.repair.page import write_repair_page
 from hf_critmom.experiments.repair.report import write_repair_report
-from hf_critmom.experiments.repair.results import Repair, read_repair
-from hf_critmom.experiments.repair.sentences import budget_finding, control_findings, reading_findings
+from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair, read_repair
+from hf_critmom.experiments.repair.sentences import (
+    budget_finding,
+    control_findings,
+    label_findings,
+    outcome,
+    reading_findings,
+)
 from hf_critmom.experiments.repair.tables import treatment_table
 from hf_critmom.experiments.repair.targets import targets_by_role
+from hf_critmom.experiments.repair.verification import MCNEMAR, Verification, mcnemar
 
 COMMITTED = Path(__file__).parents[3] / "model_cards" / "repair-cifar10-30epochs"
 
@@ -129,4 +137,42 @@ def test_the_budget_is_that_of_a_treatment_that_reached_its_end() -> None:
     ]
     repair = replace(repair, roles={**repair.roles, "chosen": diverged})
     assert f"same budget: {steps:,} steps" in budget_finding(repair) and "stopped before" in budget_finding(repair)
+    short = replace(repair, roles={"chosen": [replace(read_repair(COMMITTED).roles["chosen"][0], steps=1)]})
+    assert budget_finding(short) == "Every treatment had the same budget: 1 step on the training split."
     assert "Every treatment diverged" in budget_finding(replace(repair, roles={"chosen": diverged}))
+
+
+@pytest.mark.parametrize(
+    ("right_before", "fixed", "broken", "said"),
+    [
+        (38, 2, 3, "2 were wrong: 2 of them were fixed, and 3 that had been right were broken, net -1"),
+        (38, 1, 1, "2 were wrong: 1 of them was fixed, and 1 that had been right was broken, net +0"),
+        (39, 1, 0, "1 was wrong: it was fixed, and 0 that had been right were broken, net +1"),
+        (39, 0, 1, "1 was wrong: it was not fixed, and 1 that had been right was broken, net -1"),
+        (40, 0, 2, "none was wrong, and 2 that had been right were broken, net -2"),
+    ],
+)
+def test_the_outcome_of_few_items_is_a_sentence_too(right_before: int, fixed: int, broken: int, said: str) -> None:
+    repair = read_repair(COMMITTED)
+    found = Verification(40, right_before, fixed, broken, mcnemar(fixed, broken), MCNEMAR)
+    item = {"index": 0, "label": 0, "before": 0, "after": 0}
+    changed = ({**item, "change": "fixed"},) * fixed + ({**item, "change": "broken"},) * broken
+    first = replace(repair.roles["chosen"][0], verification=found, changed=changed)
+    repair = replace(repair, roles={**repair.roles, "chosen": [first]})
+    assert outcome(repair).startswith(f"Of 40 test items, {said}; accuracy")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "doubtful", "said"),
+    [
+        (1, 0, "Of 1 misclassified example of the validation split, none has a doubtful label by confident learning "
+               "(cleanlab). The network"),
+        (3, 1, "Of 3 misclassified examples of the validation split, 1 has a doubtful label by confident learning "
+               "(cleanlab): check it before"),
+        (3, 2, "Of 3 misclassified examples of the validation split, 2 have a doubtful label by confident learning "
+               "(cleanlab): check those before"),
+    ],
+)  # fmt: skip
+def test_only_labels_that_are_doubtful_are_to_be_checked(wrong: int, doubtful: int, said: str) -> None:
+    labels = DoubtfulLabels("validation", wrong, 40, (DoubtfulLabel(0, 1, 2, 0.05),) * doubtful)
+    assert label_findings(labels)[0].startswith(said)
