@@ -24,7 +24,8 @@ def test_the_comparisons_of_the_repository_are_read_as_they_are(name: str) -> No
     folder = COMMITTED / name
     plan = Plan.read(folder)
     results = read_results(folder, plan)
-    assert list(results.runs)[: len(plan.runs())] == [run for run in plan.runs() if run in results.runs]
+    finished = [run for run in plan.runs() if run in results.runs]
+    assert list(results.runs)[: len(finished)] == finished
     every_run = [*results.runs, *results.trials, *read_tuned_runs(folder, plan)]  # also where trials chose before
     read = {run.folder for run in every_run if (folder / run.folder / "result.json").exists()}
     assert read == {file.parent.relative_to(folder) for file in folder.glob("runs/**/result.json")}
@@ -53,8 +54,8 @@ def test_the_comparisons_of_the_repository_can_still_be_reported(name: str, agai
     shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("README.md", "figures", "*.parquet"))
     printed, _ = again("report", str(tmp_path / "out"))
     plan = json.loads((folder / "comparison.json").read_text())
-    assert all(arm in printed for arm in plan["arms"])
     mine, theirs = (pd.read_parquet(one / "results.parquet") for one in (tmp_path / "out", folder))
+    assert all(arm in printed for arm in theirs["arm"].unique())  # of some plans a part of the arms is run
     kept = [column for column in theirs.columns if column in mine.columns]
     assert {"arm", "seed", "split", "step", "seconds", plan["task"]["metric"]} <= set(kept)
     tables = (table[kept].sort_values(["arm", "seed", "step", "split"], ignore_index=True) for table in (mine, theirs))
