@@ -1,5 +1,6 @@
 """Claims about the page of a comparison: it says what the report says, and obeys its controls in a browser."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 from helpers.browser import needs_browser, opened, violations
+from rich.console import Console, Group
 
 from hf_critmom.experiments.comparison import write_report
 from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.rendering.page import describe_missing
+from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
 from hf_critmom.reporting.page import MAX_PAGE_BYTES, PAGE_FILE
 
 COMMITTED = Path(__file__).parents[4] / "model_cards" / "digits-resnet18-w16"
@@ -44,6 +47,12 @@ def test_an_unfinished_comparison_says_what_is_missing(comparison: Path, tmp_pat
     said = describe_missing(read_findings(folder))
     runs = len(read_findings(folder).plan.runs())
     assert said.startswith(f"Unfinished: {runs - 2} of {runs} runs are finished. Missing: critmom with seeds 43, 44. ")
+    for one, missing in ((comparison, False), (folder, True)):
+        console = Console(width=400, record=True, file=io.StringIO())
+        console.print(Group(*terminal_report(read_findings(one))))
+        printed = console.export_text()
+        assert (f"Unfinished: {runs - 2} of {runs} runs. This command continues it:" in printed) is missing
+        assert ("--output_dir unfinished" in printed) is missing
 
 
 def test_an_unfinished_comparison_gives_the_command_that_continues_it(tmp_path: Path) -> None:
