@@ -284,7 +284,8 @@ class _Runner:
 
     def _seeds_at_a_time(self, arms: Collection[str], largest: int) -> int:
         """How many seeds of some arms make runs for every worker, with those of their tuned variants."""
-        variants = {(run.arm, run.epochs) for run in self.tuned_runs() if self.arms[run.arm].base in arms}
+        tuned = separate_tuned_runs(self.plan, self.choices).items()
+        variants = {(run.arm, run.epochs) for run, choice in tuned if choice.arm in arms}
         runs_of_a_seed = len(arms) * len(self.plan.budgets) + len(variants)
         return max(1, self.engine.num_workers(largest * runs_of_a_seed) // runs_of_a_seed)
 

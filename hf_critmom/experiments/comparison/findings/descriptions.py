@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from hf_critmom.experiments.comparison.findings.sentences import format_count, join_seeds
+from hf_critmom.experiments.comparison.findings.sentences import join_seeds
 from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.reporting.text import counted
 
 
 def describe_training(plan: Plan, epochs: float | None) -> str:
@@ -47,7 +48,7 @@ def format_epochs(budget: float) -> str:
 def format_counts(counts: Sequence[int], noun: str) -> str:
     """Counts with their noun: "3 evaluations" or, if they differ, "2 to 3 evaluations"."""
     low, high = min(counts), max(counts)
-    return format_count(high, noun) if low == high else f"{low} to {format_count(high, noun)}"
+    return counted(high, noun) if low == high else f"{low} to {counted(high, noun)}"
 
 
 def _describe_model(plan: Plan) -> str:

@@ -17,7 +17,7 @@ from hf_critmom.experiments.comparison.findings.outlook import Outlook, outlook
 from hf_critmom.experiments.comparison.findings.tuning import doubtful_choices
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.records import RunResult
-from hf_critmom.experiments.comparison.results import Results, read_drift, read_results
+from hf_critmom.experiments.comparison.results import Results, read_drift, read_results, separate_tuned_runs
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.pairing import pairing_sentences
 from hf_critmom.experiments.comparison.table import results_table
@@ -81,6 +81,19 @@ class Findings:
     def finished(self) -> int:
         """Number of planned runs that are finished."""
         return sum(run in self.results.runs for run in self.plan.runs())
+
+    @property
+    def unfinished(self) -> str:
+        """How much is finished, such as "15 of 40 runs, 6 of 21 tuning trials"; empty if all is.
+
+        Runs of tuned variants count as soon as trials have chosen their point.
+        """
+        planned = [*self.plan.runs(), *separate_tuned_runs(self.plan, self.results.choices)]
+        finished, trials = sum(run in self.results.runs for run in planned), len(self.plan.trials())
+        if finished == len(planned) and len(self.results.trials) == trials:
+            return ""
+        of_trials = f", {len(self.results.trials)} of {trials} tuning trials" if trials else ""
+        return f"{finished} of {len(planned)} runs{of_trials}"
 
     @property
     def commands(self) -> list[str]:

@@ -15,6 +15,7 @@ from hf_critmom.experiments.comparison.statistics.verdict import (
     Verdict,
 )
 from hf_critmom.reporting.intervals import Interval
+from hf_critmom.reporting.text import counted
 
 Name = Callable[[str], str]
 _MAX_DIGITS = 6  # further digits are rounding errors
@@ -78,7 +79,7 @@ def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[
     """
     found = []
     if verdict.decided_at is not None and verdict.decided_at != verdict.seeds:
-        found.append(f"Decided at the look with {format_count(verdict.decided_at, 'seed')}.")
+        found.append(f"Decided at the look with {counted(verdict.decided_at, 'seed')}.")
     if verdict.reason and verdict.word != NOT_TESTED:
         found.append(f"{verdict.reason[0].upper()}{verdict.reason[1:]}.")
     for one in verdict.headlines:
@@ -121,9 +122,9 @@ def restrictions(one: Headline, *, name: Name = str) -> list[str]:
     ]
     misses = [f"{who} missed {count}" for count, who in missed if count]
     if misses:
-        counts = f"{format_count(len(one.targets), 'target')}, {format_count(one.ratio.n, 'seed')}"
+        counts = f"{counted(len(one.targets), 'target')}, {counted(one.ratio.n, 'seed')}"
         found.append(
-            f"Of {format_count(one.arrivals, 'arrival')} ({counts}) {' and '.join(misses)}, "
+            f"Of {counted(one.arrivals, 'arrival')} ({counts}) {' and '.join(misses)}, "
             "counted with the end of the budget: that understates a difference."
         )
     for targets, why in (
@@ -261,18 +262,18 @@ def _ratio(one: Headline, to: str = "", *, of: str = "") -> str:
     if not n:
         return "no seed in common"
     if math.isnan(found.estimate):
-        return f"no target tells them apart with {format_count(n, 'seed')}"
+        return f"no target tells them apart with {counted(n, 'seed')}"
     estimate, ends = _rounded(found)
     steps = f"{estimate} times the steps{f' of {of}' if of else ''}{to}"
     known = [] if n == 1 or math.isinf(found.high) else [ends]
     crossing = describe_crossing(one)
-    return f"{steps} ({', '.join([*known, format_count(n, 'seed')])}{f'; {crossing}' if crossing else ''})"
+    return f"{steps} ({', '.join([*known, counted(n, 'seed')])}{f'; {crossing}' if crossing else ''})"
 
 
 def _outlook(verdict: Verdict) -> str:
     if verdict.word != NOT_DECIDED or verdict.needed is None:
         return ""
-    return f"; about {format_count(verdict.needed, 'seed')} would probably decide"
+    return f"; about {counted(verdict.needed, 'seed')} would probably decide"
 
 
 def _signed(found: Interval, above: str, below: str) -> str:
@@ -295,11 +296,6 @@ def _signed(found: Interval, above: str, below: str) -> str:
         return f"{estimate} ({abs(ends[0]):.{digits}f} {other} to {abs(ends[1]):.{digits}f} {side})"
     low, high = sorted((abs(found.low), abs(found.high)))
     return f"{estimate} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def format_count(number: int, noun: str) -> str:
-    """A count with its noun: "1 seed", "3 seeds"."""
-    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from hf_critmom.experiments.comparison.arguments import MAX_NUM_SEEDS
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.findings.descriptions import format_epochs
-from hf_critmom.experiments.comparison.findings.sentences import format_count, join_names, join_seeds
+from hf_critmom.experiments.comparison.findings.sentences import join_names, join_seeds
 from hf_critmom.experiments.comparison.plan import Plan, Trial
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial, spread_over_seeds
+from hf_critmom.reporting.text import counted
 
 
 def describe_tuning(plan: Plan, choices: Sequence[BestTrial], *, name: Callable[[str], str] = str) -> list[str]:
@@ -94,7 +95,7 @@ def doubtful_choices(plan: Plan, results: Results, trials: Sequence[JudgedTrial]
         else f"even with --trial_seeds {MAX_NUM_SEEDS}, chance could cost more than the margin of {plan.margin:.2%}"
     )
     return (
-        f"With {format_count(number, 'seed')} per trial, chance may have decided which one was the best for "
+        f"With {counted(number, 'seed')} per trial, chance may have decided which one was the best for "
         f"{whose}{at}: from seed to seed, the steps to the targets vary by {math.expm1(spread):.0%} (standard "
         f"deviation), and another trial was within {math.expm1(chance):.0%} of the best. A verdict on tuned variants "
         f"is one on the chosen values, which need not be the best; {remedy}."

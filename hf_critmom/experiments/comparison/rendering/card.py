@@ -27,7 +27,6 @@ from hf_critmom.experiments.comparison.rendering.tables import (
     table_rows,
     trials_table,
 )
-from hf_critmom.experiments.comparison.results import separate_tuned_runs
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.claims import claim_title
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
@@ -78,7 +77,6 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         eval_results=evaluated or None,
     )
     # A tuned variant with the arm's own values has no run of its own.
-    planned = [*plan.runs(), *separate_tuned_runs(plan, results.choices)]
     loads = [run.load.mean for run in runs if run.load.mean is not None]
     return render(
         "comparison.md",
@@ -103,10 +101,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         tuning=" ".join(describe_tuning(plan, results.choices, name="`{}`".format)),
         choices=choices_table(results, metric),
         trials=[_trials(budget, drawn) for budget, drawn in zip(budgets, figures, strict=True)],
-        finished=sum(run in results.runs for run in planned),
-        planned=len(planned),
-        trials_finished=len(results.trials),
-        trials_planned=len(plan.trials()),
+        unfinished=found.unfinished,
         diverged=sum(not run.finished for run in runs),
         hardware=sorted({run.versions["hardware"] for run in runs}),
         load=max(loads, default=None),

@@ -9,7 +9,7 @@ from rich.text import Text
 from hf_critmom.experiments.comparison.command_lines import joint_command
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.descriptions import describe_seeds, describe_training
-from hf_critmom.experiments.comparison.findings.sentences import format_count, format_difference, format_ratio
+from hf_critmom.experiments.comparison.findings.sentences import format_difference, format_ratio
 from hf_critmom.experiments.comparison.rendering.overview import MAX_PROFILE_FACTOR, Overview
 from hf_critmom.experiments.comparison.rendering.page_charts import (
     colors_of,
@@ -24,7 +24,7 @@ from hf_critmom.experiments.comparison.statistics.claims import claim_title
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_TESTED
 from hf_critmom.reporting.page import Control, Headline, Section, write_page
 from hf_critmom.reporting.tables import Table
-from hf_critmom.reporting.text import printable
+from hf_critmom.reporting.text import counted, printable
 from hf_critmom.storage.files import create_or_open_folder
 
 
@@ -46,7 +46,7 @@ def write_overview(overview: Overview, folder: Path) -> list[RenderableType]:
     for one in overview.workloads:
         tested = [line for line in headlines(one.analysis, one.name) if line.word != NOT_TESTED]
         first_headlines += tested[:1]
-    tasks = format_count(len(overview.workloads), "task")
+    tasks = counted(len(overview.workloads), "task")
     claims = Section("Claims by task", tables=[_claims_table(overview)])
     sections = [_speed_ups_section(overview), _profile_section(overview), claims, _setup_section(overview)]
     with writing(folder):

@@ -11,10 +11,10 @@ from hf_critmom.experiments.comparison.findings.descriptions import (
 )
 from hf_critmom.experiments.comparison.findings.findings import Findings
 from hf_critmom.experiments.comparison.findings.history import describe_history
-from hf_critmom.experiments.comparison.findings.sentences import format_count
 from hf_critmom.experiments.comparison.rendering.page_sections import headlines, sections_of, tuning_section
 from hf_critmom.reporting.page import Headline, Section, write_page
 from hf_critmom.reporting.tables import Table
+from hf_critmom.reporting.text import counted
 
 MAX_NAMES = 8
 """Largest number of arms that the title of a page names; otherwise it states their number."""
@@ -81,12 +81,12 @@ def describe_missing(found: Findings) -> str:
     trials = len(plan.trials()) - len(found.results.trials)
     parts = [f"{name} with {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
              for name, seeds in missing.items()]  # fmt: skip
-    parts += [format_count(trials, "tuning trial")] if trials else []
+    parts += [counted(trials, "tuning trial")] if trials else []
     if not parts:
         return ""
     where = "at the end of this page" if [found.continuing_command] == found.commands else f'under "{_CONTINUING}"'
     return (
-        f"Unfinished: {found.finished} of {format_count(len(plan.runs()), 'run')} are finished. Missing: "
+        f"Unfinished: {found.finished} of {counted(len(plan.runs()), 'run')} are finished. Missing: "
         f"{'; '.join(parts)}. The command {where} continues it."
     )
 

@@ -33,22 +33,12 @@ def terminal_report(found: Findings) -> list[RenderableType]:
         shown.append(verdict_lines(budget.analysis.verdicts, budget.analysis.ended_on))
     curvatures = [one.curvature for one in found.budgets if one.curvature is not None]
     shown += [Text(one.sentence) for one in curvatures if one.sentence]
-    shown += _unfinished(found)
+    if found.unfinished:
+        shown.append(Text(f"Unfinished: {found.unfinished}. This command continues it:"))
+        shown.append(Text(found.continuing_command, style="bold", overflow="fold"))
     if (outlook := found.outlook) is not None:
         shown += [Text(outlook.sentence), Text(outlook.command, style="bold", overflow="fold")]
     return [*shown, *map(Text, found.caveats)]
-
-
-def _unfinished(found: Findings) -> list[RenderableType]:
-    """How much of the plan is finished, and the command that makes the rest; empty if all of it is."""
-    runs, trials = len(found.plan.runs()), len(found.plan.trials())
-    if found.finished == runs and len(found.results.trials) == trials:
-        return []
-    of_trials = f", {len(found.results.trials)} of {trials} tuning trials" if trials else ""
-    return [
-        Text(f"Unfinished: {found.finished} of {runs} runs{of_trials}. This command continues it:"),
-        Text(found.continuing_command, style="bold", overflow="fold"),
-    ]
 
 
 @dataclass(frozen=True)
