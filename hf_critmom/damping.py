@@ -237,8 +237,9 @@ def integrated_steps(
 ) -> list[float]:
     """How far each step of a run moves per unit of a constant gradient: ``lr_t S_t`` with ``S_t = mu_t S_(t-1) + 1``.
 
-    For constant learning rate and momentum it tends to ``lr / (1 - mu)``, the mean step of a heavy ball. Two runs with
-    the same integrated steps differ in nothing but how they spread gradients over time.
+    For constant learning rate and momentum it tends to ``lr / (1 - mu)``, the mean step of a heavy ball (often called
+    the effective learning rate). Two runs with the same integrated steps differ in nothing but how they spread
+    gradients over time.
 
         >>> integrated_steps([(0.1, 0.5), (0.1, 0.5), (0.0, 0.9)])
         [0.1, 0.15000000000000002, 0.0]

@@ -183,7 +183,7 @@ def warn_of_clamp(group: Mapping[str, Any], consequence: str) -> None:
         return
     limit = get_rule(group["rule"]).frequency(0.0) ** 2 / group["curvature"]
     warnings.warn(
-        f"The learning rate is {limit:g} or more, from where on the {group['rule']} rule has no positive momentum at "
+        f"The learning rate is {limit:g} or more, where the {group['rule']} rule gives no positive momentum at "
         f"curvature {group['curvature']:g}: momentum is clamped to 0, {consequence}. Lower the learning rate (scaling "
         "it with the number of processes raises it), or use rule=exponential.",
         stacklevel=2,

@@ -73,20 +73,20 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
             "critmom_qhm",
             CritMomQHM,
             ("momentum", "curvature", "nu", "foreach", "fused"),
-            help="SGD with quasi-hyperbolic momentum, whose immediate weight is critically damped.",
+            help="SGD with quasi-hyperbolic momentum, whose immediate weight nu is critically damped.",
             own=(QHM_CURVATURE,),
         ),
         OptimizerSpec(
             "critmom_matched",
             CritMomMatched,
             _SGD_OPTIONS,
-            help="Control: SGD with momentum 0.9, at the learning rate that takes critmom's integrated step.",
+            help="Control: SGD with momentum 0.9, at the learning rate that gives critmom's mean step.",
         ),
         OptimizerSpec(
             "critmom_compensated",
             CritMomCompensated,
             _SGD_OPTIONS,
-            help="Control: critmom, at the learning rate that takes the integrated step of momentum 0.9.",
+            help="Control: critmom, at the learning rate that gives the mean step of momentum 0.9.",
         ),
         OptimizerSpec(
             "ikfad",

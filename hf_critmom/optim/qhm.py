@@ -39,7 +39,8 @@ class CritMomQHM(ChecksState, SGD):
     With the mean step ``h = lr / (1 - mu)`` and curvature ``k``, ``nu = (1 - sqrt((1 - mu) / (h k)))^2 / mu``, at most
     1, and 0 where ``h k <= 1 - mu``. ``nu`` does not change ``h``, so that this takes the place of SGD with the same
     momentum at the same learning rate. ``nu`` 1 is the heavy ball, ``nu = mu`` Nesterov's momentum, and ``nu`` 0 plain
-    SGD of learning rate ``h``. State dicts are those of SGD with a few more plain values in each group.
+    SGD of learning rate ``h``; Ma and Yarats call ``nu`` the immediate discount factor. State dicts are those of SGD
+    with a few more plain values in each group.
 
     Parameters in single and double precision are updated by torch's fused SGD kernel and one multi-tensor addition,
     which pass over memory less often than SGD's own multi-tensor form. There is no form of it for AdamW: under Adam's

@@ -4,9 +4,10 @@ python -m hf_critmom.optim.tables
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from hf_critmom.damping import RULES
-from hf_critmom.optim.factory import OPTIMIZERS
+from hf_critmom.optim.factory import OPTIMIZERS, OptimizerSpec
 from hf_critmom.optim.options import Option
 
 
@@ -26,15 +27,32 @@ def optimizers_table() -> str:
 
 def options_table() -> str:
     """The options of ``--optim_args``, each with default, values, effect and the optimizers that take it."""
-    takers: dict[Option, list[str]] = {}
+    takers: dict[Option, list[OptimizerSpec]] = {}
     for spec in OPTIMIZERS.values():
         for name in spec.options:
-            takers.setdefault(spec.option(name), []).append(f"`{spec.name}`")
+            takers.setdefault(spec.option(name), []).append(spec)
     rows = (
-        (f"`{option.name}`", f"`{str(option.default).lower()}`", option.expects, option.help, _listed(names))
-        for option, names in takers.items()
+        (
+            f"`{option.name}`",
+            _defaults(option, specs),
+            option.expects,
+            option.help,
+            _listed([f"`{spec.name}`" for spec in specs]),
+        )
+        for option, specs in takers.items()
     )
     return _markdown(("option", "default", "values", "what it does", "for"), rows)
+
+
+def _defaults(option: Option, specs: list[OptimizerSpec]) -> str:
+    """The default of an option, and those of the optimizers whose names imply another value."""
+    presets = {spec.name: spec.preset[option.name] for spec in specs if option.name in spec.preset}
+    own = [f"`{_text(value)}` for `{name}`" for name, value in presets.items() if value != option.default]
+    return "; ".join([f"`{_text(option.default)}`", *own])
+
+
+def _text(value: Any) -> str:
+    return str(value).lower()
 
 
 def _listed(names: list[str]) -> str:

@@ -33,6 +33,14 @@ def test_the_table_of_options_has_every_option_and_tells_who_takes_it():
             assert any(f"`{name}`" in row or "| all |" in row for row in rows)
 
 
+@pytest.mark.parametrize("name", [name for name, spec in OPTIMIZERS.items() if spec.preset])
+def test_the_table_of_options_shows_the_values_that_a_name_implies(name):
+    spec, rows = OPTIMIZERS[name], options_table().splitlines()[2:]
+    for option, value in spec.preset.items():
+        (row,) = (row for row in rows if row.startswith(f"| `{option}` |") and f"`{name}`" in row.split("|")[-2])
+        assert f"`{value}` for `{name}`".lower() in row.split("|")[2]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_name_optimizers_and_options_that_there_are(command):
     argv = shlex.split(command)
