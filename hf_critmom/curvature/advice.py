@@ -66,8 +66,9 @@ def momentum_advice(batch_size: int, noise: NoiseScale | None, mean_step: float,
         said = (
             f"Momentum is needed here: plain SGD of the same mean step would be unstable ({measured}; {STABLE:g} is "
             f"the limit without momentum). Tune momentum from {least:.2f} upwards, where a heavy ball becomes stable, "
-            "together with the mean step; critically damped momentum that lies lower is too low. critmom_qhm, or "
-            f"Nesterov's momentum from {_least_nesterov(product):.2f} upwards, damp the oscillation instead."
+            "together with the mean step; critically damped momentum below that value is unstable at this mean step. "
+            f"critmom_qhm, or Nesterov's momentum from {_least_nesterov(product):.2f} upwards, damp the oscillation "
+            "instead."
         )
         return MomentumAdvice("needed", said, least)
     if noise is not None and noise.low > WELL_ABOVE * batch_size:

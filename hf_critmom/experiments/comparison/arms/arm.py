@@ -239,7 +239,8 @@ ARMS: dict[str, Arm] = {
             "critmom_qhm_auto",
             "critmom_qhm",
             {"curvature": "auto"},
-            help="SGD, quasi-hyperbolic momentum 0.9 whose immediate weight damps the measured top curvature critically",
+            help="SGD, quasi-hyperbolic momentum 0.9 whose immediate weight damps the measured top curvature "
+            "critically",
             color="#004488",
         ),
     )
