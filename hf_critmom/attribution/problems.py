@@ -23,8 +23,8 @@ class Contrast:
     """A group's share among misclassified examples, by its share among correctly classified ones.
 
     Attributes:
-        ratio: The quotient; None where the share among the correct ones is 0.
-        interval: Of the quotient, at the joint level of all groups; None where a share has no standard error.
+        ratio: The ratio of the two shares; None where the share among the correct ones is 0.
+        interval: Of the ratio, at the joint level of all groups; None where a share has no standard error.
     """
 
     ratio: float | None
@@ -37,14 +37,14 @@ class Diagnosis:
 
     Attributes:
         top: The paper's rule: the `num_top` groups with the largest share.
-        dominant: Groups whose share exceeds an equal part, 1 / number of groups. It needs no number, but like `top` it
+        dominant: Groups whose share exceeds the average, 1 / number of groups. It needs no number, but like `top` it
             looks at the misclassified examples alone.
         problem: Our own rule: dominant groups whose share is larger among misclassified examples than among correctly
-            classified ones, in that the interval of the quotient lies above 1. None where that could not be determined.
-        contrast: The quotient of every group; empty without correctly classified examples.
+            classified ones, in that the interval of the ratio lies above 1. None where that could not be determined.
+        contrast: The ratio of every group; empty without correctly classified examples.
         controls: The top groups of each control, by its name: "correct", "initial".
         selected: Number of items of the attribution and of each control, by name.
-        confidence: Joint level of the quotients' intervals.
+        confidence: Joint level of the ratios' intervals.
     """
 
     top: tuple[str, ...]
@@ -57,7 +57,7 @@ class Diagnosis:
 
     @property
     def same_groups(self) -> dict[str, bool]:
-        """Whether each control names the same top groups as the misclassified examples do."""
+        """Whether each control has the same top groups as the misclassified examples."""
         return {name: set(top) == set(self.top) for name, top in self.controls.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,15 +81,15 @@ class Diagnosis:
         same = [name for name, same in self.same_groups.items() if same]
         if "correct" in same:
             said.append(
-                "Misclassified and correctly classified examples name the same groups: the ranking says where the "
+                "Misclassified and correctly classified examples have the same top groups: the ranking says where the "
                 "gradient of this network is large, not where its mistakes come from."
             )
         elif "correct" in self.controls:
-            said.append(f"Correctly classified examples name others: {_listed(self.controls['correct'])}.")
+            said.append(f"Correctly classified examples have different top groups: {_listed(self.controls['correct'])}.")
         if "initial" in same:
-            said.append("The untrained network names the same groups on the same examples.")
+            said.append("The untrained network has the same top groups on the same examples.")
         elif "initial" in self.controls:
-            said.append(f"The untrained network names {_listed(self.controls['initial'])} on the same examples.")
+            said.append(f"The untrained network has the top groups {_listed(self.controls['initial'])} on the same examples.")
         if self.problem:
             ratios = [f"{name} ({self.contrast[name].ratio:.2f} times)" for name in self.problem]
             said.append(
@@ -98,8 +98,8 @@ class Diagnosis:
             )
         elif self.problem is not None:
             said.append(
-                "No group of more than an equal part has a larger share among misclassified examples than among "
-                "correctly classified ones, as far as this many examples can tell: there is no problem group."
+                "No group with more than an average share has a significantly larger share among misclassified "
+                "examples than among correctly classified ones: there is no problem group."
             )
         elif self.contrast:
             said.append(
@@ -119,7 +119,7 @@ def diagnose(
 ) -> Diagnosis:
     """Names problem groups.
 
-    The intervals of the quotients are normal ones on the scale of the logarithm, with a t quantile for the number of
+    The intervals of the ratios are normal ones on the scale of the logarithm, with a t quantile for the number of
     resampled units, and hold for all groups at once (Bonferroni).
 
     Args:
@@ -127,7 +127,7 @@ def diagnose(
         correct: Of correctly classified ones, best of the same number and classes (`Predictions.matched`).
         initial: Of the misclassified examples in the network as it was before training.
         num_top: How many groups `Diagnosis.top` has.
-        confidence: Joint level of the quotients' intervals.
+        confidence: Joint level of the ratios' intervals.
 
     Raises:
         AttributionError: If the attributions are of different groups, or the number is less than 1.
@@ -141,7 +141,7 @@ def diagnose(
     dominant = tuple(name for name in misclassified.ranked() if misclassified.groups[name].share > 1.0 / count)
     contrast = {} if correct is None else _contrast(misclassified, correct, 1.0 - (1.0 - confidence) / count)
     problem = None
-    if any(quotient.interval is not None for quotient in contrast.values()):
+    if any(one.interval is not None for one in contrast.values()):
         intervals = {name: contrast[name].interval for name in dominant}
         problem = tuple(name for name, interval in intervals.items() if interval is not None and interval[0] > 1.0)
     return Diagnosis(

@@ -59,8 +59,8 @@ def test_where_both_name_the_same_groups_it_is_said():
     assert diagnosis.problem == ()
     assert diagnosis.same_groups == {"correct": True, "initial": True}
     said = " ".join(diagnosis.findings())
-    assert "Misclassified and correctly classified examples name the same groups" in said
-    assert "The untrained network names the same groups" in said and "there is no problem group" in said
+    assert "Misclassified and correctly classified examples have the same top groups" in said
+    assert "The untrained network has the same top groups" in said and "there is no problem group" in said
 
 
 def test_a_ratio_within_its_error_is_no_problem():

@@ -178,7 +178,7 @@ class StudyExecutor:
         with job.checkpoint.located() as checkpoint:
             model, task = load_checkpoint(checkpoint, self.task, self.loading)
         if weights_digest(model) != job.digest:
-            raise DiagnosisError(f"{spec.path} has other weights there than on the machine of the command.")
+            raise DiagnosisError(f"{spec.path} has different weights there than on the machine of the command.")
         studies = []
         for severity in self.severities:
             send("studying", f"{spec.label}, severity {severity}" if severity else spec.label)

@@ -39,15 +39,15 @@ def study_table(label: str, study: Study, *, brief: bool = False) -> Table:
     chosen = study.attribution
     header = ["group", *(display_name(name) if brief else f"{display_name(name)} %" for name in named)]
     if diagnosis.contrast:
-        header.append("quotient" if brief else f"{chosen.select} / correct")
+        header.append("ratio" if brief else f"{chosen.select} / correct")
     header += ["rel. norm"] if brief else ["relative norm", "parameters"]
     rows = []
     for name, group in chosen.groups.items():
         row = [f"{name}*" if diagnosis.problem and name in diagnosis.problem else name]
         row += [_share(found, name, brief=brief, interval=not brief or found is chosen) for found in named.values()]
         if diagnosis.contrast:
-            quotient = diagnosis.contrast[name]
-            row.append(_with_interval(quotient.ratio, quotient.interval, "{:.2f}", "-" if brief else ", "))
+            contrast = diagnosis.contrast[name]
+            row.append(_with_interval(contrast.ratio, contrast.interval, "{:.2f}", "-" if brief else ", "))
         row.append("-" if group.relative_norm is None else f"{group.relative_norm:.3g}")
         frozen = f" (and {chosen.frozen[name]:,} frozen)" if name in chosen.frozen else ""
         rows.append([*row, f"{group.parameters:,}{frozen}"][: len(header)])
@@ -107,7 +107,7 @@ def study_findings(result: Result) -> list[str]:
         advice = f": check {'those' if count > 1 else 'it'} before blaming layers" if count else ""
         found.append(
             f"{who} a doubtful label by confident learning (cleanlab){advice}. The lower a network's accuracy, the "
-            "less its doubts mean."
+            "less reliable these flags are."
         )
     if result.same_weights:
         found.append(same_weights_finding(result.label, result.same_weights))

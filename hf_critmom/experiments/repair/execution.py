@@ -176,7 +176,7 @@ class TreatmentExecutor:
         settle_device(self.args, on_cpu=self.on_cpu)
         self._material = self.reload()
         if weights_digest(self._material.model) != plan.plan.weights:
-            raise RepairError("the checkpoint has other weights there than on the machine of the command.")
+            raise RepairError("the checkpoint has different weights there than on the machine of the command.")
         self._network = self._material.network(self.layers, self.args)
         return ComputeEnvironment(device_name(), versions())
 

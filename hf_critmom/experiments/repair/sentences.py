@@ -148,5 +148,5 @@ def label_findings(labels: DoubtfulLabels) -> list[str]:
     return [
         f"Of {counted(labels.misclassified, 'misclassified example')} of the {labels.split} split, {has} a doubtful "
         f"label by confident learning (cleanlab){advice}. The network predicts {accuracy:.1%} of that split correctly; "
-        "the lower this share, the less its doubts mean."
+        "the lower this share, the less reliable these flags are."
     ]
