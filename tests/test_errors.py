@@ -1,7 +1,10 @@
 """Claims about how errors of other libraries are quoted in a sentence."""
 
 import json
+import re
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -27,6 +30,14 @@ def caught_from(action: Callable[[], Any]) -> BaseException:
     with pytest.raises(Exception) as caught:
         action()
     return caught.value
+
+
+def test_a_package_that_a_message_tells_to_install_is_bounded_as_in_pyproject() -> None:
+    root = Path(__file__).parents[1]
+    declared = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    texts = [file.read_text(encoding="utf-8") for file in (root / "hf_critmom").rglob("*.py")]
+    told = {name for text in texts for name in re.findall(r"pip install '?([^'\s]+)'?", text)}
+    assert told and told <= {requirement for extra in declared.values() for requirement in extra}
 
 
 def test_the_innermost_cause_that_says_something_is_quoted() -> None:

@@ -43,7 +43,7 @@ def check_doubtful_labels(predictions: Predictions) -> None:
     """
     if importlib.util.find_spec("cleanlab") is None:
         raise AttributionError(
-            "Doubtful labels are found by cleanlab, which is not installed: pip install 'hf-critmom[labels]'."
+            "Doubtful labels are found by cleanlab, which is not installed: pip install 'cleanlab>=2.9'."
         )
     if predictions.labels.ndim != 1:
         raise AttributionError(

@@ -85,11 +85,13 @@ class Diagnosis:
                 "gradient of this network is large, not where its mistakes come from."
             )
         elif "correct" in self.controls:
-            said.append(f"Correctly classified examples have different top groups: {_listed(self.controls['correct'])}.")
+            top = _listed(self.controls["correct"])
+            said.append(f"Correctly classified examples have different top groups: {top}.")
         if "initial" in same:
             said.append("The untrained network has the same top groups on the same examples.")
         elif "initial" in self.controls:
-            said.append(f"The untrained network has the top groups {_listed(self.controls['initial'])} on the same examples.")
+            top = _listed(self.controls["initial"])
+            said.append(f"The untrained network has the top groups {top} on the same examples.")
         if self.problem:
             ratios = [f"{name} ({self.contrast[name].ratio:.2f} times)" for name in self.problem]
             said.append(

@@ -64,7 +64,7 @@ class Cluster:
 
     def __init__(self, address: str | None, share: Share) -> None:
         if importlib.util.find_spec("ray") is None:
-            raise EngineError("--engine ray needs the package ray: pip install 'hf-critmom[ray]'.")
+            raise EngineError("--engine ray needs the package ray: pip install 'ray>=2.50'.")
         import ray  # imported late: the package is optional, and slow to import
 
         self.ray: Any = ray

@@ -75,7 +75,7 @@ def test_a_folder_of_the_users_holds_the_runs_by_name(tmp_path: Path, monkeypatc
 
 
 def test_trackio_has_one_project_for_all_and_a_run_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trackio = pytest.importorskip("trackio", reason="pip install 'hf-critmom[trackers]'")
+    trackio = pytest.importorskip("trackio", reason="pip install '.[trackers]'")
     for module in ("trackio.sqlite_storage", "trackio.utils", "trackio"):
         monkeypatch.setattr(f"{module}.TRACKIO_DIR", tmp_path / "trackio", raising=False)
     train(tmp_path / "digits run", "trackio")
@@ -88,7 +88,7 @@ def test_trackio_has_one_project_for_all_and_a_run_for_each(tmp_path: Path, monk
 
 
 def test_wandb_ends_a_run_before_it_begins_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb = pytest.importorskip("wandb", reason="pip install 'hf-critmom[trackers]'")
+    wandb = pytest.importorskip("wandb", reason="pip install '.[trackers]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.delenv("WANDB_PROJECT", raising=False)

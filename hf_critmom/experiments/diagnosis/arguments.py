@@ -37,8 +37,8 @@ class AttributionArguments:
     check_labels: bool = field(
         default=False,
         metadata={
-            "help": "List misclassified examples whose label is doubtful (confident learning; needs the extra: "
-            "pip install 'hf-critmom[labels]')."
+            "help": "List misclassified examples whose label is doubtful (confident learning; needs "
+            "pip install 'cleanlab>=2.9')."
         },
     )
     corruption: str | None = field(

@@ -102,7 +102,8 @@ def shares_figure(attributions: Mapping[str, Attribution], *, title: str) -> Fig
             if (interval := attribution.groups[name].share_interval) is not None:
                 axes.plot(interval, (row, row), color=style["color"], linewidth=1.4)
     axes.axvline(1.0 / len(names), color="0.5", linestyle=":", linewidth=0.9)
-    axes.annotate(" average share", (1.0 / len(names), 0.01), xycoords=("data", "axes fraction"), fontsize=8, color="0.3")
+    where = (1.0 / len(names), 0.01)
+    axes.annotate(" average share", where, xycoords=("data", "axes fraction"), fontsize=8, color="0.3")
     axes.set_yticks(rows, [figure_text(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="share of the squared gradient norm", xlim=(0.0, None), title=figure_text(title))

@@ -48,8 +48,8 @@ class RepairArguments:
     check_labels: bool = field(
         default=False,
         metadata={
-            "help": "List misclassified examples whose label is doubtful (confident learning; needs the extra: "
-            "pip install 'hf-critmom[labels]')."
+            "help": "List misclassified examples whose label is doubtful (confident learning; needs "
+            "pip install 'cleanlab>=2.9')."
         },
     )
 

@@ -107,7 +107,7 @@ class Arm:
 
 def _schedule_free() -> type[Optimizer]:
     if importlib.util.find_spec("schedulefree") is None:
-        raise ComparisonError("The arm schedule_free needs the package schedulefree: pip install schedulefree.")
+        raise ComparisonError("The arm schedule_free needs the package schedulefree: pip install 'schedulefree>=1.4'.")
     from schedulefree import AdamWScheduleFree  # only where it is used: the package is optional
 
     return AdamWScheduleFree

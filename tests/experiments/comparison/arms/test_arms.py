@@ -384,11 +384,11 @@ def test_without_schedule_free_only_its_arm_is_refused(
     assert len(get_arms([name for name in ARMS if name != "schedule_free"])) == len(ARMS) - 1
     out = tmp_path / "out"
     assert main(("compare", "--arms", "constant", "schedule_free", "--use_cpu", "--output_dir", str(out))) == 2
-    assert "pip install schedulefree" in capsys.readouterr().err
+    assert "pip install 'schedulefree>=" in capsys.readouterr().err
     assert not out.exists()
     file = tmp_path / "arms.json"
     file.write_text(json.dumps({"free": {"optimizer": "schedule_free_adamw"}}))
-    assert "pip install schedulefree" in refusal(file)
+    assert "pip install 'schedulefree>=" in refusal(file)
 
 
 @pytest.mark.parametrize("evaluated", [True, False], ids=["behind-an-evaluation", "between-evaluations"])
