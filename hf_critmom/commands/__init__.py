@@ -60,12 +60,12 @@ COMMANDS: dict[str, Command] = {
     "report": Command("DIR", "rebuild the report of a comparison from its results"),
     "attribute": Command(
         "CHECKPOINT [CHECKPOINT ...] [--task ...] [...]",
-        "find the layers to blame for the remaining mistakes",
+        "show in which layers the gradient on misclassified examples is concentrated",
         interrupted=CONTINUE,
     ),
     "repair": Command(
         "CHECKPOINT [--task ...] [--groups auto|NAMES] [--controls]",
-        "retrain the layers to blame, and verify the result",
+        "retrain chosen layers, and verify the result on the test split",
         interrupted=CONTINUE,
     ),
     "drift": Command(

@@ -1,4 +1,4 @@
-"""``hf-critmom attribute``: find the layers to blame for the remaining mistakes."""
+"""``hf-critmom attribute``: show in which layers the gradient on misclassified examples is concentrated."""
 
 import json
 
@@ -48,7 +48,7 @@ def parse_attribution(argv: list[str]) -> tuple[AttributionRequest, bool]:
         "attribute",
         (AttributionArguments, DataArguments, CheckpointArguments, EngineArguments),
         usage="CHECKPOINT [CHECKPOINT ...] [--task NAME_OR_DATASET] [flags]",
-        description="Find the layer groups in which the gradients on misclassified examples are largest.",
+        description="Show in which layer groups the gradient on misclassified examples is concentrated.",
     )
     parser.add_argument(
         "checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a checkpoint, or its name on the Hub"

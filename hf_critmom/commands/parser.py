@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 import shlex
 import sys
 from argparse import ArgumentParser
@@ -57,7 +58,7 @@ def dataclass_parser(
     """The parser of a subcommand whose flags are the fields of dataclasses, which may include `TrainingArguments`.
 
     Its help lists the flags of each dataclass under the title ``_argument_group_name`` of that dataclass. Flags that
-    `TrainingArguments` itself declares are only shown by ``--help_all``.
+    `TrainingArguments` itself declares are only shown by ``--help_all``, which other parsers do not have.
 
     Args:
         command: Name of the subcommand.
@@ -67,7 +68,9 @@ def dataclass_parser(
         add_help: Whether the parser has ``--help`` and ``--help_all``.
     """
     from transformers import HfArgumentParser, TrainingArguments
+    from transformers.hf_argparser import string_to_bool
 
+    placeholders = {**_PLACEHOLDERS, string_to_bool: "true|false"}
     hidden = {
         part.name
         for dataclass_type in dataclass_types
@@ -87,16 +90,20 @@ def dataclass_parser(
             """Shows only the first spelling of a flag, with a short placeholder."""
             if not action.option_strings or action.nargs == 0:
                 return super()._format_action_invocation(action)
-            placeholder = _PLACEHOLDERS.get(action.type or str, "VALUE")
+            placeholder = action.metavar or placeholders.get(action.type or str, "VALUE")
             if action.choices is not None:
                 placeholder = "|".join(map(str, action.choices)) if len(list(action.choices)) < 6 else "NAME"
+            if action.nargs == "?":  # of booleans the flag alone is enough
+                placeholder = f"[{placeholder}]"
             several = f" [{placeholder} ...]" if action.nargs in ("+", "*") else ""
             return f"{action.option_strings[0]} {placeholder}{several}"
 
         def _get_help_string(self, action: argparse.Action) -> str | None:
             if isinstance(action, argparse._StoreFalseAction):  # which has the help text of the flag that it turns off
                 return f"Turns off --{action.dest}."
-            return action.help if action.default is None else super()._get_help_string(action)
+            if action.default is None or _STATES_DEFAULT.search(action.help or ""):
+                return action.help
+            return super()._get_help_string(action)
 
     class ShowAll(argparse.Action):
         """Prints the help with all flags."""
@@ -118,7 +125,7 @@ def dataclass_parser(
         allow_abbrev=False,
         add_help=add_help,
     )
-    if add_help:
+    if add_help and hidden:
         parser.add_argument(
             "--help_all",
             action=ShowAll,
@@ -130,6 +137,7 @@ def dataclass_parser(
 
 
 _PLACEHOLDERS: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT"}
+_STATES_DEFAULT = re.compile(r"\b(default:|the default\b|\(default\))", re.IGNORECASE)
 
 
 def _is_redeclared(dataclass_type: type, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""``hf-critmom repair``: retrain the layers to blame for a network's mistakes, and verify the result."""
+"""``hf-critmom repair``: retrain chosen layers of a network, and verify the result on the test split."""
 
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ def parse_repair(argv: list[str]) -> RepairRequest:
         "repair",
         dataclass_types,
         usage="CHECKPOINT [--groups auto|NAMES] [--controls] [flags]",
-        description="Retrain the layer groups to blame for a network's mistakes, and verify the result.",
+        description="Retrain chosen layer groups of a network, and verify the result on the test split.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint, or its name on the Hub")
     arguments = rename_flags(argv, ALIASES)

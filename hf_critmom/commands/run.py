@@ -2,15 +2,18 @@
 
 import runpy
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hf_critmom.commands import PROGRAM
+from hf_critmom.commands import program
 from hf_critmom.errors import InputError
 
 NO_DAMPING_LOG, RECORDED = "--no_damping_log", "--recorded"
+NAMES = ("critmom", "critmom_hybrid", "critmom_adamw", "critmom_qhm", "critmom_matched", "critmom_compensated", "ikfad")
+"""The names of the optimizers, written out because the help must not import torch."""
 
 
 def main(argv: list[str]) -> int:
@@ -39,13 +42,30 @@ def main(argv: list[str]) -> int:
             sys.path[0] = str(script.resolve().parent)
             runpy.run_path(str(script.absolute()), run_name="__main__")
         else:
-            print(
-                f"usage: {PROGRAM} run SCRIPT [ARGS...] | {PROGRAM} run -m MODULE [ARGS...]; with {NO_DAMPING_LOG} "
-                "before SCRIPT or -m, the damping state is not logged",
-                file=sys.stderr,
-            )
-            return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+            helped = argv[:1] in (["-h"], ["--help"])
+            print(_help() if helped else _usage(), file=sys.stdout if helped else sys.stderr)
+            return 0 if helped else 2
     return 0
+
+
+def _usage() -> str:
+    own = f"{program()} run [{NO_DAMPING_LOG}]"
+    return f"usage: {own} SCRIPT [ARGS...]\n       {own} -m MODULE [ARGS...]"
+
+
+def _help() -> str:
+    names = textwrap.fill(f"{', '.join(NAMES)}.", 80, initial_indent="  ", subsequent_indent="  ")
+    return f"""{_usage()}
+
+Run an unmodified training script with the optimizer names registered.
+
+The script's --optim then takes these names, too:
+{names}
+Set --learning_rate as well: the Trainer's default is one for AdamW. Options of
+an optimizer are given as --optim_args "NAME=VALUE,...".
+
+options:
+  {NO_DAMPING_LOG}    do not log momentum, damping ratio and regime of each Trainer"""
 
 
 def _recording(instructions: str) -> AbstractContextManager[Callable[[Any], None]]:

@@ -14,7 +14,9 @@ ENGINES = ("local", "ray")
 class EngineArguments:
     """Flags that choose where the runs of an experiment are executed, and how many at the same time."""
 
-    _argument_group_name: ClassVar[str] = "workers and machines (a run is one arm and seed, study or treatment)"
+    _argument_group_name: ClassVar[str] = (
+        "workers and machines (a run: an arm with a seed, an attribution, or a repair)"
+    )
 
     workers: int | None = field(
         default=None,
@@ -27,14 +29,15 @@ class EngineArguments:
         default=None,
         metadata={
             "help": "Number of CPU threads of each run; results depend on it in their last digits. Default: 1, or more "
-            "if a short measurement shows that steps of the model are almost as many times faster."
+            "if a short benchmark shows that steps speed up almost in proportion."
         },
     )
     engine: str = field(
         default="local",
         metadata={
+            "metavar": "|".join(ENGINES),
             "help": "Where the runs are executed: local, in processes on this machine; or ray, on a Ray cluster, whose "
-            "machines need the same packages and data, but not the output folder."
+            "machines need the same packages and data, but not the output folder.",
         },
     )
     ray_address: str | None = field(

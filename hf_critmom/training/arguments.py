@@ -31,7 +31,10 @@ class CommandTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Training batch size of each process."})
     per_device_eval_batch_size: int = field(default=500, metadata={"help": "Evaluation batch size of each process."})
     max_grad_norm: float = field(
-        default=0.0, metadata={"help": "Largest gradient norm; 0: no clipping, which would blur comparisons of SGD."}
+        default=0.0,
+        metadata={
+            "help": "Maximum gradient norm; 0 disables clipping, because clipping would blur comparisons of SGD."
+        },
     )
     save_total_limit: int | None = field(
         default=1, metadata={"help": "Number of checkpoints to keep while a run is unfinished."}

@@ -14,10 +14,13 @@ from torch import nn
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from hf_critmom.attribution.predictions import SELECTIONS
 from hf_critmom.commands import COMMANDS, main
 from hf_critmom.commands.compare import parse_comparison
 from hf_critmom.experiments.comparison.arms.arm import ARM_SETS, ARMS
 from hf_critmom.experiments.comparison.running import execution
+from hf_critmom.experiments.repair.plan import GRANULARITIES
+from hf_critmom.experiments.repair.selection import SELECTIONS as RULES
 from hf_critmom.tasks import MODELS, CifarResNetConfig, ImageTask, TextTask
 from hf_critmom.tasks.models import ModelSpec
 
@@ -44,6 +47,34 @@ def test_a_flag_that_turns_another_off_has_a_help_text_of_its_own(capsys: pytest
     shown = " ".join(capsys.readouterr().out.split())
     assert "--no_initial, --no-initial Turns off --initial." in shown
     assert shown.count("Compare with the untrained network") == 1
+
+
+def shown_help(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert status_of((*words, "--help")) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("words", [("attribute",), ("compare", "--script", "train.py")], ids=" ".join)
+def test_help_of_all_training_arguments_is_offered_only_where_there_is_more_to_show(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--help_all" not in shown_help(capsys, *words)
+    assert "--help_all" in shown_help(capsys, "repair")
+
+
+def test_help_shows_the_values_of_a_choice_and_that_a_boolean_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
+    attribute, repair = shown_help(capsys, "attribute"), shown_help(capsys, "repair")
+    for one in ("--split validation|test|train ", f"--select {'|'.join(SELECTIONS)} ", "--engine local|ray "):
+        assert one in attribute
+    for one in (f"--select_by {'|'.join(RULES)} ", f"--granularity {'|'.join(GRANULARITIES)} ", "--seed N "):
+        assert one in repair
+    assert "--check_labels [true|false] " in attribute and "--random_flip true|false " in attribute
+
+
+def test_help_states_a_default_once_and_shows_the_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    compare = shown_help(capsys, "compare")
+    assert "default: 16 for digits, else 64. --hidden_size" in compare and "--seed N First seed" in compare
+    assert "sets them. --learning_rate_grid" in compare
 
 
 def test_the_help_of_compare_names_our_flags_and_transformers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from transformers import Trainer
 
 from hf_critmom.commands import main
+from hf_critmom.optim.factory import OPTIMIZERS
 
 # Not a word of hf_critmom: what a script sees under `run` is compared with what it sees under plain python.
 LOOK_AROUND = """
@@ -105,7 +106,13 @@ def test_a_folder_is_no_script(tmp_path, capsys):
 def test_without_a_script_the_usage_is_shown(words, status, capsys):
     assert main(["run", *words]) == status
     said = capsys.readouterr()
-    assert "run SCRIPT" in said.out + said.err
+    assert "run [--no_damping_log] SCRIPT" in (said.err if status else said.out)
+
+
+def test_its_help_names_every_optimizer(capsys):
+    assert main(["run", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f" {', '.join(OPTIMIZERS)}." in said
 
 
 # One script for one process and for several; dropout is off, so that processes differ in their data alone.

@@ -57,21 +57,23 @@ class ComparisonArguments:
     )
     margin: float | None = field(
         default=None,
-        metadata={"help": f"Relative difference of times that still counts as none; default: {DEFAULT_MARGIN}."},
+        metadata={
+            "help": "Largest relative difference in steps to target that counts as no difference; default: "
+            f"{DEFAULT_MARGIN}."
+        },
     )
     num_seeds: int | None = field(
         default=None,
         metadata={
             "help": "Number of seeds of each arm of --arms: --seed, --seed + 1, ..., the same for all, so that runs "
-            "are paired. If the comparison has fewer of these arms, the others are added to them. Default: "
-            f"{DEFAULT_SEEDS}."
+            f"are paired. Missing seeds of these arms are added. Default: {DEFAULT_SEEDS}."
         },
     )
     until_decided: bool = field(
         default=False,
         metadata={
-            "help": "Add seeds to those of --arms that open claims compare, one by one or as many as the workers have "
-            "room for, until every claim about --arms alone is decided or --max_seeds is reached."
+            "help": "Add seeds to the arms of undecided claims until each is decided or --max_seeds is reached; with "
+            "--arms, only for claims about these arms."
         },
     )
     max_seeds: int | None = field(
@@ -113,8 +115,8 @@ class ComparisonArguments:
     trial_seeds: int | None = field(
         default=None,
         metadata={
-            "help": "Number of seeds with which each point of a grid is tried; the mean over them decides. If the "
-            "comparison has fewer, the others are added to it. Default: 1."
+            "help": "Number of seeds with which each point of a grid is tried; the mean over them decides. Missing "
+            "seeds are added. Default: 1."
         },
     )
     measure_curvature: bool = field(
@@ -181,6 +183,7 @@ class ComparisonTrainingArguments(CommandTrainingArguments):
     weight_decay: float = field(
         default=5e-4, metadata={"help": "Weight decay of every arm that does not have its own."}
     )
+    seed: int = field(default=42, metadata={"help": "First seed of each arm, see --num_seeds."})
     eval_strategy: str | None = field(
         default=None,
         metadata={"help": "When the validation metric is measured: epoch, or steps with --eval_steps; default: epoch."},

@@ -18,11 +18,12 @@ class AttributionArguments:
     _argument_group_name: ClassVar[str] = "attribution"
 
     split: str = field(
-        default="validation", metadata={"help": "Split to study: validation, test or train (not augmented)."}
+        default="validation",
+        metadata={"metavar": "validation|test|train", "help": "Split to study; train is not augmented."},
     )
     select: str = field(
         default="misclassified",
-        metadata={"help": f"Examples on which the gradient is taken: {', '.join(SELECTIONS)}."},
+        metadata={"metavar": "|".join(SELECTIONS), "help": "Examples on which the gradient is taken."},
     )
     layer_groups: list[str] | None = field(
         default=None,

@@ -20,13 +20,15 @@ class RepairArguments:
 
     groups: list[str] = field(
         default_factory=lambda: ["auto"],
-        metadata={"help": "Layer groups to retrain; auto: those that the diagnosis names."},
+        metadata={"help": "Layer groups to retrain; auto: those that the diagnosis chooses."},
     )
     select_by: str = field(
         default="gradient",
         metadata={
+            "metavar": "|".join(SELECTIONS),
             "help": "Rule by which auto chooses groups. "
             + "; ".join(f"{name}: {entry.help}" for name, entry in SELECTIONS.items())
+            + ".",
         },
     )
     num_groups: int | None = field(
@@ -38,7 +40,8 @@ class RepairArguments:
     granularity: str = field(
         default="layer",
         metadata={
-            "help": "What is retrained. " + "; ".join(f"{name}: {text}" for name, text in GRANULARITIES.items()) + "."
+            "metavar": "|".join(GRANULARITIES),
+            "help": "What is retrained. " + "; ".join(f"{name}: {text}" for name, text in GRANULARITIES.items()) + ".",
         },
     )
     num_seeds: int = field(
@@ -85,6 +88,7 @@ class RepairTrainingArguments(CommandTrainingArguments):
     optim: str = field(default="critmom", metadata={"help": "Optimizer of the treatment."})
     learning_rate: float = field(default=0.01, metadata={"help": "Peak learning rate of the treatment."})
     weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of the treatment."})
+    seed: int = field(default=42, metadata={"help": "First seed of each treatment, see --num_seeds."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Budget of each treatment in epochs."})
     logging_steps: float = field(
         default=0.05, metadata={"help": "Steps between training logs; below 1: a share of all."}

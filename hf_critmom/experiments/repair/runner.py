@@ -79,7 +79,7 @@ def repair_layers(
     reload: Callable[[], Material] | None = None,
     on_cpu: bool = False,
 ) -> Repair:
-    """Finds the layer groups to blame for a network's errors, retrains only those, and verifies what that did.
+    """Retrains chosen layer groups of a network, and verifies on the test split what that did.
 
     Scan classifies the logged epochs by damping regime. Localize attributes gradients on the misclassified examples of
     the diagnosis split to layer groups. Diagnose chooses groups. Treat trains a copy of the model with everything else

@@ -54,7 +54,7 @@ class ScriptArguments:
             "and at least 12 per run, or fewer if they would take more than 15 %% of the training time."
         },
     )
-    seed: int = field(default=42, metadata={"help": "The first seed."})
+    seed: int = field(default=42, metadata={"help": "First seed of each arm, see --num_seeds."})
 
     def __post_init__(self) -> None:
         number = self.evaluations_per_epoch
@@ -81,8 +81,7 @@ class ScriptEngineArguments(EngineArguments):
     workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of runs that are made at the same time; default: 1, because the memory that a script needs "
-            "is not known."
+            "help": "Number of runs at the same time; default: 1, because the memory that a script needs is not known."
         },
     )
     threads_per_worker: int | None = field(
