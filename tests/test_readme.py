@@ -47,6 +47,7 @@ def commands(text: str) -> list[str]:
     code = re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
     call = r"(?:^|&& |\s)hf[-_]critmom ([a-z]+ [^\n&#|]*|[a-z]+)(?=$|[\n&#|])"
     found = [one.strip() for one in re.findall(call, "\n".join(code))]
+    found = [one.removesuffix('"') if one.count('"') % 2 else one for one in found]  # the last of bash -c "..."
     return [one for one in found if not re.search(r"\[-|\[[a-z]+\]|\.\.\.|\||--help", one)]
 
 

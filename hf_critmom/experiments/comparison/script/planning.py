@@ -175,7 +175,7 @@ def plan_script(
     seeds = select_seeds(comparison, request.flags.seed, request.given, stored)
     task = {
         "name": script.name,
-        "source": f"what {script.title} loads",
+        "source": f"the dataset loaded by {script.title.removeprefix('-m ')}",
         "metric": request.metric,
         "greater_is_better": request.greater_is_better,
         "hub_task": facts.hub_task,
