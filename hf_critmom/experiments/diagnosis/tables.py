@@ -15,7 +15,7 @@ _SHOWN_LABELS = 20
 
 def summary_table(results: Sequence[Result]) -> Table:
     """A table of checkpoints, one row each."""
-    header = ["checkpoint", "accuracy", "chosen", "largest shares", "problem groups", "same groups named by"]
+    header = ["checkpoint", "accuracy", "chosen", "largest shares", "problem groups", "same top groups in"]
     rows = []
     for result in results:
         study, diagnosis = result.studies[0], result.studies[0].diagnosis
