@@ -1,6 +1,7 @@
 """Escapes foreign text (names of classes, groups, arms, paths) for each medium, so that none of it acts as markup."""
 
 import re
+from collections.abc import Sequence
 
 from rich.markup import escape
 
@@ -16,6 +17,16 @@ def counted(number: int, noun: str) -> str:
         ('1 step', '2,000 steps')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names in a sentence; empty for none.
+
+    Example:
+        >>> join_names(["a", "b", "c"])
+        'a, b and c'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def console_text(text: object) -> str:

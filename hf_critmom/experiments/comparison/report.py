@@ -81,7 +81,7 @@ def verdicts_as_json(folder: Path) -> dict[str, Any]:
     found = read_findings(folder)
     plan = found.plan
     claims = [claim for budget in found.budgets for claim in _claims(budget)]
-    head = {"task": plan.task.name, "metric": plan.task.metric, "runs": len(plan.runs()), "finished": found.finished}
+    head = {"task": plan.task.name, "metric": plan.task.metric, "runs": len(found.planned), "finished": found.finished}
     outlook = None if found.outlook is None else asdict(found.outlook)
     steps = [{"budget": budget.analysis.budget, **asdict(one)} for budget in found.budgets for one in budget.steps.arms]
     momentum = [

@@ -18,7 +18,7 @@ from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, Compa
 from hf_critmom.experiments.comparison.arms.arm import Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
-from hf_critmom.experiments.comparison.findings.sentences import join_names, join_seeds
+from hf_critmom.experiments.comparison.findings.sentences import join_seeds
 from hf_critmom.experiments.comparison.growth import has_started, load_or_create_plan, merged_tuning
 from hf_critmom.experiments.comparison.pilot import (
     begun_pilot,
@@ -55,6 +55,7 @@ from hf_critmom.experiments.comparison.running.execution import ArmRun, RunStore
 from hf_critmom.experiments.comparison.running.progress import Notifier, Progress
 from hf_critmom.experiments.comparison.running.task_executor import TaskExecutor
 from hf_critmom.experiments.comparison.tuning import BestTrial
+from hf_critmom.reporting.text import join_names
 from hf_critmom.storage.cores import usable_cores
 from hf_critmom.storage.locks import locked, single_writer, try_lock
 from hf_critmom.storage.run_folder import RunFolder

@@ -16,10 +16,10 @@ from hf_critmom.experiments.repair.advantages import Advantage, judge_advantages
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairPlan
 from hf_critmom.experiments.repair.scan import EpochScan, logged_training, scan, training_seconds
-from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, SELECTIONS, Choice, Evidence, in_order, listed
+from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, SELECTIONS, Choice, Evidence, in_order
 from hf_critmom.experiments.repair.targets import Target, targets_by_role
 from hf_critmom.experiments.repair.verification import Verification
-from hf_critmom.reporting.text import counted
+from hf_critmom.reporting.text import counted, join_names
 from hf_critmom.storage.files import atomic_write, replace_non_finite, write_json
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.typed import RecordError, from_json, read_json
@@ -279,7 +279,7 @@ def read_cost(folder: Path, choice: Choice) -> Cost:
     file, again = folder / COST_FILE, "delete it and repeat the command, which measures again"
     cost = _read(file, Cost, again)
     if cost.groups not in ((), choice.groups):
-        raise RepairError(f"{file} is the cost of other groups ({listed(cost.groups)}): {again}.")
+        raise RepairError(f"{file} is the cost of other groups ({join_names(cost.groups)}): {again}.")
     return cost
 
 

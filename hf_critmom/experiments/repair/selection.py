@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hf_critmom.attribution.problems import TOP, Diagnosis
 from hf_critmom.attribution.results import Attribution
+from hf_critmom.reporting.text import join_names
 
 CHOSEN = "chosen"
 """Role of the treatment of the groups that the diagnosis chose."""
@@ -87,11 +88,11 @@ def _by_gradient(evidence: Evidence) -> Selected:
     found = evidence.diagnosis
     if evidence.num_groups is None and found.problem:
         reason = (
-            f"{listed(found.problem)}: more than an equal share of the gradient on misclassified examples and, beyond "
-            "chance, more than on correctly classified ones."
+            f"{join_names(found.problem)}: more than an equal share of the gradient on misclassified examples and, "
+            "beyond chance, more than on correctly classified ones."
         )
         return Selected(found.problem, reason, {})
-    reason = f"{listed(found.top)} have the largest shares of the gradient on misclassified examples"
+    reason = f"{join_names(found.top)} have the largest shares of the gradient on misclassified examples"
     if found.same_groups.get("correct"):
         reason += ", as they have on correctly classified ones"
     elif found.problem is not None and not found.problem:
@@ -101,13 +102,15 @@ def _by_gradient(evidence: Evidence) -> Selected:
 
 def _by_relative_norm(evidence: Evidence) -> Selected:
     groups = tuple(evidence.attribution.ranked("relative_norm")[: evidence.num_groups or TOP])
-    return Selected(groups, f"{listed(groups)} have the largest gradient relative to their parameters.", {})
+    return Selected(groups, f"{join_names(groups)} have the largest gradient relative to their parameters.", {})
 
 
 def _by_friction(evidence: Evidence) -> Selected:
     friction = evidence.friction()
     groups = tuple(sorted(friction, key=lambda name: -friction[name])[: evidence.num_groups or TOP])
-    return Selected(groups, f"{listed(groups)} built up the most friction in {IKFAD_STEPS} steps of iKFAD.", friction)
+    return Selected(
+        groups, f"{join_names(groups)} built up the most friction in {IKFAD_STEPS} steps of iKFAD.", friction
+    )
 
 
 SELECTIONS: dict[str, Selection] = {
@@ -182,8 +185,3 @@ def in_order(names: Iterable[str], chosen: Iterable[str]) -> tuple[str, ...]:
     """The chosen names in the order of all names."""
     wanted = set(chosen)
     return tuple(name for name in names if name in wanted)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a list in a sentence."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "nothing"

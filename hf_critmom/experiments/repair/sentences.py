@@ -2,9 +2,9 @@
 
 from hf_critmom.experiments.repair.advantages import BETTER, UNDECIDED, WORSE
 from hf_critmom.experiments.repair.results import DoubtfulLabels, Repair
-from hf_critmom.experiments.repair.selection import CHOSEN, control_help, listed
+from hf_critmom.experiments.repair.selection import CHOSEN, control_help
 from hf_critmom.experiments.repair.verification import Verification
-from hf_critmom.reporting.text import counted
+from hf_critmom.reporting.text import counted, join_names
 
 _STATUS = {
     BETTER: "the chosen groups were better",
@@ -131,7 +131,7 @@ def reading_findings(repair: Repair) -> list[str]:
     sizes = {role: [repair.num_trained(one) for one in repair.roles[role]] for role in advantages}
     fewer = [role for role, counts in sizes.items() if min(counts) < own]
     more = [role for role, counts in sizes.items() if max(counts) > own]
-    others = [f"{word} in {listed(roles)}" for word, roles in (("fewer", fewer), ("more", more)) if roles]
+    others = [f"{word} in {join_names(roles)}" for word, roles in (("fewer", fewer), ("more", more)) if roles]
     if others:
         found.append(
             f"{counted(own, 'parameter')} {'is' if own == 1 else 'are'} retrained in the chosen groups, "

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_critmom.experiments.repair.plan import RepairPlan
-from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, PARAMETERS, Choice, in_order, listed
-from hf_critmom.reporting.text import counted
+from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS, PARAMETERS, Choice, in_order
+from hf_critmom.reporting.text import counted, join_names
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Target:
     @property
     def title(self) -> str:
         """Name of the target in messages."""
-        return listed(self.groups) if self.parameters is None else counted(self.parameters, "single parameter")
+        return join_names(self.groups) if self.parameters is None else counted(self.parameters, "single parameter")
 
 
 def targets_by_role(plan: RepairPlan, choice: Choice) -> dict[str, list[Target]]:

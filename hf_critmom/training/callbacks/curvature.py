@@ -1,11 +1,12 @@
 """Measures curvature and gradient noise during training, and passes the curvature to optimizers that need it."""
 
 import copy
+import dataclasses
 import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,6 +51,9 @@ NOISE_BATCHES = 8
 """Smallest number of small batches that the examples are divided into for the noise scale."""
 POINTS_OF_NOISE = 4
 """Number of last measurements from which the noise scale is estimated together."""
+_STATE = "CurvatureCallback.noise"
+"""Name of these measurements in the checkpointed state. The Trainer restores a state by the name of its callback,
+by constructing the callback anew, without its trainer: hence a name of its own."""
 
 
 class _Examples(NamedTuple):
@@ -149,6 +153,7 @@ class CurvatureCallback(LoggingCallback):
             super().on_train_begin(args, state, control, **kwargs)
         self._started, self._seconds, self._before = time.perf_counter(), 0.0, {}
         self._noise.clear()
+        self._noise.extend(_noise_sample(**stored) for stored in state.stateful_callbacks.get(_STATE, ()))
         self._warned.clear()
 
     def on_step_begin(
@@ -289,6 +294,7 @@ class CurvatureCallback(LoggingCallback):
                 raise CurvatureError(f"The collator makes {rows} rows of {examples.rows} examples, so none is alone.")
             self._noise.append(sample_noise(model, examples.small, rows=rows, **common))
             noise = noise_scale(self._noise)
+            trainer.state.stateful_callbacks[_STATE] = [dataclasses.asdict(sample) for sample in self._noise]
         except CurvatureError as error:
             self._warn("CurvatureCallback logs no noise scale", str(error))
         return measured, along_update, noise
@@ -381,6 +387,11 @@ def _asks_for_curvature(optimizer: Any) -> bool:
         group.get("curvature_source", "given") != "given" and group.get("fixed_nu") is None
         for group in optimizer.param_groups
     )
+
+
+def _noise_sample(*, traces: Sequence[float], squares: Sequence[float], **fields: Any) -> NoiseSample:
+    """A sample from the state of a checkpoint, which is JSON and knows no tuples."""
+    return NoiseSample(**fields, traces=tuple(traces), squares=tuple(squares))
 
 
 def _mean_loss(trainer: "Trainer") -> Callable[[torch.nn.Module, Any], Any]:

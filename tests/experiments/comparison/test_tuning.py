@@ -468,6 +468,7 @@ def test_a_comparison_whose_tuned_runs_are_missing_is_unfinished(finished: Finis
     result.unlink()
     assert main(("report", str(folder))) == 0
     assert "**Unfinished: 3 of 4 runs, 8 of 8 tuning trials.**" in (folder / "README.md").read_text()
+    assert "Missing: critmom_tuned with seed 42. The command" in (folder / "report.html").read_text()
     (folder / "runs" / "constant" / "tuning" / "lr-0.5-wd-1" / "result.json").unlink()
     assert main(("report", str(folder))) == 0
     assert "of 8 tuning trials.**" in (folder / "README.md").read_text()

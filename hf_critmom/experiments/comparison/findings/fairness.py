@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from hf_critmom.experiments.comparison.arms.arm import Arm
-from hf_critmom.experiments.comparison.findings.sentences import Name, join_names
+from hf_critmom.experiments.comparison.findings.sentences import Name
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.reporting.tables import Table
+from hf_critmom.reporting.text import join_names
 
 HEADER = ["arm", "mean step", "weight decay\nper step", "steps\nclipped"]
 _HEAVY_BALLS = ("sgd", "critmom", "critmom_hybrid", "critmom_matched", "critmom_compensated", "critmom_qhm")

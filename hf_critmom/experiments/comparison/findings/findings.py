@@ -15,13 +15,14 @@ from hf_critmom.experiments.comparison.findings.fairness import StepComparison, 
 from hf_critmom.experiments.comparison.findings.momentum import CurvatureSummary, summarise_curvature
 from hf_critmom.experiments.comparison.findings.outlook import Outlook, outlook
 from hf_critmom.experiments.comparison.findings.tuning import doubtful_choices
-from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.plan import Plan, Run
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.results import Results, read_drift, read_results, separate_tuned_runs
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.pairing import pairing_sentences
 from hf_critmom.experiments.comparison.table import results_table
 from hf_critmom.experiments.comparison.tuning import JudgedTrial, judge_trials
+from hf_critmom.reporting.text import counted
 
 
 @dataclass(frozen=True)
@@ -78,22 +79,33 @@ class Findings:
         return list(dict.fromkeys([*sentences, *filter(None, doubts), *self.failures]))
 
     @property
+    def planned(self) -> list[Run]:
+        """All runs to be made; those of tuned variants as soon as trials have chosen their point."""
+        return [*self.plan.runs(), *separate_tuned_runs(self.plan, self.results.choices)]
+
+    @property
     def finished(self) -> int:
         """Number of planned runs that are finished."""
-        return sum(run in self.results.runs for run in self.plan.runs())
+        return len(self.planned) - len(self.missing)
+
+    @property
+    def missing(self) -> list[Run]:
+        """The planned runs that are not finished."""
+        return [run for run in self.planned if run not in self.results.runs]
+
+    @property
+    def missing_trials(self) -> int:
+        """Number of tuning trials that are not finished."""
+        return len(self.plan.trials()) - len(self.results.trials)
 
     @property
     def unfinished(self) -> str:
-        """How much is finished, such as "15 of 40 runs, 6 of 21 tuning trials"; empty if all is.
-
-        Runs of tuned variants count as soon as trials have chosen their point.
-        """
-        planned = [*self.plan.runs(), *separate_tuned_runs(self.plan, self.results.choices)]
-        finished, trials = sum(run in self.results.runs for run in planned), len(self.plan.trials())
-        if finished == len(planned) and len(self.results.trials) == trials:
+        """How much is finished, such as "15 of 40 runs, 6 of 21 tuning trials"; empty if all is."""
+        trials = len(self.plan.trials())
+        if not self.missing and not self.missing_trials:
             return ""
-        of_trials = f", {len(self.results.trials)} of {trials} tuning trials" if trials else ""
-        return f"{finished} of {len(planned)} runs{of_trials}"
+        of_trials = f", {trials - self.missing_trials} of {counted(trials, 'tuning trial')}" if trials else ""
+        return f"{self.finished} of {counted(len(self.planned), 'run')}{of_trials}"
 
     @property
     def commands(self) -> list[str]:

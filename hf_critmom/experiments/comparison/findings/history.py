@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from hf_critmom.experiments.comparison.findings.sentences import join_names, join_seeds
+from hf_critmom.experiments.comparison.findings.sentences import join_seeds
 from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan
+from hf_critmom.reporting.text import join_names
 
 
 def describe_history(plan: Plan) -> list[str]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from hf_critmom.curvature.advice import MomentumAdvice
 from hf_critmom.curvature.logged import LoggedCurvature
-from hf_critmom.experiments.comparison.findings.sentences import join_names
 from hf_critmom.experiments.comparison.records import RunResult
+from hf_critmom.reporting.text import join_names
 
 HEADER = ["arm", "top curvature", "mean step times top curvature", "measured damping ratio", "gradient noise scale"]
 

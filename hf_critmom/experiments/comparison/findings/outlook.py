@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_critmom.experiments.comparison.findings.commands import command_for_pilot, command_for_seeds
-from hf_critmom.experiments.comparison.findings.sentences import join_names
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.statistics.power import POWER
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, NOT_TESTED, Verdict
+from hf_critmom.reporting.text import join_names
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hf_critmom.experiments.comparison.statistics.verdict import (
     Verdict,
 )
 from hf_critmom.reporting.intervals import Interval
-from hf_critmom.reporting.text import counted
+from hf_critmom.reporting.text import counted, join_names
 
 Name = Callable[[str], str]
 _MAX_DIGITS = 6  # further digits are rounding errors
@@ -296,11 +296,6 @@ def _signed(found: Interval, above: str, below: str) -> str:
         return f"{estimate} ({abs(ends[0]):.{digits}f} {other} to {abs(ends[1]):.{digits}f} {side})"
     low, high = sorted((abs(found.low), abs(found.high)))
     return f"{estimate} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def join_names(names: Sequence[str]) -> str:
-    """Names in a sentence: "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def join_seeds(seeds: Sequence[int]) -> str:

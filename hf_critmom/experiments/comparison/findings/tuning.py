@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from hf_critmom.experiments.comparison.arguments import MAX_NUM_SEEDS
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.findings.descriptions import format_epochs
-from hf_critmom.experiments.comparison.findings.sentences import join_names, join_seeds
+from hf_critmom.experiments.comparison.findings.sentences import join_seeds
 from hf_critmom.experiments.comparison.plan import Plan, Trial
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.experiments.comparison.tuning import BestTrial, JudgedTrial, spread_over_seeds
-from hf_critmom.reporting.text import counted
+from hf_critmom.reporting.text import counted, join_names
 
 
 def describe_tuning(plan: Plan, choices: Sequence[BestTrial], *, name: Callable[[str], str] = str) -> list[str]:

@@ -139,7 +139,7 @@ def _setup_section(overview: Overview) -> Section:
     rows: list[Sequence[str]] = []
     for one in overview.workloads:
         plan = one.found.plan
-        finished = f"{one.found.finished} of {len(plan.runs())}"
+        finished = f"{one.found.finished} of {len(one.found.planned)}"
         training = describe_training(plan, one.analysis.budget)
         rows.append(
             [

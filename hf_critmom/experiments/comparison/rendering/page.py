@@ -72,22 +72,18 @@ def _next_commands(found: Findings) -> list[Section]:
 
 def describe_missing(found: Findings) -> str:
     """A sentence on the missing runs of an unfinished comparison, by arm; empty for a finished one."""
-    plan = found.plan
+    if not found.unfinished:
+        return ""
     missing: dict[str, list[int]] = {}
-    for run in plan.runs():
-        if run not in found.results.runs:
-            name = run.arm if run.epochs is None else f"{run.arm} ({run.epochs:g} epochs)"
-            missing.setdefault(name, []).append(run.seed)
-    trials = len(plan.trials()) - len(found.results.trials)
+    for run in found.missing:
+        name = run.arm if run.epochs is None else f"{run.arm} ({run.epochs:g} epochs)"
+        missing.setdefault(name, []).append(run.seed)
     parts = [f"{name} with {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
              for name, seeds in missing.items()]  # fmt: skip
-    parts += [counted(trials, "tuning trial")] if trials else []
-    if not parts:
-        return ""
+    parts += [counted(found.missing_trials, "tuning trial")] if found.missing_trials else []
     where = "at the end of this page" if [found.continuing_command] == found.commands else f'under "{_CONTINUING}"'
     return (
-        f"Unfinished: {found.finished} of {counted(len(plan.runs()), 'run')} are finished. Missing: "
-        f"{'; '.join(parts)}. The command {where} continues it."
+        f"Unfinished: {found.unfinished} are finished. Missing: {'; '.join(parts)}. The command {where} continues it."
     )
 
 
