@@ -1,7 +1,7 @@
 """Momentum from the critically damped oscillator: pure floats, no torch.
 
 Heavy ball in PyTorch's form, ``v <- mu v + g`` and ``theta <- theta - alpha v``, is a discretised damped
-oscillator. On a quadratic of curvature ``k`` its behaviour depends on ``mu`` and on the single number
+oscillator. On a quadratic of curvature ``k`` its behavior depends on ``mu`` and on the single number
 ``s = sqrt(alpha k)``, the frequency of the undamped oscillator in units of one step. Critical damping, the
 fastest decay without oscillation, fixes ``mu`` as a function of ``s``; how exactly the continuous friction
 is carried over to a step is what distinguishes the rules below. `ema` is the exact one for the running average of
@@ -176,7 +176,12 @@ def damping_regime(
     ratio = damping_ratio(momentum, lr, rule=rule, curvature=curvature, nu=nu)
     critical = critical_momentum(lr, rule=rule, curvature=curvature)
     same_momentum = critical > 0.0 and math.isclose(momentum, critical, rel_tol=0.0, abs_tol=4 * math.ulp(1.0))
-    if (nu is None and same_momentum) or math.isclose(ratio, 1.0, rel_tol=1e-6):
+    return "critical" if nu is None and same_momentum else regime_of(ratio)
+
+
+def regime_of(ratio: float) -> Regime:
+    """Names the regime of a damping ratio: "critical" if it differs from 1 by less than one part in a million."""
+    if math.isclose(ratio, 1.0, rel_tol=1e-6):
         return "critical"
     return "underdamped" if ratio < 1.0 else "overdamped"
 

@@ -116,7 +116,7 @@ def load_image_processor(name_or_path: str, loading: CheckpointArguments) -> Any
             return None
         raise TaskError(
             f"The image processor of {name_or_path!r} cannot be used ({root_message(error)}): repair its "
-            "preprocessor_config.json, or remove it to normalise by the data's own statistics."
+            "preprocessor_config.json, or remove it to normalize by the data's own statistics."
         ) from error
 
 

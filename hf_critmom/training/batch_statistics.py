@@ -1,4 +1,4 @@
-"""Batch normalisation statistics for optimizers that evaluate other weights than they train with."""
+"""Batch normalization statistics for optimizers that evaluate other weights than they train with."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +19,11 @@ def averages_weights(optimizer: Any) -> bool:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, dataset: Any, batch_size: int, collator: Callable[[Any], dict[str, Any]]) -> None:
-    """Recomputes the batch normalisation statistics for the current weights, as means over training batches.
+    """Recomputes the batch normalization statistics for the current weights, as means over training batches.
 
     Running statistics belong to the weights that were trained with. Schedule-Free evaluates an average of weights,
     which has other activations, so its authors ask for this before every evaluation (Defazio et al., arXiv 2405.15682,
-    and the README of the package ``schedulefree``). Models without batch normalisation are left alone, and so is the
+    and the README of the package ``schedulefree``). Models without batch normalization are left alone, and so is the
     random state: every call takes the same examples.
 
     Args:

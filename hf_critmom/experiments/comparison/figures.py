@@ -18,6 +18,7 @@ from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED,
 from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.experiments.comparison.tuning import JudgedTrial
+from hf_critmom.training.callbacks.damping import logged_ratio
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -79,7 +80,7 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
         style = _style(arm, index)
         upper.plot([record["step"] for record in logged], [record["momentum"] for record in logged], **style)
         comparable = [record for record in logged if arm.is_heavy_ball and "nu" not in record]
-        damped = {record["step"]: ratio for record in comparable if (ratio := record.get("damping_ratio")) is not None}
+        damped = {record["step"]: ratio for record in comparable if (ratio := logged_ratio(record)) is not None}
         ratios += damped.values()
         lower.plot(list(damped), list(damped.values()), **style)
     upper.set(ylabel="momentum", title="What the optimizers used")

@@ -306,7 +306,7 @@ def plan_looks(comparison: ComparisonArguments, seeds: tuple[int, ...]) -> LookP
     last = comparison.max_seeds or DEFAULT_MAX_SEEDS
     if last < first:
         raise ComparisonError(
-            f"--max_seeds {last} is less than the {first} seeds of the first look: give a larger --max_seeds, or a "
+            f"--max_seeds {last} is less than the {first} seeds of the first analysis: give a larger --max_seeds, or a "
             "smaller --num_seeds."
         )
     return LookPlan(first, last)

@@ -133,7 +133,7 @@ def _claims(found: BudgetFindings) -> Sequence[dict[str, Any]]:
             "budget": found.analysis.budget,
             "claim": verdict.claim.text,
             "word": verdict.word,
-            "sentence": headline_sentence(verdict),
+            "sentence": headline_sentence(verdict, found.analysis.outcome),
             "seeds": verdict.seeds,
             "seeds_needed": verdict.needed,
             "against": [

@@ -1,1 +1,1 @@
-"""Repair: scan, localise, diagnose, treat and verify, with controls."""
+"""Repair: scan, localize, diagnose, treat and verify, with controls."""

@@ -3,18 +3,19 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_critmom.damping import damping_ratio, damping_regime
+from hf_critmom.damping import regime_of
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.storage.files import read_text
 from hf_critmom.storage.run_folder import RESULT_FILE
 from hf_critmom.storage.typed import read_json
+from hf_critmom.training.callbacks.damping import logged_ratio
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,9 @@ class EpochScan:
 
 
 class _Step(NamedTuple):
-    """The values of a logged step that decide its damping; ``curvature`` is the last one measured before it.
+    """A logged step; ``curvature`` is the last top curvature measured before it."""
 
-    ``lr`` is the learning rate that the step took, which for the controls is not the schedule's.
-    """
-
-    scheduled: float
-    lr: float
-    momentum: float
-    nu: float | None
+    record: Mapping[str, Any]
     curvature: float | None
 
 
@@ -67,34 +62,33 @@ def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
     Args:
         log: Records of the Trainer's log; those with ``epoch``, ``learning_rate``, ``momentum`` and ``damping_regime``
             are used, as `CritMomTrainer` and `DampingCallback` log them, and those with ``curvature/top``, as
-            `CurvatureCallback` logs them. A curvature holds until the next one is measured.
+            `CurvatureCallback` logs them. A curvature holds until the next one is measured. Without any
+            ``curvature/top_damping_ratio`` they are left out: the optimizer, such as Adam, sees another curvature.
 
     Returns:
         The epochs with such records, in order; empty if no damping was logged, as for AdamW.
     """
     epochs: dict[int, list[_Step]] = {}
     curvature = None
+    log = list(log)
+    oscillates = any("curvature/top_damping_ratio" in record for record in log)
     for record in sorted(log, key=lambda record: (_number(record, "step") or 0.0, "curvature/top" not in record)):
         if (measured := _number(record, "curvature/top")) is not None:
-            curvature = measured if measured > 0.0 else None
-        epoch, scheduled, momentum = (_number(record, name) for name in ("epoch", "learning_rate", "momentum"))
-        if _number(record, "damping_regime") is None:
+            curvature = measured if measured > 0.0 and oscillates else None
+        needed = ("epoch", "learning_rate", "momentum", "damping_regime")
+        if any(_number(record, name) is None for name in needed):
             continue
-        if epoch is not None and scheduled is not None and momentum is not None:
-            lr = _number(record, "effective_lr")
-            step = _Step(scheduled, scheduled if lr is None else lr, momentum, _number(record, "nu"), curvature)
-            epochs.setdefault(max(math.ceil(epoch), 1), []).append(step)
+        epochs.setdefault(max(math.ceil(record["epoch"]), 1), []).append(_Step(record, curvature))
     found = []
     for number, steps in sorted(epochs.items()):
-        moving = [step for step in steps if step.lr > 0.0]
-        ratio, regime = _damping(moving, 1.0)
-        measured_ratio, measured_regime = _damping([step for step in moving if step.curvature is not None], None)
+        ratio, regime = _damping((step.record, 1.0) for step in steps)
+        measured_ratio, measured_regime = _damping((one, k) for one, k in steps if k is not None)
         found.append(
             EpochScan(
                 epoch=number,
                 steps=len(steps),
-                learning_rate=math.fsum(step.scheduled for step in steps) / len(steps),
-                momentum=math.fsum(step.momentum for step in steps) / len(steps),
+                learning_rate=math.fsum(step.record["learning_rate"] for step in steps) / len(steps),
+                momentum=math.fsum(step.record["momentum"] for step in steps) / len(steps),
                 ratio=ratio,
                 regime=regime or "overdamped",
                 curvature=steps[-1].curvature,
@@ -105,14 +99,11 @@ def scan(log: Iterable[Mapping[str, Any]]) -> list[EpochScan]:
     return found
 
 
-def _damping(steps: Sequence[_Step], curvature: float | None) -> tuple[float | None, str | None]:
-    """Geometric mean of the positive ratios and most frequent regime, at one curvature or at each step's own."""
-    at: list[dict[str, Any]] = [
-        {"momentum": step.momentum, "lr": step.lr, "nu": step.nu, "curvature": curvature or step.curvature}
-        for step in steps
-    ]
-    regimes = Counter(damping_regime(**one) for one in at)
-    logs = [math.log(ratio) for one in at if math.inf > (ratio := damping_ratio(**one)) > 0.0]
+def _damping(steps: Iterable[tuple[Mapping[str, Any], float]]) -> tuple[float | None, str | None]:
+    """Geometric mean of the positive ratios and most frequent regime of steps, each at a curvature."""
+    ratios = [ratio for record, curvature in steps if (ratio := logged_ratio(record, curvature)) is not None]
+    regimes = Counter(regime_of(ratio) for ratio in ratios)
+    logs = [math.log(ratio) for ratio in ratios if math.inf > ratio > 0.0]
     mean = math.exp(math.fsum(logs) / len(logs)) if logs else None
     return mean, regimes.most_common(1)[0][0] if regimes else None
 

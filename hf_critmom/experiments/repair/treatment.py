@@ -18,7 +18,7 @@ from hf_critmom.experiments.repair.errors import RepairError
 def freeze_except(model: nn.Module, groups: LayerGroups, names: Iterable[str]) -> Iterator[None]:
     """Freezes all of a model except some layer groups, and restores which parameters are trainable at the end.
 
-    Modules without a trained parameter are in evaluation mode whenever the model is called: their batch normalisation
+    Modules without a trained parameter are in evaluation mode whenever the model is called: their batch normalization
     uses and keeps its running statistics, and their dropout is off. So frozen layers compute what they computed before,
     and layers before the first trained one need no backward pass.
 

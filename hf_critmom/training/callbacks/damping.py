@@ -1,5 +1,6 @@
 """Logs the damping state of a training run: momentum, damping ratio and regime."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,7 +77,8 @@ class DampingCallback(LoggingCallback):
     Keys are ``momentum``, ``damping_ratio`` and ``damping_regime`` (-1 underdamped, 0 critical, 1 overdamped) for the
     first param group; a group that differs from it adds its own, with ``_group_1`` and so on appended. The ratio is
     left out at learning rate 0, where it is infinite. Ratio and regime are those at curvature 1, or at the
-    ``curvature`` in the optimizer's param groups; `CurvatureCallback` measures the real one. Momentum is ``momentum``
+    ``curvature`` in the optimizer's param groups, which is then logged as ``damping_curvature``; `CurvatureCallback`
+    measures the real one, and `logged_ratio` gives the ratio at any. Momentum is ``momentum``
     or the first beta; for optimizers without either nothing is logged, with one warning. Optimizers that scale each
     parameter, such as AdamW, RMSprop and Muon, see another curvature than that of the loss: only their momentum is
     logged, unless a rule of this package sets it (then ratio and regime are those by that rule).
@@ -141,8 +143,29 @@ class DampingCallback(LoggingCallback):
             if not used.is_damped:
                 continue
             options: dict[str, Any] = {"rule": used.rule, "curvature": used.curvature, "nu": used.nu}
+            if used.curvature != 1.0:
+                metrics[f"damping_curvature{suffix}"] = used.curvature
             if used.lr > 0.0:
                 metrics[f"damping_ratio{suffix}"] = damping_ratio(used.momentum, used.lr, **options)
             regime = damping_regime(used.momentum, used.lr, **options)
             metrics[f"damping_regime{suffix}"] = REGIME_CODES[regime]
         return metrics
+
+
+def logged_ratio(record: Mapping[str, Any], curvature: float = 1.0) -> float | None:
+    """The damping ratio of a logged step at any curvature; None where it was not logged.
+
+    Under every rule the ratio of a heavy ball is inversely proportional to the square root of the curvature, see
+    `damping_ratio`.
+
+    Args:
+        record: A record that `DampingCallback` completed; only its first param group counts.
+        curvature: The curvature, positive.
+    """
+    ratio = record.get("damping_ratio")
+    if ratio is None:
+        return None
+    if (nu := record.get("nu")) is not None:
+        lr = record.get("effective_lr", record["learning_rate"])
+        return damping_ratio(record["momentum"], lr, nu=nu, curvature=curvature)
+    return float(ratio) * math.sqrt(record.get("damping_curvature", 1.0) / curvature)

@@ -278,7 +278,7 @@ def test_tuning_is_added_as_if_it_had_been_planned_and_repeats_no_run(folder: Pa
     plan = Plan.read(folder)
     assert [one.tuning for one in plan.history] == [False, True] and plan.command == plan.history[1].command
     (told,) = describe_history(plan)
-    assert "points of the tuning grid were added after the first look (1 run was finished)" in told
+    assert "points of the tuning grid were added after the first analysis (1 run was finished)" in told
 
 
 def test_trials_of_some_arms_are_followed_by_those_of_the_others(folder: Path) -> None:
@@ -294,7 +294,7 @@ def test_trials_of_some_arms_are_followed_by_those_of_the_others(folder: Path) -
     assert compare(*every, folder=folder) == 0
     plan = Plan.read(folder)
     assert plan.history[3].tried == ("constant",) and not untried_arms(plan)
-    assert "the trials of constant were added after the first look" in describe_history(plan)[-1]
+    assert "the trials of constant were added after the first analysis" in describe_history(plan)[-1]
     assert read_findings(folder).commands == [plan.command]  # which makes all of it
     assert compare(*every, folder=folder) == 0
     assert Plan.read(folder) == plan
@@ -345,7 +345,7 @@ def test_seeds_are_added_to_the_trials_and_only_their_runs_are_made(
     plan = Plan.read(folder)
     assert plan.trial_seeds == (1042, 1043, 1044) and plan.history[-1].trial_seeds == (1043, 1044)
     said = describe_history(plan)[-1]
-    assert "seeds 1043 and 1044 of the trials were added after the first look" in said
+    assert "seeds 1043 and 1044 of the trials were added after the first analysis" in said
     assert said.endswith("tuned variants are those that all trials chose.")
     (one,) = [budget.trials for budget in read_findings(folder).budgets]
     assert {trial.seeds for trial in one} == {3}
@@ -636,8 +636,8 @@ def test_a_look_counts_when_arms_are_added_before_seeds(tmp_path: Path) -> None:
     grown = extend(grown, dataclasses.replace(every, seeds=(0, 1, 2, 3, 4), command="seeds"), tmp_path)
     assert grown.looks == LookPlan(3, 3)
     assert [one.partition("added ")[2] for one in describe_history(grown)] == [
-        "after the first look (6 runs were finished).",
-        "after the first look (7 runs were finished).",
+        "after the first analysis (6 runs were finished).",
+        "after the first analysis (7 runs were finished).",
     ]
 
 
@@ -653,7 +653,7 @@ def test_runs_of_tuned_variants_do_not_make_a_look(tmp_path: Path) -> None:
         trial_file(tmp_path, run)
     assert len(read_results(tmp_path, plan).runs) == 8
     added = extend(plan, plan_of(("constant", "critmom", "hybrid"), (0, 1, 2), **parts), tmp_path)
-    assert describe_history(added)[0].endswith("before the first look (4 runs were finished).")
+    assert describe_history(added)[0].endswith("before the first analysis (4 runs were finished).")
 
 
 def test_claims_that_were_added_after_results_of_their_arms_are_told_apart(tmp_path: Path) -> None:

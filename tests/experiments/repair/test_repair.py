@@ -31,6 +31,7 @@ from transformers import (
 from hf_critmom import critical_momentum, critical_nu, damping_ratio, damping_regime, repair_layers
 from hf_critmom.attribution.groups import layer_groups
 from hf_critmom.commands import main
+from hf_critmom.damping import RULES
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairSettings
 from hf_critmom.experiments.repair.scan import logged_training, scan
@@ -42,6 +43,7 @@ from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, T
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.images import ImageDataset
 from hf_critmom.tasks.provenance import check_disjoint
+from hf_critmom.training.callbacks.damping import DampingCallback
 
 GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 
@@ -204,8 +206,16 @@ def test_the_share_of_parameters_is_counted(checkpoint: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- scan
 
 
-LOGGED = {"loss": 1.0, "damping_regime": 0.0}
-"""What a training record with damping also holds; the scan computes its regimes itself."""
+def step_of(step: int, epoch: float, lr: float, momentum: float = 0.9, **options: Any) -> dict[str, Any]:
+    """A training record as `DampingCallback` completes it, for the values that an optimizer's param group holds."""
+    group = {"lr": lr, "momentum": momentum, "dampening": 0.0, **options}
+    callback = DampingCallback()
+    callback.on_optimizer_step(None, None, None, optimizer=SimpleNamespace(param_groups=[group]))  # type: ignore[arg-type]
+    return {"step": step, "epoch": epoch, "learning_rate": lr, "loss": 1.0, **callback.metrics()}
+
+
+def measured_at(step: int, top: float, ratio: float = 0.5) -> dict[str, Any]:
+    return {"step": step, "curvature/top": top, "curvature/top_damping_ratio": ratio}
 
 
 def test_the_scan_says_nothing_of_optimizers_whose_damping_is_not_defined() -> None:
@@ -213,53 +223,72 @@ def test_the_scan_says_nothing_of_optimizers_whose_damping_is_not_defined() -> N
     assert scan([*adam, {"step": 0, "curvature/top": 15.0}]) == []
 
 
+def test_adam_by_a_rule_has_its_regime_and_none_at_the_curvature_of_the_loss() -> None:
+    steps = [step_of(k, k / 2, 0.01, critical_momentum(0.01), rule="linear") for k in (1, 2)]
+    (epoch,) = scan([*steps, {"step": 0, "curvature/top": 15.0}])  # CurvatureCallback logs no ratio for Adam
+    assert epoch.regime == "critical"
+    assert (epoch.curvature, epoch.measured_ratio, epoch.measured_regime) == (None, None, None)
+
+
 def test_the_scan_of_a_control_goes_by_the_learning_rate_that_it_used() -> None:
-    step = {"step": 1, "epoch": 1.0, "learning_rate": 0.1, "effective_lr": 0.02, "momentum": 0.9, **LOGGED}
-    (epoch,) = scan([step])
+    (epoch,) = scan([step_of(1, 1.0, 0.1, effective_lr=0.02)])
     assert epoch.ratio == pytest.approx(damping_ratio(0.9, 0.02)) and epoch.learning_rate == 0.1
 
 
 def test_every_epoch_is_classed_by_what_most_of_its_steps_were() -> None:
     lrs = {0.5: 0.1, 1.0: 0.05, 1.5: 0.0025, 2.0: 0.0025, 2.5: 1e-4, 3.0: 0.0}
-    log = [{"epoch": epoch, "learning_rate": lr, "momentum": 0.9, **LOGGED} for epoch, lr in lrs.items()]
+    log = [step_of(round(2 * epoch), epoch, lr) for epoch, lr in lrs.items()]
     found = scan([*log, {"epoch": 3.0, "eval_loss": 1.0}, {"loss": 1.0, "epoch": 1.0}])
     assert [(epoch.epoch, epoch.steps) for epoch in found] == [(1, 2), (2, 2), (3, 2)]
     assert [epoch.regime for epoch in found] == ["underdamped", "critical", "overdamped"]
     assert found[0].ratio == pytest.approx(math.sqrt(damping_ratio(0.9, 0.1) * damping_ratio(0.9, 0.05)))
     assert found[0].learning_rate == pytest.approx(0.075) and found[0].momentum == pytest.approx(0.9)
-    critical = [{"epoch": 1.0, "learning_rate": lr, "momentum": critical_momentum(lr), **LOGGED} for lr in (0.1, 0.01)]
-    assert scan(critical)[0].regime == "critical"
     assert scan([]) == [] and scan([{"loss": 1.0, "epoch": 1.0}]) == []
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_measured_against_itself(rule: str) -> None:
+    steps = [step_of(k, 1.0, lr, critical_momentum(lr, rule=rule), rule=rule) for k, lr in ((1, 0.1), (2, 0.01))]
+    (epoch,) = scan([*steps, measured_at(0, 4.0)])
+    assert epoch.regime == "critical" and epoch.ratio == pytest.approx(1.0)
+    assert epoch.measured_ratio == pytest.approx(0.5)
+
+
+def test_at_k_1_is_at_1_also_where_the_optimizer_takes_another_curvature() -> None:
+    step = step_of(1, 1.0, 0.01, critical_momentum(0.01, curvature=10.0), curvature=10.0, rule="linear")
+    assert step["damping_ratio"] == pytest.approx(1.0) and step["damping_curvature"] == 10.0
+    (epoch,) = scan([step, measured_at(0, 10.0)])
+    assert epoch.ratio == pytest.approx(math.sqrt(10.0)) and epoch.regime == "overdamped"
+    assert epoch.measured_ratio == pytest.approx(1.0) and epoch.measured_regime == "critical"
+
+
 def test_a_measured_curvature_decides_beside_the_one_that_is_taken_to_be_1() -> None:
-    steps = [{"step": k, "epoch": k / 2, "learning_rate": 0.001, "momentum": 0.9, **LOGGED} for k in (1, 2, 3, 4)]
-    measured = [{"step": 0, "curvature/top": 15.0}, {"step": 3, "curvature/top": 40.0}]
-    first, second = scan([*steps, *measured])  # as a comparison's result holds them
+    steps = [step_of(k, k / 2, 0.001) for k in (1, 2, 3, 4)]
+    first, second = scan([*steps, measured_at(0, 15.0), measured_at(3, 40.0)])  # as a comparison's result holds them
     assert (first.regime, first.measured_regime) == ("overdamped", "underdamped")
     assert first.ratio == pytest.approx(damping_ratio(0.9, 0.001))
     assert first.measured_ratio == pytest.approx(damping_ratio(0.9, 0.001, curvature=15.0))
     assert second.measured_ratio == pytest.approx(damping_ratio(0.9, 0.001, curvature=40.0))
     assert (first.curvature, second.curvature) == (15.0, 40.0)
     assert scan(steps)[0].measured_regime is None
-    lost = scan([*steps, {"step": 0, "curvature/top": -3.0}])[0]
+    lost = scan([*steps, measured_at(0, -3.0)])[0]
     assert (lost.curvature, lost.measured_ratio, lost.measured_regime) == (None, None, None)
 
 
 def test_the_table_of_the_scan_says_which_curvature_a_ratio_is_at() -> None:
-    steps = [{"step": 1, "epoch": 1.0, "learning_rate": 0.001, "momentum": 0.9, **LOGGED}]
+    steps = [step_of(1, 1.0, 0.001)]
     plain = scan_table(SimpleNamespace(scan=scan(steps)))  # type: ignore[arg-type]
     assert "damping ratio at k = 1" in plain.header and not any("measured" in name for name in plain.header)
-    measured = scan_table(SimpleNamespace(scan=scan([*steps, {"step": 0, "curvature/top": 15.0}])))  # type: ignore[arg-type]
+    measured = scan_table(SimpleNamespace(scan=scan([*steps, measured_at(0, 15.0)])))  # type: ignore[arg-type]
     assert measured.header[-3:] == ["measured top curvature", "measured damping ratio", "measured regime"]
     assert measured.rows[0][3:] == ["1.58", "overdamped", "15", "0.408", "underdamped"]
 
 
 def test_the_scan_of_quasi_hyperbolic_momentum_goes_by_its_weight() -> None:
     nu = critical_nu(0.9, 0.02, curvature=15.0)
-    step = {"step": 1, "epoch": 1.0, "learning_rate": 0.02, "momentum": 0.9, "nu": nu, **LOGGED}
-    (epoch,) = scan([{"step": 0, "curvature/top": 15.0}, step])
+    (epoch,) = scan([measured_at(0, 15.0), step_of(1, 1.0, 0.02, nu=nu, fixed_nu=None)])
     assert epoch.measured_regime == "critical"
+    assert epoch.ratio == pytest.approx(damping_ratio(0.9, 0.02, nu=nu))
 
 
 def test_the_log_is_found_beside_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hf_critmom.reporting.text import join_names
 def describe_history(plan: Plan) -> list[str]:
     """A sentence for each addition to a comparison; empty if nothing was added.
 
-    For instance "On 2026-11-29 seeds 45 to 47 were added after the first look (12 runs were finished)."
+    For instance "On 2026-11-29 seeds 45 to 47 were added after the first analysis (12 runs were finished)."
 
     Args:
         plan: The plan.
@@ -58,7 +58,7 @@ def _when(plan: Plan, added: Extension, looks: LookPlan) -> str:
         for one, before in zip(until, arms, strict=True)
     )  # arms that were added since have no finished run at first
     runs = f"{added.finished} run{'s were' if added.finished != 1 else ' was'} finished"
-    return f"{'after' if looked else 'before'} the first look ({runs})"
+    return f"{'after' if looked else 'before'} the first analysis ({runs})"
 
 
 def _s(things: Sequence[object]) -> str:

@@ -21,26 +21,28 @@ Name = Callable[[str], str]
 _MAX_DIGITS = 6  # further digits are rounding errors
 
 
-def headline_sentence(verdict: Verdict, *, name: Name = str) -> str:
+def headline_sentence(verdict: Verdict, outcome: str, *, name: Name = str) -> str:
     """The verdict on a claim with its ratio, and how the arm ended; without a full stop.
 
-    For instance "critmom is slower than constant: 1.16 times the steps (1.07 to 1.26, 3 seeds), and ends 0.035 lower
-    (0.032 to 0.037)".
+    For instance "critmom is slower than constant: 1.16 times the steps (1.07 to 1.26, 3 seeds), and ends 0.035 lower in
+    test accuracy (0.032 to 0.037)".
 
     Args:
         verdict: The verdict.
+        outcome: What runs are compared by at their end, see `Analysis.outcome`.
         name: Formats an arm's name, for instance in backquotes.
     """
     if verdict.word == NOT_TESTED:
         return f"{verdict.claim.text}: not tested ({verdict.reason})"
-    return ": ".join(filter(None, headline_parts(verdict, name=name)))
+    return ": ".join(filter(None, headline_parts(verdict, outcome, name=name)))
 
 
-def headline_parts(verdict: Verdict, *, name: Name = str) -> tuple[str, str]:
+def headline_parts(verdict: Verdict, outcome: str, *, name: Name = str) -> tuple[str, str]:
     """The statement of a headline, such as "critmom is slower than constant", and the numbers behind it.
 
     Args:
         verdict: The verdict.
+        outcome: See `headline_sentence`.
         name: Formats an arm's name.
     """
     if verdict.word == NOT_TESTED:
@@ -56,17 +58,17 @@ def headline_parts(verdict: Verdict, *, name: Name = str) -> tuple[str, str]:
         NOT_DECIDED: f"{arm} against {baseline} is not decided yet",
     }[verdict.word]
     to = f" to {one.targets[-1]:.4g}" if verdict.claim.highest_only and one.targets else ""
-    ends = ending(one.ending)
+    ends = ending(one.ending, outcome)
     if ends and verdict.word in (NO_DIFFERENCE, NOT_DECIDED):  # the subject of these statements is not the arm alone
         ends = f"{arm} {ends}"
     return statement, f"{_ratio(one, to)}{f', and {ends}' if ends else ''}{_outlook(verdict)}"
 
 
-def ending(difference: Interval) -> str:
-    """How the arm ended, such as "ends 0.035 lower (0.032 to 0.037)"; empty if the two share no finished seed."""
+def ending(difference: Interval, outcome: str) -> str:
+    """How the arm ended, such as "ends 0.035 lower in test accuracy"; empty if the two share no finished seed."""
     if not difference.n or math.isnan(difference.estimate):
         return ""
-    return f"ends {_signed(difference, 'higher', 'lower')}"
+    return f"ends {_signed(difference, 'higher', 'lower', f' in {outcome}')}"
 
 
 def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[str]:
@@ -79,7 +81,7 @@ def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[
     """
     found = []
     if verdict.decided_at is not None and verdict.decided_at != verdict.seeds:
-        found.append(f"Decided at the look with {counted(verdict.decided_at, 'seed')}.")
+        found.append(f"Decided at the interim analysis with {counted(verdict.decided_at, 'seed')}.")
     if verdict.reason and verdict.word != NOT_TESTED:
         found.append(f"{verdict.reason[0].upper()}{verdict.reason[1:]}.")
     for one in verdict.headlines:
@@ -102,8 +104,8 @@ def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[
             found.append(f"The difference is smaller than {100.0 * verdict.margin:g} %.")
         if one.area.n:
             found.append(
-                f"Over the whole training its validation {metric.title} is on average "
-                f"{_signed(one.area, 'higher', 'lower')}."
+                f"On average over the training, {name(one.arm)} is {_signed(one.area, 'higher', 'lower')} in "
+                f"validation {metric.title}."
             )
     return found
 
@@ -122,14 +124,14 @@ def restrictions(one: Headline, *, name: Name = str) -> list[str]:
     ]
     misses = [f"{who} missed {count}" for count, who in missed if count]
     if misses:
-        counts = f"{counted(len(one.targets), 'target')}, {counted(one.ratio.n, 'seed')}"
+        cases = f"{counted(len(one.targets), 'target')} with {counted(one.ratio.n, 'seed')}"
         found.append(
-            f"Of {counted(one.arrivals, 'arrival')} ({counts}) {' and '.join(misses)}, "
-            "counted with the end of the budget: that understates a difference."
+            f"Of {one.arrivals} cases ({cases}), {' and '.join(misses)}: these count as reached at the end of the "
+            "budget, which understates a difference."
         )
     for targets, why in (
-        (one.unreached, "no run of the two reached"),
-        (one.at_once, "every run was at when it was first evaluated"),
+        (one.unreached, "no run of either arm reached"),
+        (one.at_once, "every run had reached by its first evaluation"),
     ):
         if targets and one.ratio.n:
             found.append(f"Left out: {join_names([f'{target:.4g}' for target in targets])}, which {why}.")
@@ -172,7 +174,7 @@ def targets_sentence(one: Headline) -> str:
             notes.append("exploratory" if at.exploratory else "decided")
         details = f" ({'; '.join(notes)})" if notes else ""
         parts.append(f"{at.target:.4g}: {bound}{estimate}{details}")
-    return f"Times the steps to each target, with Holm's correction: {', '.join(parts)}."
+    return f"Ratio of the steps to each target, with Holm's correction: {', '.join(parts)}."
 
 
 def format_paired_ratio(found: PairedRatio, *, between: str = " ") -> str:
@@ -201,7 +203,13 @@ def format_ratio(ratio: Interval, *, between: str = " ") -> str:
 def format_ratio_interval(found: PairedRatio) -> str:
     """The interval of a ratio with its level, such as "95 % interval 0.51 to 1.36"."""
     _, ends = _rounded(found.ratio)
-    return f"{100 * found.confidence:.3g} % interval {ends}" if ends else "no interval"
+    return f"{format_level(found.confidence)} interval {ends}" if ends else "no interval"
+
+
+def format_level(confidence: float) -> str:
+    """A confidence level in percent, such as "97.5 %", with as many digits as its distance from 100 % needs."""
+    digits = max(1, math.ceil(-math.log10(100.0 * (1.0 - confidence)))) if confidence < 1.0 else 0
+    return f"{100.0 * confidence:.{digits}f}".rstrip("0").rstrip(".") + " %"
 
 
 def _rounded(ratio: Interval) -> tuple[str, str]:
@@ -243,9 +251,9 @@ def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
         within = [one for one in known if one is closest or verdict.allows(one.ratio)]
         beyond = f"±{100.0 * verdict.margin:g} % from {join_names([name(one.baseline) for one in within])}"
         numbers = _ratio(closest, of=name(closest.baseline) if len(within) > 1 else "")
-        return f"{arm} is not the first{to}, it shows no difference beyond {beyond}", numbers
+        return f"{arm} is not the first{to}, and shows no difference beyond {beyond}", numbers
     if not known:
-        return f"{arm} against every other arm is not decided yet", ""
+        return f"whether {arm} is the first{to} is not decided yet", ""
     # The largest ratio decides: that of the closest slower arm or, if there are faster arms, of the fastest.
     nearest = max(known, key=lambda one: one.ratio.estimate)
     against = f"{_ratio(nearest, of=name(nearest.baseline))}"
@@ -253,7 +261,7 @@ def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
         return f"{arm} is the first{to}", f"{against}, the next"
     if verdict.word == SLOWER:
         return f"{arm} is not the first{to}", against
-    undecided = f"{arm} against every other arm is not decided yet{to and f', {to.strip()}'}"
+    undecided = f"whether {arm} is the first{to} is not decided yet"
     return undecided, f"{against}{_outlook(verdict)}"
 
 
@@ -276,19 +284,19 @@ def _outlook(verdict: Verdict) -> str:
     return f"; about {counted(verdict.needed, 'seed')} would probably decide"
 
 
-def _signed(found: Interval, above: str, below: str) -> str:
-    """A difference by its size and direction, such as "0.035 lower (0.032 to 0.037)"."""
+def _signed(found: Interval, above: str, below: str, of: str = "") -> str:
+    """A difference by its size and direction, such as "0.035 lower (0.032 to 0.037)"; `of` stands after "lower"."""
     side, other = (above, below) if found.estimate >= 0.0 else (below, above)
     known = found.n > 1 and math.isfinite(found.low) and math.isfinite(found.high)
     if found.estimate == 0.0 and (not known or found.low == found.high):
-        return "equal"
+        return f"equal{of}"
     shown = [abs(found.estimate), *((abs(found.low), abs(found.high)) if known else ())]
     # Half the interval's width gets one or two significant digits, a difference without an interval two.
     size = (found.high - found.low) / 2.0 if known else abs(found.estimate) / 5.0
     digits = min(max(math.ceil(0.3 - math.log10(size)), 0), _MAX_DIGITS) if size > 0.0 else 4
     while any(0.5 * 10.0**-_MAX_DIGITS <= value < 0.5 * 10.0**-digits for value in shown):
         digits += 1
-    estimate = f"{shown[0]:.{digits}f} {side}" if round(shown[0], digits) else "equal"
+    estimate = (f"{shown[0]:.{digits}f} {side}" if round(shown[0], digits) else "equal") + of
     if not known or not any(round(value, digits) for value in shown):
         return estimate
     if found.low < 0.0 < found.high:

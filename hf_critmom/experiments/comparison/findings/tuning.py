@@ -38,8 +38,8 @@ def describe_tuning(plan: Plan, choices: Sequence[BestTrial], *, name: Callable[
         f"The trial with the {best} was chosen; the test split was not read.",
     ]
     if any(one.edges for one in choices):
-        further = ": the same command with further factors makes only the added trials" if plan.tuning.can_grow else ""
-        sentences.append(f"A choice on the edge of the grid may improve further beyond it{further}.")
+        more = "; the same command with more factors runs only the added trials" if plan.tuning.can_grow else ""
+        sentences.append(f"Where a choice is on the edge of the grid, a value beyond it may be better{more}.")
     kept = [arm for arm in arms if all(one.trial == Trial() for one in choices if one.arm == arm)]
     if kept:
         tuned = join_names([name(f"{arm}{TUNED_SUFFIX}") for arm in kept])

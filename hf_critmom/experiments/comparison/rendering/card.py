@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from matplotlib.figure import Figure
 
+from hf_critmom.experiments.comparison.arms.arm import is_adaptive
 from hf_critmom.experiments.comparison.findings.analyses import disturbed_arms
 from hf_critmom.experiments.comparison.findings.descriptions import (
     budget_title,
@@ -83,7 +84,7 @@ def comparison_card(found: Findings, figures: Sequence[Mapping[str, Figure]]) ->
         front_matter=data.to_yaml(),
         plan=plan,
         settings=[f"{describe_training(plan, budget.analysis.budget)}, {describe_seeds(plan)}" for budget in budgets],
-        num_seeds=describe_seeds(plan),
+        num_sgd=sum(not is_adaptive(arm.optimizer.lower()) for arm in found.arms.values()),
         seeds=list_seeds(plan),
         reports=[_report(budget, drawn) for budget, drawn in zip(budgets, figures, strict=True)],
         arms=found.arms,
@@ -117,7 +118,9 @@ def _report(found: BudgetFindings, figures: Mapping[str, Figure]) -> dict[str, A
     analysis = found.analysis
     return {
         "title": budget_title(analysis.budget),
-        "verdicts": [f"**{headline_sentence(one, name='`{}`'.format)}.**" for one in analysis.verdicts],
+        "verdicts": [
+            f"**{headline_sentence(one, analysis.outcome, name='`{}`'.format)}.**" for one in analysis.verdicts
+        ],
         "claims": claims_table(analysis),
         "reasons": [_reasons(one, analysis.metric) for one in analysis.verdicts if one.word != NOT_TESTED],
         "results": _cells(table_rows(analysis.summaries, analysis.metric.title, analysis.ended_on)),

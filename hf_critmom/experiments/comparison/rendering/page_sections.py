@@ -41,6 +41,7 @@ from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED
 from hf_critmom.experiments.comparison.statistics.verdict import FASTER, NO_DIFFERENCE, NOT_TESTED, SLOWER, Verdict
 from hf_critmom.reporting.page import Headline, Section
 from hf_critmom.reporting.tables import Table
+from hf_critmom.training.callbacks.damping import logged_ratio
 
 TONES = {FASTER: "good", SLOWER: "bad", NO_DIFFERENCE: "even"}
 
@@ -79,7 +80,7 @@ def headlines(analysis: Analysis, label: str = "") -> list[Headline]:
     """
     found = []
     for verdict in sorted(analysis.verdicts, key=lambda one: one.word == NOT_TESTED):
-        statement, numbers = headline_parts(verdict)
+        statement, numbers = headline_parts(verdict, analysis.outcome)
         reasons = explanations(verdict, analysis.metric)
         tone = TONES.get(verdict.word, "open")
         found.append(Headline(verdict.word, tone, f"{statement}.", numbers and f"{numbers}.", reasons, label))
@@ -142,9 +143,11 @@ def damping_section(analysis: Analysis, runs: Sequence[RunResult], arms: Mapping
         for name, arm in arms.items():
             log: Sequence[Mapping[str, Any]] = next((run.training_log for run in runs if run.arm == name), ())
             for record in log:
-                other = not arm.is_heavy_ball or "nu" in record  # a damping ratio that is not comparable
-                if isinstance(record.get(key), (int, float)) and not (key == "damping_ratio" and other):
-                    rows.append({"arm": name, "step": record["step"], "value": record[key]})
+                value = record.get(key)
+                if key == "damping_ratio":  # those of other than heavy balls are not comparable
+                    value = logged_ratio(record) if arm.is_heavy_ball and "nu" not in record else None
+                if isinstance(value, (int, float)):
+                    rows.append({"arm": name, "step": record["step"], "value": value})
         if rows:
             ratio = key == "damping_ratio"
             chart = steps_chart(rows, arms, logarithmic=ratio, level=1.0 if ratio else None)

@@ -84,8 +84,8 @@ def claims_table(analysis: Analysis) -> Table:
     return Table(
         ["claim", "verdict", "all targets", *named, f"{analysis.ended_on} {analysis.metric.title}, difference"],
         rows,
-        caption="Times the steps, with intervals: below 1 is fewer steps. Over all targets the interval is that of the "
-        "claim alone; at each target it has Holm's correction over the targets.",
+        caption="Ratio of the steps to the targets, with its interval; below 1: fewer steps. Over all targets, the "
+        "interval is that of the claim alone; at each target, it has Holm's correction over the targets.",
         left=("verdict",),
     )
 

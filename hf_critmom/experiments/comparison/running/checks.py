@@ -117,7 +117,7 @@ def _check_steps(training: ComparisonTrainingArguments, task: Task) -> None:
 
 
 def _check_last_batch(training: TrainingArguments, task: Task, model: PreTrainedModel) -> None:
-    """Refuses a last batch of one example that the model cannot train on, as batch normalisation cannot.
+    """Refuses a last batch of one example that the model cannot train on, as batch normalization cannot.
 
     Several processes always share full batches, so that only the batch size matters for them.
     """

@@ -83,7 +83,7 @@ class ArmTrainer(CritMomTrainer):
     """The Trainer of one arm, with the arm's optimizer and schedule.
 
     If the optimizer evaluates other weights than it trains, as Schedule-Free does, the statistics of batch
-    normalisation belong to the trained weights: they are recomputed for the evaluated ones before each evaluation.
+    normalization belong to the trained weights: they are recomputed for the evaluated ones before each evaluation.
     """
 
     optimizer: Any
@@ -112,7 +112,7 @@ class ArmTrainer(CritMomTrainer):
         return self.lr_scheduler
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates, after recomputing the statistics of batch normalisation if need be."""
+        """Evaluates, after recomputing the statistics of batch normalization if need be."""
         if self.optimizer is not None and averages_weights(self.optimizer):
             self.optimizer.eval()
             recalibrate(self.model, self.train_dataset, self.args.train_batch_size, self.data_collator)

@@ -30,7 +30,7 @@ from hf_critmom.storage.typed import from_json
 from hf_critmom.storage.workers import Send
 from hf_critmom.training.trackers import default_project
 
-_DAMPING = ("momentum", "damping_ratio", "damping_regime", "effective_lr", "nu")
+_DAMPING = ("momentum", "damping_ratio", "damping_regime", "damping_curvature", "effective_lr", "nu")
 
 
 class ScriptExecutor:

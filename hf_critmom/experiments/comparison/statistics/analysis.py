@@ -134,6 +134,11 @@ class Analysis:
     paired: bool = True
     ended_on: str = "test"
 
+    @property
+    def outcome(self) -> str:
+        """What runs are compared by at their end, such as "test accuracy"."""
+        return f"{self.ended_on} {self.metric.title}"
+
 
 def analyse(
     table: pd.DataFrame,

@@ -365,7 +365,7 @@ def _obstacle(judged: Judged, headlines: Sequence[Headline], looked: int, num_cl
     if looked < seeds:
         return f"seeds count in the order of the plan, and the arms do not all have seed {judged.seeds[looked]}"
     if seeds < judged.looks.first:
-        return f"{seeds} of the {judged.looks.first} seeds of the first look are finished"
+        return f"{seeds} of the {judged.looks.first} seeds of the first analysis are finished"
     if seeds == 1:
         return "one seed has no spread"
     if len(headlines) == 1 and (headlines[0].ratio.low > 1.0 or headlines[0].ratio.high < 1.0) and num_claims > 1:

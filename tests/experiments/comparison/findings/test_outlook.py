@@ -108,13 +108,13 @@ def test_additions_say_when_they_came_and_what_could_have_been_seen_by_then():
     fresh = Extension("", "again", seeds=(7,))
     plan = planned(looks=LookPlan(3, 3), history=(seeds,))
     assert describe_history(plan) == [
-        "On 2026-11-29 seeds 3 to 5 were added after the first look (6 runs were finished)."
+        "On 2026-11-29 seeds 3 to 5 were added after the first analysis (6 runs were finished)."
     ]
     assert describe_history(planned(looks=LookPlan(3, 3), history=(early,))) == [
-        "On 2026-11-29 the arm adamw was added before the first look (5 runs were finished)."
+        "On 2026-11-29 the arm adamw was added before the first analysis (5 runs were finished)."
     ]
     (told,) = describe_history(planned(looks=LookPlan(3, 3), history=(target,)))
-    assert told.startswith("On 2026-11-29 the target 0.95 was added after the first look") and "exploratory" in told
+    assert told.startswith("On 2026-11-29 the target 0.95 was added after the first analysis") and "exploratory" in told
     assert describe_history(planned(history=(fresh,))) == ["Seed 7 was added before the first run had finished."]
 
 
@@ -123,6 +123,6 @@ def test_seeds_added_by_until_decided_are_distinguished_from_a_users():
     grown = Extension("2026-11-29T10:00:00+00:00", command, seeds=(3, 4), finished=6)
     (told,) = describe_history(planned(command, looks=LookPlan(3, 10), history=(grown,)))
     assert told == (
-        "On 2026-11-29 seeds 3 and 4 were added by the rule of --until_decided after the first look "
+        "On 2026-11-29 seeds 3 and 4 were added by the rule of --until_decided after the first analysis "
         "(6 runs were finished)."
     )

@@ -15,6 +15,7 @@ from hf_critmom.experiments.comparison.findings.sentences import (
     ending,
     explanations,
     format_difference,
+    format_level,
     format_ratio,
     format_ratio_interval,
     headline_sentence,
@@ -26,6 +27,9 @@ from hf_critmom.experiments.comparison.statistics.verdict import Headline, Rule,
 from hf_critmom.reporting.intervals import Interval
 
 SAME_RATE, MATCHED, FIRST = CLAIMS[0], CLAIMS[1], CLAIMS[3]
+
+
+OUTCOME = "test accuracy"
 
 
 def verdict_on(claim: Claim, table: pd.DataFrame, *targets: float, **rule: Any) -> Verdict:
@@ -77,9 +81,9 @@ def test_rounding_never_changes_whether_an_interval_excludes_1(middle: float, ha
 def test_the_headline_says_the_ratio_and_in_the_same_line_how_the_arm_ended() -> None:
     """Logs of 1.10, 1.15, 1.23 around 0.1474, half a width 0.1395; differences -0.03, -0.02, -0.04."""
     table = with_endings({3.3: 0.50, 3.45: 0.52, 3.69: 0.51}, {3.0: 0.53, 3.0001: 0.54, 3.0002: 0.55})
-    assert headline_sentence(verdict_on(SAME_RATE, table)) == (
-        "critmom is slower than constant: 1.16 times the steps (1.01 to 1.33, 3 seeds), and ends 0.03 lower "
-        "(0.01 to 0.05)"
+    assert headline_sentence(verdict_on(SAME_RATE, table), OUTCOME) == (
+        "critmom is slower than constant: 1.16 times the steps (1.01 to 1.33, 3 seeds), and ends 0.03 lower in "
+        "test accuracy (0.01 to 0.05)"
     )
 
 
@@ -92,19 +96,19 @@ def test_the_headline_says_the_ratio_and_in_the_same_line_how_the_arm_ended() ->
     ],
 )
 def test_each_word_opens_the_headline_in_its_own_way(mine: Any, theirs: Any, opening: str) -> None:
-    text = headline_sentence(verdict_on(SAME_RATE, timed(critmom=mine, constant=theirs)))
+    text = headline_sentence(verdict_on(SAME_RATE, timed(critmom=mine, constant=theirs)), OUTCOME)
     assert text.startswith(opening) and "3 seeds" in text, text
 
 
 def test_what_is_not_decided_says_how_many_seeds_would_probably_do() -> None:
     found = verdict_on(SAME_RATE, timed(critmom=[2.5, 4.4, 3.9], constant=[4.0, 4.5, 5.0]))
-    assert headline_sentence(found).endswith(f"; about {found.needed} seeds would probably decide")
-    assert "would probably" not in headline_sentence(replace(found, needed=None))
+    assert headline_sentence(found, OUTCOME).endswith(f"; about {found.needed} seeds would probably decide")
+    assert "would probably" not in headline_sentence(replace(found, needed=None), OUTCOME)
 
 
 def test_what_is_not_tested_says_what_is_missing() -> None:
     found = verdict_on(MATCHED, timed(critmom=[3.0, 3.1]))
-    assert headline_sentence(found) == (
+    assert headline_sentence(found, OUTCOME) == (
         "critmom is faster than its matched control: not tested (it needs the arm matched)"
     )
     assert explanations(found, ACCURACY) == []
@@ -112,24 +116,24 @@ def test_what_is_not_tested_says_what_is_missing() -> None:
 
 def test_arms_are_written_as_the_page_or_card_writes_names() -> None:
     found = verdict_on(SAME_RATE, timed(critmom=[2.0, 2.02, 2.01], constant=[4.0, 4.1, 4.0]))
-    assert headline_sentence(found, name="`{}`".format).startswith("`critmom` is faster than `constant`: ")
+    assert headline_sentence(found, OUTCOME, name="`{}`".format).startswith("`critmom` is faster than `constant`: ")
 
 
 def test_the_first_of_several_is_related_to_the_arm_that_is_hardest_to_beat() -> None:
     table = timed(hybrid=[2.0, 2.02, 2.01], near=[3.0, 3.1, 3.0], far=[5.0, 5.1, 5.0])
     assert re.match(
         r"hybrid is the first to reach 0\.9: 0\.66 times the steps of near \(.*, 3 seeds\), the next$",
-        headline_sentence(verdict_on(FIRST, table)),
+        headline_sentence(verdict_on(FIRST, table), OUTCOME),
     )
     table = timed(hybrid=[5.0, 5.02, 5.01], near=[3.0, 3.1, 3.0], far=[2.0, 2.02, 2.03])
-    text = headline_sentence(verdict_on(FIRST, table))
+    text = headline_sentence(verdict_on(FIRST, table), OUTCOME)
     assert text.startswith("hybrid is not the first to reach 0.9: 2.48 times the steps of far (")
-    unknown = headline_sentence(verdict_on(FIRST, timed(hybrid=[None] * 2, near=[None] * 2, far=[None] * 2)))
-    assert unknown == "hybrid against every other arm is not decided yet"
+    unknown = headline_sentence(verdict_on(FIRST, timed(hybrid=[None] * 2, near=[None] * 2, far=[None] * 2)), OUTCOME)
+    assert unknown == "whether hybrid is the first is not decided yet"
     same = timed(a=[3.0, 3.01, 3.02], b=[3.0, 3.02, 3.01], c=[3.01, 3.0, 3.02])
-    equal = headline_sentence(verdict_on(parse_claim("a < all", "abc"), same))
+    equal = headline_sentence(verdict_on(parse_claim("a < all", "abc"), same), OUTCOME)
     assert equal.startswith(
-        "a is not the first, it shows no difference beyond ±10 % from b and c: 1.00 times the steps of b ("
+        "a is not the first, and shows no difference beyond ±10 % from b and c: 1.00 times the steps of b ("
     )
 
 
@@ -139,22 +143,22 @@ def test_the_first_of_several_is_related_to_the_arm_that_is_hardest_to_beat() ->
 @pytest.mark.parametrize(
     ("interval", "text"),
     [
-        (Interval(-0.0345, -0.0366, -0.0324, 3), "ends 0.035 lower (0.032 to 0.037)"),
-        (Interval(0.0345, 0.0324, 0.0366, 3), "ends 0.035 higher (0.032 to 0.037)"),
-        (Interval(0.004, -0.006, 0.014, 3), "ends 0.004 higher (0.006 lower to 0.014 higher)"),
-        (Interval(-0.004, -0.014, 0.006, 3), "ends 0.004 lower (0.006 higher to 0.014 lower)"),
-        (Interval(1.5, 0.5, 2.5, 3), "ends 1.5 higher (0.5 to 2.5)"),
-        (Interval(-0.0425, -math.inf, math.inf, 1), "ends 0.043 lower"),
-        (Interval(0.0, 0.0, 0.0, 3), "ends equal"),
-        (Interval(-1e-9, -2e-9, 1e-9, 3), "ends equal"),
-        (Interval(-1e-9, -0.003, 0.003, 3), "ends equal (0.003 higher to 0.003 lower)"),
-        (Interval(1e-9, -math.inf, math.inf, 1), "ends equal"),
+        (Interval(-0.0345, -0.0366, -0.0324, 3), "ends 0.035 lower in test accuracy (0.032 to 0.037)"),
+        (Interval(0.0345, 0.0324, 0.0366, 3), "ends 0.035 higher in test accuracy (0.032 to 0.037)"),
+        (Interval(0.004, -0.006, 0.014, 3), "ends 0.004 higher in test accuracy (0.006 lower to 0.014 higher)"),
+        (Interval(-0.004, -0.014, 0.006, 3), "ends 0.004 lower in test accuracy (0.006 higher to 0.014 lower)"),
+        (Interval(1.5, 0.5, 2.5, 3), "ends 1.5 higher in test accuracy (0.5 to 2.5)"),
+        (Interval(-0.0425, -math.inf, math.inf, 1), "ends 0.043 lower in test accuracy"),
+        (Interval(0.0, 0.0, 0.0, 3), "ends equal in test accuracy"),
+        (Interval(-1e-9, -2e-9, 1e-9, 3), "ends equal in test accuracy"),
+        (Interval(-1e-9, -0.003, 0.003, 3), "ends equal in test accuracy (0.003 higher to 0.003 lower)"),
+        (Interval(1e-9, -math.inf, math.inf, 1), "ends equal in test accuracy"),
         (Interval(math.nan, -math.inf, math.inf, 0), ""),
-        (Interval(0.05, 0.0001, 0.0999, 3), "ends 0.0500 higher (0.0001 to 0.0999)"),
+        (Interval(0.05, 0.0001, 0.0999, 3), "ends 0.0500 higher in test accuracy (0.0001 to 0.0999)"),
     ],
 )
 def test_an_ending_has_as_many_digits_as_it_is_known_to(interval: Interval, text: str) -> None:
-    assert ending(interval) == text
+    assert ending(interval, OUTCOME) == text
 
 
 def test_a_difference_in_a_table_has_its_interval_if_it_has_one() -> None:
@@ -173,15 +177,15 @@ def said(claim: Claim, table: pd.DataFrame, *targets: float, **rule: Any) -> str
 def test_runs_that_did_not_arrive_are_counted_in_words() -> None:
     text = said(SAME_RATE, timed(critmom=[None, None, 3.0], constant=[3.0, 3.1, None]), 0.9, 0.5)
     assert (
-        "Of 6 arrivals (2 targets, 3 seeds) critmom missed 4 and constant missed 2, counted with the end of the budget"
+        "Of 6 cases (2 targets with 3 seeds), critmom missed 4 and constant missed 2: these count as reached at the end"
         in text
     )
 
 
 def test_targets_that_tell_nothing_are_named_with_the_reason() -> None:
     text = said(SAME_RATE, timed(critmom=[2.0, 3.0], constant=[4.0, 5.0]), 0.1, 0.9, 3.0)
-    assert "Left out: 3, which no run of the two reached." in text
-    assert "Left out: 0.1, which every run was at when it was first evaluated." in text
+    assert "Left out: 3, which no run of either arm reached." in text
+    assert "Left out: 0.1, which every run had reached by its first evaluation." in text
 
 
 def test_each_target_is_told_with_its_bounds_and_what_was_decided() -> None:
@@ -205,7 +209,7 @@ def test_a_second_stronger_word_says_that_it_holds_at_every_target() -> None:
 def test_the_area_between_the_curves_stands_beside_the_headline() -> None:
     runs = [run_of([0.2, 0.4, 0.6], arm="constant", seed=seed) for seed in (0, 1, 2)]
     runs += [run_of([0.3 + seed / 50, 0.5, 0.7], arm="critmom", seed=seed) for seed in (0, 1, 2)]
-    assert "Over the whole training its validation accuracy is on average 0.105 higher (0.093 to 0.117)." in said(
+    assert "On average over the training, critmom is 0.105 higher (0.093 to 0.117) in validation accuracy." in said(
         SAME_RATE, results_table(runs), 0.5
     )
 
@@ -228,7 +232,7 @@ def test_a_decision_of_an_earlier_look_is_dated() -> None:
     mine = [4.0, 4.05, 3.95, 4.02, 3.98, 1.5]
     table = timed(critmom=mine, constant=[2.0, 2.01, 2.0, 2.01, 2.02, 2.0])
     text = said(SAME_RATE, table, looks=Looks(5, 10, (5, 6)))
-    assert text.startswith("Decided at the look with 5 seeds.")
+    assert text.startswith("Decided at the interim analysis with 5 seeds.")
 
 
 # ---------------------------------------------------------------------------------------------------- whatever came out
@@ -250,7 +254,7 @@ def headline_of(verdict: Verdict) -> Headline | None:
 def test_no_sentence_shows_an_infinity_or_a_nan_or_a_bound_that_reads_1_without_being_it(arms: dict[str, Any]) -> None:
     judged = judge(timed(**arms), Rule(ACCURACY, (0.5, 0.9)))
     for found in verdicts(judged, claims_of(list(arms), "constant")):
-        told = [headline_sentence(found), *explanations(found, ACCURACY)]
+        told = [headline_sentence(found, OUTCOME), *explanations(found, ACCURACY)]
         assert all(told) and not any(re.search(r"\b(inf|nan)\b|  ", text) for text in told), told
         assert all((text[0].isupper() or text[0].isdigit()) and text.endswith(".") for text in told[1:]), told
         one = headline_of(found)
@@ -269,7 +273,9 @@ def test_no_sentence_shows_an_infinity_or_a_nan_or_a_bound_that_reads_1_without_
 def test_a_mean_over_targets_does_not_hide_that_curves_cross() -> None:
     """As with a smaller step: early targets sooner, late ones later."""
     found = verdict_on(SAME_RATE, two_speeds((2.0, 10.5), (4.0, 7.0)), 0.4, 0.8)
-    assert "(" in headline_sentence(found) and "seeds; faster to 0.4, slower to 0.8)" in headline_sentence(found)
+    assert "(" in headline_sentence(found, OUTCOME) and "seeds; faster to 0.4, slower to 0.8)" in headline_sentence(
+        found, OUTCOME
+    )
     (said,) = [one for one in explanations(found, ACCURACY) if "hides" in one]
     assert said == (
         "It is faster to 0.4, slower to 0.8: the mean over the targets hides that, so choose by the target that counts."
@@ -285,5 +291,16 @@ def test_where_not_both_directions_are_decided_no_crossing_is_told(
     arm: tuple[float, float], baseline: tuple[float, float], seeds: int
 ) -> None:
     found = verdict_on(SAME_RATE, two_speeds(arm, baseline, seeds), 0.4, 0.8)
-    assert "faster to" not in headline_sentence(found) and "slower to" not in headline_sentence(found)
+    assert "faster to" not in headline_sentence(found, OUTCOME) and "slower to" not in headline_sentence(found, OUTCOME)
     assert not [one for one in explanations(found, ACCURACY) if "hides" in one]
+
+
+# -------------------------------------------------------------------------------------------------- levels in percent
+
+
+@pytest.mark.parametrize(
+    ("confidence", "shown"),
+    [(0.95, "95 %"), (0.9875, "98.8 %"), (0.999, "99.9 %"), (0.99998, "99.998 %"), (0.9999962, "99.9996 %")],
+)
+def test_no_interval_is_one_of_100_percent(confidence: float, shown: str) -> None:
+    assert format_level(confidence) == shown

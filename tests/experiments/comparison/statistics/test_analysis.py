@@ -58,9 +58,9 @@ def test_the_committed_comparisons_say_what_was_computed_apart(
 
 def test_the_headline_of_the_committed_comparison_reads_as_it_is_meant_to() -> None:
     found = committed("cifar10-resnet18-w16-15epochs").verdicts[0]
-    assert headline_sentence(found) == (
-        "critmom is slower than constant: 1.16 times the steps (1.07 to 1.26, 3 seeds), and ends 0.035 lower "
-        "(0.032 to 0.037)"
+    assert headline_sentence(found, "test accuracy") == (
+        "critmom is slower than constant: 1.16 times the steps (1.07 to 1.26, 3 seeds), and ends 0.035 lower in "
+        "test accuracy (0.032 to 0.037)"
     )
 
 
@@ -123,7 +123,7 @@ def test_an_analysis_is_complete_whatever_came_out(curve: list[Any], status: str
         "not decided yet",
         "not tested",
     }
-    assert all(headline_sentence(verdict) for verdict in found.verdicts)
+    assert all(headline_sentence(verdict, "test accuracy") for verdict in found.verdicts)
     assert all(np.isfinite(curves.median.values).all() for curves in found.curves.values())
 
 

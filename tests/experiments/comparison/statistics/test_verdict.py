@@ -237,8 +237,8 @@ def test_an_arm_within_the_margin_answers_that_another_is_the_first_with_no_diff
     mine = wobbly(3.0)
     found = verdict_on(FIRST, timed(hybrid=mine, slow=spread(6.0), twin=mine))
     assert found.word == NO_DIFFERENCE
-    assert headline_sentence(found).startswith(
-        "hybrid is not the first to reach 0.9, it shows no difference beyond ±10 % from twin: 1.00 times the steps"
+    assert headline_sentence(found, "test accuracy").startswith(
+        "hybrid is not the first to reach 0.9, and shows no difference beyond ±10 % from twin: 1.00 times the steps"
     )
     assert verdict_on(FIRST, timed(hybrid=mine, slow=spread(6.0), other=[2.2, 3.4, 2.8, 3.9, 2.5])).word == NOT_DECIDED
 
@@ -323,7 +323,7 @@ def test_looks_take_the_seeds_in_the_order_in_which_they_were_planned() -> None:
 def test_an_unfinished_comparison_decides_nothing_and_says_how_far_it_is() -> None:
     table = timed(critmom=wobbly(4.0, 3), constant=spread(2.0, 3))
     found = verdict_on(SAME_RATE, table, looks=Looks.fixed(5), seeds=(0, 1, 2, 3, 4))
-    assert (found.word, found.reason) == (NOT_DECIDED, "3 of the 5 seeds of the first look are finished")
+    assert (found.word, found.reason) == (NOT_DECIDED, "3 of the 5 seeds of the first analysis are finished")
     # One arm lacks the last seed of the extension: the earlier look stands, the new one is not made yet.
     table = timed(critmom=wobbly(4.0, 6), constant=spread(2.0, 5))
     found = verdict_on(SAME_RATE, table, looks=Looks(5, 10, (5, 6)), seeds=tuple(range(6)))
