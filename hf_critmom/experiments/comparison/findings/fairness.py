@@ -61,9 +61,9 @@ class StepComparison:
         """The steps as a table; without rows if they are not known for any arm."""
         known = any(not math.isnan(value) for one in self.arms for value in (one.integrated, one.clipped))
         caption = (
-            f"Mean integrated step and mean share by which weight decay shrinks the weights in a step, as multiples of "
-            f"{self.baseline}'s; steps of SGD and of adaptive optimizers are in other units. Clipped: share of the "
-            "logged steps."
+            "Mean step per unit of gradient, and mean share by which weight decay shrinks the weights in a step, as "
+            f"multiples of {self.baseline}'s; the steps of SGD and of adaptive optimizers are not comparable. Clipped: "
+            "share of the logged steps."
         )
         return Table(HEADER, [one.cells() for one in self.arms] if known else [], "Size of the steps", caption)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hf_critmom.experiments.comparison.findings.sentences import join_seeds
-from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan
+from hf_critmom.experiments.comparison.plan import Extension, Plan
 from hf_critmom.reporting.text import join_names
 
 
@@ -40,25 +40,32 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     how = " by the rule of --until_decided" if by_rule else ""
     on = f"On {added.date[:10]} " if added.date else ""
     subject = " and ".join(additions) or "claims"
-    text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, added, looks)}"
+    text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, added)}"
     if added.targets and (added.finished or {*added.targets} & {*plan.exploratory_targets}):
         text += "; what was added as a target is exploratory and enters no headline"
     if added.adds_trials:
         text += f"; tuned variants are those that {'the whole grid' if added.tuning else 'all trials'} chose"
+        chosen_before = any(one.tuning for one in plan.history[: plan.history.index(added)])
+        if chosen_before and added.finished and _looked(plan, added):
+            text += ", and earlier choices may have had verdicts: the 5 % hold for each choice by itself"
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _when(plan: Plan, added: Extension, looks: LookPlan) -> str:
+def _when(plan: Plan, added: Extension) -> str:
     if not added.finished:
         return f"before the first {'compared ' if plan.tuning else ''}run had finished"
+    runs = f"{added.finished} run{'s were' if added.finished != 1 else ' was'} finished"
+    return f"{'after' if _looked(plan, added) else 'before'} the first analysis ({runs})"
+
+
+def _looked(plan: Plan, added: Extension) -> bool:
+    """Whether a verdict could have been seen before an addition."""
     until = plan.history[: plan.history.index(added) + 1]
     arms = [{arm for one in until[:place] for arm in one.arms} for place in range(len(until))]
-    looked = any(
-        one.finished >= looks.first * max(len(before), 1) * len(plan.budgets)
+    return any(
+        one.finished >= plan.planned_looks.first * max(len(before), 1) * len(plan.budgets)
         for one, before in zip(until, arms, strict=True)
     )  # arms that were added since have no finished run at first
-    runs = f"{added.finished} run{'s were' if added.finished != 1 else ' was'} finished"
-    return f"{'after' if looked else 'before'} the first analysis ({runs})"
 
 
 def _s(things: Sequence[object]) -> str:
