@@ -207,7 +207,7 @@ def curvature_section(
         caption=f"Ranges over the points that were measured; the batch size is {curvature.batch_size} examples",
     )
     paragraphs = [curvature.sentence] if curvature.sentence else []
-    caption = "Measured at a few points of each arm's run with its first seed"
+    caption = "Measured at a few points of each listed arm's run with its first seed"
     return Section("Can momentum matter here?", paragraphs=paragraphs, charts=charts, caption=caption, tables=[table])
 
 
