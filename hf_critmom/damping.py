@@ -198,29 +198,38 @@ def _ratio_of_roots(momentum: float, nu: float, frequency: float) -> float:
     """The damping ratio of a quasi-hyperbolic step from the roots ``z`` of its characteristic polynomial.
 
     A continuous oscillator sampled once a step has ``ln z = -zeta w +- i w sqrt(1 - zeta^2)``. Our own derivation: the
-    polynomial is ``z^2 - (1 + mu - lr k (nu + c)) z + mu (1 - lr k c)`` with ``c = (1 - nu) / (1 - mu)``.
+    polynomial is ``z^2 - (1 + mu - lr k (nu + c)) z + mu (1 - lr k c)`` with ``c = (1 - nu) / (1 - mu)``. Where a step
+    moves little, roots lie near 1 and ``1 - z`` loses its digits, so it is taken from the same polynomial in
+    ``w = 1 - z``: ``w^2 - (1 - mu + lr k (nu + c)) w + lr k``.
     """
     if not 0.0 <= nu <= 1.0:
         raise ValueError(f"nu must lie in [0, 1], got {nu}.")
-    immediate = frequency**2 * (1.0 - nu) / (1.0 - momentum)
-    half_trace = (1.0 + momentum - frequency**2 * nu - immediate) / 2.0
+    force = frequency * frequency
+    immediate = force * (1.0 - nu) / (1.0 - momentum)
+    half_sum = (1.0 - momentum + force * nu + immediate) / 2.0  # of the roots w
+    half_trace = (1.0 + momentum - force * nu - immediate) / 2.0  # of the roots z
     determinant = momentum * (1.0 - immediate)
-    discriminant = half_trace**2 - determinant
-    if discriminant < 0.0:
-        decay, angle = -math.log(determinant) / 2.0, math.acos(half_trace / math.sqrt(determinant))
-        return decay / math.hypot(decay, angle)
-    larger = abs(half_trace) + math.sqrt(discriminant)  # in absolute value
+    discriminant = half_sum**2 - force if half_trace > 0.5 else half_trace**2 - determinant
+    if discriminant < 0.0 < determinant:
+        decay = _decay(determinant, 1.0 - momentum + momentum * immediate) / 2.0
+        return decay / math.hypot(decay, math.atan2(math.sqrt(-discriminant), half_trace))
+    root = math.sqrt(max(discriminant, 0.0))
+    larger = abs(half_trace) + root  # in absolute value
     if larger == 0.0:
         return 1.0  # a double root at 0: at rest after two steps
     negative = larger if half_trace < 0.0 else max(-determinant / larger, 0.0)
     if negative > 0.0:  # it changes its sign at every step
         decay = -math.log(negative)
         return decay / math.hypot(decay, math.pi)
-    smaller = determinant / larger
-    if smaller <= 0.0:
+    if determinant <= 0.0:
         return math.inf
-    slow, fast = -math.log(larger), -math.log(smaller)
-    return (slow + fast) / (2.0 * math.sqrt(slow * fast))
+    fast, slow = _decay(determinant / larger, half_sum + root), _decay(larger, force / (half_sum + root))
+    return (slow + fast) / (2.0 * math.sqrt(slow) * math.sqrt(fast)) if slow > 0.0 else math.inf
+
+
+def _decay(factor: float, lost: float) -> float:
+    """``-ln(factor)`` of a factor and the share that it takes away, ``1 - factor``, from the more accurate of both."""
+    return -math.log1p(-lost) if lost < 0.5 else -math.log(factor)
 
 
 def _check_momentum(momentum: float) -> None:

@@ -4,6 +4,7 @@ import itertools
 import math
 import warnings
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -63,6 +64,41 @@ def test_the_ratio_of_a_heavy_ball_is_about_that_of_the_rules():
     for curvature in (1.0, 5.0, 20.0):
         exact = damping_ratio(0.9, 0.001, curvature=curvature, nu=1.0)
         assert exact == pytest.approx(damping_ratio(0.9, 0.001, curvature=curvature, rule="exponential"), rel=0.03)
+
+
+def ratio_in_many_digits(momentum, lr, curvature, nu):
+    """The reference twin of the damping ratio, from the roots themselves."""
+    with mpmath.workdps(80):
+        momentum, force, nu = mpmath.mpf(momentum), mpmath.mpf(lr) * mpmath.mpf(curvature), mpmath.mpf(nu)
+        direct = (1 - nu) / (1 - momentum)
+        half, determinant = (1 + momentum - force * (nu + direct)) / 2, momentum * (1 - force * direct)
+        root = mpmath.sqrt(half**2 - determinant)
+        if root.imag:
+            decay = -mpmath.log(half + root)
+            return float(decay.real / abs(decay))
+        first, second = half + root, half - root
+        if second < 0:
+            decay = -mpmath.log(max(-first, -second))
+            return float(decay / mpmath.hypot(decay, mpmath.pi))
+        slow, fast = -mpmath.log(first), -mpmath.log(second)
+        return float((slow + fast) / (2 * mpmath.sqrt(slow * fast)))
+
+
+@pytest.mark.parametrize("momentum", [1e-3, 0.5, 0.9, 0.9999, 1.0 - 1e-12])
+def test_the_damping_ratio_keeps_its_digits_where_a_step_moves_little(momentum):
+    for nu, lr, curvature in itertools.product(
+        (0.0, 0.7, momentum, 1.0), (1e-6, 1e-3, 0.1), np.geomspace(1e-18, 700.0)
+    ):
+        expected = ratio_in_many_digits(momentum, lr, curvature, nu)
+        assert damping_ratio(momentum, lr, curvature=curvature, nu=nu) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_a_curvature_too_small_to_be_felt_gives_an_infinite_ratio_and_no_error():
+    assert damping_ratio(0.9, 1e-200, curvature=1e-200, nu=0.9) == math.inf
+    for scale in np.geomspace(1e-16, 1e-13, 300):
+        assert damping_ratio(0.9, 0.001, curvature=scale, nu=0.9) == pytest.approx(
+            damping_ratio(0.9, 0.001, curvature=scale, nu=0.0), rel=0.05
+        )
 
 
 def test_the_interval_of_curvatures_that_oscillate_ends_at_the_one_that_is_damped():

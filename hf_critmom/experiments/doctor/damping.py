@@ -27,7 +27,7 @@ def damping_at_one(log: TrainingLog) -> Finding:
     moving = [
         (step.momentum, step.lr, step.nu)
         for step in log.steps
-        if step.momentum is not None and step.momentum < 1.0 and step.lr
+        if step.momentum is not None and 0.0 <= step.momentum < 1.0 and step.lr and 0.0 < step.lr < math.inf
         if step.nu is not None or not log.settings.weighted
     ]
     if log.settings.kind is None or not moving:

@@ -25,7 +25,8 @@ class Used(NamedTuple):
 
     ``lr`` is the learning rate of a heavy ball that takes the same step; ``rescaled`` is True if the optimizer itself
     replaces the scheduler's. ``nu`` is the weight of quasi-hyperbolic momentum, which for Nesterov's momentum is the
-    momentum; None for a heavy ball. ``is_damped`` is False if damping is not defined for the optimizer.
+    momentum; None for a heavy ball. ``is_damped`` is False if damping is not defined for the optimizer or its values,
+    such as momentum 1 and a negative learning rate.
     """
 
     lr: float
@@ -55,7 +56,7 @@ def used_by(group: Mapping[str, Any]) -> Used | None:
         rule=group.get("rule", "linear"),
         curvature=group.get("curvature", 1.0),
         nu=group["nu"] if "fixed_nu" in group else momentum if group.get("nesterov") else None,
-        is_damped=is_heavy_ball(group) or "rule" in group,
+        is_damped=(is_heavy_ball(group) or "rule" in group) and 0.0 <= momentum < 1.0 and 0.0 <= lr < math.inf,
     )
 
 
