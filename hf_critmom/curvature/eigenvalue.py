@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,8 +63,7 @@ def top_eigenvalue(
     Raises:
         CurvatureError: If a product is not finite, or an argument not positive.
     """
-    if not 0.0 < tolerance < 1.0:
-        raise CurvatureError(f"tolerance={tolerance} is not valid: expected a number between 0 and 1.")
+    check_tolerance(tolerance)
     if not isinstance(max_iterations, int) or max_iterations < 1:
         raise CurvatureError(f"max_iterations={max_iterations!r} is not valid: expected a whole number of at least 1.")
     try:
@@ -81,6 +81,16 @@ def top_eigenvalue(
         iterations = found.iterations + again.iterations
         found = Eigenvalue(again.value, again.residual + change, iterations, sure, again.lowest)
     return found
+
+
+def check_tolerance(tolerance: Any) -> None:
+    """Refuses a tolerance that is no share.
+
+    Raises:
+        CurvatureError: If it is not a number between 0 and 1.
+    """
+    if not (isinstance(tolerance, int | float) and 0.0 < tolerance < 1.0):
+        raise CurvatureError(f"tolerance={tolerance!r} is not valid: expected a number between 0 and 1.")
 
 
 def _lanczos(hessian: Hessian, tolerance: float, max_iterations: int, seed: int) -> Eigenvalue:

@@ -16,6 +16,7 @@ from hf_critmom.curvature.objective import ComputeLoss, Objective, as_batches, m
 from hf_critmom.curvature.preserving import preserved
 from hf_critmom.curvature.products import Hessian, MethodChangedError, hessian
 from hf_critmom.curvature.vectors import dot, norm
+from hf_critmom.curvature.wrappers import unwrapped
 
 GroupsOfParameters = Mapping[str, Mapping[str, nn.Parameter] | Sequence[nn.Parameter]]
 """Parameters by layer group, as ``layer_groups(model).of(model)`` gives them."""
@@ -68,6 +69,7 @@ def measure_curvature(
     update: Mapping[str, Tensor] | None = None,
     method: str = "auto",
     batch_norm: str = "train",
+    weighting: str = "items",
     tolerance: float = 0.02,
     max_iterations: int = 100,
     accelerator: Accelerator | None = None,
@@ -89,6 +91,8 @@ def measure_curvature(
             the first where it works. In both cases the result says which.
         batch_norm: "train": batch normalization uses each piece's own statistics, as training does. "eval": running
             ones.
+        weighting: "items": the mean is over all labelled tokens or rows. "batches": it is over the pieces, each with
+            the mean loss of its own.
         tolerance: Largest residual of the top eigenvalue, as a share of it.
         max_iterations: Most products with the Hessian for a top eigenvalue.
         accelerator: Where several processes train one model by data parallelism, each with examples of its own: every
@@ -96,14 +100,22 @@ def measure_curvature(
         seed: Seed of the random vector that the top eigenvalue is found from.
 
     Raises:
-        CurvatureError: If the model has no trainable parameters, labels are missing, the loss is not finite, there is
-            no second derivative where ``method`` demands it, or the parameters are sharded over processes.
+        CurvatureError: If an argument is not valid, the model has no trainable parameters, labels are missing, the loss
+            is not finite, there is no second derivative where ``method`` demands it, or the parameters are sharded over
+            processes.
     """
     began = time.perf_counter()
-    common: dict[str, Any] = {"batch_norm": batch_norm, "accelerator": accelerator, "seed": seed}
+    common: dict[str, Any] = {"batch_norm": batch_norm, "weighting": weighting}
+    common |= {"accelerator": accelerator, "seed": seed}
     search: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations, "seed": seed}
     batches = as_batches(batches)
-    with preserved(model, batch_norm=batch_norm):
+    update = None if update is None else _by_inner_name(update, model)
+    if not isinstance(groups, Mapping | None):
+        raise CurvatureError(
+            f"groups={groups!r} is not valid: pass parameters by the name of their group, such as "
+            "layer_groups(model).of(model)."
+        )
+    with preserved(model, compute_loss, batch_norm=batch_norm):
         objective = Objective(model, batches, compute_loss, **common)
         whole, method, products = _curvature(objective, method, update, search)
         found: dict[str, Curvature] = {}
@@ -133,6 +145,7 @@ def measure_along(
     *,
     method: str = "auto",
     batch_norm: str = "train",
+    weighting: str = "items",
     accelerator: Accelerator | None = None,
     seed: int = 0,
 ) -> float | None:
@@ -145,6 +158,7 @@ def measure_along(
         compute_loss: See `measure_curvature`.
         method: See `measure_curvature`.
         batch_norm: See `measure_curvature`.
+        weighting: See `measure_curvature`.
         accelerator: See `measure_curvature`.
         seed: See `measure_curvature`.
 
@@ -154,10 +168,12 @@ def measure_along(
     Raises:
         CurvatureError: As `measure_curvature`, and if the direction lacks a parameter.
     """
-    with preserved(model, batch_norm=batch_norm):
-        objective = Objective(model, batches, compute_loss, batch_norm=batch_norm, accelerator=accelerator, seed=seed)
+    common: dict[str, Any] = {"batch_norm": batch_norm, "weighting": weighting}
+    common |= {"accelerator": accelerator, "seed": seed}
+    with preserved(model, compute_loss, batch_norm=batch_norm):
+        objective = Objective(model, batches, compute_loss, **common)
         with hessian(objective, method) as operator:
-            return curvature_along(operator, _vector(direction, objective))
+            return curvature_along(operator, _vector(_by_inner_name(direction, model), objective))
 
 
 def curvature_along(hessian: Hessian, vector: Sequence[Tensor]) -> float | None:
@@ -201,10 +217,22 @@ def _vector(update: Mapping[str, Tensor], objective: Objective) -> list[Tensor]:
             f"The update lacks {missing[0]} ({len(missing)} parameters are missing): pass the change of every "
             "trainable parameter by its name in model.named_parameters()."
         )
-    return [
-        update[name].detach().to(part.device, part.dtype)
-        for name, part in zip(objective.names, objective.point(), strict=True)
-    ]
+    vector = [update[name].detach() for name in objective.names]
+    for name, part, value in zip(objective.names, vector, objective.values(), strict=True):
+        if part.shape != value.shape:
+            raise CurvatureError(
+                f"The update of {name} has shape {tuple(part.shape)}, and the parameter {tuple(value.shape)}: pass the "
+                "change of every trainable parameter."
+            )
+    return [part.to(like.device, like.dtype) for part, like in zip(vector, objective.parts(), strict=True)]
+
+
+def _by_inner_name(update: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """An update by the names that parameters have within the wrappers of data parallelism and compilation."""
+    if not isinstance(update, Mapping):
+        raise CurvatureError("An update is not by name: pass the change of every trainable parameter in a dict.")
+    inner = {id(p): name for name, p in unwrapped(model).named_parameters()}
+    return {**update, **{inner[id(p)]: update[name] for name, p in model.named_parameters() if name in update}}
 
 
 def _trainable_groups(groups: GroupsOfParameters) -> Iterator[tuple[str, list[nn.Parameter]]]:

@@ -31,7 +31,7 @@ from hf_critmom.curvature.objective import (
     summed,
 )
 from hf_critmom.curvature.preserving import preserved
-from hf_critmom.curvature.vectors import dot
+from hf_critmom.curvature.vectors import Vector, dot
 
 DEFAULT_BATCHES = 16
 """Default number of small batches that examples are divided into."""
@@ -132,7 +132,7 @@ def sample_noise(
     pieces = [piece for batch in batches for piece in _divided(batch, rows)]
     if summed(len(pieces), accelerator) < 2:
         raise CurvatureError(too_few)
-    with preserved(model, batch_norm=batch_norm):
+    with preserved(model, compute_loss, batch_norm=batch_norm):
         objective = Objective(model, pieces, compute_loss, batch_norm=batch_norm, accelerator=accelerator, seed=seed)
         if objective.summed(len(objective.batches)) < 2:
             raise CurvatureError(too_few)
@@ -154,8 +154,8 @@ def noise_scale(samples: Sequence[NoiseSample], *, level: float = 0.9) -> NoiseS
     Raises:
         CurvatureError: If there are no samples, or the level lies outside (0, 1).
     """
-    if not 0.0 < level < 1.0:
-        raise CurvatureError(f"level={level} is not valid: expected a number between 0 and 1.")
+    if not (isinstance(level, int | float) and 0.0 < level < 1.0):
+        raise CurvatureError(f"level={level!r} is not valid: expected a number between 0 and 1.")
     if not samples:
         raise CurvatureError("No gradient noise was sampled: measure at one step at least.")
     trace, square = (float(np.mean([getattr(s, name) for s in samples])) for name in ("trace", "square"))
@@ -173,22 +173,26 @@ def _inner_products(objective: Objective) -> tuple[list[float], list[float], flo
     mean = [torch.zeros_like(value) for value in point]
     squares, along = [], []
     for index, weight in enumerate(objective.weights):
-        gradient = [
-            torch.zeros_like(value) if part is None else part.div_(weight)
-            for value, part in zip(point, objective.batch_gradient(point, index), strict=True)
-        ]
-        squares.append(dot(gradient, gradient))
-        torch._foreach_add_(mean, gradient, alpha=1.0 / count)
+        # What autograd returns may be shared by parameters, or be one number in the shape of many: it is left as it is.
+        gradient, parts = _present(objective.batch_gradient(point, index), mean)
+        squares.append(dot(gradient, gradient) / weight**2 if gradient else 0.0)
+        if gradient:
+            torch._foreach_add_(parts, gradient, alpha=1.0 / (count * weight))
         del gradient
     objective.reduce_(mean)
     for index, weight in enumerate(objective.weights):
-        parts = objective.batch_gradient(point, index)
-        present = [(part, whole) for part, whole in zip(parts, mean, strict=True) if part is not None]
-        along.append(dot(*zip(*present, strict=True)) / weight if present else 0.0)
-        del parts, present
+        gradient, parts = _present(objective.batch_gradient(point, index), mean)
+        along.append(dot(gradient, parts) / weight if gradient else 0.0)
+        del gradient
     if objective.accelerator is not None:
         squares, along = gather_object(squares), gather_object(along)
     return squares, along, dot(mean, mean)
+
+
+def _present(gradient: Sequence[torch.Tensor | None], whole: Vector) -> tuple[Vector, Vector]:
+    """The parts of a gradient that there are, and those of another vector in the same places."""
+    pairs = [(part, other) for part, other in zip(gradient, whole, strict=True) if part is not None]
+    return [part for part, _ in pairs], [other for _, other in pairs]
 
 
 def _sample(squares: np.ndarray, along: np.ndarray, mean_square: float, rows: int) -> NoiseSample:

@@ -21,12 +21,13 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_critmom.curvature.errors import CurvatureError
+from hf_critmom.curvature.owned import generators_of
 from hf_critmom.curvature.precision import is_narrow, wide
-from hf_critmom.curvature.preserving import own_generators
 from hf_critmom.curvature.vectors import Vector
 from hf_critmom.curvature.wrappers import unwrapped
 
 BATCH_NORM_MODES = ("train", "eval")
+WEIGHTINGS = ("items", "batches")
 IGNORED = -100
 """The label that losses leave out."""
 
@@ -49,11 +50,12 @@ class Objective:
 
     Args:
         model: Any module; wrappers of data parallelism and compilation are taken off.
-        batches: The examples, in as many pieces as memory needs. Their losses are weighted by their rows, or labelled
-            tokens; those without any label are left out.
+        batches: The examples, in as many pieces as memory needs; those without any label are left out.
         compute_loss: See `ComputeLoss`.
         parameters: The parameters that it is a function of; all that are trainable by default.
         batch_norm: "train" or "eval".
+        weighting: What the mean of the batches' losses is taken over: "items", their rows or labelled tokens, or
+            "batches", each counting the same.
         accelerator: Where several processes train one model, each with examples of its own: losses and gradients then
             are means over all of them, and every process must take part. None for this process alone.
         seed: Seed of the random numbers that a model may draw.
@@ -77,17 +79,22 @@ class Objective:
         *,
         parameters: Sequence[nn.Parameter] | None = None,
         batch_norm: str = "train",
+        weighting: str = "items",
         accelerator: Accelerator | None = None,
         seed: int = 0,
     ) -> None:
-        if batch_norm not in BATCH_NORM_MODES:
-            raise CurvatureError(f"batch_norm={batch_norm!r} is not known: choose {' or '.join(BATCH_NORM_MODES)}.")
+        for name, value, known in (
+            ("batch_norm", batch_norm, BATCH_NORM_MODES),
+            ("weighting", weighting, WEIGHTINGS),
+        ):
+            if value not in known:
+                raise CurvatureError(f"{name}={value!r} is not known: choose {' or '.join(known)}.")
         self.model = unwrapped(model)
         self.batch_norm = batch_norm
         self.accelerator = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
         self.seed = seed
         self._call = _LossOfModel(self.model, compute_loss)
-        self._generators = own_generators(self.model)
+        self._generators = generators_of(self.model, compute_loss)
         self._renormed = _renormed_weights(self.model)
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if parameters is not None:
@@ -110,6 +117,8 @@ class Objective:
             raise CurvatureError("There are no examples to measure on: pass at least one batch.")
         shifted = _shifts_labels(self.model)
         labelled = [(batch, items) for batch in given if (items := _labelled_items(batch, shifted))]
+        if weighting == "batches":
+            labelled = [(batch, 1.0) for batch, _ in labelled]
         total = self.summed(float(sum(items for _, items in labelled)))
         if total <= 0.0:
             raise CurvatureError("No example to measure on has a label: pass batches with labels.")
@@ -177,8 +186,7 @@ class Objective:
         torch.manual_seed(self.seed + index)
         random.seed(self.seed + index)
         np.random.seed(self.seed + index)
-        for generator in self._generators:
-            generator.manual_seed(self.seed + index)
+        self._generators.seed(self.seed + index)
 
         def finish(result: Any) -> Result:
             loss = self._scalar(result)
@@ -284,10 +292,12 @@ def as_batches(batches: Iterable[Any]) -> list[Any]:
     """Batches as a list.
 
     Raises:
-        CurvatureError: If it is one batch rather than several.
+        CurvatureError: If it is one batch rather than several, or nothing of the kind.
     """
     if isinstance(batches, (Mapping, Tensor)):
         raise CurvatureError("batches is a single batch: pass a list of batches, such as [batch].")
+    if not isinstance(batches, Iterable):
+        raise CurvatureError(f"batches={batches!r} is not valid: pass a list of batches, such as [batch].")
     return list(batches)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_critmom.curvature.owned import Held, generators_of
 from hf_critmom.curvature.wrappers import unwrapped
 from hf_critmom.upstream import forward_without_autocast
 
@@ -21,73 +22,80 @@ RUNNING_NORMS = (
 
 
 @contextmanager
-def preserved(model: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
+def preserved(model: nn.Module, compute_loss: Any = None, *, batch_norm: str = "train") -> Iterator[None]:
     """Within, a model is as it is measured; afterwards it and all random number generators are as before, to the bit.
 
     Dropout and its relatives are off, batch normalization is in the requested mode, there is no mixed precision,
     neither Accelerate's nor an autocast around, and compiled modules run uncompiled, since compiled ones have no second
-    derivative. What is kept includes the generators, tensors and numbers that modules hold as plain attributes.
+    derivative. What is kept includes the generators, tensors and other attributes of modules.
+
+    Args:
+        model: The model; wrappers of data parallelism and compilation are taken off.
+        compute_loss: A loss function that may hold generators as well.
+        batch_norm: "train" or "eval". In "train" mode, what the model's own ``train()`` leaves in eval mode is so, as
+            in training.
     """
     model = unwrapped(model)
     modes = {module: module.training for module in model.modules()}
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     own_forward = forward_without_autocast(model)
-    mixed = vars(model).get("forward")
-    attributes = [_KeptAttributes(module) for module in modes]
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    attributes, tensors = Held(modes), [_KeptTensors(module) for module in modes]
+    generators = generators_of(model, compute_loss)
     kind = next((p.device.type for p in model.parameters()), "cpu")
-    with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False), _uncompiled(), _recurrence(model):
+    with _shared_generators(), torch.autocast(kind, enabled=False), _uncompiled(), _recurrence(model):
         try:
+            if batch_norm == "train":
+                model.train()
             for module in modes:
-                module.training = isinstance(module, RUNNING_NORMS) and batch_norm == "train"
+                normalizes = isinstance(module, RUNNING_NORMS) and batch_norm == "train"
+                module.training = normalizes and module.training
             if own_forward is not None:
                 model.forward = own_forward
             yield
         finally:
-            for kept in attributes:
+            attributes.restore()
+            for kept in tensors:
                 kept.restore()
             for module, training in modes.items():
                 module.training = training
-            if own_forward is not None:
-                model.forward = mixed  # type: ignore[assignment]
-            random.setstate(python)
-            np.random.set_state(numpy)
+            for parameter, requires_grad in trainable:
+                parameter.requires_grad = requires_grad
+            generators.restore()
 
 
-def own_generators(model: nn.Module) -> list[torch.Generator]:
-    """The random number generators that modules of a model hold as attributes."""
-    return [
-        value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Generator)
-    ]
-
-
-class _KeptAttributes:
-    """The plain attributes of a module as they are now; those that hold the graph of a pass are kept, not copied."""
+class _KeptTensors:
+    """The tensors that a module holds as plain attributes; those that require a gradient are kept, not copied."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        values = vars(module)
-        self.plain = {
-            name: value for name, value in values.items() if isinstance(value, (int, float, type(None), Tensor))
-        }
-        self.generators = [
-            (value, value.get_state()) for value in values.values() if isinstance(value, torch.Generator)
-        ]
-        self.tensors = [
+        self.copies = [
             (value, value._version, value.clone())
-            for value in self.plain.values()
+            for value in vars(module).values()
             if isinstance(value, Tensor) and not value.requires_grad and not value.is_inference()
         ]
 
     @torch.no_grad()
     def restore(self) -> None:
-        values = vars(self.module)
-        values.update({name: value for name, value in self.plain.items() if values.get(name, value) is not value})
-        for generator, state in self.generators:
-            generator.set_state(state)
-        for tensor, version, copy in self.tensors:
+        for tensor, version, copy in self.copies:
             if tensor._version != version:
                 tensor.copy_(copy)
+
+
+@contextmanager
+def _shared_generators() -> Iterator[None]:
+    """Keeps the generators of Python, NumPy and torch that all code shares, those of accelerators included."""
+    python, numpy, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    accelerator: Any = None if kind is None else torch.get_device_module(kind)
+    of_all = "_all" if hasattr(accelerator, "get_rng_state_all") else ""  # of all devices; there is but one MPS
+    state = None if kind is None else getattr(accelerator, f"get_rng_state{of_all}")()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torchs)
+        if state is not None:
+            getattr(accelerator, f"set_rng_state{of_all}")(state)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

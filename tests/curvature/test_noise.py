@@ -42,6 +42,27 @@ def test_a_sample_is_the_unbiased_trace_and_square_of_the_per_example_gradients(
     assert sample.square == pytest.approx(x.mean(0).square().sum().item() - x.var(0).sum().item() / 96)
 
 
+class Shared(nn.Module):
+    """Gradients that autograd gives to two parameters at once, and one number in the shape of a parameter."""
+
+    def __init__(self, apart=False, unused=False):
+        super().__init__()
+        self.inner, self.apart = perceptron((10, 20, 5)), apart
+        self.shift, self.unused = nn.Parameter(torch.zeros(20, 10)), nn.Parameter(torch.zeros(3)) if unused else None
+
+    def forward(self, x):
+        shift = 1.0 * self.shift if self.apart else self.shift
+        out = self.inner[2](self.inner[1](nn.functional.linear(x, self.inner[0].weight + shift)))
+        return out if self.unused is None else out + 0.0 * self.unused.sum()
+
+
+@pytest.mark.parametrize("model", [Shared(), Shared(unused=True)], ids=["two parameters", "a number expanded"])
+def test_gradients_that_share_memory_count_as_if_they_did_not(model):
+    found, expected = (sample_noise(one, [examples(10)], cross_entropy, rows=8) for one in (model, Shared(apart=True)))
+    assert found.trace == pytest.approx(expected.trace, rel=1e-5)
+    assert found.square == pytest.approx(expected.square, rel=1e-5)
+
+
 @pytest.mark.parametrize("rows", [100, 250, 1000])
 def test_estimates_do_not_depend_on_the_batch_size_but_for_chance(rows):
     x = drawn(20_000, 50.0)

@@ -1,5 +1,6 @@
 """A measurement of curvature leaves no trace, takes little memory, and is the same in several processes."""
 
+import copy
 import math
 import random
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import curvature_programs as programs
-from helpers.curvature_programs import cross_entropy, examples, perceptron
+from helpers.curvature_programs import cross_entropy, exact_hessian, examples, perceptron
 from helpers.curved_networks import network
 from torch import nn
 
@@ -100,6 +101,82 @@ def test_what_modules_hold_as_plain_attributes_is_as_before_and_their_generators
     assert (model.calls, model.cache) == (0, None)
     assert not model.mean.any()
     assert torch.equal(model.generator.get_state(), state)
+
+
+@pytest.mark.parametrize("make", [np.random.default_rng, np.random.RandomState, random.Random])
+@pytest.mark.parametrize("place", ["model", "loss"])
+def test_generators_of_model_and_loss_draw_the_same_each_time_and_are_left_where_they_were(make, place):
+    class Noisy(nn.Module):
+        def __init__(self, generator):
+            super().__init__()
+            self.inner, self.generator = perceptron(), generator
+
+        def forward(self, x):
+            return self.inner(x if self.generator is None else x + self.generator.normal(*MEAN_AND_SCALE))
+
+    def loss(network, batch):
+        return cross_entropy(network, {**batch, "x": batch["x"] + generator.normal(*MEAN_AND_SCALE)})
+
+    generator = make(3)
+    if make is random.Random:
+        generator.normal = generator.gauss
+    model = Noisy(generator if place == "model" else None)
+    state = copy.deepcopy(generator)
+    halves = [{name: rows[part] for name, rows in examples(10).items()} for part in (slice(32), slice(32, 64))]
+    found = [measure_curvature(model, halves, loss if place == "loss" else cross_entropy) for _ in range(2)]
+    assert found[0].top == found[1].top and found[0].top.converged
+    assert generator.normal(0.0, 1.0) == (state.gauss if make is random.Random else state.normal)(0.0, 1.0)
+
+
+MEAN_AND_SCALE = (0.0, 0.5)
+
+
+def test_what_a_module_caches_stays_together_with_what_it_is_known_by():
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.length, self.cache = perceptron(), 0, []
+
+        def forward(self, x):
+            if len(x) != self.length:
+                self.length, self.cache = len(x), [torch.full((len(x), 1), 0.1)]
+                self.first = self.cache[0]
+            return self.inner(x + self.cache[0])
+
+    model = Caching()
+    measure_curvature(model, [{name: rows[:8] for name, rows in examples(10).items()}], cross_entropy)
+    assert (model.length, model.cache) == (0, []) and not hasattr(model, "first")
+    model(examples(10)["x"])
+
+
+class KeptInEval(nn.Module):
+    """Batch normalization that stays in eval mode, as in most fine-tuning."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Sequential(nn.Linear(10, 20), nn.BatchNorm1d(20)), nn.Linear(20, 5)
+        self.body[1].running_mean.normal_()
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.body.eval()
+        self.body.requires_grad_(not mode)
+        return self
+
+    def forward(self, x):
+        return self.head(self.body(x).tanh())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_batch_normalization_that_the_model_keeps_in_eval_mode_uses_running_statistics(mode):
+    model = KeptInEval().train(mode)
+    before = state_of(model)
+    found = measure_curvature(model, [examples(10)], cross_entropy, tolerance=1e-4)
+    assert_same(before, state_of(model))
+    frozen = KeptInEval().train()
+    exact = exact_hessian(frozen.head, {**examples(10), "x": frozen.body(examples(10)["x"]).tanh().detach()})
+    assert found.top.value == pytest.approx(torch.linalg.eigvalsh(exact)[-1].item(), rel=1e-3)
 
 
 def test_embeddings_with_a_largest_norm_are_renormed_in_a_copy():

@@ -138,8 +138,10 @@ def test_it_logs_what_the_library_measures_at_the_steps_that_were_asked_for(make
         assert record["curvature/top"] == pytest.approx(found.top.value, rel=1e-6)
         assert record["curvature/top_residual"] == pytest.approx(found.top.residual, rel=1e-3, abs=1e-6)
         assert record["curvature/gradient"] == pytest.approx(found.gradient, rel=1e-6)
-        samples = [*samples, sample_noise(model, batches, rows=8)][-4:]
+        samples = [*samples, sample_noise(model, batches, rows=8)]
         noise = noise_scale(samples)
+        if record["step"] == 0:  # stands alone
+            samples = []
         assert record.get("noise_scale") == (noise.value and pytest.approx(noise.value, rel=1e-6))
         assert record.get("noise_scale_low", 0.0) == pytest.approx(noise.low, rel=1e-6)
     assert all(type(value) in (int, float) for record in records for value in record.values())

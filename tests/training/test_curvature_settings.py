@@ -20,12 +20,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_critmom import CritMomTrainer, CurvatureCallback
-from hf_critmom.curvature import measure_curvature, preserved
+from hf_critmom import CritMomTrainer, CurvatureCallback, DampingCallback
+from hf_critmom.curvature import measure_along, measure_curvature, preserved
 from hf_critmom.curvature.objective import Objective
 from hf_critmom.errors import InputError
 from hf_critmom.training.callbacks.curvature import _mean_loss, _used_by
-from hf_critmom.training.callbacks.reading import generators_preserved
+from hf_critmom.training.callbacks.reading import left_alone
 
 VOCABULARY, ROWS = 12, 16
 
@@ -44,6 +44,11 @@ class Texts(Dataset):
     def __getitem__(self, index):
         ids = self.ids[index]
         return {"input_ids": ids, "labels": torch.full_like(ids, -100) if index % 2 else ids}
+
+
+class Labelled(Texts):
+    def __getitem__(self, index):
+        return {"input_ids": self.ids[index], "labels": self.ids[index]}
 
 
 def pad(rows):
@@ -134,6 +139,37 @@ def test_the_measured_loss_is_the_one_whose_gradient_an_accumulated_step_takes(t
     step = (before - weights(trainer)) / 0.05
     torch.testing.assert_close(torch.cat([part.flatten() for part in gradient]), step, rtol=1e-3, atol=1e-5)
     assert [record["step"] for record in measured(trainer)] == [0, 1]
+
+
+def test_where_each_batch_counts_the_same_in_an_accumulated_step_it_does_so_in_the_measurement(train):
+    fields = {"gradient_accumulation_steps": ROWS, "per_device_train_batch_size": 1, "max_steps": 1}
+    callback = CurvatureCallback(every=1, examples=ROWS, tolerance=0.01)
+    trainer = train(Words(), callback, data=Labelled(), start=False, **fields)
+    assert not trainer.model_accepts_loss_kwargs
+    before = weights(trainer)
+    batches = callback._read(trainer, trainer.args, trainer.get_train_dataloader()).batches
+    found = measure_curvature(trainer.model, batches, tolerance=0.01, weighting="batches")
+    trainer.train()
+    assert torch.linalg.vector_norm(before - weights(trainer)).item() / 0.05 == pytest.approx(found.gradient_norm)
+    assert measured(trainer)[0]["curvature/top"] == pytest.approx(found.top.value, rel=1e-5)
+
+
+def test_a_compiled_model_is_measured_along_its_updates_too(train):
+    class Open(Words):
+        def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
+            return super().forward(input_ids, attention_mask, labels)
+
+    plain, compiled = (
+        train(model, CurvatureCallback(every=2), data=Labelled(), remove_unused_columns=False)
+        for model in (Open(), torch.compile(Open(), backend="eager"))
+    )
+    logged = [
+        [[record.get(f"curvature/{name}") for name in ("top", "update")] for record in measured(one)]
+        for one in (plain, compiled)
+    ]
+    assert logged[0] == logged[1] and len(logged[0]) == 3 and logged[1][-1][1] is not None
+    direction = {name: torch.ones_like(p) for name, p in compiled.model.named_parameters()}
+    assert measure_along(compiled.model, [pad([Labelled()[0]])], direction) is not None
 
 
 def test_batches_of_one_row_give_curvature_and_noise(train):
@@ -247,7 +283,7 @@ def test_generators_in_functions_are_found_and_those_without_a_state_left_alone(
     def draw():
         return inner.rand(), system.random()
 
-    with generators_preserved(lambda: draw()):
+    with left_alone(lambda: draw()):
         first = draw()[0]
     assert draw()[0] == first
 
@@ -260,9 +296,124 @@ def test_a_generator_that_a_transform_of_datasets_names_is_where_it_was():
         return {"x": [x + MODULE_LEVEL.integers(1000) for x in rows["x"]]}
 
     data = datasets.Dataset.from_dict({"x": [0, 0, 0]}).with_transform(jittered)
-    with generators_preserved(data):
+    with left_alone(data):
         first = data[:]
     assert data[:] == first
+
+
+class Jitter(nn.Module):
+    """An augmentation as a module, with a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def forward(self, ids):
+        return ids.roll(int(self.generator.integers(2)))
+
+
+def helped(rows):
+    return [{name: one.roll(int(MODULE_LEVEL.integers(2))) for name, one in row.items()} for row in rows]
+
+
+def pad_with_help(rows, generator=np.random.RandomState(0)):  # noqa: B008 -- one for all calls, as scripts have it
+    return pad(helped(rows)[: len(rows) - int(generator.randint(2))])
+
+
+class NoisyTrainer(Trainer):
+    """Augments the batch with a generator of its own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.generators = [torch.Generator().manual_seed(0), np.random.default_rng(0)]
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        shift = torch.randint(2, (), generator=self.generators[0]) + self.generators[1].integers(2)
+        return super().compute_loss(
+            model, {**inputs, "input_ids": inputs["input_ids"].roll(int(shift))}, *args, **kwargs
+        )
+
+
+class NoisyLoss:
+    def __init__(self):
+        self.generator = np.random.default_rng(0)
+
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        return self.generator.uniform(0.5, 1.5) * summed_by_hand(outputs, labels, num_items_in_batch)
+
+
+class Served(Labelled):
+    """Counts what it serves, augments by it, and keeps the part of the data that was read last, in several ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.served, self.number, self.part, self.rows = 0, None, None, []
+
+    def __getitem__(self, index):
+        number, row = divmod(index, 4)
+        if number != self.number:
+            self.part, self.number = self.ids[4 * number : 4 * number + 4], number
+            self.rows.clear()
+            self.rows.extend(self.part)
+        assert self.part[row] is self.rows[row] is self.ids[index]
+        self.served += 1
+        ids = self.part[row].roll(self.served % 2)
+        return {"input_ids": ids, "labels": ids}
+
+
+OWNED = {
+    "a module as transform": lambda: {"data": Transformed(Jitter())},
+    "a generator of the module": lambda: {"data": Transformed(lambda ids: helped([{"": ids}])[0][""])},
+    "a helper of the collator": lambda: {"collate": pad_with_help},
+    "a trainer": lambda: {"cls": NoisyTrainer},
+    "a loss function": lambda: {"compute_loss_func": NoisyLoss()},
+    "what was read last": lambda: {"data": Served(), "train_sampling_strategy": "sequential"},
+}
+
+
+class Transformed(Labelled):
+    def __init__(self, transform):
+        super().__init__()
+        self.transform = transform
+
+    def __getitem__(self, index):
+        ids = self.transform(self.ids[index])
+        return {"input_ids": ids, "labels": ids}
+
+
+@pytest.mark.parametrize("case", OWNED)
+def test_what_dataset_collator_and_loss_own_is_as_if_nothing_had_been_measured(train, case, monkeypatch):
+    ends = []
+    for callback in (None, CurvatureCallback(every=2, examples=ROWS)):
+        monkeypatch.setitem(globals(), "MODULE_LEVEL", np.random.default_rng(0))
+        pad_with_help.__defaults__[0].seed(0)
+        trainer = train(gpt2(), callback, per_device_train_batch_size=4, max_steps=6, **OWNED[case]())
+        ends.append(weights(trainer))
+    assert len(measured(trainer)) == 4
+    assert torch.equal(*ends)
+
+
+def test_a_file_that_was_closed_while_reading_is_not_put_back(train, tmp_path):
+    class Files(Labelled):
+        """Keeps one file open at a time."""
+
+        def __init__(self):
+            super().__init__()
+            self.number = self.file = None
+            for index, ids in enumerate(self.ids):
+                (tmp_path / f"{index}.txt").write_text(" ".join(map(str, ids.tolist())))
+
+        def __getitem__(self, index):
+            if index != self.number:
+                if self.file is not None:
+                    self.file.close()
+                self.file, self.number = (tmp_path / f"{index}.txt").open(), index
+            self.file.seek(0)
+            ids = torch.tensor(list(map(int, self.file.read().split())))
+            return {"input_ids": ids, "labels": ids}
+
+    ends = [weights(train(gpt2(), callback, data=Files())) for callback in (None, CurvatureCallback(every=2))]
+    assert torch.equal(*ends)
 
 
 # --- What cannot be measured costs no run ---------------------------------------------------------------------------
@@ -289,11 +440,6 @@ UNMEASURED = {
 }
 
 
-class Labelled(Texts):
-    def __getitem__(self, index):
-        return {"input_ids": self.ids[index], "labels": self.ids[index]}
-
-
 @pytest.mark.parametrize("case", UNMEASURED)
 def test_what_cannot_be_measured_is_said_once_and_changes_nothing(train, caplog, case):
     model, data, reason = UNMEASURED[case]
@@ -306,6 +452,32 @@ def test_what_cannot_be_measured_is_said_once_and_changes_nothing(train, caplog,
     assert all(module.training for module in trainer.model.modules())
     (said,) = [message for message in caplog.messages if "measures nothing" in message]
     assert reason in said
+
+
+def test_an_error_of_the_noise_costs_the_noise_and_not_the_curvature(train, monkeypatch, caplog):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no kernel for so small a batch")
+
+    monkeypatch.setattr("hf_critmom.training.callbacks.curvature.sample_noise", fails)
+    with caplog.at_level(logging.WARNING):
+        trainer = train(Words(), CurvatureCallback(every=1), data=Labelled())
+    assert len(measured(trainer)) == 5 and "noise_scale_rows" not in measured(trainer)[0]
+    (said,) = [message for message in caplog.messages if "no noise scale" in message]
+    assert "no kernel for so small a batch" in said
+
+
+@pytest.mark.parametrize("callback_cls", [CurvatureCallback, DampingCallback])
+def test_a_momentum_of_one_has_no_damping_ratio_and_ends_no_run(train, callback_cls):
+    class SetsMomentum(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            for group in optimizer.param_groups:
+                group["momentum"] = 1.0
+
+    callback = callback_cls() if callback_cls is DampingCallback else callback_cls(every=1)
+    trainer = train(Words(), callback, data=Labelled(), callbacks=[SetsMomentum()], optim_args="momentum=0.9")
+    assert trainer.state.global_step == 4
+    assert not any(name.endswith(("ratio", "mean_step")) for record in trainer.state.log_history for name in record)
+    assert any("momentum" in record or "curvature/top" in record for record in trainer.state.log_history)
 
 
 def test_a_callback_of_another_trainer_is_refused_rather_than_logged_there(train):
@@ -357,5 +529,5 @@ def test_a_model_with_frozen_weights_and_adapters_is_measured_along_the_adapters
     callback = CurvatureCallback(every=4, tolerance=0.01)
     trainer = train(make(), callback, data=Labelled())
     batches = callback._read(trainer, trainer.args, trainer.get_train_dataloader()).batches
-    found = measure_curvature(trainer.model, batches, tolerance=0.01)
+    found = measure_curvature(trainer.model, batches, tolerance=0.01, weighting="batches")
     assert measured(trainer)[-1]["curvature/top"] == pytest.approx(found.top.value, rel=1e-3)

@@ -28,6 +28,7 @@ from hf_critmom.curvature import (
     preserved,
     sample_noise,
 )
+from hf_critmom.curvature.eigenvalue import check_tolerance
 from hf_critmom.curvature.objective import BATCH_NORM_MODES, count_rows, summed
 from hf_critmom.curvature.products import METHODS
 from hf_critmom.damping import damping_ratio, damping_regime
@@ -36,7 +37,7 @@ from hf_critmom.optim.qhm import set_measured_curvature
 from hf_critmom.training.callbacks.damping import REGIME_CODES, Used, is_heavy_ball, used_by
 from hf_critmom.training.callbacks.logged import LoggingCallback
 from hf_critmom.training.callbacks.observing import log_beside, observing_copy
-from hf_critmom.training.callbacks.reading import generators_preserved
+from hf_critmom.training.callbacks.reading import left_alone
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -50,7 +51,8 @@ MOST_EXAMPLES = 256
 NOISE_BATCHES = 8
 """Smallest number of small batches that the examples are divided into for the noise scale."""
 POINTS_OF_NOISE = 4
-"""Number of last measurements from which the noise scale is estimated together."""
+"""Number of last measurements from which the noise scale is estimated together; that before the first step is not
+among them."""
 _STATE = "CurvatureCallback.noise"
 """Name of these measurements in the checkpointed state. The Trainer restores a state by the name of its callback,
 by constructing the callback anew, without its trainer: hence a name of its own."""
@@ -77,16 +79,19 @@ class CurvatureCallback(LoggingCallback):
       SGD with momentum;
     * ``noise_scale``, in examples, with the ends of its 90 percent interval, ``noise_scale_low`` and
       ``noise_scale_high`` (an end that cannot be determined is left out), and ``noise_scale_rows``, the size of the
-      small batches that it was estimated from;
+      small batches that it was estimated from; it is that of the last four measurements together, without the one
+      before the first step, which stands alone;
     * ``curvature/mean_step``, ``lr / (1 - mu)`` of the last step: if its product with ``curvature/top`` exceeds 2,
       plain SGD with the same mean step is unstable;
     * ``curvature/seconds``, the duration of the measurement, and ``curvature/time_share``, the share of all
       measurements in the time since training began; a run ends with ``curvature/total_seconds`` and the final share.
 
     A run is bit-identical with and without the callback, unless the optimizer uses the measured curvature
-    (``critmom_qhm`` with ``curvature=auto``). The callback measures the loss that the trainer computes, on training
-    examples as they are augmented at that step, in batches of the training's size; dropout is off, batch normalization
-    uses the statistics of these batches, and mixed precision is off. Examples without any labelled token are left out.
+    (``critmom_qhm`` with ``curvature=auto``), or dataset, collator or loss draw from a generator that is not found,
+    such as one of another module, see `hf_critmom.curvature.owned.reachable`. The callback measures the loss that the
+    trainer computes and weighs accumulated batches as the trainer does, on training examples as they are augmented at
+    that step, in batches of the training's size; dropout is off, batch normalization uses the statistics of these
+    batches where it does so in training, and mixed precision is off. Examples without any labelled token are left out.
     If curvature cannot be measured (sharded parameters, datasets without a length, an error in the model), the training
     goes on, and each reason is warned of once in a run.
 
@@ -123,8 +128,8 @@ class CurvatureCallback(LoggingCallback):
         for name, number in (("every", every), ("examples", examples)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise CurvatureError(f"{name}={number!r} is not valid: expected a whole number of at least 1.")
-        if tolerance is not None and not 0.0 < tolerance < 1.0:
-            raise CurvatureError(f"tolerance={tolerance} is not valid: expected a number between 0 and 1.")
+        if tolerance is not None:
+            check_tolerance(tolerance)
         for name, value, known in (("method", method, METHODS), ("batch_norm", batch_norm, BATCH_NORM_MODES)):
             if value not in known:
                 raise CurvatureError(f"{name}={value!r} is not known: choose one of {', '.join(known)}.")
@@ -227,20 +232,11 @@ class CurvatureCallback(LoggingCallback):
                 )
             examples = self._read(trainer, args, dataloader)
             measured, along_update, noise = self._measured(trainer, examples, before)
-        except CurvatureError as error:
-            self._warn(f"CurvatureCallback measures nothing at step {state.global_step}", str(error))
-            return {}
+            metrics = self._metrics(measured, along_update, noise)
         except Exception as error:
-            if args.world_size > 1:  # the other processes wait for what this one does not reach
-                raise
-            reason = f"{type(error).__name__}: {root_message(error)}"
-            if isinstance(error, torch.OutOfMemoryError):
-                reason = (
-                    "There is not enough memory: lower per_device_train_batch_size, by which the examples are divided, "
-                    "or measure a checkpoint instead."
-                )
-                torch.cuda.empty_cache()
-            self._warn(f"CurvatureCallback measures nothing at step {state.global_step}", reason)
+            if args.world_size > 1 and not isinstance(error, CurvatureError):
+                raise  # the other processes wait for what this one does not reach
+            self._warn(f"CurvatureCallback measures nothing at step {state.global_step}", _reason(error))
             return {}
         if measured.top.value > 0.0:
             set_measured_curvature(optimizer.param_groups, measured.top.value)
@@ -249,7 +245,7 @@ class CurvatureCallback(LoggingCallback):
                 f"The top curvature at step {state.global_step} is {measured.top.value:.3g}",
                 "Nothing oscillates where it is not positive: critmom_qhm keeps the curvature that it has.",
             )
-        return self._metrics(measured, along_update, noise)
+        return metrics
 
     def _warn(self, what: str, reason: str) -> None:
         if reason not in self._warned:
@@ -265,6 +261,7 @@ class CurvatureCallback(LoggingCallback):
             "batch_norm": self.batch_norm,
             "accelerator": trainer.accelerator,
         }
+        mean: dict[str, Any] = {"method": self.method, "weighting": _weighting(trainer), **common}
         along_update = None
         if before:
             with torch.no_grad():
@@ -273,7 +270,7 @@ class CurvatureCallback(LoggingCallback):
                         before[name].neg_().add_(parameter)
                     elif parameter.requires_grad:  # since the step
                         before[name] = torch.zeros_like(parameter)
-            along_update = measure_along(model, examples.batches, before, method=self.method, **common)
+            along_update = measure_along(model, examples.batches, before, **mean)
             before.clear()  # as large as the gradient
         groups = None
         if self.groups is not False:
@@ -282,10 +279,9 @@ class CurvatureCallback(LoggingCallback):
             model,
             examples.batches,
             groups=groups,
-            method=self.method,
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
-            **common,
+            **mean,
         )
         noise = None
         try:
@@ -294,9 +290,13 @@ class CurvatureCallback(LoggingCallback):
                 raise CurvatureError(f"The collator makes {rows} rows of {examples.rows} examples, so none is alone.")
             self._noise.append(sample_noise(model, examples.small, rows=rows, **common))
             noise = noise_scale(self._noise)
+            if trainer.state.global_step == 0:  # an untrained network's would count for the points that follow
+                self._noise.clear()
             trainer.state.stateful_callbacks[_STATE] = [dataclasses.asdict(sample) for sample in self._noise]
-        except CurvatureError as error:
-            self._warn("CurvatureCallback logs no noise scale", str(error))
+        except Exception as error:
+            if trainer.args.world_size > 1 and not isinstance(error, CurvatureError):
+                raise
+            self._warn("CurvatureCallback logs no noise scale", _reason(error))
         return measured, along_update, noise
 
     def _read(self, trainer: "Trainer", args: TrainingArguments, dataloader: Any) -> _Examples:
@@ -322,7 +322,7 @@ class CurvatureCallback(LoggingCallback):
         count = max(count - count % size, min(count, size))  # batches of equal size, if there are several
         drawn = random.Random(seed).sample(range(len(dataset)), count * args.world_size)
         own = Subset(dataset, drawn[args.process_index :: args.world_size])
-        with preserved(trainer.model), generators_preserved(dataset, collate):  # reading may draw random numbers
+        with preserved(trainer.model), left_alone(dataset, collate):  # reading may draw random numbers
             torch.manual_seed(seed)  # the same each time
             random.seed(seed)
             np.random.seed(seed % 2**32)
@@ -347,14 +347,14 @@ class CurvatureCallback(LoggingCallback):
             told = {"noise_scale": noise.value, "noise_scale_low": noise.low or None, "noise_scale_high": noise.high}
             metrics |= {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
             metrics["noise_scale_rows"] = float(noise.rows[0])
-        if self._used is not None and self._used.lr > 0.0:
+        if self._used is not None and self._used.is_damped and self._used.lr > 0.0:
             metrics["curvature/mean_step"] = self._used.lr / (1.0 - self._used.momentum)
         return metrics
 
     def _damping(self, prefix: str, curvature: float) -> dict[str, float]:
         """Damping ratio and regime of the last step at a curvature; empty where they are not defined."""
         used = self._used
-        if used is None or curvature <= 0.0 or used.lr <= 0.0:
+        if used is None or not used.is_damped or curvature <= 0.0 or used.lr <= 0.0:
             return {}
         options: dict[str, Any] = {"momentum": used.momentum, "lr": used.lr, "rule": used.rule, "nu": used.nu}
         options["curvature"] = curvature
@@ -389,6 +389,19 @@ def _asks_for_curvature(optimizer: Any) -> bool:
     )
 
 
+def _reason(error: Exception) -> str:
+    """Why something was not measured."""
+    if isinstance(error, CurvatureError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        return (
+            "There is not enough memory: lower per_device_train_batch_size, by which the examples are divided, or "
+            "measure a checkpoint instead."
+        )
+    return f"{type(error).__name__}: {root_message(error)}"
+
+
 def _noise_sample(*, traces: Sequence[float], squares: Sequence[float], **fields: Any) -> NoiseSample:
     """A sample from the state of a checkpoint, which is JSON and knows no tuples."""
     return NoiseSample(**fields, traces=tuple(traces), squares=tuple(squares))
@@ -407,6 +420,14 @@ def _mean_loss(trainer: "Trainer") -> Callable[[torch.nn.Module, Any], Any]:
         return twin.compute_loss(network, inputs, num_items_in_batch=items)
 
     return compute_loss
+
+
+def _weighting(trainer: "Trainer") -> str:
+    """How a trainer takes the mean over accumulated batches: over their rows or tokens, where it passes on how many."""
+    scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if scaled is None:
+        scaled = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
+    return "items" if scaled else "batches"
 
 
 def _used_by(optimizer: Any) -> Used | None:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_critmom.curvature.owned import is_generator
+
 if TYPE_CHECKING:
     from transformers import Trainer
 
@@ -42,8 +44,9 @@ def log_beside(trainer: "Trainer", metrics: Mapping[str, float]) -> None:
 def observing_copy(trainer: "Trainer") -> "Trainer":
     """A copy of a trainer for computing losses, which leave the trainer's own metrics unchanged.
 
-    The attributes in `SHARED`, such as model, accelerator and data, are shared. Numbers, tensors, containers of them
-    and objects that hold them are copied; functions and objects that cannot be copied are shared.
+    The attributes in `SHARED`, such as model, accelerator and data, are shared. Numbers, tensors, random number
+    generators, containers of them and objects that hold them are copied; functions and objects that cannot be copied
+    are shared.
 
     Args:
         trainer: The trainer, of any class.
@@ -67,6 +70,8 @@ def _copied(value: Any, seen: dict[int, Any]) -> Any:
         found = value if isinstance(value, nn.Parameter) else value.detach().clone()
     elif isinstance(value, np.ndarray):
         found = value.copy()
+    elif is_generator(value):
+        found = value.clone_state() if isinstance(value, torch.Generator) else copy.deepcopy(value)
     elif isinstance(value, nn.Module):  # torchmetrics' are modules without parameters
         found = value if any(True for _ in value.parameters()) else _deep_copied(value)
     elif isinstance(value, dict):
