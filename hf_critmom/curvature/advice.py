@@ -9,6 +9,7 @@ images tuned momentum 0.9 and 0 ended equal where the noise scale was 2 to 6 tim
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 from hf_critmom.curvature.errors import CurvatureError
@@ -50,18 +51,28 @@ def momentum_advice(batch_size: int, noise: NoiseScale | None, mean_step: float,
     Raises:
         CurvatureError: If a number is not positive and finite.
     """
-    numbers = {"batch_size": float(batch_size), "mean_step": mean_step, "curvature": curvature}
+    numbers = {"batch_size": batch_size, "mean_step": mean_step, "curvature": curvature}
     for name, number in numbers.items():
-        if not (math.isfinite(number) and number > 0.0):
+        if not (isinstance(number, Real) and math.isfinite(number) and number > 0.0):
             raise CurvatureError(
-                f"{name}={number:g} says nothing about momentum: expected a positive number, measured while training."
+                f"{name}={number!r} says nothing about momentum: expected a positive number, measured while training."
             )
     product = mean_step * curvature
-    least = max((product - STABLE) / (product + STABLE), 0.0)
-    measured = (
-        f"mean step lr/(1 - momentum) {mean_step:.3g} times top curvature {curvature:.3g} is {product:.3g}, "
-        f"gradient noise scale {'not measured' if noise is None else noise}, batch size {batch_size}"
-    )
+    measured = f"mean step lr/(1 - momentum) {mean_step:.3g} times top curvature {curvature:.3g} is {product:.3g}"
+    return advice_for(batch_size, noise, product, measured)
+
+
+def advice_for(batch_size: int, noise: NoiseScale | None, product: float, measured: str) -> MomentumAdvice:
+    """As `momentum_advice`, for the product of mean step and top curvature.
+
+    Args:
+        batch_size: See `momentum_advice`.
+        noise: See `momentum_advice`.
+        product: The product, positive.
+        measured: How it was measured, for the sentence.
+    """
+    least = least_momentum(product)
+    measured = f"{measured}, gradient noise scale {'not measured' if noise is None else noise}, batch size {batch_size}"
     if product > WELL_ABOVE * STABLE:
         said = (
             f"Momentum is needed here: plain SGD of the same mean step would be unstable ({measured}; {STABLE:g} is "
@@ -88,6 +99,11 @@ def momentum_advice(batch_size: int, noise: NoiseScale | None, mean_step: float,
         "momentum 0.9 with tuned momentum 0."
     )
     return MomentumAdvice("open", said, least)
+
+
+def least_momentum(product: float) -> float:
+    """The least momentum at which a heavy ball is stable at a product of mean step and curvature."""
+    return max((product - STABLE) / (product + STABLE), 0.0)
 
 
 def _least_nesterov(product: float) -> float:

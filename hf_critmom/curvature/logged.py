@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
-from hf_critmom.curvature.advice import MomentumAdvice, momentum_advice
+from hf_critmom.curvature.advice import STABLE, WELL_ABOVE, MomentumAdvice, advice_for, least_momentum
 from hf_critmom.curvature.noise import NoiseScale
 
 
@@ -19,8 +19,9 @@ class LoggedCurvature:
         products: Mean step times top curvature where a step with momentum had been made; above 2, plain SGD of that
             mean step is unstable.
         ratios: Damping ratio of these steps at the top curvature, where it is positive.
-        noise: Gradient noise scale over the points after the first, None where it was not measured.
-        mean_step: Median of the mean steps; None where there was no momentum.
+        noise: Gradient noise scale, the median of the values logged at the points after the first; None where it was
+            not measured. Each value pools the measurements of up to four points: in runs of this version of those after
+            the first, in earlier ones of the first as well.
     """
 
     steps: tuple[int, ...]
@@ -28,7 +29,6 @@ class LoggedCurvature:
     products: tuple[float, ...]
     ratios: tuple[float, ...]
     noise: NoiseScale | None
-    mean_step: float | None
 
     @classmethod
     def from_records(cls, records: Sequence[Mapping[str, float | None]]) -> "LoggedCurvature":
@@ -44,18 +44,31 @@ class LoggedCurvature:
                 record["curvature/top_damping_ratio"] for record in moving if "curvature/top_damping_ratio" in record
             ),
             noise=_noise(later or known),
-            mean_step=median(record["curvature/mean_step"] for record in moving) if moving else None,
         )
 
     def advice(self, batch_size: int) -> MomentumAdvice | None:
-        """What momentum can do at a batch size; None where no step with momentum was measured.
+        """What momentum can do at a batch size; None where no step with momentum was measured, or nothing oscillated.
+
+        It is decided at the median of the products; the sentence names the largest as well.
 
         Args:
             batch_size: Examples of an optimizer step.
         """
-        if not self.mean_step or (product := median(self.products)) <= 0.0:
+        if not self.products or not 0.0 < (product := median(self.products)) < math.inf:
             return None
-        return momentum_advice(batch_size, self.noise, self.mean_step, product / self.mean_step)
+        largest, points = max(self.products), len(self.products)
+        measured = "mean step lr/(1 - momentum) times top curvature: "
+        if points == 1:
+            return advice_for(batch_size, self.noise, product, f"{measured}{product:.3g} at one point of the run")
+        measured += f"median {product:.3g} over {points} points of the run, largest {largest:.3g}"
+        advice = advice_for(batch_size, self.noise, product, measured)
+        if largest <= max(product, WELL_ABOVE * STABLE):
+            return advice
+        at_largest = (
+            f" At the largest product plain SGD would be unstable, and a heavy ball is stable from momentum "
+            f"{least_momentum(largest):.2f} upwards."
+        )
+        return replace(advice, sentence=advice.sentence + at_largest)
 
 
 def _noise(records: Sequence[Mapping[str, float]]) -> NoiseScale | None:

@@ -12,6 +12,7 @@ there), and each is averaged before one is divided by the other. The interval is
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ def noise_scale(samples: Sequence[NoiseSample], *, level: float = 0.9) -> NoiseS
     Raises:
         CurvatureError: If there are no samples, or the level lies outside (0, 1).
     """
-    if not (isinstance(level, int | float) and 0.0 < level < 1.0):
+    if not (isinstance(level, Real) and 0.0 < level < 1.0):
         raise CurvatureError(f"level={level!r} is not valid: expected a number between 0 and 1.")
     if not samples:
         raise CurvatureError("No gradient noise was sampled: measure at one step at least.")

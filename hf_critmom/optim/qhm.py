@@ -99,7 +99,7 @@ class CritMomQHM(ChecksState, SGD):
         _keep_options(kept, options)
         self.defaults.update(kept)
         for group in self.param_groups:
-            _keep_options(group, {**options, **group})
+            _keep_options(group, {**options, **_given(group)})
             _show_nu(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -115,7 +115,7 @@ class CritMomQHM(ChecksState, SGD):
                     "(nu equal to the momentum is Nesterov's momentum)."
                 )
         options: dict[str, Any] = {
-            name: param_group[name] for name in ("momentum", "curvature", "nu") if name in param_group
+            name: value for name, value in _given(param_group).items() if name in ("momentum", "curvature", "nu")
         }
         _keep_options({}, options)  # checks them
         super().add_param_group(param_group)
@@ -197,6 +197,16 @@ def set_measured_curvature(param_groups: Iterable[dict[str, Any]], curvature: fl
     return bool(automatic)
 
 
+def _given(group: dict[str, Any]) -> dict[str, Any]:
+    """A group's options as they were given, also where it is one of another such optimizer."""
+    given = dict(group)
+    if "fixed_nu" in group:
+        given["nu"] = group["fixed_nu"]
+    if group.get("curvature_source", "given") != "given":
+        given["curvature"] = "auto"
+    return given
+
+
 def _keep_options(group: dict[str, Any], options: dict[str, Any]) -> None:
     """Checks options and writes them into a group, as plain numbers and strings.
 
@@ -208,9 +218,10 @@ def _keep_options(group: dict[str, Any], options: dict[str, Any]) -> None:
         group["nu"] = 0.0
     if "curvature" in options:
         curvature = check_option(QHM_CURVATURE, options["curvature"])
-        automatic = curvature == "auto"
-        group["curvature"] = DEFAULT_QHM_CURVATURE if automatic else curvature
-        group["curvature_source"] = "assumed" if automatic else "given"
+        if curvature != "auto":
+            group |= {"curvature": curvature, "curvature_source": "given"}
+        elif group.get("curvature_source") != "measured":
+            group |= {"curvature": DEFAULT_QHM_CURVATURE, "curvature_source": "assumed"}
     if "momentum" in options:
         group["momentum"] = check_option("momentum", options["momentum"])
 

@@ -159,8 +159,14 @@ def changed_options(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str,
     changed: dict[str, tuple[Any, Any]] = {}
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         derived = {"momentum", "betas"} & own.keys() if "rule" in own else set()  # they follow the learning rate
-        if {saved.get("curvature_source", "given"), own.get("curvature_source", "given")} != {"given"}:
+        automatic = [group.get("curvature_source", "given") != "given" for group in (saved, own)]
+        if any(automatic):
             derived.add("curvature")  # it is measured
+            if not all(automatic):
+                stored, given = (
+                    "auto" if auto else group["curvature"] for auto, group in zip(automatic, (saved, own), strict=True)
+                )
+                changed.setdefault("curvature", (stored, given))
         for key in saved.keys() & own.keys() - _WRITTEN - _COMPUTED_BY - derived:
             if _differ(saved[key], own[key]):
                 changed.setdefault("learning_rate" if key == "initial_lr" else key, (saved[key], own[key]))

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from hf_critmom.curvature import CurvatureError, NoiseScale, momentum_advice
+from hf_critmom.curvature.logged import LoggedCurvature
 from hf_critmom.damping import critical_nu, damping_ratio
 
 
@@ -61,8 +62,37 @@ def test_an_interval_that_does_not_decide_leaves_it_open():
     assert advice.role == "open" and "not measured" in advice.sentence
 
 
-@pytest.mark.parametrize("numbers", [(0, 0.2, 8.0), (64, 0.0, 8.0), (64, 0.2, -1.0), (64, 0.2, math.nan)])
+@pytest.mark.parametrize(
+    "numbers", [(0, 0.2, 8.0), (64, 0.0, 8.0), (64, 0.2, -1.0), (64, 0.2, math.nan), ("64", 0.2, 8.0)]
+)
 def test_numbers_that_say_nothing_are_a_sentence(numbers):
     batch_size, mean_step, curvature = numbers
     with pytest.raises(CurvatureError, match="expected a positive number"):
         momentum_advice(batch_size, None, mean_step, curvature)
+
+
+def logged(*points):
+    """Records of a run, from step, mean step and top curvature of each point."""
+    noise = {"noise_scale": 50.0, "noise_scale_low": 40.0, "noise_scale_high": 60.0, "noise_scale_rows": 32.0}
+    return LoggedCurvature.from_records(
+        [
+            {"step": step, "curvature/mean_step": mean_step, "curvature/top": top, **noise}
+            for step, mean_step, top in points
+        ]
+    )
+
+
+def test_the_sentence_on_a_run_names_products_that_were_measured_and_does_not_hide_the_largest():
+    run = logged((0, 1.0, 5.0), (10, 1.0, 1.0), (50, 0.9, 2.0), (100, 0.5, 30.0))
+    assert run.products == (1.0, 1.8, 15.0)
+    advice = run.advice(64)
+    assert advice.role == "can" and advice.least_momentum == 0.0
+    assert "median 1.8 over 3 points of the run, largest 15" in advice.sentence
+    least = float(re.search(r"stable from momentum (\d\.\d+) upwards", advice.sentence).group(1))
+    assert pytest.approx(2.0 * (1.0 + least) / (1.0 - least), rel=0.05) == 15.0
+
+
+def test_a_run_that_is_stable_without_momentum_at_every_point_is_not_told_of_a_limit():
+    assert "plain SGD" not in logged((0, 1.0, 5.0), (10, 1.0, 1.0), (50, 0.9, 2.0)).advice(64).sentence
+    assert "2.5 at one point of the run" in logged((10, 0.5, 5.0)).advice(64).sentence
+    assert logged((10, 0.5, -5.0)).advice(64) is None

@@ -147,6 +147,25 @@ def test_one_batch_in_place_of_a_list_is_a_sentence(measure):
         measure(perceptron(), examples(10), cross_entropy)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"tolerance": "x"}, "tolerance='x'"),
+        ({"batches": None}, "batches=None"),
+        ({"groups": ["0"]}, r"groups=\['0'\]"),
+        ({"weighting": "rows"}, "choose items or batches"),
+        ({"update": {"0.weight": torch.ones(3)}}, r"0\.weight has shape \(3,\), and the parameter \(20, 10\)"),
+        ({"update": [torch.ones(3)]}, "by name"),
+    ],
+)
+def test_arguments_that_are_not_valid_are_a_sentence(arguments, word):
+    model = perceptron()
+    if isinstance(arguments.get("update"), dict):
+        arguments = {"update": {**dict(model.named_parameters()), **arguments["update"]}}
+    with pytest.raises(CurvatureError, match=word):
+        measure_curvature(model, **{"batches": [examples(10)], "compute_loss": cross_entropy, **arguments})
+
+
 def test_rows_are_counted_by_labels_and_never_by_a_number():
     assert count_rows({"temperature": torch.tensor(2.0), "x": torch.zeros(3, 2)}) == 3
     assert count_rows({"patches": torch.zeros(12, 2), "labels": torch.zeros(4)}) == 4

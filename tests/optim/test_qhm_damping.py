@@ -157,6 +157,20 @@ def test_only_groups_that_asked_for_it_take_a_measured_curvature():
     assert given.param_groups[0]["curvature"] == 3.0
 
 
+@pytest.mark.parametrize("options", [{"curvature": 5.0}, {"curvature": "auto"}, {"nu": 0.3}])
+@pytest.mark.parametrize("measured", [False, True])
+def test_an_optimizer_made_of_anothers_groups_has_their_options(options, measured):
+    first = CritMomQHM(parameters(), lr=0.1, **options)
+    if measured:
+        set_measured_curvature(first.param_groups, 42.0)
+    second = CritMomQHM(first.param_groups, lr=0.2)
+    third = CritMomQHM(parameters(), lr=0.2)
+    third.add_param_group({**first.param_groups[0], "params": parameters()})
+    for group in (second.param_groups[0], third.param_groups[1]):
+        for name in ("fixed_nu", "nu", "curvature", "curvature_source"):
+            assert group[name] == first.param_groups[0][name]
+
+
 @pytest.mark.parametrize("curvature", [0.0, -1.0, math.nan, math.inf])
 def test_a_measured_curvature_that_damps_nothing_is_refused(curvature):
     optimizer = CritMomQHM(parameters(), lr=0.1, curvature="auto")

@@ -9,6 +9,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_critmom import IKFAD, CritMomAdamW, CritMomQHM, CritMomSGD
 from hf_critmom.optim import CritMomCompensated, CritMomMatched
+from hf_critmom.optim.qhm import set_measured_curvature
 from hf_critmom.optim.resuming import OtherOptimizerError, guard_resuming
 
 OURS = {cls.__name__: cls for cls in (CritMomSGD, CritMomMatched, CritMomCompensated, CritMomQHM, CritMomAdamW, IKFAD)}
@@ -71,6 +72,19 @@ def test_other_options_than_those_of_the_state_are_one_warning(guarded, caplog):
     optimizer.load_state_dict(state)
     (sentence,) = said(caplog)
     assert "hold 0.8, not 0.9; rule exact, not linear" in sentence
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [("auto", 20.0, "curvature auto, not 20.0"), (20.0, "auto", "curvature 20.0, not auto"), ("auto", "auto", None)],
+)
+def test_a_curvature_that_is_given_on_one_side_and_measured_on_the_other_is_another_option(
+    before, after, words, caplog
+):
+    first = started(CritMomQHM, steps=0, curvature=before)
+    set_measured_curvature(first.param_groups, 3.0)
+    started(CritMomQHM, steps=0, curvature=after).load_state_dict(first.state_dict())
+    assert [words in sentence for sentence in said(caplog)] == ([True] if words else [])
 
 
 @pytest.mark.parametrize("guarded", [False, True])
