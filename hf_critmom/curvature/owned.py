@@ -166,7 +166,8 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         for name in _names(value.__code__):
             named = value.__globals__.get(name)
-            if is_generator(named) or getattr(named, "__globals__", None) is value.__globals__:
+            here = isinstance(named, types.FunctionType) and named.__globals__ is value.__globals__
+            if here or is_generator(named):
                 yield named
     if _has_attributes(value):
         yield from vars(value).values()

@@ -218,8 +218,8 @@ ARMS: dict[str, Arm] = {
             "sgd",
             {**_SGD, "nesterov": True},
             schedule="matched",
-            help="SGD, constant Nesterov momentum 0.9 at learning rate 0.05 sqrt(lr): critmom's mean step, "
-            "which follows a quarter of a cosine where lr follows half of one",
+            help="SGD, constant Nesterov momentum 0.9 at learning rate 0.05 sqrt(lr): critmom's mean step up to "
+            "lr 0.25, which follows a quarter of a cosine where lr follows half of one",
             color="#997700",
         ),
         Arm(
