@@ -90,7 +90,7 @@ def check_tolerance(tolerance: Any) -> None:
     Raises:
         CurvatureError: If it is not a number between 0 and 1.
     """
-    if not (isinstance(tolerance, Real) and 0.0 < tolerance < 1.0):
+    if not (isinstance(tolerance, Real) and 0.0 < float(tolerance) < 1.0):
         raise CurvatureError(f"tolerance={tolerance!r} is not valid: expected a number between 0 and 1.")
 
 

@@ -5,6 +5,7 @@ import math
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +130,16 @@ def test_generators_of_model_and_loss_draw_the_same_each_time_and_are_left_where
 
 
 MEAN_AND_SCALE = (0.0, 0.5)
+
+
+@pytest.mark.parametrize("of_all", ["", "_all"], ids=["one device", "several"])
+def test_the_generator_of_the_accelerator_in_use_is_left_where_it_was(of_all, monkeypatch):
+    drawn = [7]
+    fake = SimpleNamespace(**{f"get_rng_state{of_all}": lambda: drawn[0], f"set_rng_state{of_all}": drawn.append})
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("mps"))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
+    measure_curvature(perceptron(), [examples(10)], cross_entropy)
+    assert drawn == [7, 7]
 
 
 def test_what_a_module_caches_stays_together_with_what_it_is_known_by():
