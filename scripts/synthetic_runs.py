@@ -182,33 +182,40 @@ class Times:
 def arrivals_of(values: np.ndarray, targets: tuple[float, ...], density: int, *, smooth: bool) -> Times:
     """Arrivals of many runs at once, with times in epochs.
 
-    The isotonic regression is never computed: it first reaches a target after the evaluation up to which the sum of
-    deviations from the target is smallest (the switching relation, Groeneboom and Jongbloed, Nonparametric Estimation
+    A smoothed curve is the isotonic regression of its rise, which ends where three evaluations together are the best.
+    It is never computed: it first reaches a target after the evaluation up to which the sum of deviations from the
+    target is smallest (the switching relation, Groeneboom and Jongbloed, Nonparametric Estimation
     under Shape Constraints (2014), section 3.8), and its values on both sides of that are a maximum and a minimum of
     means.
     """
     last = values.shape[-1]
     places = np.arange(last)
     sums = np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, axis=-1)], axis=-1)
+    rise = np.full(values.shape[:-1], last)
+    if smooth and last > 2:
+        rise -= (sums[..., 3:] - sums[..., :-3])[..., ::-1].argmax(axis=-1)
     found = []
     for target in targets:
-        reached = values >= target
-        arrived = reached.any(axis=-1)
         if smooth:
-            first = (sums - target * np.arange(last + 1)).argmin(axis=-1)
+            deviations = sums - target * np.arange(last + 1)
+            first = np.where(np.arange(last + 1) <= rise[..., None], deviations, np.inf).argmin(axis=-1)
+            arrived = first < rise
         else:
+            reached = values >= target
+            arrived = reached.any(axis=-1)
             first = np.where(arrived, reached.argmax(axis=-1), last)
-        at = np.clip(first, 1, last - 1)[..., None]
+        at = np.clip(first, 1, rise - 1)[..., None]
         if smooth:
             total = np.take_along_axis(sums, at, -1)
             with np.errstate(divide="ignore", invalid="ignore"):
                 before = np.where(places < at, (total - sums[..., :-1]) / (at - places), -np.inf)
-                after = np.where(places >= at, (sums[..., 1:] - total) / (places + 1 - at), np.inf)
+                rises = (places >= at) & (places < rise[..., None])
+                after = np.where(rises, (sums[..., 1:] - total) / (places + 1 - at), np.inf)
             low, high = before.max(axis=-1), after.min(axis=-1)
         else:
             low, high = (np.take_along_axis(values, at + shift, -1)[..., 0] for shift in (-1, 0))
         with np.errstate(divide="ignore", invalid="ignore"):
             inside = at[..., 0] + (target - low) / (high - low)
-        time = np.where(first == 0, 1.0, np.where((first < last) & arrived, inside, last))
+        time = np.where(first == 0, 1.0, np.where(arrived, inside, last))
         found.append((np.log(time / density), arrived, arrived & (first == 0)))
     return Times(*(np.stack(parts, axis=-1) for parts in zip(*found, strict=True)))

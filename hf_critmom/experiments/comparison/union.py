@@ -143,18 +143,24 @@ def _seeds(parts: Sequence[Part]) -> tuple[int, ...]:
 def _looks(parts: Sequence[Part]) -> LookPlan:
     """The planned looks at the verdicts of all parts together.
 
-    Shares that were started before any of them can have been finished were planned together, and have one look. If a
-    part may have been finished before another was started, its verdicts may have been the reason for that one, and the
-    looks stay those of the earliest part; so they do if a part grew after its first look, or by the rule of its plan.
+    Shares that were started before any of them can have been finished were planned together, and have one look. If some
+    parts may have been finished before another was started, the verdicts on them together may have been the reason for
+    that one, and the looks stay those of the earliest part; so they do if a part grew after its first look, or by the
+    rule of its plan.
     """
 
-    def led_to_more(part: Part) -> bool:
-        finished = [{run.seed for run in part.runs if run.arm == arm and not run.trial} for arm in part.plan.arms]
-        return max(map(len, finished)) >= max(part.looks.first, 2) and any(
-            set(other.plan.seeds) - set(part.plan.seeds) and part.ended_before(other) for other in parts
-        )
+    def had_verdicts_before(part: Part) -> bool:
+        earlier = [other for other in parts if other.ended_before(part)]
+        if not {*part.plan.seeds} - {seed for other in earlier for seed in other.plan.seeds}:
+            return False
+        seeds: dict[str, set[int]] = {}
+        for run in (run for other in earlier for run in other.runs if not run.trial):
+            seeds.setdefault(run.arm, set()).add(run.seed)
+        first = min((other.looks.first for other in earlier), default=1)
+        return max(map(len, seeds.values()), default=0) >= max(first, 2)
 
-    if any(part.looks.first < max(part.looks.last, len(part.plan.seeds)) or led_to_more(part) for part in parts):
+    grew = any(part.looks.first < max(part.looks.last, len(part.plan.seeds)) for part in parts)
+    if grew or any(map(had_verdicts_before, parts)):
         return _earliest(parts).looks
     seeds = len(_seeds(parts))
     return LookPlan(seeds, seeds)

@@ -41,7 +41,7 @@ def analyse_budget(
     baseline = plan.baseline_arm if plan.baseline_arm in present else next(iter(present), "")
     return analyse(
         rows,
-        present,
+        list(dict.fromkeys([*arms, *plan.arms])),
         baseline,
         Metric(plan.task.metric, plan.task.greater_is_better),
         plan.targets,

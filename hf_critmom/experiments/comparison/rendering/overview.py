@@ -96,7 +96,7 @@ class Overview:
             times = {arm: workload.times[arm] for arm in self.compared}
             least = min(times.values(), default=math.inf)
             for arm, taken in times.items():
-                factors[arm].append(taken / least if math.isfinite(taken) else math.inf)
+                factors[arm].append(_factor(taken, least))
         ends = sorted(
             {1.0, MAX_PROFILE_FACTOR, *(one for found in factors.values() for one in found if math.isfinite(one))}
         )
@@ -193,3 +193,10 @@ def overview_as_json(overview: Overview) -> dict[str, Any]:
             }
         )
     )  # fmt: skip
+
+
+def _factor(taken: float, least: float) -> float:
+    """Steps as a multiple of the least; before the first step, nothing but itself is a finite multiple."""
+    if taken == least and math.isfinite(taken):
+        return 1.0
+    return taken / least if math.isfinite(taken) and least > 0.0 else math.inf

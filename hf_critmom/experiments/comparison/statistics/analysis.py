@@ -163,7 +163,7 @@ def analyse(
 
     Args:
         table: The table of results at one budget.
-        arms: Names of the arms, in order; those without results are left out.
+        arms: Names of the planned arms and their tuned variants, in order; only those with results are reported.
         baseline: Name of the arm that the others are compared with.
         metric: The metric.
         targets: The planned targets.
@@ -191,6 +191,7 @@ def analyse(
         margin,
         alpha,
         paired,
+        arms=tuple(arms),
     )
     rows = table[table["arm"].isin(present)]
     judged = judge(rows, rule)
@@ -207,7 +208,7 @@ def analyse(
         curves=validation_curves(table, present, metric),
         reach={arm: tuple(map(reach_curve, arm_times)) for arm, arm_times in observed.items()},
         relative=tuple(relate(judged, observed, arm, baseline, disturbed) for arm in present if arm != baseline),
-        verdicts=tuple(verdicts(judged, claims_of(present, baseline, user_claims))),
+        verdicts=tuple(verdicts(judged, claims_of(present, baseline, user_claims, rows))),
         margin=margin,
         smoothed=judged.smoothed,
         drift=None if drift is None else summarise_drift(drift, present, baseline),

@@ -22,9 +22,9 @@ class Arrivals:
     reaches it, the curve is taken as a straight line: that removes the offset of half an evaluation that first hits
     have, and most of the spread that their rounding adds. Two cases have no such pair of evaluations:
 
-    * **Not arrived.** The time is restricted to the budget: the run counts with its end, and one that diverged with the
-      end of the longest run of any arm, because more of its own budget would not have helped it. Ratios of restricted
-      times understate a difference and never reverse it.
+    * **Not arrived.** The time is restricted to the budget: the run counts with its end, and one that diverged, or
+      ended early, with the end of the longest run of any arm, because more of its own budget would not have helped it,
+      or was not given to it. Ratios of restricted times understate a difference and never reverse it.
     * **Immediate.** The first evaluation reaches the target already, so that nothing bounds the time from below. The
       run counts with that evaluation, the latest possible time, which also draws ratios towards 1.
 
@@ -35,7 +35,7 @@ class Arrivals:
         times: Interpolated and restricted times, positive.
         earliest: Time of the last evaluation before the target is reached, a lower bound; 0 for immediate arrivals.
         latest: Time of the first evaluation that reaches the target, an upper bound; infinite if there is none.
-        arrived: Which runs have an evaluation that reaches the target.
+        arrived: Which runs reach the target; where curves are smoothed, the smoothed one has to reach it.
         immediate: For which runs it is the first one.
     """
 
@@ -102,15 +102,19 @@ def arrivals(
         metric: The metric.
         targets: Values of the metric.
         column: "step", "epoch" or "seconds".
-        smooth: Whether to replace curves by their isotonic regression, the closest curve that never gets worse.
+        smooth: Whether to replace the rise of each curve by its isotonic regression, the closest curve that never gets
+            worse. The rise ends where three evaluations together are the best: what follows, as when a network
+            overfits, does not take back what was reached.
     """
-    ends = table.loc[table["split"] == "test", column].astype(float)
+    ended = table[table["split"] == "test"]
+    ends, longest = ended[column].astype(float), float(ended["step"].astype(float).max())
     runs = table[table["arm"] == arm]
     found = []
     for _, run in runs.groupby("seed"):
         end = run[run["split"] == "test"]
         diverged = end.empty or (end["status"] == "diverged").all() or end[column].isna().all()
-        outlasted = float(ends.max()) if diverged else float(end[column].iloc[0])
+        in_full = not diverged and float(end["step"].iloc[0]) >= longest
+        outlasted = float(end[column].iloc[0]) if in_full else float(ends.max())
         validation = run[run["split"] == "validation"].sort_values("step")
         values = validation[metric.name].astype(float).to_numpy()
         at = validation[column].astype(float).to_numpy()
@@ -154,15 +158,13 @@ def _arrival(
     at: np.ndarray, values: np.ndarray, target: float, end: float, *, smooth: bool
 ) -> tuple[float, float, float, bool, bool]:
     """Time, earliest, latest, arrived and immediate of one run whose metric should rise."""
+    raw = np.flatnonzero(values >= target)
+    if smooth and len(values):
+        values = isotonic_regression(values[: _rise(values)]).x
     hits = np.flatnonzero(values >= target)
-    last = float(at[-1]) if len(at) else 0.0
-    if not len(hits):
-        return end, last, math.inf, False, False
-    if smooth:
-        smoothed = np.flatnonzero((curve := isotonic_regression(values).x) >= target)
-        if not len(smoothed):  # only a noisy evaluation reached the target, not the smoothed curve: as late as possible
-            return end, float(at[hits[0] - 1]) if hits[0] else 0.0, end, True, False
-        hits, values = smoothed, curve
+    if not len(hits):  # or only a noisy evaluation reached the target
+        before = len(at) - 1 if not len(raw) else raw[0] - 1
+        return end, float(at[before]) if before >= 0 else 0.0, math.inf, False, False
     first = hits[0]
     if first == 0:
         later = at[at > 0.0]  # an evaluation before the first step is at time 0, which has no logarithm
@@ -172,3 +174,11 @@ def _arrival(
     share = (target - low) / (high - low)
     time = float(at[first - 1] + share * (at[first] - at[first - 1]))
     return time, float(at[first - 1]), float(at[first]), True, False
+
+
+def _rise(values: np.ndarray) -> int:
+    """Number of evaluations up to the last three that are together the best."""
+    if len(values) < 3:
+        return len(values)
+    together = np.convolve(values, np.ones(3), mode="valid")
+    return len(values) - int(together[::-1].argmax())

@@ -105,7 +105,9 @@ def parse_claim(text: str, arms: Sequence[str]) -> Claim:
     return Claim(f"{arm} is faster than {baseline}", arm, (baseline,), primary=True)
 
 
-def claims_of(arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] = ()) -> tuple[Claim, ...]:
+def claims_of(
+    arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] = (), table: pd.DataFrame | None = None
+) -> tuple[Claim, ...]:
     """The claims of a comparison, each pair of arms once.
 
     The user's primary claims come first, then those of the paper that are about an arm of the comparison, then the
@@ -116,6 +118,8 @@ def claims_of(arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] =
         arms: Names of the arms that have results, including tuned variants.
         baseline: The arm that the others are compared with.
         user_claims: The user's claims. If any of them is primary, none of the paper's claims is.
+        table: The table of results. A claim about arms of the same learning rate, which these do not have, cannot be
+            tested, so that their pair has another claim as well.
     """
     first, later = ([claim for claim in user_claims if claim.primary == primary] for primary in (True, False))
     known = [replace(claim, primary=claim.primary and not first) for claim in CLAIMS if claim.arm in arms]
@@ -127,7 +131,8 @@ def claims_of(arms: Sequence[str], baseline: str, user_claims: Sequence[Claim] =
             found.append(Claim(f"{arm} is faster than {against}", arm, (against,)))
     once: dict[frozenset[str] | str, Claim] = {}
     for claim in found:
-        once.setdefault(claim.text if claim.first else frozenset((claim.arm, *claim.baselines)), claim)
+        alone = claim.first or not (table is None or _has_its_learning_rate(claim, table))
+        once.setdefault(claim.text if alone else frozenset((claim.arm, *claim.baselines)), claim)
     return tuple(once.values())
 
 
@@ -149,19 +154,21 @@ def claim_title(claim: Claim) -> str:
     return f"{claim.arm} against {against}{', highest target only' if claim.highest_only else ''}"
 
 
-def why_untested(claim: Claim, table: pd.DataFrame) -> str:
+def why_untested(claim: Claim, table: pd.DataFrame, planned: Sequence[str] = ()) -> str:
     """Why a claim cannot be tested; empty if it can.
 
     Args:
         claim: The claim.
         table: The table of results at one budget.
+        planned: Names of the planned arms, all of which a claim to be first is about.
     """
     arms = list(dict.fromkeys(table["arm"]))
-    if missing := [name for name in (claim.arm, *claim.baselines) if name not in arms]:
+    needed = [claim.arm, *claim.rivals(planned)] if claim.first else [claim.arm, *claim.baselines]
+    if missing := [name for name in needed if name not in arms]:
         return f"it needs the arm{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
     if not claim.rivals(arms):
         return "there is no other arm"
-    if claim.same_learning_rate and not _same_learning_rate(table, claim.arm, claim.baselines):
+    if not _has_its_learning_rate(claim, table):
         return "the arms have different learning rates"
     return ""
 
@@ -182,7 +189,8 @@ def claim_weights(claims: Sequence[Claim]) -> list[float]:
     return [0.5 / primary if claim.primary else 0.5 / (len(claims) - primary) for claim in claims]
 
 
-def _same_learning_rate(table: pd.DataFrame, arm: str, baselines: Sequence[str]) -> bool:
-    if "peak_learning_rate" not in table:  # in tables of version 0.1, every arm had the command's learning rate
+def _has_its_learning_rate(claim: Claim, table: pd.DataFrame) -> bool:
+    """Whether the arms of a claim that is about one learning rate have one."""
+    if not claim.same_learning_rate or "peak_learning_rate" not in table:  # in tables of version 0.1, all arms had one
         return True
-    return table[table["arm"].isin([arm, *baselines])]["peak_learning_rate"].nunique(dropna=False) == 1
+    return table[table["arm"].isin([claim.arm, *claim.baselines])]["peak_learning_rate"].nunique(dropna=False) <= 1

@@ -58,6 +58,22 @@ class Pair:
             return paired_estimate(_log_ratio(self.arm.times, self.baseline.times).mean(axis=1))
         return welch_estimate(*(_log(side.times).mean(axis=1) for side in (self.arm, self.baseline)))
 
+    @property
+    def may_be_larger(self) -> bool:
+        """Whether the arm missed a target in some pair, or only the baseline had reached it at its first evaluation."""
+        return self._counts_too_soon(self.arm, self.baseline)
+
+    @property
+    def may_be_smaller(self) -> bool:
+        """Whether the baseline missed a target in some pair, or only the arm had reached it at its first evaluation."""
+        return self._counts_too_soon(self.baseline, self.arm)
+
+    def _counts_too_soon(self, one: Arrivals, other: Arrivals) -> bool:
+        """Whether a ratio of the times of `one` to those of the other may be larger than its estimate."""
+        if self.paired:
+            return bool((~one.arrived | (other.immediate & ~one.immediate)).any())
+        return bool((~one.arrived).any() or (other.immediate.any() and not one.immediate.all()))
+
     def missed(self) -> tuple[int, int, int]:
         """Number of missed arrivals over seeds and targets: by the arm only, by the baseline only, and by both.
 
@@ -96,11 +112,12 @@ class PairedRatio:
     Attributes:
         target: Value of the metric.
         ratio: Geometric mean of the ratios with its interval; below 1 the arm is faster. A run that did not reach the
-            target counts with the end of its budget, so that the estimate is a bound, see `bound`, and the interval is
-            open on the side of the missing run.
+            target counts with the end of its budget, and one that had reached it at its first evaluation with that one,
+            so that the estimate is a bound, see `bound`, and the interval is open on the side of that run.
         arm_censored: Number of pairs in which only the baseline reached the target.
         baseline_censored: Number of pairs in which only the arm reached it.
         both_censored: Number of pairs in which neither reached it.
+        bound: What the estimate is: "exact", "at least", "at most" or "unknown".
         confidence: Level of the interval.
         outer: Bounds of the ratio that hold wherever between two evaluations the target was reached: the geometric mean
             with the earliest times of the arm and the latest ones of the baseline, and vice versa.
@@ -115,19 +132,13 @@ class PairedRatio:
     arm_censored: int
     baseline_censored: int
     both_censored: int
+    bound: str = "exact"
     confidence: float = CONFIDENCE
     outer: tuple[float, float] = (0.0, math.inf)
     p: float = 1.0
     paired: bool = True
     exploratory: bool = False
     decided: bool = False
-
-    @property
-    def bound(self) -> str:
-        """What the estimate is: "exact", "at least", "at most" or "unknown"."""
-        if not self.ratio.n or self.both_censored or (self.arm_censored and self.baseline_censored):
-            return "unknown"
-        return "at least" if self.arm_censored else "at most" if self.baseline_censored else "exact"
 
 
 def paired_ratio(runs: Pair, target: float, *, confidence: float = CONFIDENCE) -> PairedRatio:
@@ -144,13 +155,25 @@ def paired_ratio(runs: Pair, target: float, *, confidence: float = CONFIDENCE) -
     if at.n and both_missed == at.n:
         estimate = replace(estimate, value=math.nan, standard_error=math.nan)
     low, high = ((found := estimate.interval(confidence)).low, found.high)
-    p = estimate.p_value()
-    if arm_missed or both_missed:
-        high, p = math.inf, p if estimate.value > 0.0 and not both_missed else 1.0
-    if baseline_missed or both_missed:
-        low, p = -math.inf, p if estimate.value < 0.0 and not both_missed else 1.0
+    p, bound = estimate.p_value(), "exact" if at.n else "unknown"
+    larger, smaller = at.may_be_larger, at.may_be_smaller
+    if larger:
+        high, p, bound = math.inf, p if estimate.value > 0.0 and not smaller else 1.0, "at least"
+    if smaller:
+        low, p, bound = -math.inf, p if estimate.value < 0.0 and not larger else 1.0, "at most"
     ratio = Interval(estimate.value, low, high, at.n).exp()
-    return PairedRatio(target, ratio, arm_missed, baseline_missed, both_missed, confidence, _outer(at), p, at.paired)
+    return PairedRatio(
+        target,
+        ratio,
+        arm_missed,
+        baseline_missed,
+        both_missed,
+        "unknown" if larger and smaller else bound,
+        confidence,
+        _outer(at),
+        p,
+        at.paired,
+    )
 
 
 def target_ratios(

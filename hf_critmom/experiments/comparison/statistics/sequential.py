@@ -170,6 +170,8 @@ def _bound(angles: np.ndarray, masses: np.ndarray, seeds: int, spend: float) -> 
         beyond = np.where(c < lengths, _turned_further(first, seeds) - _turned_further(second, seeds), 0.0)
         return 2.0 * float(beyond @ masses) - spend
 
+    if excess(math.pi / 2.0) >= 0.0:  # rounding is larger than what may be spent
+        return math.pi / 2.0
     return float(brentq(excess, 0.0, math.pi / 2.0, xtol=1e-12))
 
 

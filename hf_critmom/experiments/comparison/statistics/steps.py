@@ -13,6 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from hf_critmom.damping import critical_momentum
+from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.optim.qhm import CritMomQHM
 
 
@@ -88,6 +89,9 @@ def step_factor(optimizer: str, options: Mapping[str, Any], learning_rate: float
 
     Returns:
         Factor of the learning rate, rounded to six digits.
+
+    Raises:
+        ComparisonError: If no learning rate gives such a step, as where the ema rule's is never smaller.
     """
     if optimizer not in _FOLLOWING:
         return factor
@@ -96,7 +100,13 @@ def step_factor(optimizer: str, options: Mapping[str, Any], learning_rate: float
     for _ in range(200):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if _peak_step(optimizer, options, middle) < wanted else (low, middle)
-    return float(f"{math.sqrt(low * high) / learning_rate:.6g}")
+    found = math.sqrt(low * high)
+    if not math.isclose(_peak_step(optimizer, options, found), wanted, rel_tol=1e-3):
+        raise ComparisonError(
+            f"No learning rate gives {optimizer} with rule={options.get('rule', 'linear')} a mean step {factor:g} "
+            f"times that at {learning_rate:g}: leave this factor out of --step_grid, or use --learning_rate_grid."
+        )
+    return float(f"{found / learning_rate:.6g}")
 
 
 _FOLLOWING = ("critmom", "critmom_hybrid", "critmom_matched")

@@ -130,6 +130,7 @@ class Rule:
         alpha: Probability of a wrong difference over all claims and looks, and of a wrong "no difference".
         paired: Whether the same seed means the same initial weights and the same order of data in every arm.
         column: Measure of time: "step", "epoch" or "seconds".
+        arms: Names of the planned arms, with or without results.
     """
 
     metric: Metric
@@ -141,6 +142,7 @@ class Rule:
     alpha: float = ALPHA
     paired: bool = True
     column: str = "step"
+    arms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,8 @@ def verdicts(judged: Judged, claims: Sequence[Claim]) -> list[Verdict]:
     """The verdict on every claim.
 
     At each look so far, every claim that can be tested has a p-value for equal times, and one for a difference beyond
-    the margin; a claim is decided at the first look at which one of them is small enough, and stays decided. Holm's
+    the margin; a claim is decided at the first look at which one of them is small enough, and further seeds leave it
+    decided. Further claims, as of an arm that is added, raise what all have to pass, and can open it again. Holm's
     weighted procedure over the claims and a spending function over the looks keep the probability of any wrong "faster"
     or "slower" at any look within `rule.alpha`, and that of any wrong "no difference", too
     (`hf_critmom.experiments.comparison.statistics.sequential`).
@@ -276,7 +279,7 @@ def verdicts(judged: Judged, claims: Sequence[Claim]) -> list[Verdict]:
         judged: The prepared results.
         claims: The claims, see `claims.claims_of`.
     """
-    reasons = [why_untested(claim, judged.table) for claim in claims]
+    reasons = [why_untested(claim, judged.table, judged.rule.arms) for claim in claims]
     tested = iter(_tested(judged, [claim for claim, reason in zip(claims, reasons, strict=True) if not reason]))
     seeds, margin = max(judged.looks.made, default=0), judged.rule.margin
     return [
