@@ -280,6 +280,14 @@ def test_the_look_at_a_share_that_was_finished_before_another_began_counts() -> 
     assert merged.command == "command b && command a"
 
 
+def test_single_seeds_that_were_merged_day_by_day_are_looks() -> None:
+    """Each was begun when the verdict on those before it could be seen: not one look at all of them, but many."""
+    days = [part(f"p{day}", 2 * day, (day,), longest=60.0) for day in range(6)]
+    assert [merge_plans(days[:number]).looks for number in range(2, 7)] == [LookPlan(2, 2), *[LookPlan(1, 1)] * 4]
+    together = [part(one.name, 1, one.plan.seeds, longest=60.0) for one in days]
+    assert merge_plans(together).looks == LookPlan(6, 6)
+
+
 def test_a_look_that_counts_is_at_the_seeds_that_it_was_made_with() -> None:
     """The first seeds of a plan are those of its looks: seeds that came later must not take their place."""
     merged = merge_plans([part("low", 2, (0, 1)), part("high", 1, (2, 3), longest=60.0)])

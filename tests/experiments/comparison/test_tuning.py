@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from hf_critmom.commands import main
 from hf_critmom.damping import critical_momentum
-from hf_critmom.experiments.comparison import runner
+from hf_critmom.experiments.comparison import ComparisonError, runner
 from hf_critmom.experiments.comparison.arms.arm import ARMS as ALL_ARMS
 from hf_critmom.experiments.comparison.findings.findings import findings_of, read_findings
 from hf_critmom.experiments.comparison.findings.tuning import doubtful_choices
@@ -571,6 +571,13 @@ def test_a_factor_of_the_step_multiplies_the_mean_step(rate: float, factor: floa
     options = {"rule": rule, **({} if hold is None else {"hold": hold})}
     found = step_factor("critmom", options, rate, factor)
     assert step(rate * found) == pytest.approx(factor * step(rate), rel=1e-4)
+
+
+def test_a_step_that_no_learning_rate_gives_is_one_sentence() -> None:
+    """Under the ema rule, the mean step is never below about a quarter."""
+    with pytest.raises(ComparisonError, match=r"No learning rate gives critmom with rule=ema .* --step_grid"):
+        step_factor("critmom", {"rule": "ema"}, 0.1, 0.1)
+    assert step_factor("critmom", {"rule": "ema"}, 0.1, 3.0) > 1.0
 
 
 def test_a_grid_of_steps_gives_each_arm_its_own_learning_rates() -> None:

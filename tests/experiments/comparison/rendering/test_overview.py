@@ -4,7 +4,9 @@ import errno
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,13 @@ def test_a_profile_counts_the_tasks_within_a_factor_of_the_fastest(overview: Ove
             ]
             assert share == pytest.approx(np.mean(within))
     assert max(points[0][1] for points in profile.values()) > 0.0
+
+
+def test_a_target_that_was_reached_before_the_first_step_has_a_profile(overview: Overview) -> None:
+    """As with --eval_on_start and a trained network: 0 steps have no multiple but themselves."""
+    times = {arm: 0.0 if arm == "constant" else 10.0 for arm in overview.compared}
+    profile = replace(overview, workloads=(SimpleNamespace(target=0.9, times=times),)).profile()  # type: ignore[arg-type]
+    assert profile["constant"][0] == (1.0, 1.0) and profile["critmom"][-1][1] == 0.0
 
 
 def test_the_same_comparison_twice_and_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

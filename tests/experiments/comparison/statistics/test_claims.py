@@ -163,6 +163,24 @@ def test_arms_at_different_learning_rates_do_not_test_a_claim_about_the_same_one
     assert why_untested(CLAIMS[0], table) == ""
 
 
+def test_a_pair_at_different_learning_rates_is_compared_without_the_claim_about_the_same_one() -> None:
+    table = compared(critmom=[3, 3, 3], constant=[6, 6, 6])
+    table["peak_learning_rate"] = table["arm"].map({"critmom": 0.1, "constant": 0.02})
+    arms = ["critmom", "constant"]
+    found = [claim.text for claim in claims_of(arms, "constant", table=table) if not why_untested(claim, table)]
+    assert found == ["critmom is faster than constant"]
+    table["peak_learning_rate"] = 0.1
+    found = [claim.text for claim in claims_of(arms, "constant", table=table) if not why_untested(claim, table)]
+    assert found == [CLAIMS[0].text]
+
+
+def test_no_arm_is_called_the_first_before_all_planned_ones_have_results() -> None:
+    table = compared(critmom=[3, 3], constant=[6, 6])
+    claim = parse_claim("critmom < all", ["critmom", "constant", "adamw"])
+    assert why_untested(claim, table, ["critmom", "constant", "adamw", "critmom_tuned"]) == "it needs the arm adamw"
+    assert why_untested(claim, table, ["critmom", "constant"]) == ""
+
+
 def test_results_of_before_learning_rates_were_recorded_are_of_one_learning_rate() -> None:
     table = compared(critmom=[3, 3, 3], constant=[6, 6, 6])
     assert table["peak_learning_rate"].isna().all()

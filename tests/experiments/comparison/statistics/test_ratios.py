@@ -406,3 +406,22 @@ def test_a_test_value_that_is_not_finite_has_no_difference() -> None:
     runs = [run_of([0.5], arm=arm, seed=seed, test=0.5) for arm in ("mine", "theirs") for seed in (0, 1)]
     runs[1]["test"]["accuracy"] = None
     assert ending(results_table(runs), "mine", "theirs").n == 1
+
+
+# ------------------------------------------------------------------------------------------------- immediate arrivals
+
+
+def test_a_target_that_an_arm_had_reached_at_its_first_evaluation_gives_a_bound() -> None:
+    """Its true time is earlier by an unknown amount, so that the ratio may be smaller, and is not decided upwards."""
+    table = results_table(
+        [
+            run_of(values, arm=arm, seed=seed)
+            for seed in range(4)
+            for arm, values in (("mine", [0.9, 0.95, 0.96]), ("theirs", [0.1, 0.5, 0.85 + 0.01 * seed]))
+        ]
+    )
+    (one,) = target_ratios(runs_of(table, 0.8), [0.8])
+    assert one.bound == "at most" and one.ratio.low == 0.0 and one.ratio.high < 1.0 and one.decided
+    reverse = paired_ratio(pair(*(arrivals(table, arm, ACCURACY, [0.8]) for arm in ("theirs", "mine"))), 0.8)
+    assert reverse.bound == "at least" and math.isinf(reverse.ratio.high)
+    assert reverse.ratio.estimate == pytest.approx(1.0 / one.ratio.estimate)

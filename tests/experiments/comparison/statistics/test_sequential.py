@@ -82,6 +82,13 @@ def test_growing_keeps_the_error_of_paired_t_tests(first: int, last: int, end: i
     assert wrong == pytest.approx(spent(end, last), abs=0.003)
 
 
+@pytest.mark.parametrize(("first", "last", "claims"), [(1, 40, 1), (2, 40, 1), (2, 15, 16), (3, 1000, 8)])
+def test_what_is_less_than_rounding_decides_nothing(first: int, last: int, claims: int) -> None:
+    """With few seeds of many, the function spends less than the probabilities are known to."""
+    levels = nominal_levels(tuple(range(first, first + 6)), last, ALPHA / claims)
+    assert all(0.0 <= level < 1e-3 for level in levels)
+
+
 def test_looks_that_are_left_out_leave_more_to_the_next() -> None:
     levels = nominal_levels((5, 8, 10), 10)
     assert levels[2] > nominal_levels((5, 6, 7, 8, 9, 10), 10)[5]
