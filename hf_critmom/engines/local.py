@@ -1,7 +1,10 @@
 """The local engine: forked workers on this machine share out the runs by file locks, as several launches do."""
 
+import multiprocessing
 import platform
 import traceback
+from collections.abc import MutableSequence
+from pathlib import Path
 
 from accelerate import PartialState
 
@@ -41,12 +44,13 @@ class LocalEngine:
         if workers < 2:
             observer.workers_started()
             with torch_threads(self.threads):
-                self._work(work, lambda *event: observer.handle(0, *event))
+                self._work(work, lambda *event: observer.handle(0, *event), [0] * len(work.jobs))
             return
+        failed = multiprocessing.get_context("fork").Array("b", len(work.jobs), lock=False)
 
         def work_in_fork(send: Send) -> None:
             work.executor.isolate()
-            self._work(work, send)
+            self._work(work, send, failed)
 
         run_in_workers(
             work_in_fork,
@@ -68,20 +72,36 @@ class LocalEngine:
             return 1.0 / self.workers
         return min(1.0, usable_cores() / (self.workers * self.threads))
 
-    def _work(self, work: Work, send: Send) -> None:
-        """Executes runs until none is left."""
+    def _work(self, work: Work, send: Send, failed: MutableSequence[int]) -> None:
+        """Executes runs until none is left.
+
+        Args:
+            work: The runs.
+            send: Sends events to the observer.
+            failed: For each run, whether it failed in a worker of this launch, which no other one then repeats.
+        """
         jobs = {job.folder: job for job in work.jobs}
+        places = {folder: place for place, folder in enumerate(jobs)}
+
+        def execute(folder: Path) -> None:
+            failed[places[folder]] = not self._execute(jobs[folder], work, send)
+
+        def finished(folder: Path, earlier: bool) -> None:
+            if not failed[places[folder]]:
+                send("finished", folder, earlier)
+
         run_all(
             work.store.folder,
             jobs,
             path=lambda folder: folder,
-            execute=lambda folder, _: self._execute(jobs[folder], work, send),
-            is_finished=lambda folder: work.store.finished(jobs[folder]),
-            on_finished=lambda folder, _, earlier: send("finished", folder, earlier),
+            execute=lambda folder, _: execute(folder),
+            is_finished=lambda folder: bool(failed[places[folder]]) or work.store.finished(jobs[folder]),
+            on_finished=lambda folder, _, earlier: finished(folder, earlier),
             on_waiting=lambda number: send("waiting", number),
         )
 
-    def _execute(self, job: Job, work: Work, send: Send) -> None:
+    def _execute(self, job: Job, work: Work, send: Send) -> bool:
+        """Executes a run and stores its result, or reports why it failed; returns whether there is a result."""
         folder = work.store.folder
         try:
             result = work.executor.execute(job, work.plan, folder / job.folder, send)
@@ -92,8 +112,9 @@ class LocalEngine:
                 raise  # the other processes of this launch would wait for this one
             trace = "".join(traceback.format_exception(error))
             send("failed", record_failure(job, folder, root_message(error), trace))
-            return
+            return False
         if self.process.is_main_process:
             load = Load(self.workers, platform.node(), device_name(), self._share())
             work.store.keep(job, result, load)
         self.process.wait_for_everyone()
+        return True

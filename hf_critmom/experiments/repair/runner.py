@@ -43,6 +43,7 @@ from hf_critmom.experiments.repair.scan import scan
 from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS
 from hf_critmom.experiments.repair.targets import Target, num_parameters, targets_by_role
 from hf_critmom.experiments.repair.training import choose_masks, measure_cost
+from hf_critmom.reporting.text import counted
 from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import atomic_write, explain_write_errors
@@ -53,6 +54,7 @@ from hf_critmom.storage.threads import choose_threads, resolve_threads, torch_th
 from hf_critmom.storage.workers import Send, resolve_workers, run_in_workers
 from hf_critmom.tasks.provenance import check_disjoint, content_fingerprint
 from hf_critmom.training.arguments import recorded_training_arguments
+from hf_critmom.training.flags import SEED
 
 Value = TypeVar("Value")
 
@@ -114,9 +116,9 @@ def repair_layers(
 
     Raises:
         EngineError: If the engine is not available.
-        RepairError: If there are no errors to repair, groups do not exist, the Trainer refuses the arguments, or the
-            folder holds something else (such as a repair with other examples or labels), is damaged, or cannot be
-            written.
+        RepairError: If there are no errors to repair, groups do not exist or are frozen, the arguments or the seeds
+            cannot be used, a treatment failed (the others are finished and kept), or the folder holds something else
+            (such as a repair with other examples or labels), is damaged, or cannot be written.
         AttributionError: If the model's gradients cannot be attributed, or its labels cannot be doubtful.
         TaskError: If the splits overlap.
     """
@@ -127,6 +129,7 @@ def repair_layers(
     overlap = check_disjoint(splits)
     described = "task" in (record or {})  # with fingerprints of its splits
     fingerprints = {} if described else {name: content_fingerprint(split) for name, split in splits.items()}
+    seeds = _seeds(args.seed, request.num_seeds)
     material = Material(
         model, train_dataset, diagnosis_dataset, test_dataset, data_collator, processing_class, tuple(callbacks)
     )
@@ -153,7 +156,7 @@ def repair_layers(
         "settings": request.record(),
         "layers": {name: len(members) for name, members in layers.parameters.items()},
         "weights": weights_digest(model),
-        "seeds": [args.seed + number for number in range(request.num_seeds)],
+        "seeds": seeds,
         "optimizer": {"optim": str(getattr(args.optim, "value", args.optim)), "optim_args": args.optim_args},
         "training": recorded_training_arguments(args),
         "overlap": {"compared": overlap.compared, "unknown": overlap.unknown, "shared": overlap.shared},
@@ -389,6 +392,17 @@ def _damaged_model(run: Path, why: str) -> RepairError:
         f"The repaired model in {run} is damaged ({why}): delete {run / 'result.json'} and repeat the command, which "
         "makes the treatment again."
     )
+
+
+def _seeds(first: int, number: int) -> list[int]:
+    """The seeds of every treatment."""
+    seeds = list(range(first, first + number))
+    if odd := [seed for seed in seeds if not SEED.accepts(seed)]:
+        raise RepairError(
+            f"{counted(number, 'seed')} from {first} on would include {odd[0]}: a seed must be {SEED.expected}, so choose "
+            "another --seed."
+        )
+    return seeds
 
 
 def _check_groups(layers: LayerGroups, settings: RepairSettings) -> None:

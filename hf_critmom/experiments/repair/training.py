@@ -206,7 +206,7 @@ def _finite_predictions(trainer: CritMomTrainer, model: nn.Module, test_dataset:
 
 def _digests(run: Path) -> dict[str, str]:
     """SHA-256 of each file of a saved model, by name."""
-    others = ("result.json", "README.md", "training_args.bin")
+    others = ("result.json", "README.md", "training_args.bin", "error.txt")  # the last is of an earlier attempt
     files = [file for file in sorted(run.iterdir()) if file.is_file() and not file.name.startswith(".")]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.name not in others}
 
