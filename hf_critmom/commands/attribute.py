@@ -1,11 +1,10 @@
 """``hf-critmom attribute``: show in which layers the gradient on misclassified examples is concentrated."""
 
-import json
-
 from accelerate import PartialState
 
 from hf_critmom.commands import PROGRAM
 from hf_critmom.commands.checkpoint_records import checkpoint_specs
+from hf_critmom.commands.output import print_json
 from hf_critmom.commands.parser import dataclass_parser, parse_dataclasses, rename_flags, silence_libraries
 from hf_critmom.commands.report import print_report
 from hf_critmom.engines.arguments import EngineArguments
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> int:
         with explain_write_errors(folder, DiagnosisError, "finished studies are kept"):
             if as_json:
                 write_attribution_report(folder)
-                print(json.dumps(attribution_as_json(folder), indent=2))
+                print_json(attribution_as_json(folder))
             else:
                 print_report(folder)
     return 0

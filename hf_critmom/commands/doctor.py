@@ -1,8 +1,8 @@
 """``hf-critmom doctor``: examine the log of a finished or running training, without training anything."""
 
-import json
 from pathlib import Path
 
+from hf_critmom.commands.output import print_json
 from hf_critmom.commands.parser import Parser
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     log = recorded_training(args.run) or read_training(args.run)
     findings = examine(log, EvaluationTargets(tuple(args.targets), args.metric))
     if args.json:
-        print(json.dumps(findings_as_json(log, findings), indent=2, allow_nan=False))
+        print_json(findings_as_json(log, findings))
     else:
         Console().print(findings_table(log, findings), highlight=False)
     return 0

@@ -1,10 +1,10 @@
 """``hf-critmom push``: push a comparison and one of its models to the Hub."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_critmom.commands.output import print_json
 from hf_critmom.commands.parser import Parser
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         logging.set_verbosity_error()  # an error is reported in one sentence
     upload, pushed = push_comparison(args.pop("folder"), repository, **args)
     if as_json:
-        print(json.dumps(_result(upload, pushed), indent=2))
+        print_json(_result(upload, pushed))
     else:
         _print(upload, pushed)
     return 0

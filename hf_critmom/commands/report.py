@@ -1,10 +1,10 @@
 """``hf-critmom report``: rebuild the report of a comparison, an attribution or a repair from its results."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_critmom.commands.kinds import find_kind, results_as_json, write_report
+from hf_critmom.commands.output import print_json
 from hf_critmom.commands.parser import Parser
 from hf_critmom.errors import InputError
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         raise InputError("--output_dir is for the page of several comparisons: leave it out, or name several folders.")
     (folder,) = args.folder
     if args.json:
-        print(json.dumps(results_as_json(folder), indent=2))
+        print_json(results_as_json(folder))
     else:
         print_report(folder)
     return 0
@@ -43,7 +43,7 @@ def _overview(folders: list[Path], output: Path, *, as_json: bool) -> int:
 
     overview = read_overview(folders)
     if as_json:
-        print(json.dumps(overview_as_json(overview), indent=2))
+        print_json(overview_as_json(overview))
         return 0
     if kind := find_kind(output):
         raise InputError(f"{output} holds a {kind}, whose page this would replace: choose another --output_dir.")

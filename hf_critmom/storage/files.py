@@ -111,10 +111,10 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def replace_non_finite(value: Any) -> Any:
-    """Replaces NaN and infinity, which JSON cannot hold, by None, also in dictionaries and lists."""
+    """Replaces NaN and infinity, which JSON cannot hold, by None, also in dictionaries, lists and tuples."""
     if isinstance(value, dict):
         return {name: replace_non_finite(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [replace_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

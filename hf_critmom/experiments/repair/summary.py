@@ -5,6 +5,7 @@ from typing import Any
 
 from hf_critmom.experiments.repair.results import Repair, Treatment
 from hf_critmom.experiments.repair.sentences import control_findings, outcome, provenance_findings, reading_findings
+from hf_critmom.storage.files import replace_non_finite
 
 
 def repair_as_json(repair: Repair) -> dict[str, Any]:
@@ -16,9 +17,9 @@ def repair_as_json(repair: Repair) -> dict[str, Any]:
     Returns:
         Under "roles" a dictionary for each treatment, by role and in the order of the seeds, under "advantages" the
         difference in net fixed items between the chosen groups and each control, with what it decides, and under
-        "findings" the sentences.
+        "findings" the sentences. A bound that one seed leaves open is None.
     """
-    return {
+    found = {
         "outcome": outcome(repair),
         "groups": list(repair.choice.groups),
         "seeds": list(repair.plan.seeds),
@@ -28,6 +29,7 @@ def repair_as_json(repair: Repair) -> dict[str, Any]:
         },
         "findings": [*control_findings(repair), *reading_findings(repair), *provenance_findings(repair)],
     }
+    return dict(replace_non_finite(found))
 
 
 def _treatment(treatment: Treatment) -> dict[str, Any]:
