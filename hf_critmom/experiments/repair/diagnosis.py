@@ -1,11 +1,15 @@
 """Localizes and diagnoses: gradients on a network's errors, and the groups that they point to."""
 
 import copy
+import dataclasses
 from typing import Any
+
+import numpy as np
 
 from hf_critmom.attribution.attribution import attribute_gradients, predict
 from hf_critmom.attribution.doubtful_labels import find_doubtful_labels
 from hf_critmom.attribution.problems import TOP, diagnose
+from hf_critmom.attribution.results import Attribution
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import RepairSettings
 from hf_critmom.experiments.repair.results import DoubtfulLabels
@@ -20,19 +24,21 @@ def diagnose_network(network: Network, settings: RepairSettings, diagnosis_datas
         RepairError: If there are no errors to repair.
     """
     model = copy.deepcopy(network.model)
-    trainer = network.scratch_trainer(model)
+    trainer = network.evaluator(model)
     loader, accelerator = trainer.get_eval_dataloader(diagnosis_dataset), trainer.accelerator
     predictions = predict(model, loader, accelerator=accelerator)
-    if not predictions.wrong.any():
+    wrong, matched = predictions.wrong, predictions.matched(network.args.seed)
+    if not wrong.any():
         raise RepairError(
             f"There are no errors to repair: all {int(predictions.counted.sum()):,} items of the diagnosis split "
             "are predicted correctly. Give a split with errors."
         )
-    attribution = attribute_gradients(model, loader, groups=network.layers, accelerator=accelerator)
-    correct = None
-    matched = predictions.matched(network.args.seed)
-    if matched.any():  # the classes with errors may have no correctly classified example
-        correct = attribute_gradients(model, loader, groups=network.layers, select=matched, accelerator=accelerator)
+
+    def of(mask: np.ndarray) -> Attribution:  # nothing is predicted again, so few examples still have an interval
+        return attribute_gradients(model, loader, groups=network.layers, select=mask, accelerator=accelerator)
+
+    attribution = dataclasses.replace(of(wrong), select="misclassified", misclassified=int(wrong.sum()))
+    correct = of(matched) if matched.any() else None  # the classes with errors may have none
     num_top = min(settings.num_groups or TOP, len(attribution.groups))
     found = diagnose(attribution, correct=correct, num_top=num_top)
     if settings.groups != "auto":
@@ -52,7 +58,7 @@ def find_labels(network: Network, diagnosis_dataset: Any, split: str) -> Doubtfu
         AttributionError: If cleanlab is not installed, or examples have no classes.
     """
     model = copy.deepcopy(network.model)
-    trainer = network.scratch_trainer(model)
+    trainer = network.evaluator(model)
     loader = trainer.get_eval_dataloader(diagnosis_dataset)
     predictions = predict(model, loader, accelerator=trainer.accelerator, probabilities=True)
     wrong, counted = int(predictions.wrong.sum()), int(predictions.counted.sum())

@@ -399,8 +399,8 @@ def _seeds(first: int, number: int) -> list[int]:
     seeds = list(range(first, first + number))
     if odd := [seed for seed in seeds if not SEED.accepts(seed)]:
         raise RepairError(
-            f"{counted(number, 'seed')} from {first} on would include {odd[0]}: a seed must be {SEED.expected}, so choose "
-            "another --seed."
+            f"{counted(number, 'seed')} from {first} on would include {odd[0]}: a seed must be {SEED.expected}, so "
+            "choose another --seed."
         )
     return seeds
 

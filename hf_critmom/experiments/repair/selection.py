@@ -95,8 +95,11 @@ def _by_gradient(evidence: Evidence) -> Selected:
     reason = f"{join_names(found.top)} have the largest shares of the gradient on misclassified examples"
     if found.same_groups.get("correct"):
         reason += ", as they have on correctly classified ones"
-    elif found.problem is not None and not found.problem:
+    elif found.problem == ():
         reason += "; no group stands out against correctly classified examples"
+    if found.problem is None:
+        why = "there are too few examples" if found.contrast else "the classes with errors have none"
+        reason += f"; whether a group stands out against correctly classified ones could not be tested, because {why}"
     return Selected(found.top, f"{reason}.", {})
 
 

@@ -89,6 +89,16 @@ class Network:
             args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
         return self.trainer(model, args, **kwargs)
 
+    def evaluator(self, model: nn.Module) -> CritMomTrainer:
+        """A Trainer with a temporary output folder that has prepared a model for evaluation.
+
+        The model then computes in the precision of the arguments (``bf16``, ``fp16``), as a treated one does:
+        predictions in two precisions would differ where nothing was trained.
+        """
+        trainer = self.scratch_trainer(model)
+        trainer.accelerator.prepare_model(model, evaluation_mode=True)
+        return trainer
+
     def run_arguments(self, folder: Path, seed: int) -> TrainingArguments:
         """Training arguments of one treatment."""
         args = copy.deepcopy(self.args)
@@ -100,7 +110,7 @@ class Network:
         """Predictions of the test split before the repair."""
         if self.before is None:
             model = copy.deepcopy(self.model)
-            trainer = self.scratch_trainer(model)
+            trainer = self.evaluator(model)
             loader = trainer.get_eval_dataloader(test_dataset)
             self.before = predict(model, loader, accelerator=trainer.accelerator)
         return self.before
@@ -238,15 +248,15 @@ def friction_of(network: Network) -> dict[str, float]:
 def choose_masks(network: Network, diagnosis_dataset: Any, count: int) -> dict[str, torch.Tensor]:
     """Masks of the ``count`` single parameters with the largest gradient on the misclassified examples."""
     model = copy.deepcopy(network.model)
-    trainer = network.scratch_trainer(model)
+    trainer = network.evaluator(model)
     loader = trainer.get_eval_dataloader(diagnosis_dataset)
     return largest_gradients(mean_gradients(model, loader, accelerator=trainer.accelerator), count)
 
 
 def measure_cost(network: Network, groups: tuple[str, ...], *, steps: int = 10) -> Cost:
-    """Measures the cost of a step of a treatment; ``steps`` is the number of measurements."""
+    """Measures the cost of a step of a treatment, in its precision; ``steps`` is the number of measurements."""
     model = copy.deepcopy(network.model)
-    trainer = network.scratch_trainer(model)
+    trainer = network.evaluator(model)
     batch = next(iter(trainer.get_train_dataloader()))  # Accelerate has moved it to the model's device
     seconds = step_times(model, network.layers, {CHOSEN: groups, "whole": network.layers.names}, batch, steps)
     return Cost(trained_share(network.layers, model, groups), seconds[CHOSEN], seconds["whole"], groups)

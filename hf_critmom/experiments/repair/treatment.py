@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_critmom.attribution.groups import LayerGroups
 from hf_critmom.attribution.names import named_parameters
+from hf_critmom.attribution.predictions import model_loss
 from hf_critmom.experiments.repair.errors import RepairError
 
 
@@ -188,7 +189,7 @@ def step_times(
                         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
                         _wait_for(device)
                         began = time.perf_counter()
-                        torch.autograd.grad(model(**batch)["loss"], trained, allow_unused=True)
+                        torch.autograd.grad(model_loss(model, dict(batch))[0], trained, allow_unused=True)
                         _wait_for(device)
                     if number:
                         measured[name].append(time.perf_counter() - began)
