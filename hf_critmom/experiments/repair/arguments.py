@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from transformers import TrainingArguments
+
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.plan import GRANULARITIES, RepairSettings
 from hf_critmom.experiments.repair.selection import CONTROLS, SELECTIONS
@@ -35,7 +37,11 @@ class RepairArguments:
         default=None, metadata={"help": "Number of groups that auto chooses; default: as its rule says."}
     )
     controls: bool = field(
-        default=False, metadata={"help": f"Treat the controls as well, at the same budget: {', '.join(CONTROLS)}."}
+        default=False,
+        metadata={
+            "help": f"Treat the controls as well, at the same budget: {', '.join(CONTROLS)}. The random groups are "
+            "drawn for each seed among all choices of as many groups except the chosen one."
+        },
     )
     granularity: str = field(
         default="layer",
@@ -75,6 +81,27 @@ class RepairArguments:
         )
 
 
+def check_treatment_arguments(args: TrainingArguments) -> None:
+    """Checks the training arguments that a treatment would change or could not obey.
+
+    Raises:
+        RepairError: At the first of them.
+    """
+    if args.data_seed is not None:
+        raise RepairError("--data_seed is set by each treatment's seed, which orders its data: use --seed.")
+    if args.eval_strategy != "no":
+        raise RepairError(
+            f"--eval_strategy {getattr(args.eval_strategy, 'value', args.eval_strategy)}: a treatment is verified "
+            "once, on the test split at its end, so leave it at no."
+        )
+    if args.max_steps <= 0 and not args.num_train_epochs > 0.0:
+        raise RepairError(f"--num_train_epochs must be positive, got {args.num_train_epochs:g}.")
+    if args.push_to_hub:
+        raise RepairError(
+            "--push_to_hub would push every treatment by itself: leave it out, and push the repaired model."
+        )
+
+
 @dataclass
 class RepairTrainingArguments(CommandTrainingArguments):
     """`TrainingArguments` with the defaults of a treatment; every field is a flag."""
@@ -99,13 +126,5 @@ class RepairTrainingArguments(CommandTrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if self.data_seed is not None:
-            raise RepairError("--data_seed is set by each treatment's seed, which orders its data: use --seed.")
-        if self.eval_strategy != "no":
-            raise RepairError(
-                f"--eval_strategy {getattr(self.eval_strategy, 'value', self.eval_strategy)}: a treatment is verified "
-                "once, on the test split at its end, so leave it at no."
-            )
-        if self.max_steps <= 0 and not self.num_train_epochs > 0.0:
-            raise RepairError(f"--num_train_epochs must be positive, got {self.num_train_epochs:g}.")
         super().__post_init__()
+        check_treatment_arguments(self)

@@ -40,7 +40,8 @@ class RepairSettings:
         select: Rule by which "auto" chooses, a name in `SELECTIONS`.
         num_groups: Number of groups that "auto" chooses; None: as its rule says.
         layers: Grouping of the parameters, see `layer_groups`.
-        controls: Whether the controls are treated as well.
+        controls: Whether the controls are treated as well. The random groups are drawn for each seed among all choices
+            of as many groups except the chosen one.
         num_seeds: Number of seeds of each treatment, counted from the seed of the training arguments.
         granularity: A name in `GRANULARITIES`.
         check_labels: Whether doubtful labels are looked for among the misclassified examples.

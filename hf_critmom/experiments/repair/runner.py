@@ -12,10 +12,10 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_critmom.attribution.doubtful_labels import check_doubtful_labels
-from hf_critmom.attribution.groups import LayerGroups
 from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.engines.interface import Engine, Work
 from hf_critmom.engines.selection import select_engine
+from hf_critmom.experiments.repair.arguments import check_treatment_arguments
 from hf_critmom.experiments.repair.diagnosis import diagnose_network, find_labels
 from hf_critmom.experiments.repair.errors import RepairError
 from hf_critmom.experiments.repair.execution import Material, Shared, Treat, TreatmentExecutor, TreatmentStore
@@ -42,8 +42,8 @@ from hf_critmom.experiments.repair.results import (
 from hf_critmom.experiments.repair.scan import scan
 from hf_critmom.experiments.repair.selection import CHOSEN, CONTROLS
 from hf_critmom.experiments.repair.targets import Target, num_parameters, targets_by_role
-from hf_critmom.experiments.repair.training import choose_masks, measure_cost
-from hf_critmom.reporting.text import counted
+from hf_critmom.experiments.repair.training import Network, choose_masks, measure_cost
+from hf_critmom.reporting.text import counted, join_names
 from hf_critmom.storage.digest import weights_digest
 from hf_critmom.storage.environment import versions
 from hf_critmom.storage.files import atomic_write, explain_write_errors
@@ -130,12 +130,13 @@ def repair_layers(
     described = "task" in (record or {})  # with fingerprints of its splits
     fingerprints = {} if described else {name: content_fingerprint(split) for name, split in splits.items()}
     seeds = _seeds(args.seed, request.num_seeds)
+    check_treatment_arguments(args)
     material = Material(
         model, train_dataset, diagnosis_dataset, test_dataset, data_collator, processing_class, tuple(callbacks)
     )
     network = material.network(request.layers, args)
     layers = network.layers
-    _check_groups(layers, request)
+    _check_groups(network, request)
     some = network.try_trainer(test_dataset)
     if request.check_labels:
         check_doubtful_labels(some)  # before the plan, which would keep the request
@@ -405,14 +406,26 @@ def _seeds(first: int, number: int) -> list[int]:
     return seeds
 
 
-def _check_groups(layers: LayerGroups, settings: RepairSettings) -> None:
-    """Checks that a network has the groups that the settings name."""
-    if settings.groups != "auto":
-        layers.check([settings.groups] if isinstance(settings.groups, str) else settings.groups)
-    if settings.num_groups is not None and settings.num_groups > len(layers.names):
+def _check_groups(network: Network, settings: RepairSettings) -> None:
+    """Checks that a network has the groups that the settings name, and that they can be trained."""
+    of_group = network.layers.of(network.model).items()
+    able = [name for name, members in of_group if any(parameter.requires_grad for parameter in members.values())]
+    if not able:
         raise RepairError(
-            f"num_groups is {settings.num_groups}, but this model has {len(layers.names)} layer groups: "
-            f"{', '.join(layers.names)}."
+            f"All parameters of {type(network.model).__name__} are frozen: set requires_grad on those that may be "
+            "retrained."
+        )
+    if settings.groups != "auto":
+        named = network.layers.check([settings.groups] if isinstance(settings.groups, str) else settings.groups)
+        if frozen := [name for name in named if name not in able]:
+            raise RepairError(
+                f"All parameters of {join_names(frozen)} are frozen (requires_grad is False): choose among "
+                f"{', '.join(able)}."
+            )
+    if settings.num_groups is not None and settings.num_groups > len(able):
+        raise RepairError(
+            f"num_groups is {settings.num_groups}, but this model has {counted(len(able), 'layer group')} with "
+            f"trainable parameters: {', '.join(able)}."
         )
 
 

@@ -147,7 +147,8 @@ class Control:
 def _random(
     names: Sequence[str], chosen: tuple[str, ...], attribution: Attribution, seed: int
 ) -> tuple[str, ...] | None:
-    if len(chosen) >= len(names):
+    """Any groups but exactly the chosen ones, with which it would only repeat the treatment."""
+    if not 0 < len(chosen) < len(names):
         return None
     draw = random.Random(seed)
     while True:
@@ -159,7 +160,7 @@ def _random(
 def _relative_norm(
     names: Sequence[str], chosen: tuple[str, ...], attribution: Attribution, seed: int
 ) -> tuple[str, ...] | None:
-    if len(chosen) >= len(names):
+    if not 0 < len(chosen) < len(names):
         return None
     return in_order(names, attribution.ranked("relative_norm")[: len(chosen)])
 

@@ -122,6 +122,8 @@ class Network:
     def try_trainer(self, test_dataset: Any) -> Predictions:
         """Trains a copy for one step and predicts a batch, so that invalid arguments are found before any work.
 
+        The step is not saved, reported or pushed, so a Trainer with the arguments as they are is made as well.
+
         Returns:
             Predictions of the batch.
 
@@ -130,6 +132,7 @@ class Network:
         """
         try:
             model = copy.deepcopy(self.model)
+            self.scratch_trainer(model)
             trainer = self.scratch_trainer(model, max_steps=1)
             trainer.train()
             few = Subset(test_dataset, range(min(len(test_dataset), trainer.args.eval_batch_size)))
