@@ -19,9 +19,11 @@ from hf_critmom.experiments.repair.errors import RepairError
 def freeze_except(model: nn.Module, groups: LayerGroups, names: Iterable[str]) -> Iterator[None]:
     """Freezes all of a model except some layer groups, and restores which parameters are trainable at the end.
 
-    Modules without a trained parameter are in evaluation mode whenever the model is called: their batch normalization
-    uses and keeps its running statistics, and their dropout is off. So frozen layers compute what they computed before,
-    and layers before the first trained one need no backward pass.
+    What is frozen is in evaluation mode whenever the model is called: batch normalization there uses and keeps its
+    running statistics, and dropout is off. So frozen layers compute what they computed before, and layers before the
+    first trained one need no backward pass. A module is frozen if all of its parameters are. One without parameters
+    (dropout, batch normalization without affine parameters) follows the innermost module around it that has any: it is
+    frozen if this freezes any of those, because it may lie among them.
 
     Args:
         model: The model.
@@ -39,7 +41,7 @@ def freeze_except(model: nn.Module, groups: LayerGroups, names: Iterable[str]) -
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RepairError(f"All parameters of {', '.join(sorted(chosen))} are frozen: there is nothing to train.")
     try:
-        with _rest_frozen_modules(model):
+        with _rest_frozen_modules(model, trainable):
             yield
     finally:
         for parameter, was_trainable in trainable.items():
@@ -51,8 +53,8 @@ def mask_except(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator["Rest
     """Freezes all of a model except single parameters, and restores which parameters are trainable at the end.
 
     The gradients of all others are zero, and any change that the optimizer still makes (by weight decay, say) is undone
-    after each step by the callback that this yields, so they stay bit-identical. Modules without a trained parameter
-    are in evaluation mode, as in `freeze_except`.
+    after each step by the callback that this yields, so they stay bit-identical. What is frozen is in evaluation mode,
+    as in `freeze_except`.
 
     Args:
         model: The model.
@@ -70,7 +72,7 @@ def mask_except(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator["Rest
         if chosen:
             hooks.append(parameter.register_hook(lambda gradient, mask=masks[name]: gradient * mask.to(gradient)))
     try:
-        with _rest_frozen_modules(model):
+        with _rest_frozen_modules(model, trainable):
             yield RestoreMasked({name: p for name, p in parameters.items() if p.requires_grad}, masks)
     finally:
         for hook in hooks:
@@ -120,9 +122,14 @@ def largest_gradients(gradients: Mapping[str, Tensor], count: int) -> dict[str, 
 
 
 @contextmanager
-def _rest_frozen_modules(model: nn.Module) -> Iterator[None]:
-    """Keeps modules without trained parameters in evaluation mode whenever the model is called."""
-    resting = list(_resting_modules(model))
+def _rest_frozen_modules(model: nn.Module, trainable: Mapping[nn.Parameter, bool]) -> Iterator[None]:
+    """Keeps what is frozen in evaluation mode whenever the model is called; see `freeze_except`.
+
+    Args:
+        model: The model, parts of which are frozen.
+        trainable: For each parameter, whether it was trainable before.
+    """
+    resting = list(_frozen_modules(model, trainable))
 
     def rest(*_: Any) -> None:
         for module in resting:
@@ -135,12 +142,18 @@ def _rest_frozen_modules(model: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def _resting_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Modules that have parameters, none of which is trained, and all their submodules."""
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            yield from module.modules()
+def _frozen_modules(
+    module: nn.Module, trainable: Mapping[nn.Parameter, bool], around: bool = False
+) -> Iterator[nn.Module]:
+    """The frozen ones of a module and its submodules; ``around`` is whether what is around it counts as frozen."""
+    parameters = list(module.parameters())
+    if parameters:
+        around = any(trainable[parameter] and not parameter.requires_grad for parameter in parameters)
+    if not any(parameter.requires_grad for parameter in parameters) and (parameters or around):
+        yield from module.modules()
+        return
+    for child in module.children():
+        yield from _frozen_modules(child, trainable, around)
 
 
 @torch.no_grad()
@@ -151,9 +164,13 @@ def is_finite(model: nn.Module) -> bool:
 
 
 def trained_share(groups: LayerGroups, model: nn.Module, names: Iterable[str]) -> float:
-    """Share of a model's parameters in some groups, which is not their share of compute."""
-    sizes = {group: sum(p.numel() for p in members.values()) for group, members in groups.of(model).items()}
-    return sum(sizes[name] for name in names) / sum(sizes.values())
+    """Share of a model's parameters that training some groups trains, which is not a share of compute.
+
+    Parameters that are frozen already are not trained, and count among all.
+    """
+    chosen, of_group = set(names), groups.of(model)
+    trained = [p.numel() for name in chosen for p in of_group[name].values() if p.requires_grad]
+    return sum(trained) / sum(p.numel() for members in of_group.values() for p in members.values())
 
 
 def step_times(
