@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderStateMixin
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -221,9 +222,10 @@ class GradientPass:
 
 @contextmanager
 def preserve_state(model: nn.Module, dataloader: Any) -> Iterator[None]:
-    """Evaluation mode within; afterwards the modes of all modules and all random number generators are as before.
+    """Evaluation mode within; afterwards the modes of all modules and the random number generators are as before.
 
-    Passing through a data loader draws from torch's generator, which training would notice.
+    Passing through a data loader draws from torch's generator, which training would notice. Besides the global
+    generators these are the loader's and its sampler's; those of datasets and collators are their owner's to keep.
     """
     modes = {module: module.training for module in model.modules()}
     device = device_of(model)
@@ -244,6 +246,8 @@ def preserve_state(model: nn.Module, dataloader: Any) -> Iterator[None]:
                 generator.set_state(state)
             if iteration is not None:
                 dataloader.iteration = iteration
+            if isinstance(dataloader, DataLoaderStateMixin):  # else one that failed midway would stay the active one
+                dataloader.end()
             random.setstate(python)
             np.random.set_state(numpy)
 

@@ -9,8 +9,10 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate.state import GradientState
 from helpers import attribution_programs as programs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -150,6 +152,60 @@ def test_a_run_goes_the_same_way_with_callbacks_and_without(make_trainer):
     for record, other in zip(*(evaluations(trainer) for trainer in (plain, seen)), strict=True):
         assert record == other
     assert torch.equal(plain.model.resnet.bn1.running_mean, seen.model.resnet.bn1.running_mean)
+
+
+class Masking:
+    """A collator that masks tokens by a generator of its own, as the one of Transformers does with a seed."""
+
+    def __init__(self, kind):
+        self.generator = torch.Generator().manual_seed(42)
+        self.numbers = np.random.default_rng(42)
+        self.kind = kind
+
+    def __call__(self, rows):
+        ids = torch.stack([row["input_ids"] for row in rows])
+        drawn = torch.rand(ids.shape, generator=self.generator)
+        if self.kind == "numpy":
+            drawn = torch.from_numpy(self.numbers.random(ids.shape))
+        return {"input_ids": ids, "labels": ids.masked_fill(drawn < 0.3, -100)}
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_run_whose_collator_has_a_generator_goes_the_same_way(tmp_path, kind):
+    rows = torch.randint(0, 16, (24, 8), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": row} for row in rows]
+
+    def parameters(*callbacks):
+        args = TrainingArguments(
+            str(tmp_path), use_cpu=True, num_train_epochs=3, eval_strategy="epoch", report_to="none", disable_tqdm=True,
+            learning_rate=0.1, save_strategy="no",
+        )  # fmt: skip
+        trainer = CritMomTrainer(
+            tiny_language_model(), args, train_dataset=data, eval_dataset=data[:16], data_collator=Masking(kind),
+            callbacks=list(callbacks),
+        )  # fmt: skip
+        trainer.train()
+        assert bool(attributions_in(trainer)) == bool(callbacks)
+        return list(trainer.model.parameters())
+
+    plain, seen = parameters(), parameters(AttributionCallback())
+    assert all(torch.equal(one, other) for one, other in zip(plain, seen, strict=True))
+
+
+def test_a_failed_attribution_leaves_no_evaluation_loader_behind(make_trainer):
+    fails_midway = watched(make_trainer, max_steps=4, options={"groups": ["fc"]})
+
+    def refused(model, inputs, return_outputs=False, **_):
+        outputs = model(**inputs)
+        logits = outputs.logits if model.training else outputs.logits[:, None].expand(-1, 2, -1)
+        return (outputs.loss, {"loss": outputs.loss, "logits": logits}) if return_outputs else outputs.loss
+
+    fails_midway.compute_loss = refused
+    fails_midway.compute_metrics = None
+    fails_midway.train()
+    assert not attributions_in(fails_midway)
+    left = [loader for loader in GradientState().dataloader_references if loader is not None]
+    assert all(loader.dataset is not fails_midway.eval_dataset for loader in left)
 
 
 def evaluations(trainer):

@@ -9,8 +9,10 @@ from transformers.utils import logging
 from hf_critmom.attribution.attribution import attribute_gradients
 from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.groups import Groups
+from hf_critmom.curvature.owned import generators_of
 from hf_critmom.training.callbacks.logged import LoggingCallback, gradient_obstacle
 from hf_critmom.training.callbacks.observing import log_beside, observing_copy
+from hf_critmom.training.callbacks.reading import left_alone
 from hf_critmom.training.history import read_history, write_history
 
 if TYPE_CHECKING:
@@ -85,20 +87,26 @@ class AttributionCallback(LoggingCallback):
         def compute_loss(model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
             return twin.compute_loss(model, inputs, return_outputs=True)
 
+        # The data are read once more: their generators may be those of the training data, too.
+        reading = (getattr(eval_dataloader, name, None) for name in ("dataset", "collate_fn", "batch_sampler"))
+        generators = generators_of(trainer.model)
         try:
-            attribution = attribute_gradients(
-                trainer.model,
-                eval_dataloader,
-                groups=self.groups,
-                select=self.select,
-                batch_size=self.batch_size,
-                compute_loss=compute_loss,
-                accelerator=trainer.accelerator,
-                label_name=next(iter(trainer.label_names), "labels"),
-            )
+            with left_alone(*reading):
+                attribution = attribute_gradients(
+                    trainer.model,
+                    eval_dataloader,
+                    groups=self.groups,
+                    select=self.select,
+                    batch_size=self.batch_size,
+                    compute_loss=compute_loss,
+                    accelerator=trainer.accelerator,
+                    label_name=next(iter(trainer.label_names), "labels"),
+                )
         except AttributionError as error:
             logger.warning_once(f"AttributionCallback attributes nothing after this evaluation. {error}")
             return
+        finally:
+            generators.restore()
         prefix = timed.removesuffix("_runtime")
         log_beside(trainer, {f"{prefix}_attribution/{group}": share for group, share in attribution.shares.items()})
         if self.history is None:  # an evaluation without training
