@@ -23,7 +23,7 @@ from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.gradients import GradientSums, reshard
 from hf_critmom.attribution.groups import Groups, LayerGroups, layer_groups
 from hf_critmom.attribution.names import named_parameters
-from hf_critmom.attribution.passes import GradientPass, device_of, preserve_state
+from hf_critmom.attribution.passes import TOP_ROWS, GradientPass, device_of, preserve_state, unfitting_mask
 from hf_critmom.attribution.predictions import (
     SELECTIONS,
     ComputeLoss,
@@ -31,6 +31,8 @@ from hf_critmom.attribution.predictions import (
     in_order,
     items_of,
     model_loss,
+    not_finite,
+    shifts_labels,
 )
 from hf_critmom.attribution.results import Attribution, GroupGradient
 
@@ -41,7 +43,7 @@ def attribute_gradients(
     *,
     groups: Groups = None,
     select: str | np.ndarray = "misclassified",
-    num_top_rows: int | None = None,
+    num_top_rows: int = TOP_ROWS,
     batch_size: int | None = None,
     compute_loss: ComputeLoss = model_loss,
     accelerator: Accelerator | None = None,
@@ -63,10 +65,10 @@ def attribute_gradients(
         groups: See `layer_groups`.
         select: A name in `SELECTIONS`; or a mask in the order of the dataset, (examples,) or (texts, tokens), see
             `predict`. For language models the items are tokens.
-        num_top_rows: How many rows "top_loss" takes; default: as many as the loader's batches hold.
-        batch_size: Rows of a backward pass; default: 32, or fewer where few are chosen, so that there are sixteen
-            passes. But no more than one for 128 rows that had to be predicted: of less than 640, a name chooses too few
-            for an interval, and takes an explicit batch size, or the mask of `predict`, to have one.
+        num_top_rows: How many rows "top_loss" takes; all where there are fewer.
+        batch_size: Rows of a backward pass; default: 32, or fewer where few are chosen, so that there are up to sixteen
+            passes of equal size. But no more than one for 128 rows that had to be predicted: of less than 640, a name
+            chooses too few for an interval, and takes an explicit batch size, or the mask of `predict`, to have one.
         compute_loss: Loss and outputs from model and batch, in the place of the model's own.
         accelerator: With it the loader must be one that it prepared; sums are then taken over all its processes, and
             each of them returns the same. Without it the result is of this process alone.
@@ -76,7 +78,7 @@ def attribute_gradients(
 
     Raises:
         AttributionError: If the model computes no loss, its predictions cannot be compared with the labels, the
-            dataset is empty, nothing is chosen, nothing is trainable, or gradients are not finite.
+            dataset is empty, nothing is chosen, nothing is trainable, or gradients or their loss are not finite.
     """
     if not 0.0 < confidence < 1.0:
         raise AttributionError(f"confidence must lie between 0 and 1, got {confidence}.")
@@ -94,6 +96,8 @@ def attribute_gradients(
     total, wrong, unit = counts
     norms, units = sums.group_norms() / sums.items, sums.units(accelerator)
     shares = _shares(norms, list(trainable))
+    if not math.isfinite(sums.loss):
+        raise AttributionError(not_finite(_unwrapped(model), sums.loss / sums.items))
     intervals, errors = share_intervals(units, sums.parts, shares, confidence=confidence, seed=seed)
     weights = sums.parameter_norms()
     found = {}
@@ -104,7 +108,7 @@ def attribute_gradients(
             share=shares[place],
             share_interval=intervals[place],
             log_odds_error=errors[place],
-            relative_norm=float(norm / weights[place]) if weights[place] > 0.0 else None,
+            relative_norm=float(norm / weights[place]) if 0.0 < weights[place] < math.inf else None,
             parameters=size,
         )
     predicted = isinstance(select, str) and select != "all"
@@ -168,18 +172,15 @@ def _gradient_sums(
     *,
     groups: Groups = None,
     select: str | np.ndarray,
-    num_top_rows: int | None = None,
+    num_top_rows: int = TOP_ROWS,
     batch_size: int | None = None,
     compute_loss: ComputeLoss,
     accelerator: Accelerator | None,
     label_name: str,
 ) -> tuple[GradientSums, tuple[int, int, str], dict[str, list[nn.Parameter]], dict[str, int]]:
     """Gradients summed over the chosen rows; all, wrong ones and their unit; trainable parameters, frozen values."""
-    if isinstance(select, str) and select not in SELECTIONS:
-        raise AttributionError(f"Unknown selection {select!r}: choose one of {', '.join(SELECTIONS)}.")
-    for name, value in (("batch_size", batch_size), ("num_top_rows", num_top_rows)):
-        if value is not None and value < 1:
-            raise AttributionError(f"{name} must be at least 1, got {value}.")
+    check_options(select, batch_size=batch_size, num_top_rows=num_top_rows)
+    select = select if isinstance(select, str) else np.asarray(select)
     model = _unwrapped(model)
     reshard(model)
     trainable, frozen = _trainable(layer_groups(model, groups), model)
@@ -189,12 +190,33 @@ def _gradient_sums(
         one_pass.run(dataloader, select, num_top_rows, batch_size)
         reshard(model)
     sums.reduce(accelerator)
-    counts = total, _, unit = one_pass.counts()
+    rows, total, wrong, unit = one_pass.counts()
+    if not isinstance(select, str) and len(select) != rows:
+        raise AttributionError(unfitting_mask(select, f"which has {rows:,} rows"))
     if total == 0:
         raise AttributionError("The dataset is empty: there is no labelled example to attribute gradients of.")
     if sums.items == 0:
         raise AttributionError(_nothing_chosen(select, total, unit))
-    return sums, counts, trainable, frozen
+    return sums, (total, wrong, unit), trainable, frozen
+
+
+def check_options(select: Any, *, batch_size: Any = None, num_top_rows: Any = TOP_ROWS) -> None:
+    """Checks what to choose, and how much at a time, before any work; see `attribute_gradients`.
+
+    Raises:
+        AttributionError: If one of them is not valid.
+    """
+    if isinstance(select, str):
+        if select not in SELECTIONS:
+            raise AttributionError(f"Unknown selection {select!r}: choose one of {', '.join(SELECTIONS)}.")
+    elif (mask := np.asarray(select)).dtype != np.bool_:
+        raise AttributionError(
+            f"select must be a name or a mask of true and false, in the order of the dataset; got {mask.dtype} values "
+            f"of shape {mask.shape}."
+        )
+    for name, value in (("batch_size", batch_size), ("num_top_rows", num_top_rows)):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise AttributionError(f"{name} must be at least 1, and whole, got {value}.")
 
 
 def predict(
@@ -222,11 +244,13 @@ def predict(
         AttributionError: If predictions cannot be compared with the labels, or the dataset is empty.
     """
     model = _unwrapped(model)
-    parts = []
+    parts, shifted = [], None
     with preserve_state(model, dataloader), torch.no_grad():
         for batch in batches(dataloader, device_of(model), accelerator, label_name):
+            if shifted is None:
+                shifted = shifts_labels(model, compute_loss, batch.inputs, label_name)
             _, outputs = compute_loss(model, dict(batch.inputs))
-            items = items_of(model, outputs, batch.labels)
+            items = items_of(model, outputs, batch.labels, bool(shifted))
             labels = items.labels.masked_fill(~items.counted, IGNORED)[: batch.valid]
             predicted = items.predicted[: batch.valid].cpu().numpy()
             chances = items.logits[: batch.valid].float().softmax(-1).cpu().numpy() if probabilities else None

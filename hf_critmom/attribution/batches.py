@@ -42,6 +42,7 @@ def batches(
         AttributionError: If a batch is not a mapping with labels.
     """
     processes, process = (accelerator.num_processes, accelerator.process_index) if accelerator is not None else (1, 0)
+    filled_up = getattr(getattr(dataloader, "batch_sampler", None), "even_batches", True)
     before = 0
     for inputs in dataloader:
         if not isinstance(inputs, Mapping) or not isinstance(inputs.get(label_name), Tensor):
@@ -50,12 +51,14 @@ def batches(
                 f"A batch must be a mapping that holds {label_name}, got {found}: without labels nothing can be wrong."
             )
         inputs = dict(send_to_device(dict(inputs), device))
-        rows = len(inputs[label_name])
-        valid = rows
-        if processes > 1 and (real := rows_of_last_batch(dataloader)) is not None:
-            valid = min(max(real - process * rows, 0), rows)
-        yield Batch(inputs, inputs[label_name], valid, before + process * rows)
-        before += processes * rows
+        rows = valid = len(inputs[label_name])
+        full = rows
+        if processes > 1:
+            full = max(rows, getattr(dataloader, "total_batch_size", 0) // processes)  # a last batch may be smaller
+            if filled_up and (real := rows_of_last_batch(dataloader)) is not None:
+                valid = min(max(real - process * full, 0), rows)
+        yield Batch(inputs, inputs[label_name], valid, before + process * full)
+        before += processes * full
 
 
 @dataclass

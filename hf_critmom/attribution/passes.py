@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from hf_critmom.attribution.batches import Batch, Rows, batches, chosen_rows
 from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.gradients import GradientSums, gradients_of, is_sharded
-from hf_critmom.attribution.predictions import ComputeLoss, Items, counted_items, items_of
+from hf_critmom.attribution.predictions import (
+    ComputeLoss,
+    Items,
+    counted_items,
+    items_of,
+    shifts_labels,
+)
 
 LARGEST_GRADIENT_BATCH = 32
 """Default number of rows in a backward pass: several smaller batches show a spread, one large batch does not."""
@@ -27,6 +33,9 @@ FEWEST_GRADIENT_BATCHES = 16
 PREDICTED_ROWS_PER_BATCH = 128
 """Predicted rows for each such backward pass, at least: a backward pass of few rows costs many times their
 prediction."""
+
+TOP_ROWS = 500
+"""Default number of rows of largest loss: the same for batches of any size."""
 
 CPU_ROWS = 64
 """Rows that are predicted at once on a CPU: the activations of more rows do not stay in its caches."""
@@ -68,12 +77,14 @@ class GradientPass:
             )
         self._total = torch.zeros((), dtype=torch.int64, device=self.device)
         self._wrong = torch.zeros_like(self._total)
+        self._rows = torch.zeros_like(self._total)
         self._tokens = False
+        self._shifted: bool | None = None
         self._rows_of_a_batch = 0
         self._predicted_rows = 0
         self._spare: Rows | None = None
 
-    def run(self, dataloader: Any, select: str | np.ndarray, num_top_rows: int | None, batch_size: int | None) -> None:
+    def run(self, dataloader: Any, select: str | np.ndarray, num_top_rows: int, batch_size: int | None) -> None:
         """Makes one pass over the loader; see `attribute_gradients` for the arguments."""
         if isinstance(select, str) and select == "top_loss":
             chosen = self._of_largest_loss(dataloader, num_top_rows)
@@ -87,13 +98,13 @@ class GradientPass:
             if self._in_all(found is not None):
                 self._add(found or self._without_weight())
 
-    def counts(self) -> tuple[int, int, str]:
-        """Items in all and wrong ones, of all processes, and what they are."""
-        counts = torch.stack([self._total, self._wrong, torch.full_like(self._total, self._tokens)])
+    def counts(self) -> tuple[int, int, int, str]:
+        """Rows, items and wrong items, of all processes, and what the items are."""
+        counts = torch.stack([self._rows, self._total, self._wrong, torch.full_like(self._total, self._tokens)])
         if self.accelerator is not None:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        total, wrong, tokens = counts.tolist()
-        return total, wrong, "tokens" if tokens else "examples"
+        rows, total, wrong, tokens = counts.tolist()
+        return rows, total, wrong, "tokens" if tokens else "examples"
 
     # ------------------------------------------------------------------------------------------------------- gradients
 
@@ -136,21 +147,20 @@ class GradientPass:
                 items = self._items(batch)
                 yield chosen_rows(batch, items.wrong if select == "misclassified" else items.right, self.label_name)
                 continue
-            counted = counted_items(self.model, batch.labels)
+            counted = counted_items(batch.labels, bool(self._shifted))
             self._total += counted[: batch.valid].sum()
-            mask = counted if isinstance(select, str) else counted & _part_of_mask(select, batch)
+            mask = counted if isinstance(select, str) else counted & _part_of_mask(select, batch, counted)
             yield chosen_rows(batch, mask, self.label_name)
 
-    def _of_largest_loss(self, dataloader: Any, num_rows: int | None) -> Iterator[Rows | None]:
+    def _of_largest_loss(self, dataloader: Any, num_rows: int) -> Iterator[Rows | None]:
         kept: list[tuple[float, Rows]] = []
         for batch in self._batches(dataloader):
-            num_rows = num_rows or len(batch.labels)
             items = self._items(batch)
             rows = chosen_rows(batch, items.counted, self.label_name)
             if rows is None:
                 continue
-            losses = items.row_losses()[: batch.valid]
-            losses = losses[losses > -math.inf]  # the others are not among the rows
+            # What is not a number counts as the largest, so that it is chosen, and found where all processes see it.
+            losses = items.row_losses()[: rows.count].nan_to_num(torch.inf, posinf=torch.inf)
             largest = losses.topk(min(num_rows, rows.count))
             bound = kept[-1][0] if len(kept) == num_rows else -math.inf
             for loss, place in zip(*(values.tolist() for values in largest), strict=True):
@@ -160,7 +170,7 @@ class GradientPass:
         places = len(kept)
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             everywhere = sorted(gather_object([loss for loss, _ in kept]), reverse=True)
-            bound = everywhere[: num_rows or 0][-1] if everywhere else math.inf
+            bound = everywhere[:num_rows][-1] if everywhere else math.inf
             kept = [pair for pair in kept if pair[0] >= bound]
             places = max(gather_object([len(kept)]))
         yield from (rows for _, rows in kept)
@@ -177,7 +187,7 @@ class GradientPass:
             inputs = whole.take(slice(start, start + size)).inputs
             with torch.no_grad():
                 _, outputs = self.compute_loss(self.model, dict(inputs))
-                parts.append(items_of(self.model, outputs, inputs[self.label_name]))
+                parts.append(items_of(self.model, outputs, inputs[self.label_name], bool(self._shifted)))
         items = Items.joined(parts)
         self._total += items.counted[: batch.valid].sum()
         self._wrong += items.wrong[: batch.valid].sum()
@@ -186,6 +196,9 @@ class GradientPass:
     def _batches(self, dataloader: Any) -> Iterator[Batch]:
         for batch in batches(dataloader, self.device, self.accelerator, self.label_name):
             rows = len(batch.labels)
+            if self._shifted is None:
+                self._shifted = shifts_labels(self.model, self.compute_loss, batch.inputs, self.label_name)
+            self._rows += batch.valid
             self._tokens = batch.labels.ndim > 1 and not batch.labels.is_floating_point()
             self._rows_of_a_batch = max(self._rows_of_a_batch, rows)
             if self.sharded:
@@ -262,14 +275,11 @@ def _split(rows: Rows, size: int) -> Iterator[Rows]:
         yield rows.take(slice(start, start + size))
 
 
-def _part_of_mask(mask: np.ndarray, batch: Batch) -> Tensor:
-    """The rows of a mask over the dataset that belong to a batch, in the shape of its labels."""
-    shape = batch.labels.shape
+def _part_of_mask(mask: np.ndarray, batch: Batch, counted: Tensor) -> Tensor:
+    """The rows of a mask over the dataset that belong to a batch, in the shape of its items."""
+    shape = counted.shape
     if mask.ndim != len(shape) or (batch.valid and len(mask) < batch.first + batch.valid):
-        raise AttributionError(
-            f"A mask of shape {mask.shape} does not fit the dataset, whose batches have labels of shape "
-            f"{tuple(shape)}: expected one made by predict(model, dataloader) with the same loader."
-        )
+        raise AttributionError(unfitting_mask(mask, f"whose batches have items of shape {tuple(shape)}"))
     part = np.zeros(shape, dtype=bool)
     rows = mask[batch.first : batch.first + batch.valid]
     if mask.ndim == 1:
@@ -278,3 +288,11 @@ def _part_of_mask(mask: np.ndarray, batch: Batch) -> Tensor:
         width = min(rows.shape[1], shape[1])
         part[: batch.valid, :width] = rows[:, :width]
     return torch.from_numpy(part).to(batch.labels.device)
+
+
+def unfitting_mask(mask: np.ndarray, why: str) -> str:
+    """That a mask is not of this dataset, as a sentence."""
+    return (
+        f"A mask of shape {mask.shape} does not fit the dataset, {why}: expected one made by "
+        "predict(model, dataloader) with the same loader."
+    )

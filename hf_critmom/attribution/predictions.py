@@ -5,6 +5,7 @@ is made of: an example, or a sequence. A row is selected if any of its items is,
 set to -100, which the losses of Transformers and torch leave out.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from hf_critmom.attribution.batches import IGNORED
+from hf_critmom.attribution.batches import IGNORED, Rows
 from hf_critmom.attribution.errors import AttributionError
-from hf_critmom.upstream import uncompiled_model
 
 ComputeLoss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, Any]]
 """Loss (a mean over items) and outputs of a model on a batch with labels."""
@@ -86,30 +85,47 @@ class Items:
         return cls(*(torch.cat(column) for column in columns))
 
     def row_losses(self) -> Tensor:
-        """Cross-entropy of each row, the mean over its items, (rows,); minus infinity for rows without any."""
+        """Cross-entropy of each row that has items, the mean over them, (rows with items,)."""
         labels = self.labels.masked_fill(~self.counted, IGNORED).flatten()
         each = nn.functional.cross_entropy(self.logits.flatten(0, -2).float(), labels, reduction="none")
         counts = self.counted.view(len(self.labels), -1).sum(1)
-        return torch.where(counts > 0, each.view(len(self.labels), -1).sum(1) / counts.clamp(min=1), -torch.inf)
+        return (each.view(len(self.labels), -1).sum(1) / counts)[counts > 0]
 
 
-def counted_items(model: nn.Module, labels: Tensor) -> Tensor:
-    """Which labels the loss of a model counts, as a mask of their shape."""
+def has_tokens(labels: Tensor) -> bool:
+    """Whether the labels of a batch are classes of tokens, (rows, tokens)."""
+    return labels.ndim == 2 and not labels.is_floating_point()
+
+
+def counted_items(labels: Tensor, shifted: bool) -> Tensor:
+    """Which labels a loss counts, as a mask of their shape; (rows,) where labels are numbers, all of which count.
+
+    Args:
+        labels: The labels of a batch.
+        shifted: See `shifts_labels`.
+    """
+    if labels.is_floating_point():
+        return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     counted = labels != IGNORED
-    if labels.ndim == 2 and predicts_next_token(model):
+    if shifted:
         counted[:, 0] = False
     return counted
 
 
-def items_of(model: nn.Module, outputs: Any, labels: Tensor) -> Items:
+def items_of(model: nn.Module, outputs: Any, labels: Tensor, shifted: bool) -> Items:
     """Compares a model's outputs with labels.
+
+    Args:
+        model: The model, for messages.
+        outputs: Its outputs.
+        labels: The labels.
+        shifted: See `shifts_labels`.
 
     Raises:
         AttributionError: If the outputs are not logits of classes for labels that are class indices.
     """
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs[1] if len(outputs) > 1 else None
+    logits = _logits(outputs)
     indices = labels.ndim in (1, 2) and not labels.is_floating_point()
-    shifted = labels.ndim == 2 and predicts_next_token(model)
     if not isinstance(logits, Tensor) or not indices or logits.shape[:-1] != labels.shape:
         found = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
         raise AttributionError(
@@ -119,16 +135,72 @@ def items_of(model: nn.Module, outputs: Any, labels: Tensor) -> Items:
         )
     if shifted:  # at the place of each token, what was said before it; nothing was said before the first
         logits = logits.roll(1, dims=1)
-    return Items(labels, logits.argmax(-1), counted_items(model, labels), logits)
+    return Items(labels, logits.argmax(-1), counted_items(labels, shifted), logits)
 
 
-def predicts_next_token(model: nn.Module) -> bool:
-    """Whether a model predicts each token from the ones before it, and so shifts the labels itself."""
-    inner: Any = uncompiled_model(model)
-    if hasattr(inner, "get_base_model"):  # PEFT
-        inner = inner.get_base_model()
-    name = type(inner).__name__
-    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or name.endswith("ForCausalLM")
+@torch.no_grad()
+def shifts_labels(
+    model: nn.Module, compute_loss: ComputeLoss, inputs: Mapping[str, Any], label_name: str = "labels"
+) -> bool | None:
+    """Whether a loss compares each label with the logits of the place before it, so that the first does not count.
+
+    What the loss does decides, since names of classes and of loss functions do not: of two networks named alike one
+    shifts labels and the other expects them shifted. One text of the batch is given a single label, at its first place
+    and then at its second. A loss at the same place counts both, a shifted one is without the first as it is without
+    any label, whatever its smoothing, weights and scale.
+
+    Args:
+        model: In evaluation mode.
+        compute_loss: Loss and outputs from model and batch.
+        inputs: A batch.
+        label_name: Its labels.
+
+    Returns:
+        None for a batch without tokens, which does not tell.
+
+    Raises:
+        AttributionError: If the loss is neither, or not finite.
+    """
+    labels = inputs[label_name]
+    if not has_tokens(labels):
+        return False
+    if not labels.numel():
+        return None
+    lengths = (labels != IGNORED).sum(1)
+    text = Rows(dict(inputs), len(labels), lengths).take([int(lengths.argmax())]).inputs
+
+    loss, outputs = compute_loss(model, dict(text))
+    if lengths.max() > 1 and not math.isfinite(loss):
+        raise AttributionError(not_finite(model, float(loss)))
+    logits, label = _logits(outputs), 0
+    if isinstance(logits, Tensor) and logits.shape[:-1] == (1, labels.shape[1]):
+        label = int(logits[0, :2].amax(0).argmin())  # one that is not predicted, for it may have no loss then
+
+    def loss_of(*places: int) -> float:
+        kept = torch.full_like(text[label_name], IGNORED)
+        kept[:, list(places)] = label
+        return float(compute_loss(model, {**text, label_name: kept})[0])
+
+    without = loss_of()  # not a number, 0, or what else is added to the loss
+    counted = [not math.isnan(one) and one != without for one in map(loss_of, range(labels.shape[1])[:2])]
+    if counted[1:] == [False]:
+        raise AttributionError(
+            f"The loss of {type(model).__name__} compares labels neither with the logits of their own places nor with "
+            "those of the places before them, so its predictions cannot be told: pass a compute_loss that does either."
+        )
+    return not counted[0]
+
+
+def not_finite(model: nn.Module, loss: float) -> str:
+    """That a loss is not finite, as a sentence."""
+    return (
+        f"The loss of {type(model).__name__} is {loss}: the model has diverged, overflows in the precision it is "
+        "evaluated in, or gets inputs that are not finite."
+    )
+
+
+def _logits(outputs: Any) -> Any:
+    return outputs.get("logits") if isinstance(outputs, Mapping) else outputs[1] if len(outputs) > 1 else None
 
 
 # ------------------------------------------------------------------------------------ all predictions, and what matches

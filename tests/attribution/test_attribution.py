@@ -49,6 +49,12 @@ def test_the_gradient_is_that_of_the_mean_loss_of_the_chosen_examples(model, tas
         assert group.relative_norm == pytest.approx(group.norm / weights[name], rel=1e-5)
 
 
+def test_the_rows_of_largest_loss_are_as_many_in_batches_of_any_size(model, task):
+    found = [attribute_gradients(model, loader_of(task, size), select="top_loss") for size in (7, 160)]
+    assert [one.selected for one in found] == [160, 160]
+    assert_same(*found)
+
+
 @pytest.mark.parametrize("select", ["misclassified", "top_loss"])
 def test_batches_make_no_difference_to_the_mean_gradient(model, task, select):
     expected = attribute_gradients(model, loader_of(task, 500), select=select, num_top_rows=20)
