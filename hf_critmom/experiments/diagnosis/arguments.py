@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from hf_critmom.attribution.passes import TOP_ROWS
 from hf_critmom.attribution.predictions import SELECTIONS
 from hf_critmom.attribution.problems import TOP
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
@@ -24,6 +25,9 @@ class AttributionArguments:
     select: str = field(
         default="misclassified",
         metadata={"metavar": "|".join(SELECTIONS), "help": "Examples on which the gradient is taken."},
+    )
+    num_top_rows: int = field(
+        default=TOP_ROWS, metadata={"help": "Number of examples of largest loss that --select top_loss takes."}
     )
     layer_groups: list[str] | None = field(
         default=None,
@@ -63,7 +67,7 @@ class AttributionArguments:
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU even if there is an accelerator."})
 
     def __post_init__(self) -> None:
-        for flag in ("num_top_groups", "per_device_eval_batch_size", "gradient_batch_size"):
+        for flag in ("num_top_groups", "num_top_rows", "per_device_eval_batch_size", "gradient_batch_size"):
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise DiagnosisError(f"--{flag} must be at least 1, got {value}.")

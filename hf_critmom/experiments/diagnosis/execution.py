@@ -80,6 +80,11 @@ class StudyJob:
         return Path("study", self.digest[:16])
 
     @property
+    def initial_seed(self) -> int:
+        """Seed of the untrained network: the one that the run started from, or one of the checkpoint's own."""
+        return (int(self.digest[:8], 16) if self.spec.seed is None else self.spec.seed) % 2**32
+
+    @property
     def title(self) -> str:
         """Name of the study in messages."""
         return self.spec.label
@@ -183,7 +188,7 @@ class StudyExecutor:
         for severity in self.severities:
             send("studying", f"{spec.label}, severity {severity}" if severity else spec.label)
             try:
-                studies.append(self._study_of(spec, model, task, severity))
+                studies.append(self._study_of(job.initial_seed, model, task, severity))
             except AttributionError as error:
                 at = f" at severity {severity}" if severity else ""
                 raise DiagnosisError(f"{spec.label}{at}: {error}") from None
@@ -196,17 +201,19 @@ class StudyExecutor:
             sum(parameter.numel() for parameter in model.parameters()),
             tuple(studies),
             doubtful_labels=self._doubtful_labels(model, task) if self.args.check_labels else None,
+            initial_seed=job.initial_seed if self.args.initial else None,
         )
 
-    def _study_of(self, spec: CheckpointSpec, model: PreTrainedModel, task: Task, severity: int) -> Study:
+    def _study_of(self, initial_seed: int, model: PreTrainedModel, task: Task, severity: int) -> Study:
         args, initial = self.args, None
         if args.initial:
-            set_seed((spec.seed or 0) % 2**32)
+            set_seed(initial_seed)
             initial = self._placed(type(model)(model.config).to(model.dtype), task)
         return make_study(
             self._placed(model, task),
             self._loader(task, severity),
             select=args.select,
+            num_top_rows=args.num_top_rows,
             initial=initial,
             groups=args.layer_groups,
             class_names=task.label_names if isinstance(task, ImageTask) else (),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hf_critmom.attribution.passes import TOP_ROWS
 from hf_critmom.engines.arguments import EngineArguments
 from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
 from hf_critmom.storage.plan import differences
@@ -89,5 +90,6 @@ def settings_record(request: AttributionRequest, task: Task, threads: int) -> di
 
 def different_settings(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """Names of the settings that differ; those that earlier versions did not record have their defaults of then."""
-    known = {"dtype": current["dtype"], "threads": current["threads"], "check_labels": False, **stored}
+    defaults = {"dtype": current["dtype"], "threads": current["threads"], "check_labels": False}
+    known = {**defaults, "num_top_rows": TOP_ROWS, **stored}
     return [name for name in current if differences(name, known.get(name), current[name])]

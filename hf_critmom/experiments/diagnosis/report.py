@@ -97,7 +97,7 @@ def _section(found: Results, captions: Mapping[str, list[tuple[str, str]]], agre
             "table": agreement_table(agreements).markdown(),
             "findings": [one.sentence for one in agreement_findings(agreements)],
         }
-    seeds = sorted({result.seed or 0 for result in results})
+    seeds = sorted({result.seed or 0 if result.initial_seed is None else result.initial_seed for result in results})
     return render(
         "attribution.md",
         summary=summary_table(results).markdown() if len(results) > 1 else None,

@@ -39,6 +39,8 @@ class Result:
         history: Entries that `AttributionCallback` kept during its training, if any.
         doubtful_labels: Misclassified examples with doubtful labels; None if they were not searched for.
         same_weights: Labels of checkpoints that have the same weights, which are not studied again.
+        initial_seed: Seed of the untrained network; None without one, and in results of earlier versions, which took
+            that of the run, or 0.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Result:
     history: tuple[dict[str, Any], ...] = ()
     doubtful_labels: tuple[DoubtfulLabel, ...] | None = None
     same_weights: tuple[str, ...] = ()
+    initial_seed: int | None = None
 
     def __post_init__(self) -> None:
         if not self.studies or self.parameters < 1:
@@ -70,6 +73,8 @@ class Result:
             found["doubtful_labels"] = [asdict(one) for one in self.doubtful_labels]
         if self.same_weights:
             found["same_weights"] = list(self.same_weights)
+        if self.initial_seed is not None:
+            found["initial_seed"] = self.initial_seed
         return {
             **plain,
             "studies": [study.to_dict() for study in self.studies],

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from hf_critmom.attribution.groups import layer_groups
+from hf_critmom.attribution.predictions import model_loss
 from hf_critmom.attribution.problems import TOP
 from hf_critmom.engines.interface import Work
 from hf_critmom.engines.selection import select_engine
@@ -199,7 +200,7 @@ def _pass_seconds(request: AttributionRequest, task: Task) -> float:
     measured = []
     for _ in range(3):
         began = time.perf_counter()
-        torch.autograd.grad(model(**batch)["loss"], trained, allow_unused=True)
+        torch.autograd.grad(model_loss(model, dict(batch))[0], trained, allow_unused=True)
         measured.append(time.perf_counter() - began)
     return min(measured)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from hf_critmom.attribution.attribution import attribute_gradients, predict
 from hf_critmom.attribution.groups import Groups
-from hf_critmom.attribution.passes import LARGEST_GRADIENT_BATCH
+from hf_critmom.attribution.passes import LARGEST_GRADIENT_BATCH, TOP_ROWS
 from hf_critmom.attribution.problems import TOP, Diagnosis, diagnose
 from hf_critmom.attribution.results import Attribution
 from hf_critmom.experiments.diagnosis.errors import DiagnosisError
@@ -97,6 +97,7 @@ def make_study(
     dataloader: Any,
     *,
     select: str = "misclassified",
+    num_top_rows: int = TOP_ROWS,
     initial: nn.Module | None = None,
     groups: Groups = None,
     class_names: Sequence[str] = (),
@@ -113,6 +114,7 @@ def make_study(
         model: The trained model.
         dataloader: The examples, always in the same order.
         select: See `attribute_gradients`; only "misclassified" comes with controls.
+        num_top_rows: See `attribute_gradients`.
         initial: The untrained model.
         groups: See `layer_groups`.
         class_names: Names of the classes, by index; empty for no attribution by class.
@@ -134,7 +136,8 @@ def make_study(
     }
     described: dict[str, Any] = {"corruption": corruption, "severity": severity, "num_top": num_top}
     if select != "misclassified":
-        return Study(attribute_gradients(model, dataloader, select=select, **options), **described)
+        found = attribute_gradients(model, dataloader, select=select, num_top_rows=num_top_rows, **options)
+        return Study(found, **described)
     predictions = predict(model, dataloader, accelerator=accelerator)
     wrong, matched = predictions.wrong, predictions.matched(seed)
     if not wrong.any():

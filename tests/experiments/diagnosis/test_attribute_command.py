@@ -13,11 +13,14 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_critmom import AttributionCallback, CritMomTrainer
 from hf_critmom.attribution import AttributionError
+from hf_critmom.attribution.passes import TOP_ROWS
 from hf_critmom.commands import main
 from hf_critmom.commands.attribute import parse_attribution
 from hf_critmom.experiments.comparison import ComparisonTrainingArguments, find_run
 from hf_critmom.experiments.comparison.plan import Plan
-from hf_critmom.experiments.diagnosis import execution
+from hf_critmom.experiments.diagnosis import execution, runner
+from hf_critmom.experiments.diagnosis.arguments import AttributionArguments
+from hf_critmom.experiments.diagnosis.plan import AttributionRequest, CheckpointSpec, different_settings
 from hf_critmom.experiments.diagnosis.report import write_attribution_report
 from hf_critmom.experiments.diagnosis.results import read_results
 from hf_critmom.tasks import (
@@ -132,6 +135,53 @@ def test_the_untrained_network_is_the_one_that_the_run_started_from(comparison, 
     assert study.initial.shares == pytest.approx(study.attribution.shares, rel=1e-5)
     trained = the_study("trained")
     assert trained.initial.shares != pytest.approx(trained.attribution.shares, rel=1e-2)
+
+
+def test_checkpoints_without_a_seed_have_untrained_networks_of_their_own(comparison):
+    """Else agreement in untrained networks would be that of one network with itself."""
+    for seed in (42, 43):
+        shutil.copytree(comparison / "runs" / "constant" / f"seed-{seed}", f"plain-{seed}")
+    attributed("plain-42", "plain-43", "--output_dir", "out")
+    found = read_results(Path("out")).checkpoints
+    assert [result.seed for result in found] == [None, None]
+    assert len({result.initial_seed for result in found}) == 2
+    first, second = (result.studies[0].initial.shares for result in found)
+    assert first != pytest.approx(second, rel=1e-3)
+    assert all(str(result.initial_seed) in Path("out/README.md").read_text() for result in found)
+    attributed("plain-43", "--output_dir", "again")
+    assert the_study("again").initial == found[1].studies[0].initial
+
+
+def test_earlier_results_took_the_runs_seed_or_0(comparison):
+    attributed(comparison / "runs" / "constant" / "seed-43", "--output_dir", "out")
+    stored = json.loads(Path("out/attribution.json").read_text())
+    assert stored["checkpoints"][0].pop("initial_seed") == 43
+    Path("out/attribution.json").write_text(json.dumps(stored))
+    write_attribution_report(Path("out"))
+    assert "same configuration, seed 43" in Path("out/README.md").read_text()
+
+
+def test_the_number_of_rows_of_largest_loss_is_a_setting_and_the_batch_size_is_not():
+    current = {"dtype": "float32", "threads": 1, "check_labels": False, "num_top_rows": TOP_ROWS, "select": "top_loss"}
+    stored = {name: current[name] for name in ("dtype", "threads", "check_labels", "select")}
+    assert different_settings(stored, current) == []
+    assert different_settings(stored, {**current, "num_top_rows": 50}) == ["num_top_rows"]
+
+
+def test_the_rows_of_largest_loss_do_not_follow_the_batch_size(comparison):
+    run = comparison / "runs" / "critmom" / "seed-42"
+    for size in ("20", "70"):
+        flags = ("--select", "top_loss", "--num_top_rows", "30", "--per_device_eval_batch_size", size)
+        attributed(run, *flags, "--output_dir", f"of-{size}")
+        assert the_study(f"of-{size}").attribution.selected == 30
+
+
+def test_a_model_that_returns_tuples_is_timed(task, monkeypatch):
+    model = build_model(task, ModelArguments(width=2), seed=0)
+    model.forward = lambda **inputs: tuple(type(model).forward(model, **inputs).values())
+    monkeypatch.setattr(runner, "load_checkpoint", lambda *_: (model, task))
+    request = AttributionRequest([CheckpointSpec("x", "x")], AttributionArguments(), DataArguments())
+    assert runner._pass_seconds(request, task) > 0.0
 
 
 def test_several_checkpoints_get_a_table_of_agreement(comparison, capsys):
