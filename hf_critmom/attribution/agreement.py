@@ -14,7 +14,7 @@ from typing import Any
 from scipy import stats
 
 from hf_critmom.attribution.errors import AttributionError
-from hf_critmom.attribution.problems import TOP, check_same_groups
+from hf_critmom.attribution.problems import TOP, check_num_top, check_same_groups
 from hf_critmom.attribution.results import Attribution
 
 
@@ -141,8 +141,9 @@ def measure_agreement(
         confidence: Level of the intervals.
 
     Raises:
-        AttributionError: If there are fewer than two runs, or their layer groups differ.
+        AttributionError: If there are fewer than two runs, their layer groups differ, or the number is less than 1.
     """
+    check_num_top(num_top)
     if len(attributions) < 2:
         raise AttributionError("Agreement takes two runs at least: name several checkpoints.")
     groups = check_same_groups(attributions)

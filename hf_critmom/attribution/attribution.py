@@ -35,6 +35,7 @@ from hf_critmom.attribution.predictions import (
     shifts_labels,
 )
 from hf_critmom.attribution.results import Attribution, GroupGradient
+from hf_critmom.attribution.signal import signal_shares
 
 
 def attribute_gradients(
@@ -99,6 +100,7 @@ def attribute_gradients(
     if not math.isfinite(sums.loss):
         raise AttributionError(not_finite(_unwrapped(model), sums.loss / sums.items))
     intervals, errors = share_intervals(units, sums.parts, shares, confidence=confidence, seed=seed)
+    signals = signal_shares(units, sums.parts, norms)
     weights = sums.parameter_norms()
     found = {}
     for place, (name, members) in enumerate(trainable.items()):
@@ -110,6 +112,8 @@ def attribute_gradients(
             log_odds_error=errors[place],
             relative_norm=float(norm / weights[place]) if 0.0 < weights[place] < math.inf else None,
             parameters=size,
+            signal_share=None if (signal := signals[place]) is None else signal[0],
+            signal_error=None if signal is None else signal[1],
         )
     predicted = isinstance(select, str) and select != "all"
     return Attribution(
@@ -124,6 +128,7 @@ def attribute_gradients(
         batches=sums.batches,
         units=len(units),
         confidence=confidence,
+        signal_shares=True,
     )
 
 

@@ -82,8 +82,8 @@ def layer_groups(model: nn.Module, groups: Groups = None) -> LayerGroups:
             fits decides, and what fits none goes to "other". Groups that were made already are checked and returned.
 
     Raises:
-        AttributionError: If the model has no parameters, an expression is not valid or fits no parameter, or a
-            parameter that is listed does not exist.
+        AttributionError: If the model has no parameters, an expression is not valid or fits no parameter, a parameter
+            that is listed does not exist, or a group is left without any.
     """
     names = list(named_parameters(model))
     if not names:
@@ -129,7 +129,13 @@ def _by_expression(
                 f"No parameter's name fits {members!r}: the automatic layer groups are {known}, and parameters are "
                 f"named like {_some(names)}."
             )
-        group_of = {**fitting, **group_of}
+        earlier, group_of = group_of, {**fitting, **group_of}
+        if not set(fitting.values()) & set(group_of.values()):
+            taken = ", ".join(dict.fromkeys(earlier[name] for name in fitting))
+            raise AttributionError(
+                f"No parameter is left for the layer group {group or members!r}: all that it fits belong to groups "
+                f"before it ({taken}). Put it before them, or leave it out."
+            )
     return {name: group_of.get(name, REST) for name in names}
 
 

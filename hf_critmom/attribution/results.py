@@ -1,6 +1,7 @@
 """What an attribution found, and how it is stored."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ class GroupGradient:
         log_odds_error: Standard error of log(share / (1 - share)), from the same resampling.
         relative_norm: Norm of the mean gradient by norm of the parameters; None where these are all zero.
         parameters: Number of trainable values.
+        signal_share: The share in the population's gradient, see `hf_critmom.attribution.signal`: without the noise of
+            finitely many examples that ``share`` holds. None where noise hides it, or there are too few items.
+        signal_error: Standard error of its logarithm.
     """
 
     _NOT_READ: ClassVar[tuple[str, ...]] = ("mean_batch_norm", "rms")
@@ -34,12 +38,16 @@ class GroupGradient:
     log_odds_error: float | None
     relative_norm: float | None
     parameters: int
+    signal_share: float | None = None
+    signal_error: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"a share is {self.share} instead of a number from 0 to 1")
         if self.norm < 0.0 or self.parameters < 1:
             raise ValueError("a norm is negative, or a group has no parameters")
+        if (self.signal_share is None) != (self.signal_error is None) or (self.signal_share or 0.0) < 0.0:
+            raise ValueError(f"a signal_share is {self.signal_share}, and its error {self.signal_error}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Attribution:
         batches: Number of backward passes.
         units: Number of resampled units behind the intervals.
         confidence: Level of the intervals.
+        signal_shares: Whether `GroupGradient.signal_share` was estimated, as earlier versions did not.
     """
 
     groups: dict[str, GroupGradient]
@@ -71,6 +80,7 @@ class Attribution:
     batches: int
     units: int
     confidence: float = 0.95
+    signal_shares: bool = False
 
     def __post_init__(self) -> None:
         if not self.groups or abs(sum(group.share for group in self.groups.values()) - 1.0) > 1e-6:
@@ -95,8 +105,16 @@ class Attribution:
         return None if self.misclassified is None else 1.0 - self.misclassified / self.total
 
     def ranked(self, by: str = "share") -> list[str]:
-        """Names of the groups, the largest first, by `share`, `relative_norm` or `norm`."""
-        return sorted(self.groups, key=lambda name: -(getattr(self.groups[name], by) or 0.0))
+        """Names of the groups, the largest first, by `share`, `relative_norm` or `norm`.
+
+        A gradient is infinitely large relative to parameters that are all zero.
+        """
+
+        def size(group: GroupGradient) -> float:
+            value = getattr(group, by)
+            return value if value is not None else math.inf if group.norm > 0.0 else 0.0
+
+        return sorted(self.groups, key=lambda name: -size(self.groups[name]))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -82,11 +82,10 @@ def test_the_ratios_interval_is_the_t_interval_of_its_logarithm_for_all_groups_a
 
 
 def test_without_errors_of_the_shares_nothing_can_be_told():
-    diagnosis = diagnose(made([1] * 7, error=None), correct=SAME)
+    diagnosis = diagnose(made([1] * 7, error=None, units=4, selected=4), correct=SAME)
     assert diagnosis.problem is None
-    assert any(
-        "too few examples to tell whether any group has a larger share" in finding for finding in diagnosis.findings()
-    )
+    expected = "Whether any group has a larger share among misclassified examples than among correctly classified ones "
+    assert f"{expected}cannot be told: there are too few misclassified examples (4)." in diagnosis.findings()
 
 
 def test_a_share_of_zero_has_no_ratio():
@@ -108,6 +107,8 @@ def test_other_groups_cannot_be_compared():
         diagnose(WRONG, correct=three)
     with pytest.raises(AttributionError, match="at least 1"):
         diagnose(WRONG, num_top=0)
+    with pytest.raises(AttributionError, match="at least 1, got 0"):
+        measure_agreement(runs(), num_top=0)
 
 
 # ----------------------------------------------------------------------------------------------------------- agreement

@@ -124,6 +124,16 @@ def test_shares_add_up_and_so_do_those_of_joined_groups(model, loader):
     assert two.ranked() == sorted(two.shares, key=lambda name: -two.shares[name])
 
 
+def test_a_gradient_is_largest_relative_to_parameters_that_are_all_zero(model, loader):
+    for parameter in model.resnet.fc.parameters():
+        nn.init.zeros_(parameter)
+    attribution = attribute_gradients(model, loader)
+    assert attribution.groups["fc"].relative_norm is None and attribution.groups["fc"].norm > 0.0
+    assert attribution.ranked("relative_norm")[0] == "fc"
+    unused = attribute_gradients(Branching(), DataLoader(vectors(), 8))
+    assert unused.ranked("relative_norm") == ["used", "unused"]
+
+
 def test_a_mask_chooses_what_predictions_say(model, loader):
     predictions = predict(model, loader)
     given = attribute_gradients(model, loader, select=predictions.wrong)

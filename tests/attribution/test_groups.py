@@ -307,6 +307,23 @@ def test_an_expression_that_fits_nothing_is_answered_with_the_known_groups():
     assert "'layre3'" in sentence and ", ".join(SEVEN) in sentence
 
 
+@pytest.mark.parametrize("groups", [["all=.", "head=fc"], {"all": ".", "head": ["fc.weight"]}, [".", "fc"]])
+def test_a_group_that_earlier_ones_leave_nothing_is_no_silent_loss(groups):
+    model = CifarResNetForImageClassification(CifarResNetConfig(width=2))
+    model = nn.ModuleDict({"body": model, "fc": nn.Linear(2, 2)})
+    with pytest.raises(AttributionError, match=r"No parameter is left for the layer group '(head|fc)'.*\((all|\.)\)"):
+        layer_groups(model, groups)
+    assert set(layer_groups(model, ["x=body", "x=fc", "x=weight"]).names) == {"x"}
+
+
+def test_names_that_differ_by_a_wrappers_prefix_alone_are_refused():
+    model = nn.ModuleDict({"module": nn.ModuleDict({"conv": nn.Linear(2, 2), "fc": nn.Linear(2, 2)})})
+    assert next(iter(named_parameters(model))) == "conv.weight"
+    model["fc"] = nn.Linear(2, 2)
+    with pytest.raises(AttributionError, match=r"has parameters module\.fc\.weight and fc\.weight"):
+        layer_groups(model)
+
+
 def test_a_listed_parameter_must_exist():
     assert "(conv2.weight)" in refused(cifar_resnet(), {"stem": ["resnet.conv1.weight", "conv2.weight"]})
 

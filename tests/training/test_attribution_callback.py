@@ -224,6 +224,31 @@ def test_every_second_evaluation_is_attributed_if_so_asked(make_trainer, tmp_pat
     assert len([record for record in trainer.state.log_history if "eval_loss" in record]) == 6
     with pytest.raises(AttributionError, match="every must be at least 1, got 0"):
         AttributionCallback(every=0)
+    with pytest.raises(AttributionError, match="Unknown selection 'wrong'"):
+        AttributionCallback(select="wrong")
+    with pytest.raises(AttributionError, match="batch_size must be at least 1"):
+        AttributionCallback(batch_size=0)
+
+
+@pytest.mark.parametrize("select", ["misclassified", "top_loss"])
+@pytest.mark.parametrize("kind", ["weights", "loss"])
+def test_a_diverged_network_costs_a_warning_and_not_the_run(make_trainer, caplog, select, kind):
+    transformers_logging.warning_once.cache_clear()
+    trainer = watched(make_trainer, options={"select": select}, max_steps=4)
+    if kind == "weights":
+        torch.nn.init.constant_(trainer.model.resnet.fc.weight, math.nan)
+    else:
+        plain = trainer.compute_loss
+
+        def infinite(*args, return_outputs=False, **kwargs):
+            loss, outputs = plain(*args, return_outputs=True, **kwargs)
+            return (loss + math.inf, outputs) if return_outputs else loss
+
+        trainer.compute_loss = infinite
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert trainer.state.global_step == 4 and not attributions_in(trainer)
+    assert len(said_once(caplog, "AttributionCallback attributes nothing after this evaluation")) == 1
 
 
 def test_trackers_see_the_shares_and_the_automatic_card_stays_whole(make_trainer, tmp_path):

@@ -16,6 +16,7 @@ from hf_critmom.experiments.diagnosis.tables import (
     agreement_table,
     display_name,
     label_table,
+    ratios_explained,
     severity_table,
     study_findings,
     study_table,
@@ -57,7 +58,8 @@ def write_attribution_page(folder: Path, found: Results, agreements: Mapping[str
     how = (
         "The share of a group is its part of the squared norm of the mean gradient of the loss. Any gradient is "
         "largest where a network is wide and deep, so a share is a finding only as far as it exceeds that among "
-        f"correctly classified {first.unit}. Intervals are bootstrap intervals over the {first.unit}."
+        f"correctly classified {first.unit}. Intervals are bootstrap intervals over the {first.unit}. "
+        f"{ratios_explained(results)}"
     )
     setup = Table(["what", "how it was measured"], rows, left=("how it was measured",))
     write_page(
@@ -76,11 +78,13 @@ def _headlines(results: Sequence[Result], agreements: Mapping[str, Agreement]) -
         tone = "good" if found.word == "agreement" else "open"
         said.append(Headline(found.word, tone, found.statement, found.sentence))
     for result in results:
-        problem = result.studies[0].diagnosis.problem
+        diagnosis = result.studies[0].diagnosis
+        problem = diagnosis.problem
         label = result.label if len(results) > 1 else ""
         numbers = "" if len(results) > 1 else " ".join(study_findings(result))
         if problem is None:
-            word, tone, statement = "cannot be told", "open", "Without controls, problem groups cannot be told."
+            why = diagnosis.reason or "cannot be told without controls."
+            word, tone, statement = "cannot be told", "open", f"Problem groups {why}"
         elif problem:
             groups = f"Problem group{'s' if len(problem) > 1 else ''}: {', '.join(problem)}."
             word, tone, statement = "found", "bad", groups

@@ -27,7 +27,7 @@ def summary_table(results: Sequence[Result]) -> Table:
                 f"{study.attribution.selected:,}",
                 _largest(study, diagnosis),
                 _problem(diagnosis),
-                ", ".join(same) or ("none" if diagnosis.controls else "-"),
+                ", ".join(same) or ("none" if diagnosis.same_groups else "-"),
             ]
         )
     return Table(header, rows, title="Checkpoints")
@@ -117,6 +117,25 @@ def study_findings(result: Result) -> list[str]:
 def same_weights_finding(label: str, others: Sequence[str]) -> str:
     """That checkpoints have the same weights, of which only one is studied."""
     return f"{', '.join([label, *others[:-1]])} and {others[-1]} have the same weights: only {label} is studied."
+
+
+def ratios_explained(results: Sequence[Result]) -> str:
+    """Of what shares the ratios to those of correctly classified examples are; empty without any."""
+    diagnoses = [study.diagnosis for result in results for study in result.studies]
+    kinds = {diagnosis.without_noise for diagnosis in diagnoses if diagnosis.contrast}
+    if not kinds:
+        return ""
+    if kinds == {True}:
+        return (
+            "Ratios are of the shares in the gradients of the populations, estimated without the noise of finitely "
+            "many examples that the shares themselves hold; their intervals are from the jackknife, for all groups at "
+            "once. Where noise hides a group's gradient, there is no ratio."
+        )
+    return (
+        f"{'Ratios' if len(kinds) == 1 else 'Some ratios'} were measured by an earlier version, on shares that hold "
+        "the noise of finitely many examples. It adds more to them where a gradient is small, as on correctly "
+        "classified examples: these ratios' intervals do not hold their level, and a group may be named for its noise."
+    )
 
 
 @dataclass(frozen=True)

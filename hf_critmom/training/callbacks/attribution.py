@@ -6,7 +6,7 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from hf_critmom.attribution.attribution import attribute_gradients
+from hf_critmom.attribution.attribution import attribute_gradients, check_options
 from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.groups import Groups
 from hf_critmom.curvature.owned import generators_of
@@ -27,7 +27,8 @@ class AttributionCallback(LoggingCallback):
     Logs ``eval_attribution/GROUP``, the group's share in the squared norm of the mean gradient on misclassified
     examples (mispredicted tokens of a language model), in a record of its own, and keeps all that `attribute_gradients`
     returns in ``attribution_history.json`` in the output folder. A run is bit-identical with and without the callback.
-    If gradients are not available (no mistakes, DeepSpeed, FSDP1), it warns once and training goes on.
+    If gradients are not available (no mistakes, a loss that is not finite, DeepSpeed, FSDP1), it warns once and training
+    goes on.
 
     Args:
         trainer: The trainer; not needed with `CritMomTrainer`.
@@ -49,6 +50,7 @@ class AttributionCallback(LoggingCallback):
         super().__init__(trainer)
         if every < 1:
             raise AttributionError(f"every must be at least 1, got {every}.")
+        check_options(select, batch_size=batch_size)
         self.every = every
         self.select = select
         self.groups = groups
