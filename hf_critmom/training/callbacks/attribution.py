@@ -27,8 +27,8 @@ class AttributionCallback(LoggingCallback):
     Logs ``eval_attribution/GROUP``, the group's share in the squared norm of the mean gradient on misclassified
     examples (mispredicted tokens of a language model), in a record of its own, and keeps all that `attribute_gradients`
     returns in ``attribution_history.json`` in the output folder. A run is bit-identical with and without the callback.
-    If gradients are not available (no mistakes, a loss that is not finite, DeepSpeed, FSDP1), it warns once and training
-    goes on.
+    If gradients are not available (no mistakes, a loss that is not finite, DeepSpeed, FSDP1), it warns once and
+    training goes on.
 
     Args:
         trainer: The trainer; not needed with `CritMomTrainer`.
