@@ -49,7 +49,7 @@ class Diagnosis:
         without_noise: Whether ratios are of `GroupGradient.signal_share`. Those of earlier versions are of shares with
             noise, and their intervals do not hold their level.
         undecided: Dominant groups of which it cannot be told whether they are problem groups.
-        reason: Why it cannot be told, as a sentence; None where it can.
+        reason: Why that cannot be told, as a clause; None where it can.
         num_groups: Number of groups; 0 in results of earlier versions.
     """
 
@@ -121,7 +121,10 @@ class Diagnosis:
                 f"{'Beyond chance, ' if self.without_noise else with_noise}misclassified examples put more of their "
                 f"gradient than correctly classified ones into {_listed(ratios)}."
             )
-            return [said, *([f"Of {_listed(self.undecided)}, that {self.reason}"] if self.undecided else [])]
+            return [
+                said,
+                *([f"Of {_listed(self.undecided)}, that cannot be told: {self.reason}."] if self.undecided else []),
+            ]
         if self.problem is not None:
             return [
                 f"{'No' if self.without_noise else f'{with_noise}no'} group with more than an average share has a "
@@ -131,7 +134,7 @@ class Diagnosis:
         whose = _listed(self.undecided) if self.undecided else "any group"
         return [
             f"Whether {whose} has a larger share among misclassified examples than among correctly classified ones "
-            f"{self.reason or 'cannot be told: there are too few examples.'}"
+            f"cannot be told: {self.reason or 'there are too few examples'}."
         ]
 
 
@@ -251,19 +254,19 @@ def _noisy_share(group: GroupGradient) -> tuple[float | None, float | None]:
 
 
 def _why_not(wrong: Attribution, right: Attribution) -> str:
-    """Why some or all groups cannot be compared, as the end of a sentence."""
+    """Why some or all groups cannot be compared."""
     if len(wrong.groups) == 1:
-        return "cannot be told: there is a single layer group."
+        return "there is a single layer group"
     for found, which in ((wrong, "misclassified"), (right, "correctly classified")):
         if found.units < LEAST_UNITS <= found.selected:
             return (
-                f"cannot be told: the gradients of {found.selected:,} {which} {found.unit} were summed in "
+                f"the gradients of {found.selected:,} {which} {found.unit} were summed in "
                 f"{found.units} batch{'es' * (found.units > 1)}, and an interval takes {LEAST_UNITS} at least: choose "
-                "a smaller gradient batch size."
+                "a smaller gradient batch size"
             )
         if found.units < LEAST_UNITS:
-            return f"cannot be told: there are too few {which} {found.unit} ({found.selected:,})."
-    return "cannot be told: the noise of finitely many examples hides the gradient there. More of them may show it."
+            return f"there are too few {which} {found.unit} ({found.selected:,})"
+    return "the noise of finitely many examples hides the gradient there, and more of them may show it"
 
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:

@@ -133,7 +133,7 @@ def test_where_noise_hides_the_gradient_it_cannot_be_told():
     diagnosis = diagnose(attributed(drawn(rng, mean)), correct=right)
     assert diagnosis.problem is None and diagnosis.undecided == diagnosis.dominant
     assert diagnosis.findings()[-1].endswith(
-        "cannot be told: the noise of finitely many examples hides the gradient there. More of them may show it."
+        "cannot be told: the noise of finitely many examples hides the gradient there, and more of them may show it."
     )
     assert json.loads(json.dumps(diagnosis.to_dict()))["reason"] == diagnosis.reason
 

@@ -83,8 +83,8 @@ def _headlines(results: Sequence[Result], agreements: Mapping[str, Agreement]) -
         label = result.label if len(results) > 1 else ""
         numbers = "" if len(results) > 1 else " ".join(study_findings(result))
         if problem is None:
-            why = diagnosis.reason or "cannot be told without controls."
-            word, tone, statement = "cannot be told", "open", f"Problem groups {why}"
+            why = f": {diagnosis.reason}" if diagnosis.reason else " without controls"
+            word, tone, statement = "cannot be told", "open", f"Problem groups cannot be told{why}."
         elif problem:
             groups = f"Problem group{'s' if len(problem) > 1 else ''}: {', '.join(problem)}."
             word, tone, statement = "found", "bad", groups

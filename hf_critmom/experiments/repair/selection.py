@@ -98,7 +98,8 @@ def _by_gradient(evidence: Evidence) -> Selected:
     elif found.problem == ():
         reason += "; no group stands out against correctly classified examples"
     if found.problem is None:
-        why = "there are too few examples" if found.contrast else "the classes with errors have none"
+        unknown = "there are too few examples" if found.contrast else "the classes with errors have none"
+        why = found.reason or unknown
         reason += f"; whether a group stands out against correctly classified ones could not be tested, because {why}"
     return Selected(found.top, f"{reason}.", {})
 
