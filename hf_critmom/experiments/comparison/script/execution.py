@@ -172,11 +172,12 @@ def run_result(
         if norm is not None:
             record.setdefault("grad_norm", norm)
     evaluations: list[dict[str, Any]] = []
-    for one in recording.evaluations:
+    measured = [one for one in recording.evaluations if metric in one]  # others are of other datasets
+    for one in measured:
         used = [record for record in log if (record["step"] or 0) <= one["step"]][-1:]
         state = ("momentum", "damping_ratio")
         evaluations.append({**one, **{name: record[name] for record in used for name in state if name in record}})
-    last = dict(recording.evaluations[-1]) if recording.evaluations else {}
+    last = dict(measured[-1]) if measured else {}
     ended: dict[str, Any] = {name: value for name, value in last.items() if name in recording.metrics()}
     ended |= recording.test if metric in recording.test else recording.final
     names = ["loss", metric] if "loss" in recording.metrics() else [metric]

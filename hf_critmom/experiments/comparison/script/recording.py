@@ -1,6 +1,7 @@
 """What ``hf-critmom run --recorded`` adds to the Trainers of a compared script: the arm, and callbacks that record."""
 
 import functools
+import inspect
 import math
 import os
 import sys
@@ -180,6 +181,7 @@ class ScriptRecorder(RunRecorder):
         self.step_seconds = math.inf
         self.evaluation_seconds: float | None = None
         self._training = False
+        self._elsewhere = False  # while another dataset than the Trainer's own is evaluated
         self._step_began = 0.0
         self._norm: tuple[int, torch.Tensor] | None = None
         self._conditions: dict[str, Any] = {}
@@ -214,6 +216,7 @@ class ScriptRecorder(RunRecorder):
         self.own_optimizer = self.session.own_optimizer(self.trainer, kwargs.get("optimizer"))
         if len(self.pairing["batches"]) < FIRST_BATCHES:
             self._watch_batches()
+        self._watch_evaluations()
         self._record(args, state)
         self.session.send("begin", int(state.global_step), int(state.max_steps), at_once=True)
         super().on_train_begin(args, state, control, **kwargs)
@@ -276,14 +279,16 @@ class ScriptRecorder(RunRecorder):
         **kwargs: Any,
     ) -> None:
         measured = _numbers(metrics)
+        if self._elsewhere and "eval_runtime" in measured:  # under the names of the Trainer's own dataset
+            return
         if not self._training:  # after training
             self._measured_after(measured)
             return
         before = self.evaluations[-1] if self.evaluations else {}
         number = len(self.evaluations)
         super().on_evaluate(args, state, control, metrics=measured, **kwargs)
-        if len(self.evaluations) > max(number, 1) and before.get("step") == state.global_step:  # on another dataset
-            self.evaluations[-2:] = [{**before, **self.evaluations[-1], "seconds": before["seconds"]}]
+        if len(self.evaluations) > max(number, 1) and before.get("step") == state.global_step:  # under other names
+            self.evaluations[-2:] = [{**self.evaluations[-1], **before}]  # the first value of a name is the Trainer's
         self.evaluation_seconds = measured.get("eval_runtime", self.evaluation_seconds)
         if state.is_world_process_zero and self.evaluations:
             self._record(args, state)
@@ -335,6 +340,23 @@ class ScriptRecorder(RunRecorder):
             return train(model, inputs, *args, **kwargs)
 
         trainer.training_step = training_step
+
+    def _watch_evaluations(self) -> None:
+        """Notes whether an evaluation is of the Trainer's own dataset, and stops the clock."""
+        trainer, evaluate = self.trainer, self.trainer.evaluate
+        signature = inspect.signature(evaluate)
+
+        @functools.wraps(evaluate)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            dataset = signature.bind(*args, **kwargs).arguments.get("eval_dataset")
+            before, self._elsewhere = self._elsewhere, self._elsewhere or not _is_part(dataset, trainer.eval_dataset)
+            try:
+                with self.stopped():
+                    return evaluate(*args, **kwargs)
+            finally:
+                self._elsewhere = before
+
+        trainer.evaluate = watched
 
     def _record(self, args: TrainingArguments, state: TrainerState) -> None:
         """Writes the recording so far, completely or not at all."""
@@ -407,6 +429,12 @@ def _without_prefix(metrics: Mapping[str, float], prefix: str) -> dict[str, floa
         and not name.endswith(("_runtime", "_per_second", "_time"))
         and name.removeprefix(prefix) not in RESERVED_NAMES
     }
+
+
+def _is_part(dataset: Any, own: Any) -> bool:
+    """Whether a dataset that is passed to ``Trainer.evaluate`` is the Trainer's own, or one of its own by name."""
+    parts = list(own.values()) if isinstance(own, Mapping) else []
+    return dataset is None or isinstance(dataset, str) or any(dataset is one for one in (own, *parts))
 
 
 def _length(dataset: Any) -> int | None:

@@ -200,6 +200,37 @@ def test_a_failed_and_a_diverged_run_are_recorded_and_the_rest_goes_on(
     assert "There is no test split" not in card and "test loss" in card  # the script predicts one
 
 
+ELSEWHERE = """
+from transformers import TrainerCallback
+trainer.compute_metrics = lambda prediction: {**accuracy(prediction), "rows": len(prediction.label_ids)}
+class Elsewhere(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        trainer.evaluate(data[8:13])
+    def on_epoch_end(self, args, state, control, **kwargs):
+        trainer.evaluate(data[8:14], metric_key_prefix="eval_train")
+        trainer.evaluate({"a": data[8:12]})
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if metrics.get("eval_rows") == 8:
+            trainer.evaluate(data[8:11])
+trainer.add_callback(Elsewhere())
+trainer.train()
+trainer.evaluate(data[8:13])
+"""
+
+
+def test_evaluations_of_other_datasets_are_not_taken_for_those_of_the_trainers_own(warm: str, tmp_path: Path) -> None:
+    """The Trainer's own dataset has eight rows, and no other that the script evaluates has."""
+    script = write_script(tmp_path, train=ELSEWHERE)
+    few = ("--arms", "adamw", "--num_seeds", "1", "--targets", "2")
+    arguments = (*ARGUMENTS, "--eval_strategy", "steps", "--eval_steps", "5")
+    assert compare(warm, script, tmp_path / "out", *few, arguments=arguments) == 0
+    result = result_of(tmp_path / "out", "adamw")
+    assert [(one["step"], one["rows"]) for one in result["evaluations"]] == [(5, 8), (10, 8), (12, 8)]
+    assert result["evaluations"][-1]["train_rows"] == 6  # under names of its own
+    assert result["test"]["loss"] == result["evaluations"][-1]["loss"] and result["ended_on"] == "validation"
+    assert "Unfinished" not in (tmp_path / "out/README.md").read_text()
+
+
 def test_pairing_is_checked_and_its_failure_is_reported(warm: str, tmp_path: Path) -> None:
     script = write_script(tmp_path)
     text = script.read_text().replace("set_seed(args.seed)", "set_seed(args.seed + len(args.optim.value))")
