@@ -13,6 +13,7 @@ from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan
 from hf_critmom.experiments.comparison.records import RunResult, TaskRecord
 from hf_critmom.storage.locks import broadcast_from_main, try_lock
 from hf_critmom.storage.typed import from_json
+from hf_critmom.tasks.metrics import METRICS
 
 TARGET_SHARES = (0.5, 0.75, 0.9)
 """Shares of the pilot run's improvement at which the targets lie."""
@@ -119,9 +120,11 @@ def pilot_targets(result: RunResult | None, arm: str, metric: str, *, greater_is
     best = (max if greater_is_better else min)(values, default=0.0)
     if len(values) < 2 or values[0] == best:
         shown = ", ".join(f"{value:.4g}" for value in values) or "nothing"
+        turned = "" if metric in METRICS else f"--greater_is_better {str(not greater_is_better).lower()}, "
         raise ComparisonError(
-            f"The pilot run's eval_{metric} does not improve after its first evaluation ({shown}), so it sets no "
-            "targets: give --targets, more training, or another learning rate."
+            f"The pilot run's eval_{metric}, of which {'larger' if greater_is_better else 'smaller'} values count as "
+            f"better, does not improve after its first evaluation ({shown}), so it sets no targets: give {turned}"
+            "--targets, more training, or another learning rate."
         )
     first, improvement = values[0], best - values[0]
     scale = max(abs(first), abs(best)) / abs(improvement)

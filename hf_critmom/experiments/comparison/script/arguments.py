@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shlex
 import shutil
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,11 @@ from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.records import MAX_SEED, RESERVED_NAMES
 from hf_critmom.experiments.comparison.script.command_line import Script
 
-_LESS_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "mae", "mse", "rmse", "bits_per_byte", "entropy")
+_LESS_IS_BETTER = re.compile(
+    "(?:log)?loss|losses|nll|perplexity|ppl|(?:cross)?entropy|bits|bp[bcd]|divergence|kl|err|errors?|[wctmd]er|h?ter|eer"
+    "|mae|mse|rmse|s?mape|mase|r?msle|distance|fid|kid|brier|ece|regret"
+)
+"""Words in the name of a metric of which smaller values are better, in small letters."""
 
 
 @dataclass
@@ -40,8 +45,8 @@ class ScriptArguments:
     greater_is_better: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether larger values of the metric are better; default: yes, unless its name is that of a loss "
-            "or an error."
+            "help": "Whether larger values of the metric are better; default: yes, unless a word of its name is that "
+            "of a loss or an error, such as nll or WER."
         },
     )
     output_dir: str | None = field(
@@ -128,7 +133,7 @@ class ScriptRequest:
         """Whether larger values of the metric are better."""
         if self.flags.greater_is_better is not None:
             return self.flags.greater_is_better
-        return not self.metric.endswith(_LESS_IS_BETTER)
+        return _is_greater_better(self.metric)
 
     def check(self) -> "ScriptRequest":
         """Checks what can be checked without running the script; returns the request with its launcher and seed.
@@ -164,6 +169,12 @@ class ScriptRequest:
         if (seed := script.value("seed")) is not None:
             flags = replace(flags, seed=_check_seed(seed))
         return replace(self, script=script, flags=flags)
+
+
+def _is_greater_better(metric: str) -> bool:
+    """Whether larger values of a metric are better, by the words of its name."""
+    words = re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", metric).lower())
+    return "neg" in words or not any(map(_LESS_IS_BETTER.fullmatch, words))  # neg_log_loss is one of scikit-learn's
 
 
 def _check_seed(seed: object) -> int:

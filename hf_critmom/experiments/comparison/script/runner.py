@@ -100,6 +100,9 @@ def _prepare_plan(request: ScriptRequest, folder: Path, devices: Devices) -> tup
             stored = None if alone else stored
     if stored is not None and not stored.task.is_script:
         raise ComparisonError(f"{folder} holds a comparison on {stored.task.name}: choose another --output_dir.")
+    if stored is not None and stored.task.metric == request.metric and request.flags.greater_is_better is None:
+        # An earlier version may have judged the name of the metric otherwise.
+        request = replace(request, flags=replace(request.flags, greater_is_better=stored.task.greater_is_better))
     threads = resolve_threads(
         None if stored is None else stored.recorded_threads,
         request.engine.threads_per_worker,
