@@ -58,8 +58,8 @@ class LocalEngine:
             threads=self.threads,
             on_event=observer.handle,
             on_forked=observer.workers_started,
-            on_death=lambda worker, number: observer.worker_died(
-                worker, f"A worker was killed (signal {number}): another one takes over its run."
+            on_death=lambda worker, how: observer.worker_died(
+                worker, f"A worker was {how}: another one takes over its run."
             ),
         )
 
@@ -107,7 +107,7 @@ class LocalEngine:
             result = work.executor.execute(job, work.plan, folder / job.folder, send)
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # code of the user may call sys.exit
             if why_unwritable(folder, error) or self.process.num_processes > 1:
                 raise  # the other processes of this launch would wait for this one
             trace = "".join(traceback.format_exception(error))

@@ -94,7 +94,7 @@ def run_in_workers(
     threads: int = 1,
     on_event: Callable[..., None] = lambda worker, *event: None,
     on_forked: Callable[[], None] = lambda: None,
-    on_death: Callable[[int, int], None] = lambda worker, signal_number: None,
+    on_death: Callable[[int, str], None] = lambda worker, how: None,
 ) -> None:
     """Calls the same function in several workers, and waits for all of them.
 
@@ -105,11 +105,12 @@ def run_in_workers(
         on_event: Called in this process with a worker's number and each event that it sends. Each line that a worker
             writes to standard error is an event, too: ``"message"`` and the line.
         on_forked: Called in this process when all workers have been forked: threads may be started from now on.
-        on_death: Called in this process with the number of a worker that was killed, and the signal.
+        on_death: Called in this process with the number of a worker that was killed or exited before its function
+            returned, and how, such as "killed (signal 9)".
 
     Raises:
         InputError: If the function raised one in a worker; the other workers finish first.
-        WorkersDiedError: If all workers were killed.
+        WorkersDiedError: If all workers died.
         RuntimeError: If the function raised any other error; the message holds its traceback.
     """
     context = multiprocessing.get_context("fork")
@@ -123,30 +124,32 @@ def run_in_workers(
         sender.close()
         pool[receiver] = (number, process)
     errors: list[Exception] = []
-    killed: list[int] = []
+    died: list[str] = []
     on_forked()
     try:
-        _handle_events(pool, on_event, on_death, errors, killed)
+        _handle_events(pool, on_event, on_death, errors, died)
     finally:
         _stop_workers(process for _, process in pool.values())
     if errors:
         raise errors[0]
-    if len(killed) == workers:
+    if len(died) == workers:
+        who = "The worker was" if workers == 1 else f"All {workers} workers were"
         raise WorkersDiedError(
-            f"All {workers} workers were killed (signal {killed[0]}), perhaps because memory ran out: repeat the "
-            "command with fewer --workers; what is finished is kept."
+            f"{who} {died[0]}, perhaps because memory ran out, or because code that it ran ends its process: repeat "
+            "the command with fewer --workers, or change that code; what is finished is kept."
         )
 
 
 def _handle_events(
     pool: dict[Connection, tuple[int, BaseProcess]],
     on_event: Callable[..., None],
-    on_death: Callable[[int, int], None],
+    on_death: Callable[[int, str], None],
     errors: list[Exception],
-    killed: list[int],
+    died: list[str],
 ) -> None:
-    """Handles events until every worker has ended."""
+    """Handles events until every worker has ended; one that ends without saying why has died."""
     listening = dict(pool)
+    explained: set[int] = set()
     while listening:
         for receiver in wait(list(listening)):
             assert isinstance(receiver, Connection)
@@ -156,15 +159,18 @@ def _handle_events(
             except (EOFError, OSError):
                 del listening[receiver]
                 process.join()
-                if process.exitcode is not None and process.exitcode < 0:
-                    killed.append(-process.exitcode)
-                    on_death(number, -process.exitcode)
+                if number not in explained:
+                    code = process.exitcode or 0
+                    died.append(f"killed (signal {-code})" if code < 0 else f"ended (exit status {code})")
+                    on_death(number, died[-1])
                 continue
             if kind == "event":
                 on_event(number, *content)
-            elif kind == "refused":
+                continue
+            explained.add(number)
+            if kind == "refused":
                 errors.append(content)
-            else:
+            elif kind == "failed":
                 errors.append(RuntimeError(f"A worker failed:\n{content}"))
 
 
@@ -185,7 +191,7 @@ def _work(work: Callable[[Send], None], number: int, sender: Connection, threads
     global _number
     _number = number
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the command stops its workers
-    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    signal.signal(signal.SIGTERM, _raise_terminated)
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     import torch
 
@@ -200,10 +206,14 @@ def _work(work: Callable[[Send], None], number: int, sender: Connection, threads
     finish_relay = _relay_stderr(lambda line: send("event", ("message", line)))
     try:
         work(lambda *event: send("event", event))
+        send("finished", None)
     except InputError as error:
         send("refused", error)
     except Exception:
         send("failed", traceback.format_exc())
+    except _Terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
     finally:
         finish_relay()
         sender.close()
@@ -234,8 +244,12 @@ def _relay_stderr(send: Callable[[str], None]) -> Callable[[], None]:
     return finish
 
 
-def _exit_on_sigterm(*_: Any) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a worker after it has removed its partial files; code that it runs may raise SystemExit."""
+
+
+def _raise_terminated(*_: Any) -> None:
+    raise _Terminated
 
 
 def _exit_with_parent(parent: int) -> None:

@@ -1,6 +1,7 @@
 """Claims about workers: they share out the work, take over from dead ones, and end with the command."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,14 +61,35 @@ def test_the_run_of_a_dead_worker_is_taken_over(tmp_path: Path) -> None:
     run_in_workers(
         lambda send: divide(tmp_path, send, dies_in="c"),
         workers=2,
-        on_death=lambda worker, number: died.append(number),
+        on_death=lambda worker, how: died.append(how),
     )
-    assert len(results(tmp_path)) == 6 and died == [signal.SIGKILL]
+    assert len(results(tmp_path)) == 6 and died == ["killed (signal 9)"]
 
 
-def test_the_death_of_all_workers_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WorkersDiedError, match=r"All 2 workers were killed \(signal 9\).*fewer --workers"):
-        run_in_workers(lambda send: os.kill(os.getpid(), signal.SIGKILL), workers=2)
+ENDS = {
+    "killed (signal 9)": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "killed (signal 15)": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "ended (exit status 3)": lambda: sys.exit(3),
+    "ended (exit status 0)": lambda: sys.exit(),
+    "ended (exit status 4)": lambda: os._exit(4),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_worker_that_ends_before_its_work_is_done_has_died_however_it_ends(how: str, tmp_path: Path) -> None:
+    def work(send: Send) -> None:
+        try:
+            (tmp_path / "first").touch(exist_ok=False)
+        except FileExistsError:
+            divide(tmp_path, send)
+        else:
+            ENDS[how]()
+
+    died = []
+    run_in_workers(work, workers=2, on_death=lambda worker, how: died.append(how))
+    assert len(results(tmp_path)) == 6 and died == [how]
+    with pytest.raises(WorkersDiedError, match=f"All 2 workers were {re.escape(how)}, .*fewer --workers"):
+        run_in_workers(lambda send: ENDS[how](), workers=2)
 
 
 def test_an_input_error_in_a_worker_is_raised_after_the_others_have_finished(tmp_path: Path) -> None:
