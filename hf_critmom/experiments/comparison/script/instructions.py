@@ -28,27 +28,38 @@ class Process:
     Attributes:
         host: Name of the machine.
         pid: The process id.
-        created: Time of its start, which distinguishes it from a later process with the same id.
+        started: Time of its start, see `_start`, which distinguishes it from a later process with the same id.
     """
 
     host: str
     pid: int
-    created: float
+    started: float
 
     @classmethod
     def this(cls) -> "Process":
         """The current process."""
-        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+        return cls(socket.gethostname(), os.getpid(), _start(os.getpid()))
 
     def has_ended(self) -> bool:
         """Whether it is known to have ended, which is never known of a process on another machine."""
         if self.host != socket.gethostname():
             return False
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.created) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
+            return _start(self.pid) != self.started or psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
+
+
+def _start(pid: int) -> float:
+    """When a process started: on Linux in ticks since the machine did, since times of day move when its clock is set.
+
+    Raises:
+        psutil.NoSuchProcess: If it has ended.
+    """
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:  # another system, whose kernel stores the time of day, or the process has ended
+        return psutil.Process(pid).create_time()
 
 
 @dataclass(frozen=True)
