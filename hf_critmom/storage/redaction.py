@@ -54,6 +54,12 @@ def _is_no_commit(match: re.Match[str]) -> bool:
     return re.search(r"(?:commit|revision|sha1?|oid|blob|tree|resolve|head|rev|hash|@)[^a-z0-9]{0,6}$", before) is None
 
 
+_QUOTE = r"\\?[\"']?"
+_SCHEME = r"(?:bearer|basic|token|apikey|negotiate)\\?\s+"
+"""Scheme before the secret in a header, such as ``Authorization: Bearer SECRET``."""
+
+_COOKIE = r"[^\s=;\"'\\()]+"
+
 SECRET_KINDS: tuple[SecretKind, ...] = (
     SecretKind(
         "credentials in a URL",
@@ -85,6 +91,26 @@ SECRET_KINDS: tuple[SecretKind, ...] = (
     SecretKind(
         "an Authorization header",
         re.compile(r"\b(?:bearer|basic)\s+(?P<secret>(?=[\w.~+/=-]*\d)[\w.~+/=-]{16,})", re.IGNORECASE),
+    ),
+    SecretKind(  # by its name, whatever it looks like, also in a sentence
+        "a header with a secret",
+        re.compile(
+            rf"(?:auth(?:orization)?{_QUOTE}\s*[:=]\s*{_QUOTE}{_SCHEME}"
+            rf"|(?<![\w-])x-[\w-]*(?:key|token|secret|auth){_QUOTE}\s*:\s*{_QUOTE})(?P<secret>[^\s,;\"'\\]+)",
+            re.IGNORECASE,
+        ),
+        lambda match: is_secret_value(match["secret"]),
+    ),
+    SecretKind(
+        "a cookie",
+        re.compile(
+            rf"cookie{_QUOTE}\s*:\s*{_QUOTE}(?P<secret>{_COOKIE}=[^\s;\"'\\()]+(?:;\s*{_COOKIE}(?:=[^\s;\"'\\()]+)?)*)",
+            re.IGNORECASE,
+        ),
+    ),
+    SecretKind(
+        "a signature in a URL",
+        re.compile(r"[?&](?:x-(?:amz|goog)-)?sig(?:nature)?=(?P<secret>[^\s&\"'<>]+)", re.IGNORECASE),
     ),
 )
 """Kinds of secrets; a new kind is one more entry."""
@@ -183,7 +209,7 @@ def is_secret_value(value: Any) -> bool:
     """Whether a value can be a secret at all, rather than a number, a switch, a variable or a placeholder."""
     if not isinstance(value, str):
         return False
-    bare = value.strip("\\\"'` ")
+    bare = re.sub(rf"^{_SCHEME}", "", value.strip("\\\"'` "), flags=re.IGNORECASE)
     is_placeholder = re.fullmatch(r"\$\{?\w+\}?|<[\w ]+>|\*+|\.{3}|%\w+%", bare) is not None
     return bare.lower() not in _SWITCHES and not is_placeholder
 
@@ -212,7 +238,8 @@ _ASSIGNMENT = re.compile(
     r"(?P<name>(?<![\w.-])(?:--)?(?=[a-z_])[\w.-]*?(?:token|key|cookie|auth|authorization|(?:password|passwd|passphrase"
     r"|passcode|pass|pwd|secret|credential)[\w.-]*)s?)(?=[\s:=\\\"'])"
     r"(?P<between>\\?[\"']?\s*[:=]\s*|(?<=\w)\s+)"
-    r"(?P<value>\\?\"(?:[^\"\\\n]|\\[^\"\n])*\\?\"|'[^'\n]*'|\$\{\w+\}|[^\s,;&\"'`<>(){}\[\]|\\]+)",
+    rf"(?P<value>\\?\"(?:[^\"\\\n]|\\[^\"\n])*\\?\"|'[^'\n]*'|\$\{{\w+\}}|(?:{_SCHEME})?"
+    r"[^\s,;&\"'`<>(){}\[\]|\\]+)",
     re.IGNORECASE,
 )
 """``name=value``, ``"name": "value"``, ``name: value``, all with escaped quotes or not, and ``--name value``."""

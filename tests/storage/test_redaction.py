@@ -41,6 +41,7 @@ SECRET_TEXTS = {
     "https://host/data?token=zzz&split=train": "zzz",
     "https://host/data?split=train&api_key=zzz": "zzz",
     "Authorization: Bearer abcdefgh12345678abcd": "abcdefgh12345678abcd",
+    **{line: line.rpartition("=")[2] for line in ("https://h/x?X-Amz-Signature=abcdef", "az://h/x?sv=1&sig=abcdef")},
     "AKIAIOSFODNN7EXAMPLE": "AKIAIOSFODNN7EXAMPLE",
     "ghp_abcdefghijklmnopqrstuvwxyz0123456789": "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
     "sk-proj-abcDEF1234567890abcd": "abcDEF1234567890abcd",
@@ -49,7 +50,24 @@ SECRET_TEXTS = {
     "NEPTUNE_API_TOKEN eyJhcGlfYWRkcmVzcyI6Imh0dHBzOi8": "eyJhcGlfYWRkcmVzcyI6Imh0dHBzOi8",
 }
 
+HEADERS = {
+    "Authorization: Bearer abcdefghijklmnopqrstuvwxyz": "abcdefghijklmnopqrstuvwxyz",
+    "authorization: bearer zzz": "zzz",
+    "curl -H 'Authorization: token zzz' x": "zzz",
+    "-H Authorization:Bearer\\ zzz": "zzz",
+    '{"Authorization": "ApiKey zzz"}': "zzz",
+    r'"{\"authorization\": \"Bearer zzz\"}"': "zzz",
+    "HTTP_AUTHORIZATION=Basic zzz": "zzz",
+    "Proxy-Authorization: Basic zzz": "zzz",
+    "auth: Bearer zzz": "zzz",
+    "X-Api-Key: zzz": "zzz",
+    "'x-auth-token': 'zzz'": "zzz",
+    "Cookie: name=value; session=zzz": "zzz",
+    "-H 'Set-Cookie: zzz=zzz; Path=/'": "zzz",
+}
+
 HARMLESS = (
+    "Authorization: Bearer $HF_TOKEN, auth: Bearer <TOKEN>, invalid authorization token provided, Cookie: dough",
     "hf_critmom hf_transformers hf_xet hf_hub_download HF_TOKEN hf-critmom",
     f"commit {WANDB_KEY}, revision={WANDB_KEY}, https://github.com/a/b/commit/{WANDB_KEY}",
     f'{{"sha256": "{WANDB_KEY}{WANDB_KEY[:24]}"}}',
@@ -63,12 +81,18 @@ HARMLESS = (
 )
 
 
-@pytest.mark.parametrize("text", SECRET_TEXTS)
+@pytest.mark.parametrize("text", [*SECRET_TEXTS, *HEADERS])
 def test_no_form_of_a_secret_survives(text: str) -> None:
-    redacted = redact(text)
-    assert SECRET_TEXTS[text] not in redacted and REDACTED in redacted
+    redacted, secret = redact(text), (SECRET_TEXTS | HEADERS)[text]
+    assert secret not in redacted and REDACTED in redacted
     assert find_secrets(text) and not find_secrets(redacted)
-    assert not any(SECRET_TEXTS[text] in description for description in find_secrets(text))
+    assert not any(secret in description for description in find_secrets(text))
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_holds_a_secret_also_in_a_sentence(header: str) -> None:
+    redacted = redact(f"The server refused it ({header}): log in.", sentence=True)
+    assert HEADERS[header] not in redacted and REDACTED in redacted and redacted.endswith("log in.")
 
 
 @pytest.mark.parametrize("text", HARMLESS)
