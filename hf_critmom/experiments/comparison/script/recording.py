@@ -201,6 +201,10 @@ class ScriptRecorder(RunRecorder):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.session.trainings += 1
+        if self.session.recorder is not None:  # it would remove the checkpoints of the first training
+            first = self.session.recorder
+            first._record(first.trainer.args, first.trainer.state)
+            sys.exit(1)
         self.session.recorder = self
         self._training = True
         if state.global_step:

@@ -231,6 +231,18 @@ def test_evaluations_of_other_datasets_are_not_taken_for_those_of_the_trainers_o
     assert "Unfinished" not in (tmp_path / "out/README.md").read_text()
 
 
+def test_a_second_training_is_refused_when_it_begins_and_leaves_the_checkpoints_of_the_first(
+    warm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = "Trainer(model=model, args=args, train_dataset=data, eval_dataset=data[:8]).train()"
+    after = f"{again}; (Path(args.output_dir) / 'twice').touch()"
+    script, few = write_script(tmp_path, after=after), ("--arms", "adamw", "--num_seeds", "1", "--targets", "2")
+    assert compare(warm, script, tmp_path / "out", *few, arguments=(*ARGUMENTS, "--save_steps", "4")) == 2
+    assert "train.py trains several times: expected a script with a single" in sentence_in(capsys.readouterr().err)
+    run = tmp_path / "out/runs/adamw/seed-42"
+    assert list(run.glob("checkpoint-*")) and not (run / "twice").exists() and not (run / "result.json").exists()
+
+
 def test_pairing_is_checked_and_its_failure_is_reported(warm: str, tmp_path: Path) -> None:
     script = write_script(tmp_path)
     text = script.read_text().replace("set_seed(args.seed)", "set_seed(args.seed + len(args.optim.value))")
