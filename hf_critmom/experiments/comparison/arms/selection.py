@@ -41,6 +41,8 @@ from hf_critmom.storage.files import read_text
 
 SPARE_COLORS = ("#000000", "#F0E442", "#88CCEE", "#AA7733", "#DDCC77", "#777777", "#5B8C5A", "#FF7F50", "#6A5ACD")
 """Colours of arms that are not in the table, in turn."""
+MAX_NAME_LENGTH = 100 - len(TUNED_SUFFIX)
+"""Length of the longest name of an arm, whose tuned variant has a name in the form of `ARM_NAME`, too."""
 
 
 def get_arms(
@@ -56,8 +58,8 @@ def get_arms(
             are.
 
     Raises:
-        ComparisonError: If an arm is not known or named twice, cannot be built, or needs a package that is not
-            installed.
+        ComparisonError: If an arm is not known or named twice, its name differs from another one only in case, or it
+            cannot be built, or needs a package that is not installed.
     """
     stored = stored or {}
     spelled = [arm for name in names for arm in (ARM_SETS[name] if name in ARM_SETS and name not in known else (name,))]
@@ -67,6 +69,12 @@ def get_arms(
         if arm.name in found:
             raise ComparisonError(
                 f"An arm is named twice in --arms {' '.join(names)}: name each once, with [name=...] for another name."
+            )
+        same = next((name for name in (*found, *stored) if name.casefold() == arm.name.casefold()), arm.name)
+        if same != arm.name and arm.name not in stored:
+            raise ComparisonError(
+                f"The arms {same} and {arm.name} differ only in case, and would share a folder on some file systems: "
+                "give one of them another name with [name=...]."
             )
         found[arm.name] = _as_stored(arm, stored, known)
     for arm in found.values():
@@ -199,10 +207,11 @@ def check_name(name: str) -> None:
     Raises:
         ComparisonError: If the name cannot be used.
     """
-    if not re.fullmatch(ARM_NAME, name) or name in ARM_SETS or name.endswith(TUNED_SUFFIX):
+    allowed = re.fullmatch(ARM_NAME, f"{name}{TUNED_SUFFIX}")  # the tuned variant is an arm, too
+    if not allowed or name in ARM_SETS or name.lower().endswith(TUNED_SUFFIX):
         raise ComparisonError(
-            f"{name!r} cannot name an arm: use letters, digits, '_', '-' and '.', but neither "
-            f"{', '.join(ARM_SETS)} nor a name that ends in {TUNED_SUFFIX}."
+            f"{name!r} cannot name an arm: use letters, digits, '_', '-' and '.', {MAX_NAME_LENGTH} at most, but "
+            f"neither {', '.join(ARM_SETS)} nor a name that ends in {TUNED_SUFFIX}."
         )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_critmom.experiments.comparison.arms.arm import ARMS
-from hf_critmom.experiments.comparison.arms.selection import get_arms, read_arms
+from hf_critmom.experiments.comparison.arms.arm import ARMS, TUNED_SUFFIX
+from hf_critmom.experiments.comparison.arms.selection import MAX_NAME_LENGTH, get_arms, read_arms
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.script.arms import arms_for
 
@@ -63,3 +63,26 @@ def test_a_comparison_goes_on_with_the_settings_that_its_arm_began_with() -> Non
     early = dataclasses.replace(arm, learning_rate=5e-5, weight_decay=0.0)
     assert get_arms(["optim:adafactor"], ARMS, {arm.name: early}) == {arm.name: early}
     assert get_arms(["optim:adafactor[lr=0.1]"], ARMS, {arm.name: early})[arm.name].learning_rate == 0.1
+
+
+def test_names_that_differ_only_in_case_are_refused_unless_the_comparison_has_them() -> None:
+    pair = ["Adam=optim:adamw_torch", "adam=optim:adafactor"]
+    with pytest.raises(ComparisonError, match="The arms Adam and adam differ only in case"):
+        get_arms(pair)
+    with pytest.raises(ComparisonError, match="The arms Adam and adam differ only in case"):
+        get_arms(pair[1:], ARMS, get_arms(pair[:1]))
+    with pytest.raises(ComparisonError, match="The arms critmom and CRITMOM differ only in case"):
+        get_arms(["critmom", "CRITMOM=optim:adafactor"])
+    with pytest.raises(ComparisonError, match="a name that ends in _tuned"):
+        get_arms(["critmom_Tuned=optim:adafactor"])
+    stored = {**get_arms(pair[:1]), **get_arms(pair[1:])}
+    assert [*get_arms(pair, ARMS, stored)] == ["Adam", "adam"]
+
+
+@pytest.mark.parametrize("text", ["{}=optim:adafactor", "optim:adafactor[name={}]", "critmom[rule=exact,name={}]"])
+def test_a_name_leaves_room_for_that_of_the_tuned_variant(text: str) -> None:
+    (arm,) = get_arms([text.format("a" * MAX_NAME_LENGTH)]).values()
+    tuned = dataclasses.replace(arm, name=f"{arm.name}{TUNED_SUFFIX}", base=arm.name)
+    assert len(tuned.name) == 100
+    with pytest.raises(ComparisonError, match=f"cannot name an arm: .*{MAX_NAME_LENGTH} at most"):
+        get_arms([text.format("a" * (MAX_NAME_LENGTH + 1))])
