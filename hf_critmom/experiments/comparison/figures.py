@@ -185,8 +185,8 @@ def speed_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     """Steps to each target relative to the baseline's, with paired intervals.
 
     How to read it: an arm left of 1 took fewer steps than the baseline; an interval that crosses 1 leaves the question
-    open. A ring is a bound (a run did not reach the target), or stands for a ratio beyond the frame. An arrowhead at
-    the frame means that the interval continues beyond it.
+    open. A ring is a bound (a run did not reach the target, or had reached it at its first evaluation), or stands for a
+    ratio beyond the frame. An arrowhead at the frame means that the interval continues beyond it.
 
     Args:
         analysis: The analysis.

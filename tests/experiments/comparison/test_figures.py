@@ -234,8 +234,8 @@ def test_text_is_large_and_dark_enough() -> None:
 
 
 def test_a_ratio_is_drawn_where_it_is_or_hollow_where_the_axis_ends() -> None:
-    runs = [run_of(reaching_at(1), arm="constant"), run_of(reaching_at(6), arm="critmom")]
-    for slow, place, style in ((60, 6.0, "full"), (6000, None, "none")):
+    runs = [run_of(reaching_at(2), arm="constant"), run_of(reaching_at(6), arm="critmom")]
+    for slow, place, style in ((60, 3.0, "full"), (6000, None, "none")):
         table = results_table(runs)
         table.loc[table["step"] == 60, "step"] = slow
         arms = {name: ARMS[name] for name in ("constant", "critmom")}
@@ -245,6 +245,9 @@ def test_a_ratio_is_drawn_where_it_is_or_hollow_where_the_axis_ends() -> None:
         assert start == pytest.approx(1.0 / end) and start < point.get_xdata()[0] < end
         assert point.get_fillstyle() == style
         assert place is None or point.get_xdata()[0] == pytest.approx(place)
+    immediate = results_table([run_of(reaching_at(1), arm="constant"), run_of(reaching_at(6), arm="critmom")])
+    (axes, *_) = speed_figure(analysed(immediate, *arms), arms).axes
+    assert "none" in {line.get_fillstyle() for line in axes.get_lines() if line.get_marker() == "o"}  # a bound
 
 
 def test_a_pair_without_a_common_seed_is_marked() -> None:
