@@ -326,7 +326,7 @@ def test_the_report_gives_a_verdict_on_every_claim_about_its_arms(finished: Fini
     openings = [
         "* **`critmom` against `constant` is not decided yet: ",  # two tiny runs decide nothing
         "* **critmom is faster than its matched control: not tested",
-        "* **whether `hybrid` is the first",
+        "* **Whether `hybrid` is the first",
         "* **`hybrid` against `constant` is not decided yet: ",
     ]
     assert len(claims) == len(openings)

@@ -253,7 +253,7 @@ def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
         numbers = _ratio(closest, of=name(closest.baseline) if len(within) > 1 else "")
         return f"{arm} is not the first{to}, and shows no difference beyond {beyond}", numbers
     if not known:
-        return f"whether {arm} is the first{to} is not decided yet", ""
+        return f"Whether {arm} is the first{to} is not decided yet", ""
     # The largest ratio decides: that of the closest slower arm or, if there are faster arms, of the fastest.
     nearest = max(known, key=lambda one: one.ratio.estimate)
     against = f"{_ratio(nearest, of=name(nearest.baseline))}"
@@ -261,7 +261,7 @@ def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
         return f"{arm} is the first{to}", f"{against}, the next"
     if verdict.word == SLOWER:
         return f"{arm} is not the first{to}", against
-    undecided = f"whether {arm} is the first{to} is not decided yet"
+    undecided = f"Whether {arm} is the first{to} is not decided yet"
     return undecided, f"{against}{_outlook(verdict)}"
 
 

@@ -129,7 +129,7 @@ def test_the_first_of_several_is_related_to_the_arm_that_is_hardest_to_beat() ->
     text = headline_sentence(verdict_on(FIRST, table), OUTCOME)
     assert text.startswith("hybrid is not the first to reach 0.9: 2.48 times the steps of far (")
     unknown = headline_sentence(verdict_on(FIRST, timed(hybrid=[None] * 2, near=[None] * 2, far=[None] * 2)), OUTCOME)
-    assert unknown == "whether hybrid is the first is not decided yet"
+    assert unknown == "Whether hybrid is the first is not decided yet"
     same = timed(a=[3.0, 3.01, 3.02], b=[3.0, 3.02, 3.01], c=[3.01, 3.0, 3.02])
     equal = headline_sentence(verdict_on(parse_claim("a < all", "abc"), same), OUTCOME)
     assert equal.startswith(
