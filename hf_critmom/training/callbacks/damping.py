@@ -79,10 +79,10 @@ class DampingCallback(LoggingCallback):
     first param group; a group that differs from it adds its own, with ``_group_1`` and so on appended. The ratio is
     left out at learning rate 0, where it is infinite. Ratio and regime are those at curvature 1, or at the
     ``curvature`` in the optimizer's param groups, which is then logged as ``damping_curvature``; `CurvatureCallback`
-    measures the real one, and `logged_ratio` gives the ratio at any. Momentum is ``momentum``
-    or the first beta; for optimizers without either nothing is logged, with one warning. Optimizers that scale each
-    parameter, such as AdamW, RMSprop and Muon, see another curvature than that of the loss: only their momentum is
-    logged, unless a rule of this package sets it (then ratio and regime are those by that rule).
+    measures the real one, and `logged_ratio` gives the ratio at any. Momentum is ``momentum`` or the first beta; for
+    optimizers without either nothing is logged, with one warning. Optimizers that scale each parameter, such as AdamW,
+    RMSprop and Muon, see another curvature than that of the loss: only their momentum is logged, unless a rule of this
+    package sets it (then ratio and regime are those by that rule).
     Quasi-hyperbolic momentum adds its weight as ``nu``, which for Nesterov's momentum is the momentum, and the controls
     add the learning rate that they use in place of the scheduler's as ``effective_lr``.
 

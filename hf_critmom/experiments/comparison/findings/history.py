@@ -40,22 +40,23 @@ def _sentence(plan: Plan, before: Extension, added: Extension) -> str:
     how = " by the rule of --until_decided" if by_rule else ""
     on = f"On {added.date[:10]} " if added.date else ""
     subject = " and ".join(additions) or "claims"
-    text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, added)}"
+    looked = bool(added.finished) and _looked(plan, added)
+    text = f"{on}{subject} {'was' if one else 'were'} added{how} {_when(plan, added, looked=looked)}"
     if added.targets and (added.finished or {*added.targets} & {*plan.exploratory_targets}):
         text += "; what was added as a target is exploratory and enters no headline"
     if added.adds_trials:
         text += f"; tuned variants are those that {'the whole grid' if added.tuning else 'all trials'} chose"
         chosen_before = any(one.tuning for one in plan.history[: plan.history.index(added)])
-        if chosen_before and added.finished and _looked(plan, added):
+        if chosen_before and looked:
             text += ", and earlier choices may have had verdicts: the 5 % hold for each choice by itself"
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _when(plan: Plan, added: Extension) -> str:
+def _when(plan: Plan, added: Extension, *, looked: bool) -> str:
     if not added.finished:
         return f"before the first {'compared ' if plan.tuning else ''}run had finished"
     runs = f"{added.finished} run{'s were' if added.finished != 1 else ' was'} finished"
-    return f"{'after' if _looked(plan, added) else 'before'} the first analysis ({runs})"
+    return f"{'after' if looked else 'before'} the first analysis ({runs})"
 
 
 def _looked(plan: Plan, added: Extension) -> bool:

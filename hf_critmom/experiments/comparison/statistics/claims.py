@@ -163,8 +163,7 @@ def why_untested(claim: Claim, table: pd.DataFrame, planned: Sequence[str] = ())
         planned: Names of the planned arms, all of which a claim to be first is about.
     """
     arms = list(dict.fromkeys(table["arm"]))
-    needed = [claim.arm, *claim.rivals(planned)] if claim.first else [claim.arm, *claim.baselines]
-    if missing := [name for name in needed if name not in arms]:
+    if missing := [name for name in (claim.arm, *claim.rivals(planned)) if name not in arms]:
         return f"it needs the arm{'s' if len(missing) > 1 else ''} {' and '.join(missing)}"
     if not claim.rivals(arms):
         return "there is no other arm"
