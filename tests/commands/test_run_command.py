@@ -86,6 +86,23 @@ def test_an_uncaught_exception_ends_in_the_scripts_own_traceback(run_python, tmp
     assert "Traceback (most recent call last)" in finished.stderr
 
 
+@pytest.mark.parametrize(
+    ("end", "status", "left"),
+    [("pass", 0, True), ("sys.exit()", 0, True), ("sys.exit(0)", 0, True), ("sys.exit(3)", 3, False)],
+)
+def test_the_process_group_of_a_script_that_succeeds_is_left(end, status, left, run_python, tmp_path):
+    # Its threads can abort a process that ends before them, and the run would count as failed.
+    start = f'init_method="file://{tmp_path}/store", rank=0, world_size=1'
+    (tmp_path / "script.py").write_text(
+        "import atexit, sys\nimport torch.distributed as dist\n"
+        'atexit.register(lambda: print("left:", not dist.is_initialized()))\n'
+        f'dist.init_process_group("gloo", {start})\n{end}\n'
+    )
+    finished = run_python("-m", "hf_critmom", "run", str(tmp_path / "script.py"))
+    assert finished.returncode == status, finished.stderr
+    assert finished.stdout.splitlines()[-1] == f"left: {left}"
+
+
 @pytest.mark.parametrize("words", [["no/such script.py"], ["no/such script.py", "--optim", "critmom"]])
 def test_a_missing_script_is_named_in_one_sentence(words, capsys):
     assert main(["run", *words]) == 2
