@@ -75,7 +75,7 @@ def attribute_gradients(
             each of them returns the same. Without it the result is of this process alone.
         label_name: The batches' labels.
         confidence: Level of the intervals.
-        seed: Seed for resampling.
+        seed: Seed for resampling and for the order in which the rows are taken.
 
     Raises:
         AttributionError: If the model computes no loss, its predictions cannot be compared with the labels, the
@@ -93,6 +93,7 @@ def attribute_gradients(
         compute_loss=compute_loss,
         accelerator=accelerator,
         label_name=label_name,
+        seed=seed,
     )
     total, wrong, unit = counts
     norms, units = sums.group_norms() / sums.items, sums.units(accelerator)
@@ -182,6 +183,7 @@ def _gradient_sums(
     compute_loss: ComputeLoss,
     accelerator: Accelerator | None,
     label_name: str,
+    seed: int = 0,
 ) -> tuple[GradientSums, tuple[int, int, str], dict[str, list[nn.Parameter]], dict[str, int]]:
     """Gradients summed over the chosen rows; all, wrong ones and their unit; trainable parameters, frozen values."""
     check_options(select, batch_size=batch_size, num_top_rows=num_top_rows)
@@ -190,7 +192,7 @@ def _gradient_sums(
     reshard(model)
     trainable, frozen = _trainable(layer_groups(model, groups), model)
     sums = GradientSums(trainable)
-    one_pass = GradientPass(model, sums, compute_loss, accelerator, label_name)
+    one_pass = GradientPass(model, sums, compute_loss, accelerator, label_name, seed)
     with preserve_state(model, dataloader):
         one_pass.run(dataloader, select, num_top_rows, batch_size)
         reshard(model)

@@ -1,13 +1,16 @@
 """Batches of a data loader, and batches that are made of their chosen rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.upstream import rows_of_last_batch
@@ -59,6 +62,43 @@ def batches(
                 valid = min(max(real - process * full, 0), rows)
         yield Batch(inputs, inputs[label_name], valid, before + process * full)
         before += processes * full
+
+
+@contextmanager
+def shuffled(dataloader: Any, seed: int, label_name: str = "labels") -> Iterator[np.ndarray | None]:
+    """Within, a loader takes the rows of its dataset in random order, where it would take one after the other.
+
+    Consecutive rows are a sample of the dataset only then: a folder of images is sorted by class. Texts whose tokens
+    have labels stay in their order, for neighbours are often pieces of one document, which one unit should hold.
+
+    Yields:
+        The order of the rows that the loader gives, (rows,); None where it is the loader's own: that of a stream, a
+        sampler or texts.
+    """
+    batch_sampler = getattr(dataloader, "batch_sampler", None)
+    while inner := getattr(batch_sampler, "batch_sampler", None):  # Accelerate's, of the processes
+        batch_sampler = inner
+    sampler = getattr(batch_sampler, "sampler", None)
+    if batch_sampler is None or type(sampler) is not SequentialSampler or _labels_tokens(dataloader, label_name):
+        yield None
+        return
+    given = len(dataloader) * (getattr(dataloader, "total_batch_size", None) or batch_sampler.batch_size)
+    given = min(given, len(sampler))  # less where an incomplete last batch is dropped
+    order = np.random.default_rng(seed).permutation(given)
+    batch_sampler.sampler = [*order.tolist(), *range(given, len(sampler))]
+    try:
+        yield order
+    finally:
+        batch_sampler.sampler = sampler
+
+
+def _labels_tokens(dataloader: Any, label_name: str) -> bool:
+    """Whether the labels that a loader gives are those of tokens, by its first row."""
+    if not len(dataloader.dataset):
+        return False
+    batch = dataloader.collate_fn([dataloader.dataset[0]])
+    labels = batch.get(label_name) if isinstance(batch, Mapping) else None
+    return isinstance(labels, Tensor) and has_tokens(labels)
 
 
 @dataclass
@@ -118,6 +158,11 @@ def chosen_rows(batch: Batch, mask: Tensor, label_name: str = "labels") -> Rows 
     if mask.ndim > 1:
         inputs = {**inputs, label_name: batch.labels.masked_fill(~mask, IGNORED)}
     return Rows(inputs, len(mask), items).take(items > 0)
+
+
+def has_tokens(labels: Tensor) -> bool:
+    """Whether the labels of a batch are classes of tokens, (rows, tokens)."""
+    return labels.ndim == 2 and not labels.is_floating_point()
 
 
 def _is_batched(value: Any, count: int) -> bool:

@@ -13,7 +13,7 @@ from accelerate.data_loader import DataLoaderStateMixin
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from hf_critmom.attribution.batches import Batch, Rows, batches, chosen_rows
+from hf_critmom.attribution.batches import Batch, Rows, batches, chosen_rows, shuffled
 from hf_critmom.attribution.errors import AttributionError
 from hf_critmom.attribution.gradients import GradientSums, gradients_of, is_sharded
 from hf_critmom.attribution.predictions import (
@@ -53,6 +53,7 @@ class GradientPass:
         compute_loss: Loss and outputs from model and batch.
         accelerator: The one that prepared the loader, or None for this process alone.
         label_name: The batches' labels.
+        seed: Seed for the order of the rows.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class GradientPass:
         compute_loss: ComputeLoss,
         accelerator: Accelerator | None,
         label_name: str,
+        seed: int = 0,
     ) -> None:
         self.model = model
         self.sums = sums
         self.compute_loss = compute_loss
         self.accelerator = accelerator
         self.label_name = label_name
+        self.seed = seed
         self.device = device_of(model)
         self.sharded = is_sharded(sums.parameters)
         if self.sharded and accelerator is None:
@@ -86,10 +89,15 @@ class GradientPass:
 
     def run(self, dataloader: Any, select: str | np.ndarray, num_top_rows: int, batch_size: int | None) -> None:
         """Makes one pass over the loader; see `attribute_gradients` for the arguments."""
-        if isinstance(select, str) and select == "top_loss":
-            chosen = self._of_largest_loss(dataloader, num_top_rows)
-        else:
-            chosen = self._masked(dataloader, select)
+        with shuffled(dataloader, self.seed, self.label_name) as order:
+            if isinstance(select, str) and select == "top_loss":
+                self._add_all(self._of_largest_loss(dataloader, num_top_rows), batch_size)
+            else:
+                if order is not None and not isinstance(select, str) and len(select) >= len(order):
+                    select = select[order]
+                self._add_all(self._masked(dataloader, select), batch_size)
+
+    def _add_all(self, chosen: Iterator[Rows | None], batch_size: int | None) -> None:
         if not self.sharded:
             for rows in self._joined(chosen, batch_size):
                 self._add(rows)
@@ -173,6 +181,7 @@ class GradientPass:
             bound = everywhere[:num_rows][-1] if everywhere else math.inf
             kept = [pair for pair in kept if pair[0] >= bound]
             places = max(gather_object([len(kept)]))
+        random.Random(self.seed).shuffle(kept)  # units of rows in the order of their losses would differ
         yield from (rows for _, rows in kept)
         yield from [None] * (places - len(kept))
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from hf_critmom.attribution.batches import IGNORED, Rows
+from hf_critmom.attribution.batches import IGNORED, Rows, has_tokens
 from hf_critmom.attribution.errors import AttributionError
 
 ComputeLoss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, Any]]
@@ -90,11 +90,6 @@ class Items:
         each = nn.functional.cross_entropy(self.logits.flatten(0, -2).float(), labels, reduction="none")
         counts = self.counted.view(len(self.labels), -1).sum(1)
         return (each.view(len(self.labels), -1).sum(1) / counts)[counts > 0]
-
-
-def has_tokens(labels: Tensor) -> bool:
-    """Whether the labels of a batch are classes of tokens, (rows, tokens)."""
-    return labels.ndim == 2 and not labels.is_floating_point()
 
 
 def counted_items(labels: Tensor, shifted: bool) -> Tensor:

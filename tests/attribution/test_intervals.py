@@ -150,3 +150,57 @@ def test_intervals_cover_the_share_of_the_population():
         )
         covered += [low <= true <= high for (low, high), true in zip(intervals, truth, strict=True)]
     assert (covered / rounds > 0.85).all(), covered / rounds
+
+
+# --------------------------------------------------------------------------------------------------- order of the rows
+
+
+class TwoLayers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, inputs, labels):
+        logits = self.head(torch.tanh(self.hidden(inputs)))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize("select", ["all", "misclassified", "mask"])
+def test_a_dataset_that_is_sorted_by_class_gives_what_a_shuffled_one_gives(select):
+    """Units of consecutive rows would be of one class each: the interval of a share need not even hold the share."""
+    model = TwoLayers()
+    examples = [Endless(600)[index] for index in range(600)]
+    found = {}
+    for order in ("sorted", "shuffled"):
+        if order == "sorted":
+            examples.sort(key=lambda one: int(one["labels"]))
+        else:
+            examples = [examples[index] for index in np.random.default_rng(1).permutation(600)]
+        loader = DataLoader(examples, 60)
+        chosen = predict(model, loader).wrong if select == "mask" else select
+        found[order] = attribute_gradients(model, loader, select=chosen, batch_size=20)
+    assert found["sorted"].selected == found["shuffled"].selected
+    for name, group in found["sorted"].groups.items():
+        other = found["shuffled"].groups[name]
+        assert group.share == pytest.approx(other.share, rel=1e-4)
+        low, high = group.share_interval
+        assert low <= group.share <= high
+        assert high - low == pytest.approx(np.diff(other.share_interval)[0], rel=0.6)
+        assert group.signal_share == pytest.approx(other.signal_share, rel=0.05, abs=0.005)
+
+
+def test_rows_of_largest_loss_are_not_divided_by_their_losses():
+    model = TwoLayers()
+    taken = []
+
+    def loss_of_rows(model, inputs):
+        outputs = model(**inputs)
+        if torch.is_grad_enabled():
+            taken.append(outputs["loss"].item())
+        return outputs["loss"], outputs
+
+    loader = DataLoader(Endless(400), 40)
+    attribute_gradients(model, loader, select="top_loss", num_top_rows=200, batch_size=10, compute_loss=loss_of_rows)
+    assert len(taken) == 20
+    assert abs(np.corrcoef(taken, range(20))[0, 1]) < 0.5
