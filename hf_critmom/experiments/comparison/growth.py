@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hf_critmom.experiments.comparison.arguments import GRID_FLAGS
+from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.command_lines import (
     JOINT,
     completed,
@@ -17,7 +18,16 @@ from hf_critmom.experiments.comparison.command_lines import (
     omitted_flags,
 )
 from hf_critmom.experiments.comparison.errors import ComparisonError
-from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Extension, LookPlan, Plan, Run, Tuning
+from hf_critmom.experiments.comparison.plan import (
+    PLAN_FILE_FORMAT,
+    Extension,
+    LookPlan,
+    Plan,
+    Run,
+    Tuning,
+    left_out_by_name,
+    with_tuned,
+)
 from hf_critmom.experiments.comparison.results import Results, read_results
 from hf_critmom.experiments.comparison.statistics.claims import parse_claim
 from hf_critmom.storage.run_folder import RESULT_FILE
@@ -120,7 +130,7 @@ def extend(stored: Plan, requested: Plan, folder: Path) -> Plan:
             points,
             tried,
             trial_seeds,
-            () if len({*gained.values()}) == 1 else tuple(arm for arm, own in gained.items() if own),
+            () if len({*gained.values()}) == 1 else _gaining(gained),
         )
         last = history[-1]
         more_than_seeds = arms or targets or tried or last.arms or last.targets or last.tried or last.adds_trials
@@ -273,34 +283,49 @@ def initial_plan(plan: Plan) -> Plan:
 
 
 def count_shared_seeds(plan: Plan, finished: Iterable[Run]) -> int:
-    """The largest number of seeds whose runs are finished for two arms alike, at every budget; 0 with a single arm."""
+    """The largest number of seeds whose runs are finished for two arms, or tuned variants, alike, at every budget.
+
+    With a single arm it is 0.
+    """
     done = {(run.arm, run.seed, run.epochs) for run in finished}
-    complete = [
-        {seed for seed in plan.seeds if all((arm, seed, epochs) in done for epochs in plan.budgets)}
-        for arm in plan.arms
-    ]
-    return max((len(one & other) for one, other in itertools.combinations(complete, 2)), default=0)
+    complete = {
+        name: {seed for seed in plan.seeds if all((name, seed, epochs) in done for epochs in plan.budgets)}
+        for name in with_tuned(plan.arms)
+    }
+    pairs = itertools.combinations(complete, 2)
+    of_two_arms = [pair for pair in pairs if len({name.removesuffix(TUNED_SUFFIX) for name in pair}) == 2]
+    return max((len(complete[one] & complete[other]) for one, other in of_two_arms), default=0)
 
 
 def _left_out(stored: Plan, requested: Plan, seeds: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The seeds with which each arm is not run: those that no command has asked for with it."""
+    """The seeds with which each arm and tuned variant is not run: those that no command has asked for with it."""
     left_out = {}
     for arm in dict.fromkeys((*stored.arms, *requested.arms)):
-        without = {*stored.left_out.get(arm, ()), *seeds} if arm in stored.arms else {*stored.seeds, *seeds}
-        if arm in requested.arms:
-            without -= {*requested.seeds}.difference(requested.left_out.get(arm, ()))
-        if without:
-            left_out[arm] = tuple(seed for seed in (*stored.seeds, *seeds) if seed in without)
-    return left_out
+        for name in with_tuned([arm]):
+            without = {*stored.seeds_left_out(name), *seeds} if arm in stored.arms else {*stored.seeds, *seeds}
+            if arm in requested.arms:
+                without -= {*requested.seeds}.difference(requested.seeds_left_out(name))
+            left_out[name] = tuple(seed for seed in (*stored.seeds, *seeds) if seed in without)
+    return left_out_by_name(left_out)
 
 
 def _gained_seeds(stored: Plan, grown: Plan) -> dict[str, tuple[int, ...]]:
-    """The seeds that each arm has gained: new ones, and such as only other arms had; of a new arm only new ones."""
+    """The seeds that each arm and tuned variant has gained: new ones, and such as only others had.
+
+    Of a new arm these are only new ones.
+    """
     gained = {}
     for arm in grown.arms:
-        had = stored.seeds_of([arm]) if arm in stored.arms else stored.seeds
-        gained[arm] = tuple(seed for seed in grown.seeds_of([arm]) if seed not in had)
+        for name in with_tuned([arm]):
+            had = stored.seeds_of([name]) if arm in stored.arms else stored.seeds
+            gained[name] = tuple(seed for seed in grown.seeds_of([name]) if seed not in had)
     return gained
+
+
+def _gaining(gained: Mapping[str, Collection[int]]) -> tuple[str, ...]:
+    """The arms that have gained seeds, and the tuned variants that have gained others than their arms."""
+    as_arm = {name for arm in gained for name in with_tuned([arm])[1:] if gained.get(name) == gained[arm]}
+    return tuple(name for name, own in gained.items() if own and name not in as_arm)
 
 
 def _later_claims(claims: Iterable[str], arms: Sequence[str], results: Results) -> tuple[str, ...]:

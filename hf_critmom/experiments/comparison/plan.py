@@ -192,7 +192,8 @@ class Extension:
         tuning: Whether points were added to the tuning grid.
         tried: Names of the arms whose trials were asked for by an addition to the grid, or later by this command.
         trial_seeds: Seeds that were added to the trials; of a grid that was added, all but the first.
-        seeds_for: Names of the arms to which the seeds were added; empty if it was every arm.
+        seeds_for: Names of the arms to which the seeds were added, and of tuned variants that gained others than their
+            arms; empty if it was every arm with its variant.
     """
 
     date: str
@@ -242,7 +243,8 @@ class Plan:
         exploratory_targets: Targets that were added after the first result, which enter no headline.
         looks: When the verdicts are looked at; None in requests and early plans: once, with all seeds.
         history: How the comparison grew, beginning with its first command.
-        left_out: Seeds with which an arm is not run, because they were added to other arms only, by arm.
+        left_out: Seeds with which an arm is not run, because they were added to others only, by name of the arm. Its
+            tuned variant leaves out the same ones, unless it has an entry of its own, which may be empty.
 
     Raises:
         ValueError: If a value is impossible; the message is part of a sentence.
@@ -275,12 +277,13 @@ class Plan:
         if odd := [name for name, arm in self.arms.items() if name != arm.name or name.endswith(TUNED_SUFFIX)]:
             raise ValueError(f"arms holds one with the impossible name {odd[0]!r}")
         _check_seeds(self.seeds)
-        if not {*self.left_out} <= {*self.arms}:
+        if not {*self.left_out} <= {*with_tuned(self.arms)}:
             raise ValueError("left_out holds one that is not among the arms")
         if not {*itertools.chain(*self.left_out.values())} <= {*self.seeds}:
             raise ValueError("left_out holds one that is not among the seeds")
         for arm, seeds in self.left_out.items():
-            _check_distinct(f"left_out of {arm}", seeds)
+            if seeds or arm in self.arms:
+                _check_distinct(f"left_out of {arm}", seeds)
             if len(seeds) == len(self.seeds):
                 raise ValueError(f"left_out of {arm} holds every seed")
         metric = self.task.metric_spec
@@ -340,22 +343,26 @@ class Plan:
             for seed in self.seeds
             for epochs in self.budgets
             for arm in self.arms
-            if seed not in self.left_out.get(arm, ())
+            if seed not in self.seeds_left_out(arm)
         ]
 
+    def seeds_left_out(self, name: str) -> tuple[int, ...]:
+        """The seeds with which an arm, or a tuned variant by its name, is not run."""
+        return self.left_out.get(name, self.left_out.get(name.removesuffix(TUNED_SUFFIX), ()))
+
     def seeds_of(self, arms: Iterable[str]) -> tuple[int, ...]:
-        """The seeds with which at least one of some arms is run, in the order of the plan."""
-        left_out = set(self.seeds).intersection(*(self.left_out.get(arm, ()) for arm in arms))
+        """The seeds with which at least one of some arms and tuned variants is run, in the order of the plan."""
+        left_out = set(self.seeds).intersection(*(self.seeds_left_out(arm) for arm in arms))
         return tuple(seed for seed in self.seeds if seed not in left_out)
 
     def first_seeds_of(self, arms: Iterable[str]) -> tuple[int, ...]:
-        """The first seeds, up to one that one of some arms lacks: those by which the claims about them are judged."""
+        """The first seeds, up to one that an arm or tuned variant lacks: by them the claims about these are judged."""
         lacking = self.seeds_lacking(arms)
         return tuple(itertools.takewhile(lambda seed: seed not in lacking, self.seeds))
 
     def seeds_lacking(self, arms: Iterable[str]) -> set[int]:
-        """The seeds with which at least one of some arms is not run."""
-        return {seed for arm in arms for seed in self.left_out.get(arm, ())}
+        """The seeds with which at least one of some arms and tuned variants is not run."""
+        return {seed for arm in arms for seed in self.seeds_left_out(arm)}
 
     def trials(self) -> list[Run]:
         """Every trial, whose only use is the choice of learning rate and weight decay."""
@@ -478,6 +485,24 @@ class Plan:
                 "another --output_dir."
             ) from None
         return plan
+
+
+def with_tuned(arms: Iterable[str]) -> list[str]:
+    """Names of arms, each followed by that of its tuned variant."""
+    return [name for arm in arms for name in (arm, f"{arm}{TUNED_SUFFIX}")]
+
+
+def left_out_by_name(left_out: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """`Plan.left_out` from the seeds that every arm and tuned variant leaves out, where each is named or follows.
+
+    Args:
+        left_out: The seeds by name, an arm's before those of its tuned variant.
+    """
+    return {
+        name: tuple(seeds)
+        for name, seeds in left_out.items()
+        if {*seeds} != {*(left_out.get(name.removesuffix(TUNED_SUFFIX), ()) if name.endswith(TUNED_SUFFIX) else ())}
+    }
 
 
 def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from hf_critmom.experiments.comparison.arms.selection import check_arm, get_arms
 from hf_critmom.experiments.comparison.arms.third_party import names_code
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.pilot import has_pilot_targets
-from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning
+from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Tuning, with_tuned
 from hf_critmom.experiments.comparison.records import MAX_SEED, TaskRecord
 from hf_critmom.experiments.comparison.statistics.claims import parse_claim
 from hf_critmom.storage.environment import versions
@@ -161,7 +161,7 @@ def select_seeds(
 def select_left_out(
     comparison: ComparisonArguments, arms: Collection[str], start: int, given: Collection[str], stored: Plan | None
 ) -> dict[str, tuple[int, ...]]:
-    """Those of the seeds of a request with which an arm is not run, by arm; none if it gives a number of seeds.
+    """Those of the seeds of a request that an arm or tuned variant leaves out; none if it gives a number of seeds.
 
     Args:
         comparison: Flags that define what is compared.
@@ -172,7 +172,7 @@ def select_left_out(
     """
     if stored is None or not _keeps_seeds(comparison, start, given, stored):
         return {}
-    return {arm: stored.left_out[arm] for arm in arms if arm in stored.left_out}
+    return {name: stored.left_out[name] for name in with_tuned(arms) if name in stored.left_out}
 
 
 def _keeps_seeds(comparison: ComparisonArguments, start: int, given: Collection[str], stored: Plan) -> bool:
@@ -181,7 +181,7 @@ def _keeps_seeds(comparison: ComparisonArguments, start: int, given: Collection[
 
 
 def next_seed(plan: Plan, arms: Collection[str]) -> int:
-    """The seed that is added to some arms next: the first one of the plan that one of them lacks, or a new one.
+    """The seed that arms or tuned variants get next: the first one of the plan that one of them lacks, or a new one.
 
     Raises:
         ComparisonError: If it would be out of range.

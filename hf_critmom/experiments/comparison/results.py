@@ -131,7 +131,7 @@ def read_tuned_runs(folder: Path, plan: Plan) -> dict[Run, RunResult]:
     runs = {
         Run(f"{arm}{TUNED_SUFFIX}", seed, epochs, chosen=trial): trial
         for arm, epochs, trial in points
-        for seed in plan.seeds_of([arm])
+        for seed in plan.seeds_of([f"{arm}{TUNED_SUFFIX}"])
     }
     results = {run: read_run(folder, plan, run, trial) for run, trial in runs.items()}
     return {run: result for run, result in results.items() if result is not None}
@@ -141,10 +141,10 @@ def tuned_runs(plan: Plan, choices: list[BestTrial]) -> dict[Run, BestTrial]:
     """The runs of the tuned variants, with the trial that chose their learning rate and weight decay."""
     by_point = plan.tuning is not None and plan.tuning.can_grow
     return {
-        Run(f"{one.arm}{TUNED_SUFFIX}", seed, one.epochs, chosen=one.trial if by_point else None): one
+        Run(name, seed, one.epochs, chosen=one.trial if by_point else None): one
         for seed in plan.seeds
-        for one in choices
-        if seed not in plan.left_out.get(one.arm, ())
+        for one, name in ((one, f"{one.arm}{TUNED_SUFFIX}") for one in choices)
+        if seed not in plan.seeds_left_out(name)
     }
 
 

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from hf_critmom.engines.interface import Engine, Executor, Work
 from hf_critmom.engines.selection import select_engine
 from hf_critmom.experiments.comparison.arguments import DEFAULT_MAX_SEEDS, ComparisonArguments, ComparisonRequest
-from hf_critmom.experiments.comparison.arms.arm import Arm
+from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX, Arm
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.findings.analyses import undecided_claims
 from hf_critmom.experiments.comparison.findings.sentences import join_seeds
@@ -29,7 +29,14 @@ from hf_critmom.experiments.comparison.pilot import (
     remove_other_pilot,
     with_pilot_targets,
 )
-from hf_critmom.experiments.comparison.plan import PLAN_FILE_FORMAT, Plan, Run, Trial
+from hf_critmom.experiments.comparison.plan import (
+    PLAN_FILE_FORMAT,
+    Plan,
+    Run,
+    Trial,
+    left_out_by_name,
+    with_tuned,
+)
 from hf_critmom.experiments.comparison.planning import (
     changed_versions,
     default_targets,
@@ -245,8 +252,8 @@ class _Runner:
     def add_seeds_until_decided(self, requested: Plan) -> None:
         """Adds seeds until every claim about the request's arms is decided, or up to the maximum.
 
-        Seeds go to the arms of the open claims: one, or as many as workers have room for. What is decided does not
-        depend on that, since every seed is a look, whether somebody looked or not.
+        Seeds go to the arms and tuned variants of the open claims: one, or as many as workers have room for. What is
+        decided does not depend on that, since every seed is a look, whether somebody looked or not.
 
         Args:
             requested: The requested plan.
@@ -266,7 +273,7 @@ class _Runner:
             numbers = sorted({len(self.plan.first_seeds_of([arm])) for arm in arms})
             decided = f"{tested - len(undecided)} of {tested} claim{'s' if tested != 1 else ''} decided"
             decided = f"{' to '.join(dict.fromkeys(map(str, (numbers[0], numbers[-1]))))} seeds: {decided}"
-            growing = [arm for arm in arms if any(arm in compared for compared in undecided)]
+            growing = self._with_own_runs(name for compared in undecided for name in compared)
             number = len(self.plan.first_seeds_of(growing))
             if not undecided or number >= max_seeds:
                 end = "every claim is decided." if not undecided else f"--max_seeds {max_seeds} is reached."
@@ -278,31 +285,51 @@ class _Runner:
             for _ in range(self._seeds_at_a_time(growing, max_seeds - number)):
                 seeds.append(next_seed(self.plan, growing))
                 self._add_seed(requested, seeds[-1], growing)
-            whose = "every arm" if {*growing} >= {*self.plan.arms} else join_names(growing)
+            everyone = self._with_own_runs(with_tuned(self.plan.arms))
+            whose = "every arm" if growing == everyone else join_names(growing)
             added = f"seed {seeds[0]} is" if len(seeds) == 1 else f"seeds {join_seeds(seeds)} are"
             self.notifier.note(f"{decided}; {added} added to {whose}.")
             self.run_extent(seeds)
 
-    def _seeds_at_a_time(self, arms: Collection[str], largest: int) -> int:
-        """How many seeds of some arms make runs for every worker, with those of their tuned variants."""
-        tuned = separate_tuned_runs(self.plan, self.choices).items()
-        variants = {(run.arm, run.epochs) for run, choice in tuned if choice.arm in arms}
-        runs_of_a_seed = len(arms) * len(self.plan.budgets) + len(variants)
+    def _with_own_runs(self, names: Iterable[str]) -> list[str]:
+        """The arms and tuned variants whose runs are those of some: a variant may have runs of its arm.
+
+        That is so at the budgets at which the arm's own settings are the best.
+        """
+        separate = self._separate_variants()
+        as_arm = {choice.arm for choice in self.choices if choice.trial == Trial()}
+        found = set[str]()
+        for name in names:
+            arm = name.removesuffix(TUNED_SUFFIX)
+            found |= {name} if name in separate else {arm}
+            found |= {arm} if arm in as_arm else set()
+        return [name for name in with_tuned(self.plan.arms) if name in found]
+
+    def _separate_variants(self) -> set[str]:
+        """Names of the tuned variants that have runs of their own."""
+        return {run.arm for run in separate_tuned_runs(self.plan, self.choices)}
+
+    def _seeds_at_a_time(self, names: Collection[str], largest: int) -> int:
+        """How many seeds of some arms and tuned variants make runs for every worker."""
+        tuned = {(run.arm, run.epochs) for run in separate_tuned_runs(self.plan, self.choices) if run.arm in names}
+        runs_of_a_seed = sum(name in self.plan.arms for name in names) * len(self.plan.budgets) + len(tuned)
         return max(1, self.engine.num_workers(largest * runs_of_a_seed) // runs_of_a_seed)
 
-    def _add_seed(self, requested: Plan, seed: int, arms: Collection[str]) -> None:
-        """Adds a seed to some of the request's arms in the plan."""
-        left_out = {
-            arm: others for arm in requested.arms if (others := self._left_out(arm, seed, is_added=arm in arms))
-        }
+    def _add_seed(self, requested: Plan, seed: int, names: Collection[str]) -> None:
+        """Adds a seed to some of the request's arms and tuned variants in the plan."""
+        separate = self._separate_variants()
+        left_out = {}
+        for name in with_tuned(requested.arms):
+            own = name if name in separate else name.removesuffix(TUNED_SUFFIX)
+            left_out[name] = self._left_out(name, seed, is_added=own in names)
         seeds = tuple(dict.fromkeys((*self.plan.seeds, seed)))
-        extended = dataclasses.replace(requested, seeds=seeds, left_out=left_out)
+        extended = dataclasses.replace(requested, seeds=seeds, left_out=left_out_by_name(left_out))
         self.plan = load_or_create_plan(extended, self.folder, write=self.process.is_main_process)
         self.process.wait_for_everyone()
 
-    def _left_out(self, arm: str, seed: int, *, is_added: bool) -> tuple[int, ...]:
-        """The seeds that an arm leaves out once this one is added to it, or to others."""
-        before = self.plan.left_out.get(arm, ())
+    def _left_out(self, name: str, seed: int, *, is_added: bool) -> tuple[int, ...]:
+        """The seeds that an arm or tuned variant leaves out once this one is added to it, or to others."""
+        before = self.plan.seeds_left_out(name)
         if is_added:
             return tuple(one for one in before if one != seed)
         return before if seed in self.plan.seeds else (*before, seed)

@@ -14,7 +14,7 @@ from hf_critmom.experiments.comparison.growth import (
     other_conditions,
     untried_in,
 )
-from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Run, Tuning
+from hf_critmom.experiments.comparison.plan import Extension, LookPlan, Plan, Run, Tuning, left_out_by_name, with_tuned
 from hf_critmom.experiments.comparison.records import RunResult
 from hf_critmom.experiments.comparison.statistics.claims import parse_claim
 
@@ -167,16 +167,15 @@ def _looks(parts: Sequence[Part]) -> LookPlan:
 
 
 def _left_out(parts: Sequence[Part], seeds: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The seeds with which an arm is not run: those that a part added to other arms only, and no part to it."""
+    """The seeds with which an arm or tuned variant is not run: those that parts added to others only."""
     left_out = {}
-    for arm in dict.fromkeys(arm for part in parts for arm in part.plan.left_out):
-        without = {seed for part in parts for seed in part.plan.left_out.get(arm, ())}
-        for part in parts:
-            if arm in part.plan.arms:
-                without.difference_update(part.plan.seeds_of([arm]))
-        if without:
-            left_out[arm] = tuple(seed for seed in seeds if seed in without)
-    return left_out
+    for arm in dict.fromkeys(arm for part in parts for arm in part.plan.arms):
+        plans = [part.plan for part in parts if arm in part.plan.arms]
+        for name in with_tuned([arm]):
+            without = {seed for plan in plans for seed in plan.seeds_left_out(name)}
+            without.difference_update(*(plan.seeds_of([name]) for plan in plans))
+            left_out[name] = tuple(seed for seed in seeds if seed in without)
+    return left_out_by_name(left_out)
 
 
 def _as_sets(left_out: Mapping[str, Sequence[int]]) -> dict[str, set[int]]:

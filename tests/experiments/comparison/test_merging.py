@@ -357,6 +357,18 @@ def test_seeds_that_a_share_added_to_some_arms_only_stay_theirs() -> None:
     assert merge_plans([grown, part("b", 1, (1,), arms=("nesterov",))]).left_out == {"constant": (1,)}
 
 
+def test_seeds_that_a_share_added_to_tuned_variants_only_stay_theirs() -> None:
+    arms = ("constant", "critmom")
+    grown = part("a", 1, (0, 1), arms=arms)
+    without = {"constant": (1,), "constant_tuned": ()}
+    grown = replace(grown, plan=replace(grown.plan, left_out=without))
+    merged = merge_plans([grown, part("b", 1, (2,), arms=arms)])
+    assert merged.left_out == without
+    assert merged.seeds_of(["constant"]) == (0, 2) and merged.seeds_of(["constant_tuned"]) == (0, 1, 2)
+    other = replace(part("b", 1, (0, 1), arms=arms), plan=replace(grown.plan, left_out={"constant": (0,)}))
+    assert merge_plans([grown, other]).left_out == {}  # each made what the other left out
+
+
 def test_a_part_with_the_whole_extent_stays_as_it_is_whatever_the_order_of_its_seeds() -> None:
     arms = ("constant", "critmom")
     grown = part("a", 1, (2, 0, 1), arms=arms)

@@ -8,7 +8,9 @@ from helpers.plans_by_hand import plan_of
 from helpers.tables_by_hand import reaching_at, result_of, run_of
 
 from hf_critmom.commands import main
+from hf_critmom.experiments.comparison import runner
 from hf_critmom.experiments.comparison.findings.analyses import looks_now
+from hf_critmom.experiments.comparison.findings.findings import read_findings
 from hf_critmom.experiments.comparison.plan import LookPlan, Plan, Run
 from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.experiments.comparison.statistics.sequential import Looks
@@ -93,6 +95,43 @@ def test_seeds_go_to_the_arms_of_open_claims_as_many_as_workers_have_room_for(
     assert "seeds 45 and 46 of constant and critmom were added by the rule" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("factors", "apart"), [(("0.5", "2"), True), (("1",), False)])
+def test_only_tuned_variants_grow_where_only_the_claim_about_them_is_open(
+    factors: tuple[str, ...],
+    apart: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A variant that keeps its arm's own settings has the arm's runs, which then grow."""
+    variants = ["constant_tuned", "critmom_tuned"]
+    claims = iter([([variants], 2), ([variants], 2), ([], 2)])
+    monkeypatch.setattr(runner, "undecided_claims", lambda *_: next(claims))
+    command = (*TINY, "--arms", "constant", "critmom", "--learning_rate_grid", *factors, "--targets", "0.1")
+    command += ("--output_dir", str(tmp_path))
+    assert main((*command, "--num_seeds", "2", "--max_seeds", "4")) == 0
+    whose = "constant_tuned and critmom_tuned" if apart else "every arm"
+    assert f"seed 45 is added to {whose}." in " ".join(capsys.readouterr().err.split())
+    found = read_findings(tmp_path)
+    number = {arm: sum(run.arm == arm for run in found.results.runs) for arm in ("constant", "constant_tuned")}
+    assert number == {"constant": 2 if apart else 4, "constant_tuned": 4}
+    assert found.finished == len(found.planned) and not found.failures  # nothing is missing
+    report = (tmp_path / "README.md").read_text()
+    history = "seeds 44 and 45 of constant_tuned and critmom_tuned were added by the rule"
+    assert (history in report) == ("constant without 44 and 45; constant_tuned with all" in report) == apart
+    if not apart:
+        assert found.plan.left_out == {}
+        return
+    without = {"constant": (44, 45), "constant_tuned": (), "critmom": (44, 45), "critmom_tuned": ()}
+    assert found.plan.left_out == without and found.plan.seeds == (42, 43, 44, 45)
+    fixed = [word for word in command if word != "--until_decided"]
+    assert main(fixed) == 0  # a command that gives no number of seeds leaves them as they are
+    assert plan_in(tmp_path) == found.plan
+    assert main((*fixed, "--num_seeds", "3")) == 0  # a number is for both
+    assert plan_in(tmp_path).left_out == {name: seeds[1:] for name, seeds in without.items()}
+    assert (tmp_path / "runs/constant/seed-44/result.json").exists()
+
+
 def test_rounds_continue_after_an_interruption(tmp_path: Path) -> None:
     command = (*TINY, *OPPOSITES, "--targets", "0.99", "--num_seeds", "2", "--max_seeds", "3")
     assert main((*command, "--output_dir", str(tmp_path))) == 0
@@ -168,3 +207,6 @@ def test_every_seed_that_two_arms_have_is_a_look_from_the_first_planned_one_on(
 ) -> None:
     plan = plan_of(("constant", "critmom"), range(5), looks=looks)
     assert looks_now(plan, results_of({"constant": 5, "critmom": finished})) == expected
+    tuned = results_of({"constant": 1, "critmom": 1, "constant_tuned": finished, "critmom_tuned": 5})
+    assert looks_now(plan, tuned) == expected
+    assert looks_now(plan, results_of({"constant": 5, "constant_tuned": 5})).made[-1] == expected.first

@@ -83,13 +83,16 @@ def looks_now(plan: Plan, results: Results) -> Looks:
 def undecided_claims(
     plan: Plan, results: Results, table: pd.DataFrame, about: Collection[str]
 ) -> tuple[list[list[str]], int]:
-    """The arms that each claim compares that is not decided yet, and the number of claims that can be tested.
+    """What each claim compares that is not decided yet, and the number of claims that can be tested.
 
     Args:
         plan: The plan.
         results: Results of the finished runs.
         table: The table of results.
         about: The arms: a claim counts if it compares no others, tuned variants of them included.
+
+    Returns:
+        Names of the arms and tuned variants of each open claim; and the number.
     """
     arms = list(dict.fromkeys(table["arm"]))
     verdicts = [
@@ -98,4 +101,4 @@ def undecided_claims(
         for verdict in analyse_budget(plan, results, table, arms, budget).verdicts
         if verdict.word != NOT_TESTED and verdict.arms <= {*about}
     ]
-    return [sorted(verdict.arms) for verdict in verdicts if not verdict.decided], len(verdicts)
+    return [sorted(verdict.compared) for verdict in verdicts if not verdict.decided], len(verdicts)

@@ -18,7 +18,7 @@ from hf_critmom.experiments.comparison.command_lines import (
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.growth import covered_steps
 from hf_critmom.experiments.comparison.pilot import has_pilot_targets
-from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.plan import Plan, with_tuned
 from hf_critmom.storage.recorded_commands import recorded_path
 
 
@@ -93,7 +93,7 @@ def command_for_seeds(plan: Plan, folder: Path, seeds: int, arms: Collection[str
         return shlex.join(with_flag(argv, "--max_seeds", [str(seeds)]) if seeds > most else argv)
     following = (seed for seed in itertools.count(max(plan.seeds) + 1) if seed not in plan.trial_seeds)
     wanted = [*itertools.islice(itertools.chain(plan.seeds, following), seeds)]
-    missing = ({*wanted} - {*plan.seeds}) | (plan.seeds_lacking(arms) & {*wanted})
+    missing = ({*wanted} - {*plan.seeds}) | (plan.seeds_lacking(with_tuned(arms)) & {*wanted})
     own_start = script_has_flag(argv, "--seed", "--data_seed")
     for start in (min(plan.seeds), min(missing)):
         counted = [seed for seed in range(start, max(missing) + 1) if seed not in plan.trial_seeds]

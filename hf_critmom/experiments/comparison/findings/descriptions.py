@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hf_critmom.experiments.comparison.findings.sentences import join_seeds
-from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.plan import Plan, with_tuned
 from hf_critmom.reporting.text import counted
 
 
@@ -26,12 +26,15 @@ def describe_training(plan: Plan, epochs: float | None) -> str:
 
 def describe_seeds(plan: Plan) -> str:
     """The number of seeds of the arms: "5 seeds" or, if some arms have more, "5 to 10 seeds"."""
-    return format_counts([len(plan.seeds_of([arm])) for arm in plan.arms], "seed")
+    names = with_tuned(plan.arms) if plan.tuning is not None else plan.arms
+    return format_counts([len(plan.seeds_of([name])) for name in names], "seed")
 
 
 def list_seeds(plan: Plan) -> str:
-    """The seeds, such as "42, 43, 44; adamw without 44"."""
-    exceptions = [f"{arm} without {join_seeds(seeds)}" for arm, seeds in plan.left_out.items()]
+    """The seeds, such as "42, 43, 44; adamw without 44"; a tuned variant has those of its arm where it is not named."""
+    exceptions = [
+        f"{name} without {join_seeds(seeds)}" if seeds else f"{name} with all" for name, seeds in plan.left_out.items()
+    ]
     return "; ".join([", ".join(map(str, plan.seeds)), *exceptions])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_critmom.experiments.comparison.findings.commands import command_for_pilot, command_for_seeds
-from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.experiments.comparison.plan import Plan, with_tuned
 from hf_critmom.experiments.comparison.statistics.power import POWER
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_DECIDED, NOT_TESTED, Verdict
 from hf_critmom.reporting.text import join_names
@@ -80,19 +80,19 @@ def outlook(plan: Plan, folder: Path, verdicts: Iterable[Verdict]) -> Outlook | 
     tested = [verdict for verdict in verdicts if verdict.word != NOT_TESTED]
     undecided = [verdict for verdict in tested if verdict.word == NOT_DECIDED]
     needed = [
-        (one.needed, one.arms)
+        (one.needed, one.compared)
         for one in undecided
-        if one.needed is not None and one.needed > len(plan.first_seeds_of(one.arms))
+        if one.needed is not None and one.needed > len(plan.first_seeds_of(one.compared))
     ]
     if not needed:
         return _other_targets(plan, folder, undecided, decided=len(tested) > len(undecided))
     numbers = sorted(seeds for seeds, _ in needed)
     decided = {seeds: sum(one <= seeds for one in numbers) for seeds in numbers}
-    of = {arm for seeds, compared in needed if seeds == numbers[0] for arm in compared}
-    arms = [arm for arm in plan.arms if arm in of]
+    names = {name for seeds, compared in needed if seeds == numbers[0] for name in compared}
+    arms = [arm for arm in plan.arms if not names.isdisjoint(with_tuned([arm]))]
     command = command_for_seeds(plan, folder, numbers[0], arms)
     named = arms if len(arms) < len(plan.arms) else ()
-    lacking = plan.seeds_lacking(arms)
+    lacking = plan.seeds_lacking(names)
     present = sum(seed not in lacking for seed in plan.seeds[: numbers[0]])
     return Outlook(decided, present, len(undecided), command, arms=named)
 

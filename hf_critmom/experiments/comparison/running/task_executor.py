@@ -67,7 +67,7 @@ class TaskExecutor:
         """Makes a run; with ``--measure_curvature``, that of the arm's first seed is measured."""
         run, arm = job.run, job.arm
         callbacks: list[TrainerCallback] = [RunReporter(send, run, self.task.metric)]
-        if self.measure_curvature and run.trial is None and run.seed == plan.seeds_of([arm.base or arm.name])[0]:
+        if self.measure_curvature and run.trial is None and run.seed == plan.seeds_of([arm.name])[0]:
             measuring = curvature_callback(arm)
             callbacks += [] if measuring is None else [measuring]
         started = plan.history[0].date if plan.history else ""

@@ -101,10 +101,14 @@ class Verdict:
     margin: float = MARGIN
 
     @property
+    def compared(self) -> set[str]:
+        """Names of the arms and tuned variants that it compares."""
+        return {self.claim.arm, *self.claim.baselines, *(one.baseline for one in self.headlines)}
+
+    @property
     def arms(self) -> set[str]:
         """The arms that it compares; a tuned variant stands for its arm."""
-        compared = (self.claim.arm, *self.claim.baselines, *(one.baseline for one in self.headlines))
-        return {name.removesuffix(TUNED_SUFFIX) for name in compared}
+        return {name.removesuffix(TUNED_SUFFIX) for name in self.compared}
 
     @property
     def decided(self) -> bool:
