@@ -37,11 +37,14 @@ KNOWN_BY: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )
 """Options by which a param group shows its optimizer where no class is named; `...` stands for any value."""
 
-_WRITTEN = {
+_OF_RUN = {
     *("params", "param_names", "lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "effective_lr", "control"),
-    *("num_steps", "beta1_product", "in_step", "nu", "curvature_source"),
+    *("num_steps", "beta1_product", "in_step"),
+    *("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode"),  # of Schedule-Free optimizers
 }
-"""Keys of param groups that hold the parameters, and what schedulers and steps write."""
+"""Keys of param groups that hold the parameters, and what schedulers and steps write for later steps."""
+_WRITTEN = _OF_RUN | {"nu", "curvature_source"}
+"""All keys of param groups that are no options."""
 _COMPUTED_BY = {"foreach", "fused", "capturable", "differentiable"}
 """Options that say how steps are computed, and change nothing else."""
 
@@ -94,7 +97,7 @@ def state_to_continue(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[st
     """
     check_state(optimizer, state)
     theirs, ours = optimizer_name(state), type(optimizer).__name__
-    if theirs == ours:
+    if _is_same(optimizer, state):
         if changed := changed_options(optimizer, state):
             _warn(
                 f"The checkpoint was trained with other options of {ours}, which continue: "
@@ -104,7 +107,10 @@ def state_to_continue(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[st
         return dict(state)
     _warn(f"The checkpoint was trained with {theirs}, and {ours} continues it with options of its own.")
     pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
-    return {**state, "param_groups": [_continued_group(saved, own) for saved, own in pairs]}
+    groups = [_continued_group(saved, own) for saved, own in pairs]
+    maximized = {key for group in groups if group.get("amsgrad") for key in group["params"]}
+    entries = {key: _with_maximum(one) if key in maximized else one for key, one in state["state"].items()}
+    return {**state, "state": entries, "param_groups": groups}
 
 
 def check_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
@@ -120,7 +126,7 @@ def check_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """
     saved, own = state["param_groups"], optimizer.param_groups
     theirs, ours = optimizer_name(state), type(optimizer).__name__
-    if theirs != ours and not _exchangeable(theirs, ours):
+    if not (_is_same(optimizer, state) or _exchangeable(theirs, ours)):
         raise OtherOptimizerError(
             f"The checkpoint holds the state of {theirs or 'an unknown optimizer'}, and this run trains with {ours}: "
             "continue with the optimizer that began, or begin another run in another folder."
@@ -147,7 +153,10 @@ def optimizer_name(state: Mapping[str, Any]) -> str | None:
     """The class of the optimizer whose state dict this is: as it says itself, else as its options tell."""
     if isinstance(name := state.get(CLASS_KEY), str):
         return name
-    group = state["param_groups"][0]
+    return _name_by_options(state["param_groups"][0])
+
+
+def _name_by_options(group: Mapping[str, Any]) -> str | None:
     for name, marks in KNOWN_BY:
         if all(key in group and value in (..., group[key]) for key, value in marks.items()):
             return name
@@ -181,11 +190,29 @@ def _name_class(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 def _continued_group(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """A param group with an optimizer's own options, and the parameters and learning rate of another's."""
-    group = {key: value for key, value in own.items() if key not in _WRITTEN | {"initial_lr"}}
+    group = {key: value for key, value in own.items() if key not in _OF_RUN | {"initial_lr"}}
     group |= {key: saved[key] for key in ("params", "lr", "initial_lr") if key in saved}
     if "rule" in own and "betas" in own:  # the steps so far were made with the first beta that is saved
         group["betas"] = (saved["betas"][0], own["betas"][1])
     return group
+
+
+def _with_maximum(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of a parameter with the maximum that AMSGrad takes, which begins where Adam did not keep it."""
+    return {"max_exp_avg_sq": torch.zeros_like(entry["exp_avg_sq"]), **entry} if "exp_avg_sq" in entry else entry
+
+
+def _is_same(optimizer: Optimizer, state: Mapping[str, Any]) -> bool:
+    """Whether a state dict is of the optimizer's class; of the same options, where it does not name its class."""
+    if optimizer_name(state) == type(optimizer).__name__:
+        return True
+    saved, own = state["param_groups"][0], optimizer.param_groups[0]
+    no_options = _WRITTEN | {"initial_lr"}
+    return (
+        CLASS_KEY not in state
+        and saved.keys() - no_options == own.keys() - no_options
+        and _name_by_options(saved) == _name_by_options(own)
+    )
 
 
 def _exchangeable(theirs: str | None, ours: str) -> bool:

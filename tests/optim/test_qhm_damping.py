@@ -150,6 +150,17 @@ def test_automatic_curvature_is_a_number_from_the_start_and_the_measured_one_cou
     assert optimizer.param_groups[0]["nu"] == critical_nu(0.9, 0.1, curvature=42.0)
 
 
+def test_a_given_curvature_stays_given_in_a_run_that_sgd_began():
+    params = parameters()
+    groups = [{"params": params[:1]}, {"params": params[1:]}]
+    sgd = torch.optim.SGD([dict(group) for group in groups], lr=0.1, momentum=0.9)
+    groups[1]["curvature"] = 5.0
+    optimizer = CritMomQHM(groups, lr=0.1, curvature="auto")
+    optimizer.load_state_dict(sgd.state_dict())
+    set_measured_curvature(optimizer.param_groups, 42.0)
+    assert [group["curvature"] for group in optimizer.param_groups] == [42.0, 5.0]
+
+
 def test_only_groups_that_asked_for_it_take_a_measured_curvature():
     given = CritMomQHM(parameters(), lr=0.1, curvature=3.0)
     assert not set_measured_curvature(given.param_groups, 42.0)

@@ -7,7 +7,9 @@ import torch
 from helpers.tiny_models import tiny_data, tiny_model
 from transformers import Trainer, TrainingArguments
 
-from hf_critmom import CritMomSGD, CritMomTrainer, critical_momentum
+from hf_critmom import IKFAD, CritMomAdamW, CritMomSGD, CritMomTrainer, critical_momentum
+from hf_critmom.optim import CritMomMatched
+from hf_critmom.optim.qhm import CritMomQHM
 from hf_critmom.optim.resuming import OtherOptimizerError, guard_resuming, optimizer_name
 from hf_critmom.storage.checkpoints import CheckpointError
 from hf_critmom.training.watching import watched_trainers
@@ -25,6 +27,7 @@ SETTINGS = {
     "critmom_matched": {"optim": "critmom_matched"},
     "critmom_compensated": {"optim": "critmom_compensated"},
     "critmom_qhm": {"optim": "critmom_qhm", "optim_args": "curvature=auto"},
+    "schedule_free": {"optim": "schedule_free_adamw"},
 }
 CLASSES = {
     "critmom": "CritMomSGD", "critmom_adamw": "CritMomAdamW", "ikfad": "IKFAD", "sgd": "SGD", "adamw": "AdamW",
@@ -157,6 +160,37 @@ def test_the_same_optimizer_with_the_same_options_continues_without_a_word(check
             trainer.train(resume_from_checkpoint=checkpoint_of(name))
             assert trainer.state.global_step == STEPS
     assert not sentences(caplog)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "schedule_free"])
+def test_a_checkpoint_of_the_plain_trainer_continues_whoever_wrote_the_optimizer(checkpoint_of, name, tmp_path, caplog):
+    trainer = trainer_in(tmp_path, **SETTINGS[name])
+    trainer.train(resume_from_checkpoint=checkpoint_of(name, Trainer))
+    assert trainer.state.global_step == STEPS
+    assert not sentences(caplog)
+
+
+@pytest.mark.parametrize("cls", [CritMomSGD, CritMomAdamW, CritMomMatched, CritMomQHM, IKFAD])
+def test_an_optimizer_derived_from_one_of_ours_loads_its_own_state(cls, caplog):
+    derived = type("Derived", (cls,), {})
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    first, second = derived([parameter], lr=0.1), derived([parameter], lr=0.1)
+    first.step()
+    second.load_state_dict(first.state_dict())
+    assert str(second.state_dict()) == str(first.state_dict())
+    assert not sentences(caplog)
+
+
+def test_amsgrad_takes_over_a_state_without_its_maximum():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    before, after = torch.optim.AdamW([parameter], lr=0.1), CritMomAdamW([parameter], lr=0.1, amsgrad=True)
+    before.step()
+    after.load_state_dict(before.state_dict())
+    after.step()
+    state = after.state[parameter]
+    assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
 
 
 def test_other_parameters_are_a_sentence(checkpoint_of, tmp_path):
