@@ -132,7 +132,8 @@ def _handler(context: Any) -> tuple[Any, dict[str, Any]]:
     """The Trainer's handler: builds the optimizer that ``args.optim`` names from ``args`` and ``optim_args``."""
     args, name = context.args, context.args.optim.value
     warn_of_separate_processes(args)
-    cls, kwargs = named_optimizer(name, lr=args.learning_rate, options=context.optim_args)
+    options = parse_optim_args(args.optim_args)  # the context's have lost names that were given twice
+    cls, kwargs = named_optimizer(name, lr=args.learning_rate, options=options)
     return cls, {**kwargs, **adam_arguments(name, args)}
 
 
