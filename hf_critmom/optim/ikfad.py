@@ -28,7 +28,8 @@ class IKFAD(ChecksState):
 
     ``lr`` is ``h^2``, the learning rate that a heavy ball of the same step would have, so that the schedules of SGD
     apply; the source's default step 0.001 is ``lr`` 1e-6. With ``gamma`` 2 and no adaptive friction this is SGD with
-    the ``exponential`` rule. Two tensors of state per parameter, ``velocity`` and ``friction``.
+    the ``exponential`` rule. Complex parameters are taken as pairs of real ones, as torch's Adam takes them. Two
+    tensors of state per parameter, ``velocity`` and ``friction``.
 
         >>> weight = torch.nn.Parameter(torch.ones(2))
         >>> optimizer = IKFAD([weight], lr=0.01)
@@ -118,11 +119,11 @@ class IKFAD(ChecksState):
             if not params:
                 continue
             states = [self._state_of(p) for p in params]
-            velocities = [state["velocity"] for state in states]
-            frictions = [state["friction"] for state in states]
-            gradients = [p.grad for p in params if p.grad is not None]
+            velocities = _as_real([state["velocity"] for state in states])
+            frictions = _as_real([state["friction"] for state in states])
+            gradients = _as_real([p.grad for p in params if p.grad is not None])
             update = _foreach_update if group["foreach"] in (None, True) else _single_tensor_update
-            update(params, gradients, velocities, frictions, group, h)
+            update(_as_real(params), gradients, velocities, frictions, group, h)
         return loss
 
     def friction(self, params: Iterable[torch.Tensor]) -> float:
@@ -142,10 +143,11 @@ class IKFAD(ChecksState):
         params = list(params)
         if not params:
             raise ValueError("friction() got no parameters: pass at least one parameter.")
-        sums = [self.state[p]["friction"].sum(dtype=torch.float64) for p in params if self.state.get(p)]
+        frictions = _as_real([self.state[p]["friction"] for p in params if self.state.get(p)])
+        sums = [friction.sum(dtype=torch.float64) for friction in frictions]
         full = [getattr(part, "full_tensor", lambda part=part: part)() for part in sums]  # a DTensor is a shard
         total = torch.stack([part.cpu() for part in full]).sum().item() if full else 0.0
-        return total / sum(p.numel() for p in params)
+        return total / sum(p.numel() for p in _as_real(params))
 
     def _state_of(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
         if p.grad is not None and p.grad.is_sparse:
@@ -165,6 +167,11 @@ def _step_size(group: dict[str, Any]) -> float:
 
 
 Tensors = list[torch.Tensor]
+
+
+def _as_real(tensors: Tensors) -> Tensors:
+    """Tensors, with views of complex ones as pairs of real ones: real and imaginary part have a friction each."""
+    return [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in tensors]
 
 
 def _single_tensor_update(

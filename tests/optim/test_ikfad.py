@@ -94,6 +94,20 @@ def test_implementations_agree_to_the_last_digits():
     assert_identical(train(IKFAD(default, lr=0.1), default), multi)
 
 
+@any_implementation
+def test_a_complex_parameter_is_a_pair_of_real_ones(implementation):
+    values = torch.randn(4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    z, pair = torch.nn.Parameter(values), torch.nn.Parameter(torch.view_as_real(values).clone())
+    ours, twin = (IKFAD([p], lr=0.1, mass=0.01, weight_decay=0.1, **implementation) for p in (z, pair))
+    for lr in SCHEDULE:
+        for optimizer, p in ((ours, z), (twin, pair)):
+            set_lr(optimizer, lr)
+            p.grad = p.detach() * 2.0
+            optimizer.step()
+    assert torch.equal(torch.view_as_real(z.detach()), pair.detach())
+    assert ours.friction([z]) == twin.friction([pair]) > 0.0
+
+
 def test_every_group_has_its_own_learning_rate_and_options():
     params = parameters()
     own = [{}, {"gamma": 3.0, "mass": 0.2}, {"weight_decay": 0.2, "alpha": 2.0}]
