@@ -30,7 +30,7 @@ CONSTANT_MOMENTUM = 0.9
 """The momentum that critical momentum is compared with."""
 
 _EQUILIBRIUM = 1.0 / (1.0 - CONSTANT_MOMENTUM)
-"""What S' tends to: assumed of both sums of a parameter whose state has a velocity and no sums."""
+"""What S' tends to: assumed of both sums of a parameter whose velocity another optimizer made."""
 
 
 class _Control(CohortStep, CritMomSGD):
@@ -99,11 +99,12 @@ class _Control(CohortStep, CritMomSGD):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
+            others = group.get("control") != self.control
             self._complete_group(group)
             for p in group["params"]:
                 if own := self.state.get(p):
                     for name in self.INITIAL:
-                        own.setdefault(name, _EQUILIBRIUM)
+                        own[name] = _EQUILIBRIUM if others else own.get(name, _EQUILIBRIUM)
 
 
 class CritMomMatched(_Control):

@@ -194,6 +194,20 @@ def test_at_the_learning_rate_where_nine_tenths_is_critical_all_are_one():
 # --- A good citizen -------------------------------------------------------------------------------------------------
 
 
+def test_a_control_that_continues_the_other_takes_its_velocity_for_what_it_is():
+    p = torch.nn.Parameter(torch.zeros(1))
+    p.grad = torch.ones(1)
+    matched = CritMomMatched([p], lr=0.1)
+    for _ in range(60):
+        matched.step()
+    compensated = CritMomCompensated([p], lr=0.1)
+    compensated.load_state_dict(matched.state_dict())
+    for _ in range(5):
+        before = p.item()
+        compensated.step()
+        assert before - p.item() == pytest.approx(0.1 / (1.0 - 0.9), rel=0.01)
+
+
 @any_control
 @pytest.mark.parametrize("cut", [1, 6, 13])
 def test_a_run_resumed_from_its_state_dict_continues_to_the_bit(cls, cut):
