@@ -190,6 +190,14 @@ def test_nesterovs_momentum_is_quasi_hyperbolic_with_the_weight_of_its_momentum(
     )
 
 
+def test_an_infinite_ratio_is_left_out_of_the_log(make_trainer):
+    fields = {"optim": "critmom", "optim_args": "nesterov=true", "learning_rate": 0.4}
+    trainer = make_trainer(CurvatureCallback(every=6), cls=CritMomTrainer, **fields)
+    trainer.train()
+    assert any("curvature/top_damping_regime" in record for record in measured(trainer))
+    assert all(math.isfinite(value) for record in trainer.state.log_history for value in record.values())
+
+
 def test_adam_has_no_damping_ratio_at_the_curvature_of_the_loss(make_trainer, caplog):
     trainer = make_trainer(CurvatureCallback(every=6), optim="adamw_torch", optim_args=None)
     trainer.train()

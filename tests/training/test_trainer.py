@@ -31,12 +31,12 @@ DAMPING_KEYS = ("momentum", "damping_ratio", "damping_regime")
 class UsedRecorder(TrainerCallback):
     """Writes down, behind each optimizer step, what the step was made with, straight from the param groups."""
 
-    def __init__(self):
-        self.used = []
+    def __init__(self, name="momentum"):
+        self.name, self.used = name, []
 
     def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         groups = optimizer.param_groups
-        self.used.append([(group["lr"], group.get("momentum")) for group in groups])
+        self.used.append([(group["lr"], group.get(self.name)) for group in groups])
 
 
 @pytest.fixture
@@ -205,6 +205,31 @@ def test_nesterovs_momentum_is_damped_as_quasi_hyperbolic_momentum_of_its_weight
     for record in training_records(trainer):
         assert record["nu"] == record["momentum"] == 0.9
         assert record["damping_ratio"] == damping_ratio(0.9, record["learning_rate"], nu=0.9)
+
+
+def test_an_infinite_ratio_is_left_out_of_the_log(make_trainer):
+    trainer = make_trainer(
+        CritMomTrainer, optim="critmom", optim_args="nesterov=true", learning_rate=0.4, warmup_steps=0
+    )
+    trainer.train()
+    clamped = [record for record in training_records(trainer) if record["momentum"] == 0.0]
+    assert clamped
+    assert all("damping_ratio" not in record for record in clamped)
+    assert all(math.isfinite(value) for record in trainer.state.log_history for value in record.values())
+
+
+@pytest.mark.parametrize("trained", ["bias", "weight"])
+def test_a_group_without_parameters_is_not_logged(make_trainer, trained):
+    """As of BitFit and of adapters without biases: of the Trainer's two groups, one is empty."""
+    model, recorder = tiny_model(), UsedRecorder("effective_lr")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith(f"attn.{trained}"))
+    trainer = make_trainer(CritMomTrainer, optim="critmom_matched", model=model, callbacks=[recorder])
+    trainer.train()
+    (index,) = [index for index, group in enumerate(trainer.optimizer.param_groups) if group["params"]]
+    records = training_records(trainer)
+    assert [record["effective_lr"] for record in records] == [used[index][1] for used in recorder.used]
+    assert not any("_group_" in name for record in records for name in record)
 
 
 @pytest.mark.parametrize(

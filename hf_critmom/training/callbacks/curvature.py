@@ -34,7 +34,7 @@ from hf_critmom.curvature.products import METHODS
 from hf_critmom.damping import damping_ratio, damping_regime
 from hf_critmom.errors import root_message
 from hf_critmom.optim.qhm import set_measured_curvature
-from hf_critmom.training.callbacks.damping import REGIME_CODES, Used, is_heavy_ball, used_by
+from hf_critmom.training.callbacks.damping import REGIME_CODES, Used, is_heavy_ball, trained_groups, used_by
 from hf_critmom.training.callbacks.logged import LoggingCallback
 from hf_critmom.training.callbacks.observing import log_beside, observing_copy
 from hf_critmom.training.callbacks.reading import left_alone
@@ -358,10 +358,9 @@ class CurvatureCallback(LoggingCallback):
             return {}
         options: dict[str, Any] = {"momentum": used.momentum, "lr": used.lr, "rule": used.rule, "nu": used.nu}
         options["curvature"] = curvature
-        return {
-            f"{prefix}_damping_ratio": damping_ratio(**options),
-            f"{prefix}_damping_regime": REGIME_CODES[damping_regime(**options)],
-        }
+        ratio = damping_ratio(**options)
+        logged = {f"{prefix}_damping_ratio": ratio} if math.isfinite(ratio) else {}
+        return {**logged, f"{prefix}_damping_regime": REGIME_CODES[damping_regime(**options)]}
 
     def _time_share(self) -> float:
         return self._seconds / max(time.perf_counter() - self._started, 1e-9)
@@ -431,8 +430,8 @@ def _weighting(trainer: "Trainer") -> str:
 
 
 def _used_by(optimizer: Any) -> Used | None:
-    """The values of the first param group that decide its damping; None unless it is SGD with momentum."""
-    group = optimizer.param_groups[0]
+    """The values of the first trained param group that decide its damping; None unless it is SGD with momentum."""
+    group = trained_groups(optimizer)[0]
     if not is_heavy_ball(group):
         logger.warning_once(
             "The damping ratio at a measured curvature is not logged: it is defined for SGD with momentum, and an "

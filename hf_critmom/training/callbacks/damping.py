@@ -60,6 +60,15 @@ def used_by(group: Mapping[str, Any]) -> Used | None:
     )
 
 
+def trained_groups(optimizer: Any) -> list[dict[str, Any]]:
+    """The param groups that hold parameters; all of them where an engine keeps the parameters elsewhere.
+
+    The Trainer makes one group with weight decay and one without, of which adapters leave one empty: no step writes
+    into it what it used.
+    """
+    return [group for group in optimizer.param_groups if group.get("params")] or optimizer.param_groups
+
+
 _OPTIONS_OF_SCALED_LAYERS = frozenset({"trust_coeff", "trust_coefficient", "wd_ratio"})
 
 
@@ -76,13 +85,13 @@ class DampingCallback(LoggingCallback):
     """Logs momentum, damping ratio and regime at each logging step, from the values that the optimizer really used.
 
     Keys are ``momentum``, ``damping_ratio`` and ``damping_regime`` (-1 underdamped, 0 critical, 1 overdamped) for the
-    first param group; a group that differs from it adds its own, with ``_group_1`` and so on appended. The ratio is
-    left out at learning rate 0, where it is infinite. Ratio and regime are those at curvature 1, or at the
-    ``curvature`` in the optimizer's param groups, which is then logged as ``damping_curvature``; `CurvatureCallback`
-    measures the real one, and `logged_ratio` gives the ratio at any. Momentum is ``momentum`` or the first beta; for
-    optimizers without either nothing is logged, with one warning. Optimizers that scale each parameter, such as AdamW,
-    RMSprop and Muon, see another curvature than that of the loss: only their momentum is logged, unless a rule of this
-    package sets it (then ratio and regime are those by that rule).
+    first param group that holds parameters; a group that differs from it adds its own, with ``_group_1`` and so on
+    appended. The ratio is left out where it is infinite: at learning rate 0, and for Nesterov's momentum clamped to 0.
+    Ratio and regime are those at curvature 1, or at the ``curvature`` in the optimizer's param groups, which is then
+    logged as ``damping_curvature``; `CurvatureCallback` measures the real one, and `logged_ratio` gives the ratio at
+    any. Momentum is ``momentum`` or the first beta; for optimizers without either nothing is logged, with one warning.
+    Optimizers that scale each parameter, such as AdamW, RMSprop and Muon, see another curvature than that of the loss:
+    only their momentum is logged, unless a rule of this package sets it (then ratio and regime are those by that rule).
     Quasi-hyperbolic momentum adds its weight as ``nu``, which for Nesterov's momentum is the momentum, and the controls
     add the learning rate that they use in place of the scheduler's as ``effective_lr``.
 
@@ -106,7 +115,7 @@ class DampingCallback(LoggingCallback):
         optimizer = kwargs.get("optimizer")
         if optimizer is None or getattr(optimizer, "step_was_skipped", False):
             return
-        self._used = [used for group in optimizer.param_groups if (used := used_by(group)) is not None]
+        self._used = [used for group in trained_groups(optimizer) if (used := used_by(group)) is not None]
         if not self._used:
             logger.warning_once(
                 f"{type(getattr(optimizer, 'optimizer', optimizer)).__name__} has no momentum in its param groups: "
@@ -146,8 +155,8 @@ class DampingCallback(LoggingCallback):
             options: dict[str, Any] = {"rule": used.rule, "curvature": used.curvature, "nu": used.nu}
             if used.curvature != 1.0:
                 metrics[f"damping_curvature{suffix}"] = used.curvature
-            if used.lr > 0.0:
-                metrics[f"damping_ratio{suffix}"] = damping_ratio(used.momentum, used.lr, **options)
+            if math.isfinite(ratio := damping_ratio(used.momentum, used.lr, **options)):
+                metrics[f"damping_ratio{suffix}"] = ratio
             regime = damping_regime(used.momentum, used.lr, **options)
             metrics[f"damping_regime{suffix}"] = REGIME_CODES[regime]
         return metrics
