@@ -162,7 +162,7 @@ class CohortStep(CriticallyDamped):
 def group_momentum(group: Mapping[str, Any]) -> float:
     """The momentum of a param group from its own current learning rate: the critical one between floor and hold.
 
-    The group's ``lr`` alone decides, so schedulers, warmup, resumed and restarted runs need nothing else.
+    The group's ``lr`` alone decides, so schedulers, warmup and resumed runs need nothing else.
 
     Raises:
         ValueError: If the group's ``lr``, ``rule`` or ``curvature`` is not valid.

@@ -29,7 +29,9 @@ class CritMomSGD(CriticallyDamped, SGD):
         theta <- theta - lr v                        (Nesterov: theta - lr (g + mu v))
 
     The optimizer keeps no memory of the schedule, so learning-rate schedulers, warmup, gradient accumulation and
-    resumed runs need nothing. State dicts are those of SGD with four more plain values in each group.
+    resumed runs need nothing. An abrupt rise of the learning rate from nearly 0 begins with long steps, since the
+    velocity sums up gradients there; ``hold`` bounds them. State dicts are those of SGD with four more plain values in
+    each group.
 
         >>> weight = torch.nn.Parameter(torch.ones(2))
         >>> optimizer = CritMomSGD([weight], lr=0.04, rule="exact")

@@ -103,6 +103,29 @@ def test_learning_rate_zero_moves_nothing_and_keeps_the_velocity_growing(impleme
     assert optimizer.state[p]["momentum_buffer"].tolist() == [3.0, 3.0]
 
 
+def cosine(steps):
+    return [0.05 * (1.0 + math.cos(math.pi * step / steps)) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("before", "times"),
+    [([0.0] * 100, 24), (cosine(1_000), 10), (cosine(10_000), 30)],
+    ids=["unfrozen after 100 steps", "restarted after 1,000", "restarted after 10,000"],
+)
+def test_a_rise_from_nearly_zero_begins_with_a_long_step_which_hold_bounds(before, times):
+    """The numbers of the guide: the first step at learning rate 0.1, of which a usual one is sqrt(0.1) / 2."""
+    for hold, expected in ((None, times), (0.9, 3)):
+        p = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+        p.grad = torch.ones_like(p)
+        optimizer = CritMomSGD([p], lr=0.1, hold=hold)
+        for lr in before:
+            optimizer.param_groups[0]["lr"] = lr
+            optimizer.step()
+        position, optimizer.param_groups[0]["lr"] = p.item(), 0.1
+        optimizer.step()
+        assert round((position - p.item()) / (math.sqrt(0.1) / 2.0)) == expected
+
+
 def test_it_is_torchs_sgd():
     assert issubclass(CritMomSGD, torch.optim.SGD)
 

@@ -345,9 +345,10 @@ def test_without_the_wish_nothing_is_measured(make_trainer):
     assert trainer.optimizer.param_groups[0]["curvature"] == 5.0
 
 
-def test_a_callback_of_ones_own_takes_the_place_of_the_one_that_is_there(make_trainer):
+def test_a_callback_of_ones_own_takes_the_place_of_the_one_that_is_there(make_trainer, caplog):
     own = CurvatureCallback(every=10)
     trainer = make_trainer(own, cls=CritMomTrainer, **AUTO)
+    assert "there is already one" not in caplog.text
     assert [one for one in trainer.callback_handler.callbacks if isinstance(one, CurvatureCallback)] == [own]
     give_curvature_callback(trainer)
     trainer.train()

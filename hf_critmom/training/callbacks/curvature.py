@@ -366,6 +366,10 @@ class CurvatureCallback(LoggingCallback):
         return self._seconds / max(time.perf_counter() - self._started, 1e-9)
 
 
+class _OnDemand(CurvatureCallback):
+    """A class of its own: Transformers warns of a callback whose class is there already, such as the user's."""
+
+
 def give_curvature_callback(trainer: Any) -> None:
     """Gives a trainer an on-demand `CurvatureCallback`, unless it has one.
 
@@ -375,7 +379,7 @@ def give_curvature_callback(trainer: Any) -> None:
     handler = trainer.callback_handler
     present = [one for one in handler.callbacks if isinstance(one, CurvatureCallback)]
     if not present:  # through the handler: a subclass may override add_callback, and not be constructed yet
-        handler.add_callback(CurvatureCallback(trainer, on_demand=True))
+        handler.add_callback(_OnDemand(trainer, on_demand=True))
     for callback in present:
         if callback.on_demand and len(present) > 1:
             handler.remove_callback(callback)
