@@ -37,13 +37,13 @@ KNOWN_BY: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )
 """Options by which a param group shows its optimizer where no class is named; `...` stands for any value."""
 
-_OF_RUN = {
+STATE_KEYS = {
     *("params", "param_names", "lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "effective_lr", "control"),
     *("num_steps", "beta1_product", "in_step"),
     *("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode"),  # of Schedule-Free optimizers
 }
 """Keys of param groups that hold the parameters, and what schedulers and steps write for later steps."""
-_WRITTEN = _OF_RUN | {"nu", "curvature_source"}
+_WRITTEN = STATE_KEYS | {"nu", "curvature_source"}
 """All keys of param groups that are no options."""
 _COMPUTED_BY = {"foreach", "fused", "capturable", "differentiable"}
 """Options that say how steps are computed, and change nothing else."""
@@ -190,7 +190,7 @@ def _name_class(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 def _continued_group(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """A param group with an optimizer's own options, and the parameters and learning rate of another's."""
-    group = {key: value for key, value in own.items() if key not in _OF_RUN | {"initial_lr"}}
+    group = {key: value for key, value in own.items() if key not in STATE_KEYS | {"initial_lr"}}
     group |= {key: saved[key] for key in ("params", "lr", "initial_lr") if key in saved}
     if "rule" in own and "betas" in own:  # the steps so far were made with the first beta that is saved
         group["betas"] = (saved["betas"][0], own["betas"][1])

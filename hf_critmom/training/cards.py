@@ -13,6 +13,7 @@ from transformers import Trainer
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.utils import logging
 
+from hf_critmom.optim.resuming import STATE_KEYS
 from hf_critmom.storage.files import atomic_write
 from hf_critmom.storage.recorded_commands import shorten_paths
 from hf_critmom.storage.redaction import redact
@@ -59,8 +60,7 @@ def describe_optimizer(optimizer: Optimizer) -> str:
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
-    left_out = {"params", "param_names", "lr", "initial_lr", "weight_decay", "effective_lr", "control"}
-    left_out |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "num_steps", "beta1_product", "in_step", "nu"}
+    left_out = STATE_KEYS | {"initial_lr", "weight_decay", "nu"}
     options = dict(group)
     if "rule" in group:  # the momentum follows the learning rate
         left_out |= {"momentum", "betas"}

@@ -212,6 +212,15 @@ def test_groups_that_differ_are_all_in_the_card(tmp_path):
     assert "hold=0.5 and 0.9" in (tmp_path / "README.md").read_text()
 
 
+def test_counters_that_an_optimizer_keeps_in_its_groups_are_no_options_of_the_card(tmp_path):
+    trainer = trainer_in(tmp_path, **SETTINGS["schedule_free"])
+    trainer.train()
+    trainer.create_model_card()
+    (line,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if "AdamWScheduleFree" in line]
+    assert "betas=(0.9, 0.999)" in line
+    assert not [name for name in ("k=", "train_mode", "weight_sum", "lr_max", "scheduled_lr") if name in line]
+
+
 def test_a_guarded_optimizer_saves_a_state_that_torch_loads():
     parameters = [torch.nn.Parameter(torch.ones(2))]
     optimizer = CritMomSGD(parameters, lr=0.1)
