@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-MAX_LABEL_LENGTH = 60
+MAX_LABEL_LENGTH = 55
 """Largest number of characters of a text in a figure."""
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullFormatter
 
 from hf_critmom.experiments.comparison.arms.arm import Arm
@@ -18,9 +19,15 @@ from hf_critmom.experiments.comparison.statistics.drift import CLEAN, CORRUPTED,
 from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.experiments.comparison.tuning import JudgedTrial
+from hf_critmom.reporting.page import readable_color
+from hf_critmom.reporting.text import figure_text
 from hf_critmom.training.callbacks.damping import logged_ratio
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_WIDTH = 7.2
+"""Width of every figure in inches, that of a card's column."""
+_LEGEND_SIZE = 10.0
+"""Size of the names in a legend, in points."""
 
 
 def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
@@ -34,27 +41,27 @@ def metric_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
         arms: The arms, in order.
     """
     metric = analysis.metric
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4.6), layout="constrained")
     axes = figure.add_subplot()
     for index, arm in enumerate(arms.values()):
         if arm.name not in analysis.curves:
             continue
         curves = analysis.curves[arm.name]
         for curve in curves.seeds.values():
-            axes.plot(curve.epochs, curve.values, color=arm.color, alpha=0.3, linewidth=0.7)
+            axes.plot(curve.epochs, curve.values, color=_color(arm), alpha=0.3, linewidth=0.7)
         axes.plot(curves.median.epochs, curves.median.values, **_style(arm, index))
     for target in analysis.targets:
         axes.axhline(target, color="0.5", linestyle=":", linewidth=0.9)
         axes.annotate(f"{target:.4g}", (1.005, target), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     title = f"Validation {metric.title}: median and every seed"
     axes.set(xlabel="epoch", ylabel=f"validation {metric.title}", title=title)
-    if not metric.greater_is_better:
+    if not metric.greater_is_better and axes.dataLim.y0 > 0.0:  # a likelihood of densities may be negative
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
     axes.grid(alpha=0.25)
     if analysis.curves:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        _add_legend(figure, axes)
     return figure
 
 
@@ -69,7 +76,7 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
         runs: Results of the runs.
         arms: The arms, in order.
     """
-    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 5.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     ratios: list[float] = []
     for index, arm in enumerate(arms.values()):
@@ -96,7 +103,7 @@ def damping_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm]) -> Figure
             where = {"xycoords": ("axes fraction", "data"), "va": "center", "rotation": 270}
             lower.annotate(word, (1.015, place), fontsize=9, **where)
     if upper.lines:
-        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        _add_legend(figure, upper)
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
     return figure
@@ -114,7 +121,7 @@ def curvature_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm], batch_s
         arms: The arms, in order.
         batch_size: Examples of an optimizer step.
     """
-    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 5.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     for index, arm in enumerate(arms.values()):
         records = next((run.curvature for run in sorted(runs, key=lambda run: run.seed) if _measured(run, arm)), ())
@@ -125,11 +132,11 @@ def curvature_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm], batch_s
             low, high = record.get("noise_scale_low"), record.get("noise_scale_high")
             if low is not None:
                 top = low * 3.0 if high is None else high
-                lower.plot([record["step"]] * 2, [low, top], color=arm.color, linewidth=1.2)
+                lower.plot([record["step"]] * 2, [low, top], color=_color(arm), linewidth=1.2)
                 if high is None:
-                    lower.plot([record["step"]], [top], color=arm.color, marker="^", markersize=4)
+                    lower.plot([record["step"]], [top], color=_color(arm), marker="^", markersize=4)
             if (value := record.get("noise_scale")) is not None:
-                lower.plot([record["step"]], [value], color=arm.color, marker="o", markersize=4)
+                lower.plot([record["step"]], [value], color=_color(arm), marker="o", markersize=4)
     positive = all((record["curvature/top"] or 0.0) > 0.0 for run in runs for record in run.curvature)
     upper.set(ylabel="top curvature", yscale="log" if positive else "linear", title="Measured while training")
     if positive:
@@ -141,7 +148,7 @@ def curvature_figure(runs: Sequence[RunResult], arms: Mapping[str, Arm], batch_s
     lower.yaxis.set_major_formatter(LogFormatter())
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    _add_legend(figure, upper)
     return figure
 
 
@@ -159,7 +166,8 @@ def reach_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     targets, end = analysis.targets, analysis.steps
     columns = min(len(targets), 2)
     rows = math.ceil(len(targets) / columns)
-    figure = Figure(figsize=(7.2, 0.5 + 0.2 * math.ceil(len(arms) / 4) + 2.3 * rows), layout="constrained")
+    lines = math.ceil(len(arms) / _legend_columns([figure_text(name) for name in arms]))
+    figure = Figure(figsize=(_WIDTH, 0.5 + 0.2 * lines + 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for place, (axes, target) in enumerate(zip(panels, targets, strict=False)):
         for index, arm in enumerate(arms.values()):
@@ -177,7 +185,7 @@ def reach_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("step")
     figure.supylabel("share of seeds that reached it", fontsize=10)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    _add_legend(figure, panels[0])
     return figure
 
 
@@ -195,7 +203,7 @@ def speed_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
     targets, relative = analysis.targets, {found.arm: found for found in analysis.relative}
     others = [arm for arm in arms.values() if arm.name in relative]
     rows = len(targets) * (len(others) + 1)
-    figure = Figure(figsize=(7.2, max(1.1 + 0.235 * rows, 2.2)), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, max(1.1 + 0.235 * rows, 2.2)), layout="constrained")
     axes = figure.add_subplot()
     found = [ratio for arm in others for ratio in relative[arm.name].steps]
     estimates = [ratio.ratio.estimate for ratio in found if ratio.bound != "unknown"]
@@ -209,13 +217,13 @@ def speed_figure(analysis: Analysis, arms: Mapping[str, Arm]) -> Figure:
         labels.append("")
         for arm in others:
             _draw_ratio(axes, len(labels), relative[arm.name].steps[group], arm, end)
-            labels.append(arm.name)
+            labels.append(figure_text(arm.name))
     axes.axvline(1.0, color="0.3", linewidth=0.9, zorder=1)
     axes.set(xscale="log", xlim=(1.0 / end, end))
     axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 1 / 3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"steps relative to {analysis.baseline} (left of 1: faster)")
+    figure.supxlabel(f"steps relative to {figure_text(analysis.baseline)} (left of 1: faster)", fontsize=10)
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0, pad=7)
     axes.set_ylim(len(labels) - 0.4, -0.7)
@@ -243,11 +251,15 @@ def drift_figure(drift: DriftSummary, baseline: str, arms: Mapping[str, Arm]) ->
         CORRUPTED: "all corruptions",
         **{name: name.replace("_", " ") for name in drift.corruptions},
     }
-    figure = Figure(figsize=(7.2, 1.2 + len(kinds) * (0.16 * len(others) + 0.14)), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 1.2 + len(kinds) * (0.16 * len(others) + 0.14)), layout="constrained")
     axes = figure.add_subplot()
     spacing = 0.8 / len(others)
     for index, arm in enumerate(others):
-        style: dict[str, Any] = {"color": arm.color, "marker": _MARKERS[index % len(_MARKERS)], "label": arm.name}
+        style: dict[str, Any] = {
+            "color": _color(arm),
+            "marker": _MARKERS[index % len(_MARKERS)],
+            "label": figure_text(arm.name),
+        }
         for row, kind in enumerate(kinds):
             found = measured[arm.name].get(kind)
             if found is None or math.isnan(found.estimate):
@@ -256,16 +268,16 @@ def drift_figure(drift: DriftSummary, baseline: str, arms: Mapping[str, Arm]) ->
             axes.plot([found.estimate], [at], linestyle="none", markersize=5, zorder=3, **style)
             style.pop("label", None)
             if math.isfinite(found.low):
-                axes.plot([found.low, found.high], [at, at], color=arm.color, linewidth=1.4, zorder=2)
+                axes.plot([found.low, found.high], [at, at], color=_color(arm), linewidth=1.4, zorder=2)
     for row in range(1, len(kinds)):
         axes.axhline(row - 0.5, color="0.85", linewidth=0.7, zorder=0)
     axes.axvline(0.0, color="0.3", linewidth=0.9, zorder=1)
     axes.set_yticks(range(len(kinds)), list(kinds.values()))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
-    axes.set_xlabel(f"test accuracy less that of {baseline} (right of 0: better)")
+    figure.supxlabel(f"test accuracy less {figure_text(baseline)}'s (right of 0: better)", fontsize=10)
     axes.grid(alpha=0.25, axis="x")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    _add_legend(figure, axes)
     return figure
 
 
@@ -292,7 +304,7 @@ def tuning_figure(trials: Sequence[JudgedTrial], metric: Metric, arms: Mapping[s
     if len({(one["arm"], one["at"], one["level"]) for one in drawn}) == len({one["arm"] for one in drawn}):
         return None
     table = pd.DataFrame(drawn).sort_values("at")
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for index, arm in enumerate(arm for arm in arms.values() if arm.name in set(table["arm"])):
         own = table[table["arm"] == arm.name]
@@ -301,7 +313,7 @@ def tuning_figure(trials: Sequence[JudgedTrial], metric: Metric, arms: Mapping[s
             axes.plot(points["at"], points["value"], **style)
             style.pop("label", None)
         best = own[own["chosen"]]
-        axes.plot(best["at"], best["value"], color=arm.color, marker="o", markersize=11, fillstyle="none",
+        axes.plot(best["at"], best["value"], color=_color(arm), marker="o", markersize=11, fillstyle="none",
                   linestyle="none", markeredgewidth=1.8)  # fmt: skip
     smallest = table["at"][table["at"] > 0.0].min()
     if along == "learning_rate":
@@ -314,7 +326,7 @@ def tuning_figure(trials: Sequence[JudgedTrial], metric: Metric, arms: Mapping[s
         title=f"Last validation {metric.title} of every trial",
     )
     axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    _add_legend(figure, axes)
     return figure
 
 
@@ -337,20 +349,43 @@ def _draw_ratio(axes: Axes, at: float, found: PairedRatio, arm: Arm, end: float)
     low = estimate if low <= 0.0 and found.bound != "at most" else low
     high = estimate if math.isinf(high) and found.bound != "at least" else high
     ends = [min(max(side, 1.0 / end), end) for side in (low, high)]
-    axes.plot(ends, [at, at], color=arm.color, linewidth=1.8, linestyle=_dash(arm))
-    head: dict[str, Any] = {"color": arm.color, "markersize": 6, "clip_on": False, "linestyle": "none"}
+    axes.plot(ends, [at, at], color=_color(arm), linewidth=1.8, linestyle=_dash(arm))
+    head: dict[str, Any] = {"color": _color(arm), "markersize": 6, "clip_on": False, "linestyle": "none"}
     if low < ends[0]:
         axes.plot([1.0 / end], [at], marker="<", **head)
     if high > ends[1]:
         axes.plot([end], [at], marker=">", **head)
     place = min(max(estimate, 1.02 / end), 0.98 * end)
     inside = "full" if place == estimate and found.bound == "exact" else "none"
-    axes.plot([place], [at], color=arm.color, marker="o", markersize=5.5, fillstyle=inside, linestyle="none",
+    axes.plot([place], [at], color=_color(arm), marker="o", markersize=5.5, fillstyle=inside, linestyle="none",
               markerfacecoloralt="white")  # fmt: skip
 
 
 def _measured(run: RunResult, arm: Arm) -> bool:
     return run.arm == arm.name and bool(run.curvature)
+
+
+def _add_legend(figure: Figure, axes: Axes) -> None:
+    """Adds the legend of some axes below a figure, in as many columns as fit."""
+    handles, names = axes.get_legend_handles_labels()
+    columns = _legend_columns(names)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=_LEGEND_SIZE, frameon=False)
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """The largest number of columns, four at most, in which a legend of these names fits the figure's width."""
+    widths = [TextPath((0.0, 0.0), name, size=_LEGEND_SIZE).get_extents().width for name in names]
+    besides = 5.0 * _LEGEND_SIZE  # a line and spaces
+    for columns in (4, 3, 2):
+        needed = sum(max(part, default=0.0) + besides for part in np.array_split(widths, columns))
+        if needed <= 72.0 * _WIDTH:
+            return columns
+    return 1
+
+
+def _color(arm: Arm) -> str:
+    """Colour of an arm, which stands out from the white of a figure as on the page."""
+    return readable_color(arm.color, "light")
 
 
 def _dash(arm: Arm) -> str:
@@ -361,8 +396,8 @@ def _style(arm: Arm, index: int) -> dict[str, Any]:
     """Style of an arm's curve: later arms are thinner and dashed, so that earlier ones stay visible beneath them."""
     dashes = ("-", "--", ":", "-.")
     return {
-        "color": arm.color,
+        "color": _color(arm),
         "linestyle": dashes[index % len(dashes)],
         "linewidth": max(2.8 - 0.3 * index, 1.4),
-        "label": arm.name,
+        "label": figure_text(arm.name),
     }

@@ -28,6 +28,7 @@ from hf_critmom.experiments.comparison.statistics.analysis import Analysis, anal
 from hf_critmom.experiments.comparison.statistics.summaries import Metric
 from hf_critmom.experiments.comparison.tuning import JudgedTrial
 from hf_critmom.reporting.figures import write_figures
+from hf_critmom.reporting.page import readable_color
 
 pytestmark = pytest.mark.filterwarnings("error")
 TARGETS = (0.5, 0.9)
@@ -123,22 +124,41 @@ def test_every_figure_is_a_picture_of_a_cards_width_whatever_came_out(case: str,
 @pytest.mark.parametrize("case", ["three-seeds", "nobody-arrives", "no-seed-in-common", "thirteen-arms"])
 def test_nothing_is_drawn_outside_the_figure(case: str) -> None:
     for name, figure in figures_of(CASES[case]).items():
-        FigureCanvasAgg(figure).draw()
-        whole = figure.bbox
-        for axes in figure.axes:
-            for part in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts):
-                if not (axes.get_visible() and part.get_text() and part.get_visible()):
-                    continue
-                box = part.get_window_extent()
-                assert whole.x0 <= box.x0 and box.x1 <= whole.x1 + 1, (name, part.get_text())
-                assert whole.y0 <= box.y0 and box.y1 <= whole.y1 + 1, (name, part.get_text())
-        for legend in figure.legends:
-            box = legend.get_window_extent()
-            assert whole.x0 <= box.x0 and box.x1 <= whole.x1, name
+        assert_inside(figure, name)
+
+
+@pytest.mark.parametrize("length", [22, 94])
+def test_long_names_are_not_cut_off_by_the_figure(length: int) -> None:
+    arms = {name: Arm(name, "sgd") for name in (f"{number:02d}".ljust(length, "x") for number in range(9))}
+    runs = runs_of(2, *[3] * 9, names=tuple(arms))
+    table = results_table(runs)
+    analysis = analysed(table, *arms)
+    figures = [metric_figure(analysis, arms), reach_figure(analysis, arms), speed_figure(analysis, arms)]
+    for figure in [*figures, damping_figure([result_of(run) for run in runs], arms)]:
+        assert_inside(figure, figure.axes[0].get_title())
+        assert all(axes.get_window_extent().width > 100 for axes in figure.axes)
+
+
+def assert_inside(figure: Figure, name: str) -> None:
+    FigureCanvasAgg(figure).draw()
+    whole = figure.bbox
+    for axes in figure.axes:
+        if not axes.get_visible():
+            continue
+        for part in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts):
+            if not (part.get_text() and part.get_visible()):
+                continue
+            box = part.get_window_extent()
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 + 1, (name, part.get_text())
+            assert whole.y0 <= box.y0 and box.y1 <= whole.y1 + 1, (name, part.get_text())
+        assert all(whole.x0 <= label.get_window_extent().x0 for label in axes.get_yticklabels() if label.get_text())
+    for part in (*figure.legends, *figure.texts):
+        box = part.get_window_extent()
+        assert whole.x0 <= box.x0 and box.x1 <= whole.x1, name
 
 
 @pytest.mark.parametrize("name", ["metric", "damping", "reach"])
-def test_an_arm_has_one_colour_throughout(name: str) -> None:
+def test_an_arm_has_one_colour_throughout_which_stands_out_from_white(name: str) -> None:
     figure = figures_of(CASES["thirteen-arms"])[name]
     shown = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
     assert len(shown) == 1
@@ -147,7 +167,8 @@ def test_an_arm_has_one_colour_throughout(name: str) -> None:
         for handle, text in zip(shown[0].legend_handles, shown[0].get_texts(), strict=True)
     }
     left_out = {"damping": {"ikfad"}}.get(name, set())
-    assert found == {arm: ARMS[arm].color for arm in [*ARMS][:14] if arm not in left_out}
+    shown_colors = {arm: readable_color(ARMS[arm].color, "light").upper() for arm in ARMS}
+    assert found == {arm: shown_colors[arm] for arm in [*ARMS][:14] if arm not in left_out}
 
 
 def test_the_metric_is_shown_for_every_seed_and_as_their_median() -> None:
@@ -262,6 +283,16 @@ def test_a_metric_that_falls_and_is_sometimes_infinite_is_drawn(tmp_path: Path) 
     figures = figures_of(runs, Metric("loss", greater_is_better=False), (0.11,))
     assert figures["metric"].axes[0].get_yscale() == "log"
     write_figures(tmp_path, {f"{name}.png": figure for name, figure in figures.items()})
+
+
+def test_a_loss_that_falls_below_zero_is_drawn_to_its_end() -> None:
+    runs = runs_of(2, 5, 3, names=("constant", "critmom"))
+    for run in runs:
+        for at, evaluation in enumerate(run["evaluations"]):
+            evaluation["loss"] = 1.0 - at
+    (axes,) = figures_of(runs, Metric("loss", greater_is_better=False), (0.5, -2.0))["metric"].axes
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "linear" and low <= -4.0 and high >= 1.0
 
 
 def test_tuned_variants_differ_from_their_arms_in_their_line(tmp_path: Path) -> None:
