@@ -26,6 +26,7 @@ from hf_critmom.reporting.tables import Table
 
 HOSTILE = "</script><script>window.hacked = true</script><img src=x onerror='window.hacked = true'>$|`[x](y)"
 ARMS = {"constant": "#0072B2", HOSTILE: "#D55E00"}
+LONG = "x" * 94
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +52,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         paragraphs=[HOSTILE],
         controls=[
             Control("arms", "arms", {arm: arm for arm in ARMS}, multiple=True, colors=ARMS),
+            Control("seeds", "seeds", {LONG: LONG}, multiple=True),
             Control("axis", "x axis", {"step": "steps", "epoch": "epochs"}),
         ],
         charts=[Chart("curves", f"Values over steps of {HOSTILE}", chart.to_dict())],
-        tables=[Table(["arm", HOSTILE], [["constant", "1.0\n2 s"], [HOSTILE, HOSTILE]], title=HOSTILE)],
+        tables=[
+            Table(["arm", HOSTILE], [["constant", "1.0\n2 s"], [HOSTILE, HOSTILE]], title=HOSTILE),
+            Table(["arm", *"abcdefgh"], [[LONG, *["0.83 (0.51 to 1.36)"] * 8]]),
+        ],
         code=f"hf-critmom compare --task '{HOSTILE}'",
     )
     return write_page(
@@ -117,6 +122,21 @@ def test_a_change_of_the_colour_scheme_redraws_the_charts(browser: Any, page: Pa
         shown.emulate_media(color_scheme="dark")
         shown.wait_for_selector("body[data-drawn=dark]")
         assert said == []
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", BACKGROUNDS)
+def test_a_printed_page_is_legible_and_cuts_nothing_off(browser: Any, page: Path, scheme: str) -> None:
+    with opened(browser, page, scheme=scheme, width=1280) as (shown, _):
+        shown.emulate_media(media="print", color_scheme=scheme)
+        shown.evaluate("document.querySelector('main').style.width = '700px'")  # nothing draws charts again for paper
+        ends = "[...document.querySelectorAll({!r})].map((one) => one.getBoundingClientRect().right)"
+        (paper,) = shown.evaluate(ends.format("main"))
+        assert max(shown.evaluate(ends.format(".chart svg, table"))) < paper
+        style = "getComputedStyle(document.querySelector({!r})).{}"
+        assert shown.evaluate(style.format("body", "color")) == "rgb(27, 31, 36)"
+        behind = shown.evaluate(style.format(".chart", "backgroundColor"))
+        assert behind == {"light": "rgba(0, 0, 0, 0)", "dark": "rgb(21, 24, 29)"}[scheme]
 
 
 class _Links(HTMLParser):
