@@ -1,6 +1,7 @@
 """Several comparisons on one page."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -124,14 +125,19 @@ def _profile_section(overview: Overview) -> Section:
 
 
 def _claims_table(overview: Overview) -> Table:
-    rows = [
-        [one.name, claim_title(verdict.claim), verdict.word, format_ratio(headline.ratio),
-         format_difference(headline.ending)]
-        for one in overview.workloads
-        for verdict in one.analysis.verdicts if verdict.word != NOT_TESTED and len(verdict.headlines) == 1
-        for headline in verdict.headlines
-    ]  # fmt: skip
-    header = ["task", "claim", "verdict", "times the steps", "test metric, difference"]
+    """Every claim of every task; one to be first has a row for each rival, like one that was not tested its own."""
+    rows = []
+    for one in overview.workloads:
+        for verdict in one.analysis.verdicts:
+            title = claim_title(verdict.claim)
+            if verdict.word == NOT_TESTED or verdict.claim.first:
+                rows.append([one.name, title, verdict.word, "", ""])
+            for headline in verdict.headlines:
+                title = claim_title(replace(verdict.claim, baselines=(headline.baseline,)))
+                word = "" if verdict.claim.first else verdict.word
+                cells = [format_ratio(headline.ratio), format_difference(headline.ending)]
+                rows.append([one.name, title, word, *cells])
+    header = ["task", "claim", "verdict", "times the steps", "metric at the end, difference"]
     return Table(header, rows, title="Claims by task", left=("claim", "verdict"))
 
 

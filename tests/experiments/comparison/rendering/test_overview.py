@@ -16,6 +16,7 @@ from helpers.browser import needs_browser, opened, violations
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison.rendering.overview import Overview, read_overview
 from hf_critmom.experiments.comparison.rendering.overview_page import write_overview
+from hf_critmom.experiments.comparison.statistics.claims import claim_title
 from hf_critmom.reporting.intervals import mean_interval
 from hf_critmom.reporting.page import MAX_PAGE_BYTES, PAGE_FILE
 
@@ -81,6 +82,15 @@ def test_programs_get_the_same_as_json(overview: Overview, capsys: pytest.Captur
     found = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in found["workloads"]] == [one.name for one in overview.workloads]
     assert {one["arm"] for one in found["speed_ups"]} == {one.arm for one in overview.speed_ups}
+
+
+def test_every_claim_is_listed_that_to_be_first_too(overview: Overview, tmp_path: Path) -> None:
+    write_overview(overview, tmp_path)
+    page = (tmp_path / PAGE_FILE).read_text(encoding="utf-8")
+    claims = [verdict.claim for one in overview.workloads for verdict in one.analysis.verdicts]
+    assert any(claim.first for claim in claims)
+    for claim in claims:
+        assert f">{claim_title(claim)}</td>" in page
 
 
 @needs_browser
