@@ -102,6 +102,8 @@ def _other_targets(plan: Plan, folder: Path, undecided: Sequence[Verdict], *, de
     shown = [one for verdict in undecided for one in verdict.headlines if one.ratio.n]
     if not shown or not all(math.isnan(one.ratio.estimate) for one in shown):
         return None
+    if not any(one.ending.n for one in shown):  # without a pair that did not diverge, no target helps
+        return None
     command = command_for_pilot(plan, folder)
     unreached, at_once = (
         {target for one in shown for target in getattr(one, name)} for name in ("unreached", "at_once")

@@ -59,6 +59,8 @@ def headline_parts(verdict: Verdict, outcome: str, *, name: Name = str) -> tuple
     }[verdict.word]
     to = f" to {one.targets[-1]:.4g}" if verdict.claim.highest_only and one.targets else ""
     ends = ending(one.ending, outcome)
+    if ends and one.ending.n < one.ratio.n:
+        ends += f" in the {counted(one.ending.n, 'seed')} without a diverged run"
     if ends and verdict.word in (NO_DIFFERENCE, NOT_DECIDED):  # the subject of these statements is not the arm alone
         ends = f"{arm} {ends}"
     return statement, f"{_ratio(one, to)}{f', and {ends}' if ends else ''}{_outlook(verdict)}"
@@ -111,7 +113,7 @@ def explanations(verdict: Verdict, metric: Metric, *, name: Name = str) -> list[
 
 
 def restrictions(one: Headline, *, name: Name = str) -> list[str]:
-    """Restrictions of a headline's ratio, in whole sentences: missed targets, targets left out, unpaired seeds.
+    """Restrictions of a headline, in whole sentences: missed targets, diverged runs, targets left out, unpaired seeds.
 
     Args:
         one: The headline.
@@ -128,6 +130,11 @@ def restrictions(one: Headline, *, name: Name = str) -> list[str]:
         found.append(
             f"Of {one.arrivals} cases ({cases}), {' and '.join(misses)}: these count as reached at the end of the "
             "budget, which understates a difference."
+        )
+    if one.paired and one.ending.n < one.ratio.n:
+        found.append(
+            f"In {one.ratio.n - one.ending.n} of {counted(one.ratio.n, 'seed')} a run of the two diverged: these have no "
+            "value at the end."
         )
     for targets, why in (
         (one.unreached, "no run of either arm reached"),
@@ -241,22 +248,32 @@ def format_difference(found: Interval, between: str = " ") -> str:
     return text if found.n < 2 else f"{text}{between}({found.low:+.4f} to {found.high:+.4f})"
 
 
+def decisive_headline(verdict: Verdict) -> Headline:
+    """The headline whose numbers stand for a verdict: the only one or, for a claim to be first, the closest rival's.
+
+    With "no difference" that is the rival whose interval is the narrowest around 1, otherwise the one with the largest
+    ratio: the closest slower arm or, if there are faster ones, the fastest.
+    """
+    known = [one for one in verdict.headlines if not math.isnan(one.ratio.estimate)]
+    if verdict.word == NO_DIFFERENCE:
+        return min(known, key=lambda one: max(one.ratio.high, 1.0 / one.ratio.low if one.ratio.low else math.inf))
+    return max(known, key=lambda one: one.ratio.estimate, default=verdict.headlines[0])
+
+
 def _first(verdict: Verdict, name: Name) -> tuple[str, str]:
     """Statement and numbers of a headline for a claim to be faster than several others."""
     arm, others = name(verdict.claim.arm), verdict.headlines
     known = [one for one in others if not math.isnan(one.ratio.estimate)]
     to = f" to reach {known[0].targets[-1]:.4g}" if verdict.claim.highest_only and known else ""
+    closest = decisive_headline(verdict)
     if verdict.word == NO_DIFFERENCE:
-        closest = min(known, key=lambda one: max(one.ratio.high, 1.0 / one.ratio.low if one.ratio.low else math.inf))
         within = [one for one in known if one is closest or verdict.allows(one.ratio)]
         beyond = f"±{100.0 * verdict.margin:g} % from {join_names([name(one.baseline) for one in within])}"
         numbers = _ratio(closest, of=name(closest.baseline) if len(within) > 1 else "")
         return f"{arm} is not the first{to}, and shows no difference beyond {beyond}", numbers
     if not known:
         return f"Whether {arm} is the first{to} is not decided yet", ""
-    # The largest ratio decides: that of the closest slower arm or, if there are faster arms, of the fastest.
-    nearest = max(known, key=lambda one: one.ratio.estimate)
-    against = f"{_ratio(nearest, of=name(nearest.baseline))}"
+    against = _ratio(closest, of=name(closest.baseline))
     if verdict.word == FASTER:
         return f"{arm} is the first{to}", f"{against}, the next"
     if verdict.word == SLOWER:

@@ -83,7 +83,8 @@ def headlines(analysis: Analysis, label: str = "") -> list[Headline]:
         statement, numbers = headline_parts(verdict, analysis.outcome)
         reasons = explanations(verdict, analysis.metric)
         tone = TONES.get(verdict.word, "open")
-        found.append(Headline(verdict.word, tone, f"{statement}.", numbers and f"{numbers}.", reasons, label))
+        numbers = numbers and f"{numbers[:1].upper()}{numbers[1:]}."
+        found.append(Headline(verdict.word, tone, f"{statement}.", numbers, reasons, label))
     return found
 
 

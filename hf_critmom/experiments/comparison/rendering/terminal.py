@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hf_critmom.experiments.comparison.findings.descriptions import describe_training
 from hf_critmom.experiments.comparison.findings.findings import Findings
-from hf_critmom.experiments.comparison.findings.sentences import describe_crossing, format_ratio
+from hf_critmom.experiments.comparison.findings.sentences import decisive_headline, describe_crossing, format_ratio
 from hf_critmom.experiments.comparison.rendering.tables import long_rows, summary_rows, table_rows
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.experiments.comparison.statistics.verdict import FASTER, NO_DIFFERENCE, NOT_TESTED, SLOWER, Verdict
@@ -86,9 +86,7 @@ def verdict_lines(verdicts: Sequence[Verdict], ended_on: str) -> RenderableType:
 
 def _cells(verdict: Verdict) -> list[str]:
     """The arms, the ratio with its interval, the difference at the end, and the number of seeds."""
-    known = [one for one in verdict.headlines if not math.isnan(one.ratio.estimate)]
-    # The largest ratio decides: that of the closest slower arm or, if there are faster arms, of the fastest.
-    one = max(known, key=lambda headline: headline.ratio.estimate, default=verdict.headlines[0])
+    one = decisive_headline(verdict)
     against = f"all ({one.baseline})" if verdict.claim.first and len(verdict.headlines) > 1 else one.baseline
     difference = "-" if math.isnan(one.ending.estimate) else f"{one.ending.estimate:+.4f}"
     seeds = f"{verdict.seeds}" + (f" of ~{verdict.needed}" if verdict.needed else "")

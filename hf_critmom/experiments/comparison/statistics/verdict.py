@@ -368,6 +368,9 @@ def _obstacle(judged: Judged, headlines: Sequence[Headline], looked: int, num_cl
     if not any(one.targets for one in headlines):
         if any(one.at_once for one in headlines):
             return "every run was at a target when it was first evaluated"
+        arms = {name for one in headlines for name in (one.arm, one.baseline)}
+        if (judged.table[judged.table["arm"].isin(arms)]["status"] == "diverged").all():
+            return "every run diverged, which a lower learning rate may prevent"
         return "none of the arms reached a target"
     if looked < seeds:
         return f"seeds count in the order of the plan, and the arms do not all have seed {judged.seeds[looked]}"

@@ -81,6 +81,14 @@ def test_targets_that_only_other_arms_reached_are_not_said_to_be_out_of_reach_of
     assert alone is not None and alone.sentence.startswith("No run reached 0.9, so more seeds decide nothing.")
 
 
+def test_other_targets_are_not_proposed_to_runs_that_all_diverged():
+    table = compared(constant=[None] * 3, critmom=[None] * 3)
+    claims = [parse_claim("critmom < constant", ["constant", "critmom"])]
+    for status, proposed in (("finished", True), ("diverged", False)):
+        found = verdicts(judge(table.assign(status=status), Rule(ACCURACY, (0.9,))), claims)
+        assert (outlook(planned(), Path("out"), found) is not None) is proposed
+
+
 def test_no_second_pilot_run_is_proposed_whether_a_flag_asked_for_the_first_or_not():
     (found,) = verdicts(
         judge(compared(constant=[None] * 3, critmom=[None] * 3), Rule(ACCURACY, (0.9,))),

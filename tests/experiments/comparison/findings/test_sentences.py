@@ -87,6 +87,21 @@ def test_the_headline_says_the_ratio_and_in_the_same_line_how_the_arm_ended() ->
     )
 
 
+def test_an_ending_says_of_how_many_seeds_it_is_where_others_diverged() -> None:
+    table = with_endings({3.3: 0.50, 3.45: 0.52, 3.69: 0.51}, {3.0: 0.53, 3.0001: 0.54, 3.0002: 0.55})
+    table.loc[(table["arm"] == "critmom") & (table["seed"] == 1), "status"] = "diverged"
+    found = verdict_on(SAME_RATE, table)
+    text = headline_sentence(found, OUTCOME)
+    assert "3 seeds), and ends 0.04 lower" in text and text.endswith(" in the 2 seeds without a diverged run"), text
+    said = "In 1 of 3 seeds a run of the two diverged: these have no value at the end."
+    assert said in explanations(found, ACCURACY)
+
+
+def test_runs_that_all_diverged_are_not_said_to_need_other_targets() -> None:
+    table = timed(critmom=[None] * 2, constant=[None] * 2).assign(status="diverged")
+    assert verdict_on(SAME_RATE, table).reason == "every run diverged, which a lower learning rate may prevent"
+
+
 @pytest.mark.parametrize(
     ("mine", "theirs", "opening"),
     [

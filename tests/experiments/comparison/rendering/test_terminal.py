@@ -2,13 +2,13 @@
 
 import io
 
-from helpers.tables_by_hand import ACCURACY, results_table, run_of, two_speeds
+from helpers.tables_by_hand import ACCURACY, results_table, run_of, timed, two_speeds
 from rich.console import Console
 
 from hf_critmom.experiments.comparison.rendering.tables import claims_table
 from hf_critmom.experiments.comparison.rendering.terminal import verdict_lines
 from hf_critmom.experiments.comparison.statistics.analysis import analyse
-from hf_critmom.experiments.comparison.statistics.claims import CLAIMS
+from hf_critmom.experiments.comparison.statistics.claims import CLAIMS, parse_claim
 from hf_critmom.experiments.comparison.statistics.verdict import Rule, judge, verdicts
 
 
@@ -18,6 +18,20 @@ def test_an_arm_that_is_faster_to_one_target_and_slower_to_another_is_named() ->
     console.print(verdict_lines(found, "test"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "critmom against constant: faster to 0.4, slower to 0.8, which the mean hides." in " ".join(shown.split())
+
+
+def test_a_claim_to_be_first_shows_the_rival_that_decided_it() -> None:
+    seeds = range(8)
+    table = timed(
+        critmom=[3.0 + 0.03 * seed for seed in seeds],
+        adamw=[3.0 + 0.03 * seed + 0.02 * (-1) ** seed for seed in seeds],
+        constant=[2.2 + 0.25 * (7 * seed % 8) for seed in seeds],
+    )
+    found = verdicts(judge(table, Rule(ACCURACY, (0.9,))), [parse_claim("critmom < all", ["critmom"])])
+    console = Console(file=io.StringIO(), width=120)
+    console.print(verdict_lines(found, "test"))
+    (line,) = (line for line in console.file.getvalue().splitlines() if "vs all" in line)  # type: ignore[attr-defined]
+    assert line.split()[:6] == ["no", "difference", "critmom", "vs", "all", "(adamw)"] and "1.00 (0.99 to 1.01)" in line
 
 
 def test_targets_that_are_equal_in_four_digits_have_columns_of_their_own() -> None:
