@@ -132,10 +132,8 @@ def restrictions(one: Headline, *, name: Name = str) -> list[str]:
             "budget, which understates a difference."
         )
     if one.paired and one.ending.n < one.ratio.n:
-        found.append(
-            f"In {one.ratio.n - one.ending.n} of {counted(one.ratio.n, 'seed')} a run of the two diverged: these have no "
-            "value at the end."
-        )
+        lost = f"{one.ratio.n - one.ending.n} of {counted(one.ratio.n, 'seed')}"
+        found.append(f"In {lost} a run of the two diverged: these have no value at the end.")
     for targets, why in (
         (one.unreached, "no run of either arm reached"),
         (one.at_once, "every run had reached by its first evaluation"),

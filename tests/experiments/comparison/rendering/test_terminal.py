@@ -1,10 +1,13 @@
-"""Claims about verdicts in the terminal and in tables: what a headline says of the targets stands there too."""
+"""Claims about the terminal, tables and the card: what a headline says stands there too, and foreign text is text."""
 
 import io
+from dataclasses import replace
 
+from helpers.plans_by_hand import findings_of_size
 from helpers.tables_by_hand import ACCURACY, results_table, run_of, timed, two_speeds
 from rich.console import Console
 
+from hf_critmom.experiments.comparison.rendering.card import comparison_card
 from hf_critmom.experiments.comparison.rendering.tables import claims_table
 from hf_critmom.experiments.comparison.rendering.terminal import verdict_lines
 from hf_critmom.experiments.comparison.statistics.analysis import analyse
@@ -40,3 +43,14 @@ def test_targets_that_are_equal_in_four_digits_have_columns_of_their_own() -> No
     analysis = analyse(results_table(runs), list(curves), "constant", ACCURACY, (0.95121, 0.95124))
     low, high = next(row[3:5] for row in claims_table(analysis).rows if row[0] == "critmom against constant")
     assert low.startswith("1.00") and high.startswith("0.75")
+
+
+def test_foreign_text_is_no_markup_on_the_card() -> None:
+    found = findings_of_size(2, 2, 1, 3)
+    model = {"model": "Net_<b>", "width": 8}
+    training = {**found.plan.training, "run_name": "a`b"}
+    failure = "The run critmom, seed 2 failed: got <class 'Net'> for *args [x](y)."
+    found = replace(found, plan=replace(found.plan, model=model, training=training), failures=(failure,))
+    card = comparison_card(found, [{}])
+    assert "**The run critmom, seed 2 failed: got &lt;class 'Net'&gt; for \\*args \\[x\\](y).**" in card
+    assert "<b>" not in card and "<class" not in card and "``run_name=a`b``" in card
