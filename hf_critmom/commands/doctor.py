@@ -18,7 +18,9 @@ def build_parser() -> Parser:
         metavar="VALUE",
         help="report when the metric first reached these values",
     )
-    parser.add_argument("--metric", help="metric of the targets; default: accuracy if it was logged, else loss")
+    parser.add_argument(
+        "--metric", help="metric of the targets; default: that of the best model, else accuracy, else loss"
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 

@@ -1,6 +1,7 @@
 """Metrics that are computed without the network."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,18 @@ METRICS: dict[str, MetricSpec] = {
         MetricSpec("perplexity", False, 1.0, math.inf, "perplexities, above 1"),
     )
 }
+
+_LESS_IS_BETTER = re.compile(
+    "(?:log)?loss|losses|nll|perplexity|ppl|(?:cross)?entropy|bits|bp[bcd]|divergence|kl|err|errors?|[wctmd]er|h?ter|eer"
+    "|mae|mse|rmse|s?mape|mase|r?msle|distance|fid|kid|brier|ece|regret"
+)
+"""Words in the name of a metric of which smaller values are better, in small letters."""
+
+
+def is_greater_better(metric: str) -> bool:
+    """Whether larger values of a metric are better, by the words of its name."""
+    words = re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", metric).lower())
+    return "neg" in words or not any(map(_LESS_IS_BETTER.fullmatch, words))  # neg_log_loss is one of scikit-learn's
 
 
 class Accuracy(evaluate.Metric):

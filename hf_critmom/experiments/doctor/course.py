@@ -8,9 +8,9 @@ from statistics import fmean
 
 from hf_critmom.experiments.doctor.errors import DoctorError
 from hf_critmom.experiments.doctor.finding import Finding
-from hf_critmom.experiments.doctor.log import LoggedStep, TrainingLog
+from hf_critmom.experiments.doctor.log import LoggedStep, TrainingLog, is_metric
 from hf_critmom.reporting.text import counted
-from hf_critmom.tasks.metrics import METRICS
+from hf_critmom.tasks.metrics import METRICS, is_greater_better
 
 RISEN = 0.5
 """Part of the lowest tenth's mean loss, whatever its sign, by which the last one exceeds it, if it has risen again."""
@@ -79,20 +79,26 @@ def evaluation(log: TrainingLog, wanted: EvaluationTargets) -> Finding:
         DoctorError: If the requested metric is not in the log.
     """
     topic = "evaluation"
-    evaluations = [one for one in log.evaluations if int(one["step"] or 0) > 0]
     metric = _metric(log, wanted)
-    if not evaluations or metric is None:
+    if metric is None and (known := _logged_metrics(log)):  # several evaluation sets have prefixes of their own
+        sentence = (
+            f"Cannot tell: the log holds neither accuracy nor loss. Choose one with --metric: {', '.join(known)}."
+        )
+        return Finding(topic, "cannot tell", sentence)
+    if metric is None:
         sentence = "Cannot tell: the log holds no evaluation. --eval_strategy steps and --eval_steps log them."
         return Finding(topic, "cannot tell", sentence)
-    points = [(int(one["step"] or 0), value) for one in evaluations if (value := one.get(f"eval_{metric}")) is not None]
+    points = [
+        (int(one["step"] or 0), value) for one in log.evaluations if (value := one.get(f"eval_{metric}")) is not None
+    ]
     if not points:
         return Finding(topic, "cannot tell", f"Cannot tell: no evaluation logged a number as its {metric}.")
     rises = _rises(log, metric)
     every = max(later - earlier for (earlier, _), (later, _) in zip([(0, 0.0), *points], points, strict=False))
     best_step, best = (max if rises else min)(points, key=lambda one: one[1])
     cadence = (
-        f"{counted(len(points), 'evaluation')}, at most {counted(every, 'step')} apart; best {metric} {best:.4g} at "
-        f"step {best_step:,}"
+        f"{counted(len(points), 'evaluation')}, at most {counted(every, 'step')} apart; "
+        f"{'highest' if rises else 'lowest'} {metric} {best:.4g} at step {best_step:,}"
     )
     targets = tuple(wanted.targets) or (log.settings.targets if metric == log.settings.metric else ())
     values = {"metric": metric, "evaluations": len(points), "largest_distance": every, "best": best, "targets": {}}
@@ -122,7 +128,8 @@ class _Arrival:
     Attributes:
         step: Step of the first evaluation that reached the target; None if none did.
         after: Step of the evaluation before.
-        within: Factor between the two; infinite if the very first evaluation reached the target, 1 if none did.
+        within: Factor between the two; infinite if there was none after a step, and 1 if the target was not reached, or
+            before the first step.
         sentence: The same in words.
     """
 
@@ -137,22 +144,25 @@ class _Arrival:
 
 
 def _arrival(points: Sequence[tuple[int, float]], target: float, rises: bool) -> _Arrival:
-    after = 0
+    after = None
     for step, value in points:
         if value >= target if rises else value <= target:
-            if after == 0:
+            if step == 0:
+                return _Arrival(0, 0, 1.0, "reached before the first step.")
+            if after is None:
                 return _Arrival(step, 0, math.inf, f"reached already at the first evaluation, step {step:,}.")
-            return _Arrival(step, after, step / after, f"first reached after step {after:,} and by step {step:,}.")
+            within = step / after if after else math.inf
+            return _Arrival(step, after, within, f"first reached after step {after:,} and by step {step:,}.")
         after = step
-    return _Arrival(None, after, 1.0, "not reached.")
+    return _Arrival(None, after or 0, 1.0, "not reached.")
 
 
 def _metric(log: TrainingLog, wanted: EvaluationTargets) -> str | None:
-    logged = {name.removeprefix("eval_") for one in log.evaluations for name in one if name.startswith("eval_")}
+    logged = _logged_metrics(log)
     if wanted.metric is not None:
         name = wanted.metric.removeprefix("eval_")
         if name not in logged:
-            known = ", ".join(sorted(name for name in logged if not name.endswith(("runtime", "_per_second"))))
+            known = ", ".join(logged)
             raise DoctorError(
                 f"The log holds no metric {name!r}: {f'choose one of {known}' if known else 'it was not evaluated'}."
             )
@@ -160,13 +170,18 @@ def _metric(log: TrainingLog, wanted: EvaluationTargets) -> str | None:
     return next((name for name in (log.settings.metric, "accuracy", "loss") if name in logged), None)
 
 
+def _logged_metrics(log: TrainingLog) -> list[str]:
+    """Names of the logged metrics, without their prefix, in alphabetical order."""
+    return sorted({name.removeprefix("eval_") for one in log.evaluations for name in one if is_metric(name)})
+
+
 def _rises(log: TrainingLog, metric: str) -> bool:
-    """Whether greater is better: as METRICS or the training arguments say, else by the Trainer's own rule."""
+    """Whether greater is better: as METRICS or the training arguments say, else by the words of the name."""
     if metric in METRICS:
         return METRICS[metric].greater_is_better
     if metric == log.settings.metric and log.settings.greater_is_better is not None:
         return log.settings.greater_is_better
-    return not metric.endswith("loss")
+    return is_greater_better(metric)
 
 
 def _windows(steps: Sequence[LoggedStep]) -> list[float]:

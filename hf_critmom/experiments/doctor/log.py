@@ -17,6 +17,8 @@ from hf_critmom.storage.files import find_irregular_file, read_text
 STATE_FILE = "trainer_state.json"
 RESULT_FILE = "result.json"
 _SHOWN = 8
+_DURATIONS = ("_runtime", "_per_second", "_preparation_time", "_compilation_time")
+"""Ends of what a Trainer logs of the duration of an evaluation."""
 _NEVER_NULL = ("loss", "grad_norm", "eval_loss")
 """Values that a Trainer logs as numbers: strict JSON has null in place of those that are not finite."""
 _LARGEST = 1e100
@@ -95,7 +97,7 @@ class TrainingLog:
     @property
     def evaluations(self) -> list[Mapping[str, float | None]]:
         """The evaluations, each with ``step`` and metrics that begin with ``eval_``."""
-        return [record for record in self.records if any(_is_metric(name) for name in record)]
+        return [record for record in self.records if any(is_metric(name) for name in record)]
 
     @property
     def curvature(self) -> list[Mapping[str, float | None]]:
@@ -231,8 +233,9 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _is_metric(name: str) -> bool:
-    return name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_time"))
+def is_metric(name: str) -> bool:
+    """Whether a name in a record is that of a metric of an evaluation, rather than of its duration."""
+    return name.startswith("eval_") and not name.endswith(_DURATIONS)
 
 
 def _is_number(value: Any) -> bool:

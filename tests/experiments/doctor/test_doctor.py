@@ -41,7 +41,7 @@ class Points(Dataset):
         return {"x": torch.tensor(1.0), "labels": torch.tensor(0.5)}
 
 
-def train(folder, cls=Trainer, own=None, *, log_damping=False, **arguments):
+def train(folder, cls=Trainer, own=None, *, log_damping=False, evaluated=None, **arguments):
     """Trains with the optimizer that the arguments name, or with one of its own that a function builds."""
     options = {
         "max_steps": STEPS,
@@ -59,7 +59,7 @@ def train(folder, cls=Trainer, own=None, *, log_damping=False, **arguments):
         model=model,
         args=TrainingArguments(str(folder), **options),
         train_dataset=Points(),
-        eval_dataset=Points(),
+        eval_dataset=evaluated or Points(),
         optimizers=own(model.parameters()) if own is not None else (None, None),
     )
     if log_damping:
@@ -131,6 +131,12 @@ def test_what_critmom_would_do_follows_from_the_mean_steps(constant, capsys):
     assert values["matched_lr"] / (1 - 0.9) == pytest.approx(values["critical_mean_step"])
     assert critical_mean_step(values["same_step_lr"]) == pytest.approx(values["mean_step"])
     assert "clamped to 0" in prospect["sentence"]
+
+
+def test_no_step_is_called_once_as_large(tmp_path, capsys):
+    train(tmp_path, optim="sgd", optim_args="momentum=0.9", learning_rate=0.00265, save_strategy="steps", save_steps=6)
+    sentence = examine(capsys, tmp_path)["critmom here"]["sentence"]  # 20 sqrt(lr) = 1.03 times critmom's
+    assert ": the same; over the run the same." in sentence
 
 
 @pytest.mark.parametrize("lr", [1e-6, 0.0025, 0.1, 0.25, 0.3, 2.0])
@@ -426,6 +432,35 @@ def test_the_cadence_is_judged_by_the_evaluations_around_each_target(tmp_path, c
     assert examine(capsys, folder, "--targets", "0.96")["evaluation"]["state"] == "fine"
     falling = examine(capsys, folder, "--metric", "eval_loss", "--targets", "0.1")["evaluation"]
     assert falling["values"]["targets"]["0.1"]["step"] == 30
+
+
+def test_an_error_rate_is_best_where_it_is_lowest(tmp_path, capsys):
+    records = [{"eval_wer": value, "step": step} for step, value in ((10, 0.6), (20, 0.3), (30, 0.4))]
+    folder = write_state(tmp_path / "run", records)
+    found = examine(capsys, folder, "--metric", "wer", "--targets", "0.3", "0.2")["evaluation"]
+    assert "lowest wer 0.3 at step 20" in found["sentence"] and "wer 0.2: not reached" in found["sentence"]
+    assert found["values"]["targets"]["0.3"]["step"] == 20
+
+
+def test_several_evaluation_sets_are_evaluations_whose_metric_has_to_be_named(tmp_path, capsys):
+    parts = {"easy": Points(), "hard": Points()}
+    arguments = {"optim": "sgd", "learning_rate": 0.01, "eval_strategy": "steps", "eval_steps": 4}
+    train(tmp_path, evaluated=parts, **arguments).save_state()
+    found = examine(capsys, tmp_path)["evaluation"]
+    assert "Choose one with --metric: easy_loss, hard_loss." in found["sentence"]
+    assert "3 evaluations" in examine(capsys, tmp_path, "--metric", "hard_loss")["evaluation"]["sentence"]
+
+
+def test_an_evaluation_before_the_first_step_counts(tmp_path, capsys):
+    values = {0: 0.9, 10: 0.7, 20: 0.85, 30: 0.95}
+    folder = write_state(tmp_path / "run", [{"eval_accuracy": value, "step": at} for at, value in values.items()])
+    found = examine(capsys, folder, "--targets", "0.8", "0.92")["evaluation"]
+    assert (
+        "accuracy 0.8: reached before the first step. accuracy 0.92: first reached after step 20" in found["sentence"]
+    )
+    assert found["values"]["targets"]["0.8"] == {"step": 0, "after": 0, "within": 1.0}
+    only = write_state(tmp_path / "only", [{"eval_accuracy": 0.9, "step": 0}])
+    assert "1 evaluation" in examine(capsys, only)["evaluation"]["sentence"]
 
 
 def test_a_rule_without_a_clamp_is_not_compared_with_infinity(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import shlex
 import shutil
 from dataclasses import dataclass, field, replace
@@ -14,12 +13,7 @@ from hf_critmom.experiments.comparison.arguments import MAX_EVALUATIONS_PER_EPOC
 from hf_critmom.experiments.comparison.errors import ComparisonError
 from hf_critmom.experiments.comparison.records import MAX_SEED, RESERVED_NAMES
 from hf_critmom.experiments.comparison.script.command_line import Script
-
-_LESS_IS_BETTER = re.compile(
-    "(?:log)?loss|losses|nll|perplexity|ppl|(?:cross)?entropy|bits|bp[bcd]|divergence|kl|err|errors?|[wctmd]er|h?ter|eer"
-    "|mae|mse|rmse|s?mape|mase|r?msle|distance|fid|kid|brier|ece|regret"
-)
-"""Words in the name of a metric of which smaller values are better, in small letters."""
+from hf_critmom.tasks.metrics import is_greater_better
 
 
 @dataclass
@@ -133,7 +127,7 @@ class ScriptRequest:
         """Whether larger values of the metric are better."""
         if self.flags.greater_is_better is not None:
             return self.flags.greater_is_better
-        return _is_greater_better(self.metric)
+        return is_greater_better(self.metric)
 
     def check(self) -> "ScriptRequest":
         """Checks what can be checked without running the script; returns the request with its launcher and seed.
@@ -169,12 +163,6 @@ class ScriptRequest:
         if (seed := script.value("seed")) is not None:
             flags = replace(flags, seed=_check_seed(seed))
         return replace(self, script=script, flags=flags)
-
-
-def _is_greater_better(metric: str) -> bool:
-    """Whether larger values of a metric are better, by the words of its name."""
-    words = re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", metric).lower())
-    return "neg" in words or not any(map(_LESS_IS_BETTER.fullmatch, words))  # neg_log_loss is one of scikit-learn's
 
 
 def _check_seed(seed: object) -> int:
