@@ -57,7 +57,10 @@ COMMANDS: dict[str, Command] = {
         "DIR [DIR ...] --output_dir DIR",
         "join comparisons of the same conditions from several folders or machines",
     ),
-    "report": Command("DIR", "rebuild the report of a comparison from its results"),
+    "report": Command(
+        "DIR [DIR ...] [--output_dir DIR] [--json]",
+        "rebuild the report of a comparison, attribution or repair, or a page of several comparisons",
+    ),
     "attribute": Command(
         "CHECKPOINT [CHECKPOINT ...] [--task ...] [...]",
         "show in which layers the gradient on misclassified examples is concentrated",
@@ -74,7 +77,7 @@ COMMANDS: dict[str, Command] = {
         interrupted=CONTINUE,
     ),
     "doctor": Command(
-        "RUN [--targets VALUE ...] [--json]",
+        "RUN [--metric NAME] [--targets VALUE ...] [--json]",
         "examine the log of any Trainer run: steps, damping, what critmom would do",
     ),
     "push": Command("DIR REPO_ID [--private] [--dry_run] [...]", "push a comparison and one of its models to the Hub"),

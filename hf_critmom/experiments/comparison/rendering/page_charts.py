@@ -4,6 +4,7 @@ Every chart is as wide as its container, and follows the page's controls through
 ``seeds``, ``axis``, ``metric``, ``shown`` and ``range``.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -83,8 +84,11 @@ def metric_chart(
     near: tuple[float, float],
     arms: Mapping[str, Arm],
     controls: Sequence[Control],
+    rising: Sequence[str] = (),
 ) -> Any:
     """Validation curves: a thin line for each seed, a thick one for the median over seeds, dotted lines for targets.
+
+    The median counts values that are not finite as the worst, and ends where it is one of these.
 
     Args:
         curves: Columns arm, seed (text), step, epoch and seconds, and one for each metric, None if it is not finite.
@@ -93,15 +97,16 @@ def metric_chart(
         near: Range of values that counts as near the targets.
         arms: The arms, in order.
         controls: The controls; the chart gets their parameters.
+        rising: The metrics of which larger values are better.
     """
     low, high = near
     within = f"range == 'all' || metric != {metric!r} || (datum.value >= {low:g} && datum.value <= {high:g})"
     chosen = (
         alt.Chart(curves)
         .transform_calculate(x="datum[axis]", value="datum[metric]")
-        .transform_filter(f"{CHOSEN_ARMS} && indexof(seeds, datum.seed) >= 0 && isValid(datum.value)")
+        .transform_filter(f"{CHOSEN_ARMS} && indexof(seeds, datum.seed) >= 0")
     )
-    single = chosen.transform_filter(within)
+    single = chosen.transform_filter("isValid(datum.value)").transform_filter(within)
     x = alt.X("x:Q").title(None)
     y = alt.Y("value:Q").title(None).scale(zero=False)
     tooltip = [
@@ -116,9 +121,11 @@ def metric_chart(
     seeds = single.transform_filter("shown != 'median'")
     each = seeds.mark_line(opacity=0.4, strokeWidth=1).encode(x, y, color, detail="seed:N")
     points = seeds.mark_point(opacity=0, size=90).encode(x, y, color, tooltip=tooltip)
+    worst = f"(indexof({json.dumps(list(rising))}, metric) >= 0 ? -1e308 : 1e308)"
     medians = (
-        chosen.transform_aggregate(value="median(value)", x="median(x)", groupby=["arm", "step"])
-        .transform_filter(within)
+        chosen.transform_calculate(value=f"isValid(datum.value) ? datum.value : {worst}")
+        .transform_aggregate(value="median(value)", x="median(x)", groupby=["arm", "step"])
+        .transform_filter(f"abs(datum.value) < 1e300 && ({within})")
         .transform_filter("shown != 'seeds'")
     )
     median = medians.mark_line(strokeWidth=2.5).encode(x, y, color, dash, order="step:Q")

@@ -1,5 +1,6 @@
 """The curves of the page of a comparison: every seed and the median of each arm, thinned to keep the page small."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,6 +18,7 @@ from hf_critmom.experiments.comparison.rendering.page_charts import (
 )
 from hf_critmom.experiments.comparison.statistics.analysis import Analysis
 from hf_critmom.reporting.page import Control, Section
+from hf_critmom.tasks.metrics import is_greater_better
 
 X_AXES = {"step": "optimizer steps", "epoch": "epochs", "seconds": "seconds of training"}
 METRICS = ("accuracy", "loss", "perplexity", "bits_per_byte")
@@ -43,6 +45,7 @@ def curves_section(
     metrics = [name for name in dict.fromkeys([main, *METRICS]) if name in table and table[name].notna().any()]
     rows = table[(table["split"] == "validation") & table["arm"].isin(list(arms))]
     drawn, omitted = drawn_evaluations(rows, most)
+    drawn = pd.concat([drawn, *_after_divergence(table, rows, drawn)])
     curves = drawn[["arm", "seed", *X_AXES, *metrics]].assign(seed=drawn["seed"].astype(str))
     seeds = sorted(curves["seed"].unique(), key=int)
     controls = [
@@ -66,13 +69,37 @@ def curves_section(
         Control("range", "y axis", {"all": "everything", "targets": "near the targets"}),
     ]
     near = _near_targets(analysis, rows[main] if main in metrics else rows["step"][:0])
-    chart = metric_chart(curves, analysis.targets, main, near, arms, controls)
+    rising = [name for name in metrics if _rises(name, analysis)]
+    chart = metric_chart(curves, analysis.targets, main, near, arms, controls, rising)
     description = (
         f"Validation {analysis.metric.title}: median over the seeds (thick) and every seed (thin), by arm; "
         "targets are dotted"
     )
     charts = [page_chart(f"curves{suffix(analysis)}", description, chart)]
     return Section("Curves", [omitted] if omitted else [], controls=controls, charts=charts)
+
+
+def _after_divergence(table: pd.DataFrame, rows: pd.DataFrame, drawn: pd.DataFrame) -> list[pd.DataFrame]:
+    """Rows without values for the evaluations that diverged runs did not live to see, which medians have to count.
+
+    Args:
+        table: The table of results at one budget.
+        rows: Its evaluations.
+        drawn: Those that are drawn.
+    """
+    left_out = {*rows["seed"]} - {*drawn["seed"]}
+    diverged = table[(table["status"] == "diverged") & ~table["seed"].isin(left_out)]
+    missing = []
+    for (arm, seed), _ in diverged.groupby(["arm", "seed"]):
+        of_arm = drawn[drawn["arm"] == arm]
+        lived = of_arm[of_arm["seed"] == seed]["step"].max()  # NaN without an evaluation
+        later = of_arm if math.isnan(lived) else of_arm[of_arm["step"] > lived]
+        missing.append(later.drop_duplicates("step")[["arm", "step", "epoch"]].assign(seed=seed))
+    return missing
+
+
+def _rises(metric: str, analysis: Analysis) -> bool:
+    return analysis.metric.greater_is_better if metric == analysis.metric.name else is_greater_better(metric)
 
 
 def drawn_evaluations(rows: pd.DataFrame, most: int = MAX_EVALUATIONS) -> tuple[pd.DataFrame, str]:

@@ -3,8 +3,10 @@
 Terminal, card, figures and page format an `Analysis`; none of them computes a statistic.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import pandas as pd
@@ -57,7 +59,8 @@ class ArmCurves:
     Attributes:
         arm: The arm's name.
         seeds: One curve per seed.
-        median: Their median at each evaluation.
+        median: Their median at each evaluation, where that is finite: a run that diverged counts as worse than all
+            others from then on, so that the median is not one of the runs that were lucky.
     """
 
     arm: str
@@ -268,8 +271,14 @@ def validation_curves(table: pd.DataFrame, arms: Sequence[str], metric: Metric) 
         rows = validation[validation["arm"] == arm]
         if not rows.empty:
             seeds = {int(seed): _curve(run["epoch"], run[metric.name]) for seed, run in rows.groupby("seed")}
-            median = rows.groupby("epoch")[metric.name].median()
-            found[arm] = ArmCurves(arm, seeds, _curve(median.index, median))
+            diverged = {*table[(table["arm"] == arm) & (table["status"] == "diverged")]["seed"]}
+            worst = -math.inf if metric.greater_is_better else math.inf
+            medians = {
+                epoch: median([*at[metric.name], *[worst] * len(diverged - {*at["seed"]})])
+                for epoch, at in rows.groupby("epoch")
+            }
+            kept = pd.Series({epoch: value for epoch, value in medians.items() if math.isfinite(value)}, dtype=float)
+            found[arm] = ArmCurves(arm, seeds, _curve(kept.index, kept))
     return found
 
 

@@ -3,17 +3,20 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.browser import needs_browser, opened, violations
+from helpers.plans_by_hand import findings_of_size
 from rich.console import Console, Group
 
 from hf_critmom.experiments.comparison import write_report
-from hf_critmom.experiments.comparison.findings.findings import read_findings
-from hf_critmom.experiments.comparison.rendering.page import describe_missing
+from hf_critmom.experiments.comparison.findings.findings import findings_of, read_findings
+from hf_critmom.experiments.comparison.rendering.page import describe_missing, write_comparison_page
 from hf_critmom.experiments.comparison.rendering.terminal import terminal_report
+from hf_critmom.experiments.comparison.results import Results
 from hf_critmom.reporting.page import MAX_PAGE_BYTES, PAGE_FILE
 
 COMMITTED = Path(__file__).parents[4] / "model_cards" / "digits-resnet18-w16"
@@ -88,6 +91,21 @@ def test_it_opens_without_network_and_its_controls_change_the_charts(
             page.locator(f"select[data-control={control}]").select_option(value)
             page.wait_for_function(f"document.querySelector('#curves').innerHTML != {json.dumps(drawn)}")
         assert said == []
+
+
+@needs_browser
+def test_a_median_ends_where_most_seeds_have_diverged(browser: Any, tmp_path: Path) -> None:
+    found = findings_of_size(arms=2, seeds=3, targets=1, evaluations=6)
+    runs = dict(found.results.runs)
+    for run, result in found.results.runs.items():
+        if run.arm != "constant" and run.seed > 0:
+            runs[run] = replace(result, status="diverged", evaluations=result.evaluations[:2])
+    write_comparison_page(tmp_path, findings_of(tmp_path, found.plan, Results(runs, {}, [])))
+    with opened(browser, tmp_path / PAGE_FILE) as (page, said):
+        page.locator("select[data-control=shown]").select_option("median")
+        page.wait_for_function("document.querySelectorAll('#curves .mark-line path').length == 2")
+        lines = "[...document.querySelectorAll('#curves .mark-line path')].map((one) => one.getAttribute('d'))"
+        assert sorted(line.count("L") + 1 for line in page.evaluate(lines)) == [2, 6] and said == []
 
 
 @needs_browser

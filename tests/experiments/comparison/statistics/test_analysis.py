@@ -127,6 +127,16 @@ def test_an_analysis_is_complete_whatever_came_out(curve: list[Any], status: str
     assert all(np.isfinite(curves.median.values).all() for curves in found.curves.values())
 
 
+def test_a_median_curve_is_not_that_of_the_seeds_that_were_lucky() -> None:
+    runs = [run_of([0.2, 0.4, 0.6], arm="critmom", seed=0), run_of([0.3, 0.5, 0.8], arm="critmom", seed=1)]
+    runs.append(run_of([0.1], arm="critmom", seed=2, status="diverged"))
+    one_lost = analyse(results_table(runs), ["critmom"], "critmom", ACCURACY, [0.5]).curves["critmom"].median
+    assert one_lost.values.tolist() == [0.2, 0.4, 0.6]  # the middle of three
+    runs += [run_of([0.1], arm="critmom", seed=seed, status="diverged") for seed in (3, 4)]
+    most_lost = analyse(results_table(runs), ["critmom"], "critmom", ACCURACY, [0.5]).curves["critmom"].median
+    assert most_lost.epochs.tolist() == [1.0] and most_lost.values.tolist() == [0.1]
+
+
 def test_no_ratio_of_seconds_is_told_of_runs_that_had_to_share_their_cores() -> None:
     calm, busy = MachineLoad(mean=2.4, cores=2), MachineLoad(mean=2.6, cores=2)
     loads = {("constant", None): calm, ("critmom", None): busy, ("constant", 3.0): busy}
