@@ -203,7 +203,8 @@ def ratios_chart(rows: Sequence[Mapping[str, Any]], title: str, colors: Mapping[
 
     Args:
         rows: In order: a heading has the key "heading"; a ratio has label, color (its key in `colors`), ratio, low,
-            high and text, which is shown as a tooltip, or in place of a ratio that is NaN.
+            high, text, which is shown as a tooltip, or in place of a ratio that is NaN, and possibly "bound", True for
+            a ring in place of a point.
         title: Title of the axis.
         colors: Colours by key.
     """
@@ -220,12 +221,12 @@ def ratios_chart(rows: Sequence[Mapping[str, Any]], title: str, colors: Mapping[
             table.append({"row": key, "note": row["text"]})
         else:
             low, ratio, high = (min(max(row[name], 1.0 / widest), widest) for name in ("low", "ratio", "high"))
-            tooltip = {"color": row["color"], "label": row["label"], "text": row["text"]}
+            tooltip = {"color": row["color"], "label": row["label"], "text": row["text"], "bound": row.get("bound")}
             table.append({"row": key, "ratio": ratio, "low": low, "high": high, **tooltip,
                           "left": low if row["low"] < low else None,
                           "right": high if row["high"] > high else None})  # fmt: skip
     frame = pd.DataFrame(table).reindex(
-        columns=["row", "heading", "note", "color", "label", "text", "ratio", "low", "high", "left", "right"]
+        columns=["row", "heading", "note", "color", "label", "text", "bound", "ratio", "low", "high", "left", "right"]
     )
     keys = list(frame["row"])
     values = [value for value in (0.125, 0.25, 0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0, 4.0, 8.0)
@@ -252,7 +253,8 @@ def ratios_chart(rows: Sequence[Mapping[str, Any]], title: str, colors: Mapping[
     return alt.layer(
         alt.Chart(pd.DataFrame({"even": [1.0]})).mark_rule(strokeDash=[4, 3]).encode(at("even")),
         ratios.mark_rule(strokeWidth=3).encode(at("low"), x2="high:Q"),
-        ratios.mark_point(filled=True, size=75, opacity=1).encode(at("ratio")),
+        ratios.transform_filter("!datum.bound").mark_point(filled=True, size=75, opacity=1).encode(at("ratio")),
+        ratios.transform_filter("datum.bound").mark_point(size=75, strokeWidth=2, opacity=1).encode(at("ratio")),
         *arrows,
         base.transform_filter("isValid(datum.note)")
         .mark_text(align="left", fontStyle="italic")

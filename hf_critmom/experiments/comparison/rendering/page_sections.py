@@ -94,7 +94,10 @@ def claims_section(analysis: Analysis, arms: Mapping[str, Arm]) -> Section | Non
     if not tested:
         return None
     rows = [row for verdict in tested for row in _claim_rows(verdict)]
-    description = "Ratio of the steps to each target with its interval, by claim; an arrow goes on beyond the frame"
+    description = (
+        "Ratio of the steps to each target with its interval, by claim; a ring is a bound, and an arrow goes on beyond "
+        "the frame"
+    )
     title = "times the steps (logarithmic; left of 1: faster)"
     chart = page_chart(f"ratios{suffix(analysis)}", description, ratios_chart(rows, title, colors_of(arms)))
     return Section("Claims by target", charts=[chart], tables=[claims_table(analysis)])
@@ -112,7 +115,8 @@ def _claim_rows(verdict: Verdict) -> list[dict[str, Any]]:
         for at in one.at:
             ratio = math.nan if at.bound == "unknown" else at.ratio.estimate
             ends = {"ratio": ratio, "low": at.ratio.low, "high": at.ratio.high}
-            rows.append({"label": f"{at.target:.4g}", "color": one.arm, "text": format_paired_ratio(at), **ends})
+            shown = {"color": one.arm, "text": format_paired_ratio(at), "bound": at.bound != "exact"}
+            rows.append({"label": f"{at.target:.4g}", **shown, **ends})
     return rows
 
 

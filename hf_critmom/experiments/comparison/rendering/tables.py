@@ -7,6 +7,7 @@ from dataclasses import replace
 from hf_critmom.experiments.comparison.arms.arm import TUNED_SUFFIX
 from hf_critmom.experiments.comparison.findings.sentences import (
     format_difference,
+    format_level,
     format_paired_ratio,
     format_ratio,
     format_ratio_interval,
@@ -19,6 +20,7 @@ from hf_critmom.experiments.comparison.statistics.ratios import PairedRatio
 from hf_critmom.experiments.comparison.statistics.summaries import ArmSummary, Metric, TimeToTarget
 from hf_critmom.experiments.comparison.statistics.verdict import NOT_TESTED
 from hf_critmom.experiments.comparison.tuning import JudgedTrial
+from hf_critmom.reporting.intervals import CONFIDENCE
 from hf_critmom.reporting.tables import Table
 
 
@@ -85,9 +87,20 @@ def claims_table(analysis: Analysis) -> Table:
         ["claim", "verdict", "all targets", *named, f"{analysis.ended_on} {analysis.metric.title}, difference"],
         rows,
         caption="Ratio of the steps to the targets, with its interval; below 1: fewer steps. Over all targets, the "
-        "interval is that of the claim alone; at each target, it has Holm's correction over the targets.",
+        f"interval is that of the claim alone{_levels(analysis)}; at each target, it has Holm's correction over the "
+        "targets.",
         left=("verdict",),
     )
+
+
+def _levels(analysis: Analysis) -> str:
+    """The levels of the claims' intervals, as a clause; empty without intervals."""
+    levels = sorted({one.confidence for verdict in analysis.verdicts for one in verdict.headlines})
+    if not levels:
+        return ""
+    ends = dict.fromkeys(format_level(level) for level in (levels[0], levels[-1]))
+    together = f" (over all looks together {format_level(CONFIDENCE)})" if levels[-1] > CONFIDENCE else ""
+    return f", at a level of {' to '.join(ends)}{together}"
 
 
 def relative_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:

@@ -109,6 +109,22 @@ def test_a_median_ends_where_most_seeds_have_diverged(browser: Any, tmp_path: Pa
 
 
 @needs_browser
+def test_a_bound_is_a_ring(browser: Any, tmp_path: Path) -> None:
+    found = findings_of_size(arms=2, seeds=3, targets=2, evaluations=6)
+    runs = dict(found.results.runs)
+    for run, result in found.results.runs.items():
+        if run.arm == "constant":  # it does not get to the second target
+            low = tuple(replace(one, values={"accuracy": min(one.values["accuracy"] or 0.0, 0.75)})
+                        for one in result.evaluations)  # fmt: skip
+            runs[run] = replace(result, evaluations=low)
+    write_comparison_page(tmp_path, findings_of(tmp_path, found.plan, Results(runs, {}, [])))
+    with opened(browser, tmp_path / PAGE_FILE) as (page, _):
+        fills = "[...document.querySelectorAll('#ratios .mark-symbol path')].map((one) => one.getAttribute('fill'))"
+        filled = [fill not in ("none", "transparent", None) for fill in page.evaluate(fills)]
+        assert filled[:3] == [True, True, False]  # over all targets, to the first, and to the second
+
+
+@needs_browser
 def test_hovering_shows_the_values(browser: Any, comparison: Path) -> None:
     with opened(browser, comparison / PAGE_FILE) as (page, _):
         page.locator("#curves .mark-symbol path").last.hover(force=True)

@@ -12,6 +12,7 @@ from hf_critmom.experiments.comparison.rendering.tables import claims_table
 from hf_critmom.experiments.comparison.rendering.terminal import verdict_lines
 from hf_critmom.experiments.comparison.statistics.analysis import analyse
 from hf_critmom.experiments.comparison.statistics.claims import CLAIMS, parse_claim
+from hf_critmom.experiments.comparison.statistics.sequential import Looks
 from hf_critmom.experiments.comparison.statistics.verdict import Rule, judge, verdicts
 
 
@@ -43,6 +44,13 @@ def test_targets_that_are_equal_in_four_digits_have_columns_of_their_own() -> No
     analysis = analyse(results_table(runs), list(curves), "constant", ACCURACY, (0.95121, 0.95124))
     low, high = next(row[3:5] for row in claims_table(analysis).rows if row[0] == "critmom against constant")
     assert low.startswith("1.00") and high.startswith("0.75")
+
+
+def test_the_level_of_an_interval_is_said_which_repeated_looks_raise() -> None:
+    table = timed(critmom=[2.5, 4.4, 3.9, 4.0], constant=[4.0, 4.5, 5.0, 4.4])
+    for looks, level in ((Looks.fixed(4), "95 %"), (Looks(3, 20, (3, 4)), " % (over all looks together 95 %)")):
+        analysis = analyse(table, ["constant", "critmom"], "constant", ACCURACY, (0.9,), looks=looks)
+        assert f"{level}; at each target" in claims_table(analysis).caption
 
 
 def test_foreign_text_is_no_markup_on_the_card() -> None:
