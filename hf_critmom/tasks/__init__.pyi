@@ -5,6 +5,7 @@ from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import load_task_of as load_task_of
 from .corruptions import CORRUPTIONS as CORRUPTIONS
 from .corruptions import corrupt as corrupt
+from .corruptions import corruptions_of as corruptions_of
 from .corruptions import parse_corruption as parse_corruption
 from .errors import TaskError as TaskError
 from .image_task import ImageTask as ImageTask

@@ -7,7 +7,7 @@ size. The images are not those of CIFAR-10-C: the noise is drawn again, and deco
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,14 @@ class Corruption:
         apply: Maps one image, uint8 (height, width, channels), with a constant and a generator to an image of the same
             shape: uint8, or floats, which are then clipped to 0 to 1.
         help: Meaning of the constant, for help texts.
+        of_color: Whether it changes nothing but colours, so that grey images stay as they are.
     """
 
     name: str
     constants: tuple[Constant, ...]
     apply: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
     help: str
+    of_color: bool = False
 
 
 def _gaussian_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
@@ -97,7 +99,8 @@ CORRUPTIONS: dict[str, Corruption] = {
             "saturate",
             ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
             _saturate,
-            "factor of the saturation (HSV), and what is added to it",
+            "factor of the saturation (HSV), and what is added to it; not of grey images",
+            of_color=True,
         ),
         Corruption("pixelate", (0.95, 0.9, 0.85, 0.75, 0.65), _pixelate, "factor of the resolution"),
         Corruption("jpeg_compression", (80, 65, 58, 50, 40), _jpeg_compression, "quality"),
@@ -135,6 +138,19 @@ def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int = 0) -> n
             changed = (np.clip(changed, 0.0, 1.0) * 255.0).astype(np.uint8)  # truncated, as in CIFAR-10-C
         corrupted[index] = changed.transpose(2, 0, 1)
     return corrupted
+
+
+def corruptions_of(images: np.ndarray, names: Iterable[str]) -> list[str]:
+    """Those corruptions that change images: the others would count as corrupted what is clean.
+
+    Args:
+        images: As `corrupt` takes them.
+        names: Names in `CORRUPTIONS`.
+
+    Raises:
+        TaskError: If a name is not known.
+    """
+    return [name for name in names if images.shape[1] > 1 or not _corruption_named(name).of_color]
 
 
 def parse_corruption(text: str) -> tuple[str, tuple[int, ...]]:

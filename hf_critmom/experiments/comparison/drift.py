@@ -30,6 +30,7 @@ from hf_critmom.tasks import (
     ModelArguments,
     Task,
     corrupt,
+    corruptions_of,
     load_checkpoint,
     load_task,
 )
@@ -110,7 +111,7 @@ def measure_drift(
     Args:
         folder: A comparison's folder whose runs still have their models.
         task: The task of the comparison.
-        corruptions: Names in `CORRUPTIONS`.
+        corruptions: Names in `CORRUPTIONS`; those that leave the images as they are are left out.
         max_samples: Number of test images, drawn at random; None for all.
         batch_size: Images of a forward pass.
         loading: How the networks are loaded.
@@ -140,12 +141,16 @@ def measure_drift(
             "models, or make the runs again."
         )
     runs = runs[process.process_index :: process.num_processes]
-    names = list(dict.fromkeys((CLEAN, *corruptions)))
+    examples = _sample(task.test, max_samples)
+    used = corruptions_of(examples.images, corruptions)
+    for name in corruptions:
+        if name not in used:
+            progress(f"{name} is left out, because it changes nothing but colours, and the images are grey")
+    names = list(dict.fromkeys((CLEAN, *used)))
     threads = plan.recorded_threads or 1
     alone = process.device.type != "cpu" or process.num_processes > 1
     workers = resolve_workers(1 if alone and workers is None else workers, threads, len(names))
     check_workers(workers, threads)
-    examples = _sample(task.test, max_samples)
     for run in runs:
         _read(folder / run.folder / DRIFT_FILE, len(examples))  # a refusal comes before any work
     networks = {run: load_checkpoint(str(folder / run.folder), task, loading) for run in runs}

@@ -19,7 +19,14 @@ from hf_critmom.experiments.comparison.plan import Run
 from hf_critmom.experiments.comparison.records import DriftRecord
 from hf_critmom.experiments.comparison.rendering.tables import drift_rows
 from hf_critmom.experiments.comparison.statistics.drift import drift_differences, summarise_drift
-from hf_critmom.tasks import CifarResNetForImageClassification, DataArguments, corrupt, load_task
+from hf_critmom.tasks import (
+    CORRUPTIONS,
+    CifarResNetForImageClassification,
+    DataArguments,
+    corrupt,
+    corruptions_of,
+    load_task,
+)
 
 COMPARE = (
     *("compare", "--width", "2", "--arms", "constant", "critmom", "--num_seeds", "2", "--num_train_epochs", "1"),
@@ -85,11 +92,24 @@ def test_what_was_measured_is_not_measured_again_and_more_can_be_added(
     assert list(drift_of(folder, "constant", 42)["accuracy"]) == [*before["accuracy"], "pixelate"]
 
 
+def test_what_leaves_grey_images_clean_does_not_count_as_a_corruption(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(measured, folder)
+    assert main(("drift", str(folder), "--corruptions", "saturate", "contrast")) == 0
+    assert "saturate is left out, because it changes nothing but colours" in capsys.readouterr().err
+    assert drift_of(folder, "constant", 42) == drift_of(measured, "constant", 42)
+    colored, grey = np.zeros((1, 3, 4, 4), np.uint8), np.zeros((1, 1, 4, 4), np.uint8)
+    assert corruptions_of(colored, CORRUPTIONS) == [*CORRUPTIONS]
+    assert {*CORRUPTIONS} - {*corruptions_of(grey, CORRUPTIONS)} == {"saturate"}
+
+
 @pytest.mark.slow
 def test_two_measurements_at_once_lose_nothing(measured: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(measured, folder)
-    names = ("pixelate", "brightness", "gaussian_noise", "saturate")
+    names = ("pixelate", "brightness", "gaussian_noise", "jpeg_compression")
     launches = [
         launch("drift", str(folder), "--corruptions", name, said=tmp_path / f"said-{name}") for name in names[:3]
     ]
