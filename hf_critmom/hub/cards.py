@@ -1,7 +1,7 @@
 """Cards of pushed repositories, and test results in the Hub's own format."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,21 @@ from hf_critmom.hub.repository import Repository, is_repo_id
 from hf_critmom.reporting.templates import render
 from hf_critmom.reporting.text import markdown_text
 
-_LOADED = {
-    "image-classification": {"processor": "AutoImageProcessor", "model": "AutoModelForImageClassification"},
-    "text-generation": {"tokenizer": "AutoTokenizer", "model": "AutoModelForCausalLM"},
+_MODEL_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "text-generation": "AutoModelForCausalLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "fill-mask": "AutoModelForMaskedLM",
 }
-"""Auto classes that load a repository's model, by its task on the Hub."""
+"""Auto class that loads a repository's model, by its task on the Hub; scripts may have other tasks."""
+
+_PROCESSOR_CLASSES = {
+    "preprocessor_config.json": ("processor", "AutoImageProcessor"),
+    "tokenizer_config.json": ("tokenizer", "AutoTokenizer"),
+}
+"""What prepares inputs for the model, and its Auto class, by the file that is there if the repository has one."""
 
 _TRACKER_TAG = re.compile(r"^ *- +['\"]?(trackio(?::https://[\w./-]+)?)['\"]? *\r?$", re.MULTILINE)
 
@@ -34,6 +44,7 @@ def model_card(
     metric: str,
     why: str,
     *,
+    files: Collection[str] = (),
     tags: Sequence[str] = (),
     space: Repository | None = None,
 ) -> str:
@@ -45,6 +56,7 @@ def model_card(
         run: Result of the run whose model is pushed; None without a model.
         metric: The metric of the task.
         why: Why this model was chosen, or why there is none.
+        files: Names of the model's files.
         tags: Further tags.
         space: The Space that shows the report, to which the card links.
     """
@@ -53,7 +65,7 @@ def model_card(
         for promise in ("library_name", "pipeline_tag"):
             pushed.data.pop(promise)
     pushed.data["tags"] = list(dict.fromkeys([*(pushed.data.get("tags") or []), *tags]))
-    loaded = _LOADED.get(str(pushed.data.get("pipeline_tag")))
+    loaded = _loaded(str(pushed.data.get("pipeline_tag")), files)
     pushed.text = _with_section(
         pushed.text, "pushed_model.md", repository, run=run, metric=metric, why=why, loaded=loaded
     )
@@ -130,6 +142,14 @@ def tracker_tags(folder: Path, runs: Iterable[Path]) -> list[str]:
         metadata = re.match(r"---\r?\n.*?\n---\s", text, re.DOTALL)
         tags += _TRACKER_TAG.findall(metadata[0]) if metadata else []
     return list(dict.fromkeys(tags))
+
+
+def _loaded(hub_task: str, files: Collection[str]) -> dict[str, str]:
+    """What a repository's files load as, with the Auto class of each; empty if no Auto class is known for the task."""
+    if hub_task not in _MODEL_CLASSES:
+        return {}
+    found = [loaded for file, loaded in _PROCESSOR_CLASSES.items() if file in files]
+    return {**dict(found), "model": _MODEL_CLASSES[hub_task]}
 
 
 def _with_section(text: str, template: str, repository: Repository, **values: Any) -> str:

@@ -193,8 +193,11 @@ def _model_contents(
     files = {**comparison.report, **{file.name: file for file in model}}
     run = chosen.result if chosen and model else None
     tags = tracker_tags(comparison.folder, [*([chosen.folder] if chosen else []), *runs])
-    card = model_card(comparison.card, repository, run, plan.task.metric, why, tags=tags, space=linked)
-    if chosen is not None:
+    names = [file.name for file in model]
+    card = model_card(comparison.card, repository, run, plan.task.metric, why, files=names, tags=tags, space=linked)
+    if chosen is not None and chosen.result.ended_on != "test":
+        notes.append("There is no test split, so no result is published in .eval_results/.")
+    elif chosen is not None:
         path, entry = evaluation(chosen, plan, comparison.folder, repository, options.dataset_id, options.task_id)
         files[path] = yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
         if not is_repo_id(options.dataset_id or plan.task.source):

@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers.launches import without_seconds
+from helpers.pushing import card_of, edited
 from helpers.script_comparisons import ARGUMENTS, compare, result_of, sentence_in, write_script
 
 from hf_critmom.commands import main
 from hf_critmom.experiments.comparison.plan import Plan
+from hf_critmom.hub import Repository, prepare_upload
 
 ARMS = ("--arms", "adamw", "critmom_adamw", "timm:lion[lr=3e-3,betas=(0.9,0.95)]", "matched")
 
@@ -86,6 +88,29 @@ def test_the_report_says_that_validation_was_used_for_both(compared: Path) -> No
     table = pd.read_parquet(compared / "out/results.parquet")
     last = table[table["split"] == "test"].set_index("arm")["loss"]
     assert last["adamw"] == result_of(compared / "out", "adamw")["evaluations"][-1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("hub_task", "auto_class"),
+    [
+        ("text-generation", "AutoModelForCausalLM"),
+        ("text-classification", "AutoModelForSequenceClassification"),
+        ("other", None),
+    ],
+)
+def test_a_card_of_a_pushed_script_names_only_what_loads_and_no_test_result(
+    compared: Path, tmp_path: Path, hub_task: str, auto_class: str | None
+) -> None:
+    folder = shutil.copytree(compared / "out", tmp_path / "out")
+    with edited(folder / "comparison.json") as plan:
+        plan["task"]["hub_task"] = hub_task
+    upload = prepare_upload(folder, Repository("tester/script"))
+    section = card_of(upload.files).split("## The model in this repository")[1].split("\n## ")[0]
+    assert re.findall(r"Auto\w+(?=\.from_pretrained)", section) == ([auto_class] if auto_class else [])
+    assert "There is no test split" in section and "test loss" not in section
+    assert not any(path.startswith(".eval_results") for path in upload.files)
+    assert any("no test split" in note for note in upload.notes)
+    assert {"config.json", "model.safetensors"} <= upload.files.keys()
 
 
 def test_the_same_command_repeats_nothing_and_other_conditions_are_refused(
