@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 
 from hf_critmom.experiments.comparison.plan import PLAN_FILE
 from hf_critmom.hub.errors import HubError
-from hf_critmom.storage.recorded_commands import shorten_paths
+from hf_critmom.storage.recorded_commands import recorded_path, shorten_paths
 from hf_critmom.storage.redaction import find_secrets
 from hf_critmom.storage.run_folder import RESULT_FILE
 
 _TEXT = (".md", ".json", ".yaml", ".txt", ".html", ".svg", ".jinja", ".bpe", ".model", ".spm")
 _DERIVED = (".md", ".yaml", ".html", ".svg", ".parquet")
 _PROGRAM_TEXT = (".html", ".svg", ".jinja")
+_CLASS_NAMES = ("id2label", "label2id", "label_names")
+_PATH_NAME = re.compile(r"(?:path|file|dir|folder|argument)s?$")
 _VOCABULARIES = re.compile(r"(?:tokenizer|vocab|added_tokens|merges|normalizer)\.\w+|.*\.(?:model|spm|bpe)")
 
 
@@ -61,31 +64,61 @@ def _without_paths(path: str, content: bytes | Path) -> bytes | Path:
     if not path.endswith(_TEXT) or _VOCABULARIES.fullmatch(path):
         return content
     text = _decoded(content if isinstance(content, bytes) else content.read_bytes())
+    if path.endswith(".json") and (values := _json(text)) is not None:
+        public = _public_values(path, _shortened(values))
+        return content if public == values else (json.dumps(public, indent=2) + "\n").encode()
     shortened = shorten_paths(text, home_only=path.endswith(_PROGRAM_TEXT))
-    if path == PLAN_FILE:
-        shortened = _public_plan(shortened)
-    elif path.rpartition("/")[2] == RESULT_FILE:
-        shortened = _public_result(shortened)
     return content if shortened == text else shortened.encode("utf-8", errors="surrogateescape")
 
 
-def _public_plan(text: str) -> str:
+def _json(text: str) -> Any:
+    """The value that a JSON file holds; None if it is not JSON."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    return None
+
+
+def _shortened(value: Any, name: str = "") -> Any:
+    """A JSON value with the paths in its strings shortened.
+
+    Names of classes stay, because a model's outputs are known by them, and some look like paths, as ``/m/0a`` does.
+
+    Args:
+        value: The value.
+        name: Its key; by that, a path may have spaces.
+    """
+    if name in _CLASS_NAMES:
+        return value
+    if isinstance(value, dict):
+        return {key: _shortened(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    is_path = _PATH_NAME.search(name) is not None and re.match(r"/|~|[A-Za-z]:\\", value) is not None
+    return recorded_path(value) if is_path else shorten_paths(value)
+
+
+def _public_values(path: str, values: Any) -> Any:
+    """The values of a plan or a result without those that are private."""
+    if path == PLAN_FILE:
+        return _public_plan(values)
+    return _public_result(values) if path.rpartition("/")[2] == RESULT_FILE else values
+
+
+def _public_plan(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan in which data outside the comparison's folder is named only by the last part of its path."""
-    plan = json.loads(text)
     arguments = plan.get("arguments") or {}
     public = {group: {name: _public_argument(value) for name, value in of.items()} for group, of in arguments.items()}
-    if public == arguments:
-        return text
-    return json.dumps({**plan, "arguments": public}, indent=2) + "\n"
+    return plan if public == arguments else {**plan, "arguments": public}
 
 
-def _public_result(text: str) -> str:
+def _public_result(result: dict[str, Any]) -> dict[str, Any]:
     """A result without the name of the machine that made it, which is private."""
-    result = json.loads(text)
     load = result.get("load")
     if not isinstance(load, dict) or not load.get("node"):
-        return text
-    return json.dumps({**result, "load": {**load, "node": None}}, indent=2) + "\n"
+        return result
+    return {**result, "load": {**load, "node": None}}
 
 
 def _public_argument(value: Any) -> Any:

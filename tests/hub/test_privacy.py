@@ -145,6 +145,24 @@ def test_absolute_paths_are_shortened_in_what_is_pushed_and_nowhere_else(folder:
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_classes_keep_their_names_even_if_these_look_like_paths(folder: Path) -> None:
+    names = ["/m/0a", "/n/0a", "and/or", *map(str, range(7))]
+    config = folder / "runs" / "critmom" / "seed-43" / "config.json"
+    with edited(config) as content:
+        content["id2label"], content["label2id"] = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+        content["_name_or_path"] = "/home/jane doe/her models/final"
+    with edited(folder / "comparison.json") as plan:
+        plan["task"]["label_names"] = names
+        plan["task"]["script"] = {"arguments": ["--train_file", "/home/jane doe/a.csv", "--x=/home/jane/b.csv", "c"]}
+        plan["task"]["greater_is_better"] = True
+    made = publishable({"config.json": config, "comparison.json": folder / "comparison.json"})
+    published = {path: json.loads(content) for path, content in made.items() if isinstance(content, bytes)}
+    assert list(published["config.json"]["id2label"].values()) == list(published["config.json"]["label2id"]) == names
+    assert published["config.json"]["_name_or_path"] == "final"
+    assert published["comparison.json"]["task"]["label_names"] == names
+    assert published["comparison.json"]["task"]["script"]["arguments"] == ["--train_file", "a.csv", "--x=b.csv", "c"]
+
+
 def test_where_the_data_lies_beside_a_comparison_is_not_published(folder: Path) -> None:
     with edited(folder / "comparison.json") as plan:
         plan["arguments"] = {"data": {"task": "../../home/alice/shapes", "block_size": 5}, "model": {"width": 2}}
