@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OIDCError, RevisionNotFoundError
@@ -147,13 +148,19 @@ def push_upload(hub: Hub, upload: Upload, *, private: bool = False) -> Pushed:
     Files that the repository has already are not uploaded again; if nothing is new, nothing is committed.
 
     Raises:
-        HubError: If the Hub cannot be reached, refuses or fails.
+        HubError: If the Hub cannot be reached, refuses or fails, or files of something else would be replaced.
     """
     api, repository = hub.api, upload.repository
     with session.patient_session(), translate_hub_errors(api, hub.user, repository):
         before = _find_or_create(api, repository, private=private)
-        commit = _commit(api, upload)
         stored = [str(sibling.rfilename) for sibling in getattr(before, "siblings", None) or ()]
+        replaced = [path for path in stored if path in upload.files and path not in (CARD_FILE, PLAN_FILE)]
+        if replaced and not (CARD_FILE in stored and _is_ours(_read_card(api, repository))):
+            raise HubError(
+                f"{repository} holds {', '.join(replaced)} of something else, which this push would replace: choose "
+                "another REPO_ID, give a new branch with --revision, or delete them there if nobody needs them."
+            )
+        commit = _commit(api, upload)
     notes = [
         f"{repository.repo_id} also holds {path}, which is not part of this push: delete it if nobody needs it."
         for path in stored
@@ -242,6 +249,19 @@ def _commit(api: HfApi, upload: Upload) -> CommitInfo:
             time.sleep(wait)
 
 
+def _read_card(api: HfApi, repository: Repository) -> str:
+    """The card that a repository has now."""
+    address = f"{repository.url}/resolve/{quote(repository.revision or 'main', safe='')}/{CARD_FILE}"
+    response = get_session().get(address, headers=build_hf_headers(token=api.token))
+    hf_raise_for_status(response)
+    return response.content.decode(errors="replace")
+
+
+def _is_ours(card: str) -> bool:
+    """Whether a card was pushed by this program."""
+    return "hf-critmom" in card
+
+
 def _find_linked(hub: Hub, repository: Repository) -> Repository | None:
     """The repository of the same name to link to, if the Hub has it: a model's Space, or a Space's model."""
     other = Repository(repository.repo_id, "model" if repository.repo_type == "space" else "space")
@@ -257,12 +277,9 @@ def _link_to_space(hub: Hub, model: Repository, space: Repository) -> str:
         with session.patient_session(), translate_hub_errors(api, hub.user, model):
             if CARD_FILE not in [sibling.rfilename for sibling in _info(api, model).siblings or ()]:
                 return f"The model repository {model.repo_id} has no card yet: {again}."
-            headers = build_hf_headers(token=api.token)
-            response = get_session().get(f"{model.url}/resolve/main/{CARD_FILE}", headers=headers)
-            hf_raise_for_status(response)
-            card = response.content.decode()
+            card = _read_card(api, model)
             linked = with_space_link(card, space)
-            if "hf-critmom" not in card:
+            if not _is_ours(card):
                 return (
                     f"The card of the model repository {model.repo_id} is not from hf-critmom, and was left unchanged."
                 )

@@ -334,6 +334,21 @@ def test_a_push_to_a_repository_that_exists_is_a_commit_on_top(
     assert repository.files()["extra.md"] == b"kept" and b"\n## " in repository.files()["README.md"]
 
 
+@pytest.mark.parametrize("card", [b"---\nlicense: mit\n---\n# BERT, trained for three weeks\n", None])
+def test_the_model_of_something_else_is_not_replaced(
+    finished: Path, hub: HubServer, push: Push, refused: Push, card: bytes | None
+) -> None:
+    others = {"config.json": b"{}", "model.safetensors": b"weights", **({"README.md": card} if card else {})}
+    push_upload(sign_in(), Upload(Repository(NAME), others, "before"))
+    before = hub.repositories["model", NAME].files()
+    sentence = refused(finished, NAME)
+    assert "holds config.json, model.safetensors of something else" in sentence and "--revision" in sentence
+    assert hub.repositories["model", NAME].files() == before
+    for _ in range(2):  # a branch of its own, to which the second push is one of the same comparison
+        push(finished, NAME, "--revision", "momentum")
+    assert hub.repositories["model", NAME].files() == before
+
+
 def test_only_what_has_changed_is_uploaded(upload: Upload, hub: HubServer) -> None:
     push_upload(sign_in(), upload)
     hub.requests.clear()
