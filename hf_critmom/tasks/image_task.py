@@ -260,7 +260,7 @@ def _split(loaded: dict[str, LabelledImages], arguments: DataArguments) -> tuple
     total = len(loaded["train"])
     for name in ("test", "validation"):
         if name not in splits:
-            held_out, kept = _stratified(splits["train"].labels, share * total / len(splits["train"]), rng)
+            held_out, kept = _stratified(splits["train"], share * total / len(splits["train"]), rng)
             if len(held_out) == 0 or len(kept) == 0:
                 raise TaskError(
                     f"The training split has too few examples ({total}) to hold out a share of {share:g} for "
@@ -276,10 +276,15 @@ def _split(loaded: dict[str, LabelledImages], arguments: DataArguments) -> tuple
     return splits, [*notes, *cut]
 
 
-def _stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a random share of every class, and the rest, both in the original order."""
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+def _stratified(split: LabelledImages, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of a random share of every class, and the rest, both in the original order.
+
+    Copies of an image go with the first of them, so that no held-out image is among those that are kept.
+    """
+    held_out = np.zeros(len(split), dtype=bool)
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
         held_out[rng.permutation(members)[: math.floor(share * len(members) + 0.5)]] = True
+    _, firsts, copy_of = np.unique(split.keys, return_index=True, return_inverse=True)
+    held_out = held_out[firsts[copy_of]]
     return np.flatnonzero(held_out), np.flatnonzero(~held_out)

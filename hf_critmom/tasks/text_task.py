@@ -198,26 +198,29 @@ def _held_out(texts: list[str], num_bytes: float, rng: np.random.Generator) -> t
 
 
 def _check_unseen(splits: dict[str, list[str]], name: str) -> list[str]:
-    """Refuses a held-out split that was also given for training; returns a note if a small part of it was.
+    """Refuses a held-out split that was also given for training; returns notes if a small part of it was.
 
     Whole texts are compared, and passages from all over the split, which reveal a text that is part of another.
     """
-    longer = {text for text in splits["train"] if len(text) >= _LONG_TEXT}
-    texts = splits.get(name, [])
-    if seen := sum(text in longer for text in texts):
+    trained, texts = set(splits["train"]), splits.get(name, [])
+    copies = [text for text in texts if text in trained]
+    also = f"{len(copies):,} of the {len(texts):,} {name} texts {'is' if len(copies) == 1 else 'are'} also in the "
+    share = sum(map(len, copies)) / max(sum(map(len, texts)), 1)
+    if share > _MOST_SEEN or any(len(text) >= _LONG_TEXT for text in copies):
         raise TaskError(
-            f"{seen:,} of the {len(texts):,} {name} texts {'is' if seen == 1 else 'are'} also in the training split: "
-            "held-out text must not be trained on, so give others, or none to have some held out."
+            f"{also}training split: held-out text must not be trained on, so give others, or none to have some held "
+            "out."
         )
+    notes = [f"{also}training text: {share:.1%} of its characters."] if copies else []
     passages, training = _passages(texts), "\0".join(splits["train"])
     if not (seen := sum(passage in training for passage in passages)):
-        return []
+        return notes
     if seen > _MOST_SEEN * len(passages):
         raise TaskError(
             f"{seen} of {len(passages)} passages from all over the {name} text are also in the training split: "
             "held-out text must not be trained on, so give other text, or none to have some held out."
         )
-    return [f"{seen} of {len(passages)} passages from all over the {name} text are also in the training text."]
+    return [*notes, f"{seen} of {len(passages)} passages from all over the {name} text are also in the training text."]
 
 
 def _passages(texts: Sequence[str]) -> list[str]:

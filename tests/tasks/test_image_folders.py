@@ -17,6 +17,7 @@ from PIL import Image, features
 from hf_critmom.commands import main
 from hf_critmom.tasks import DataArguments, ImageTask, TaskError, load_task
 from hf_critmom.tasks.image_folders import read_image_folder, read_split_folders
+from hf_critmom.tasks.provenance import check_disjoint
 
 
 def write(folder: Path, count: int = 12, *, seed: int = 0, suffix: str = ".png") -> Path:
@@ -336,12 +337,15 @@ def test_a_few_copies_are_noted_and_many_refused(tmp_path: Path) -> None:
     assert "3 of the 27 test images are also in the training split (24 images)" in error_of(task=tmp_path)
 
 
-def test_copies_within_the_training_data_are_noted_where_splits_are_made_of_it(tmp_path: Path) -> None:
+def test_copies_of_an_image_stay_together_where_splits_are_made(tmp_path: Path) -> None:
     folder = classes(tmp_path)
-    for file in [*folder.glob("*/*.png")]:
-        file.with_stem(f"{file.stem}-copy").write_bytes(file.read_bytes())
-    task = load_task(DataArguments(task=str(folder), train_val_split=0.3))
-    assert any("also in the training split" in note for note in task.notes)
+    for number, file in enumerate(sorted(folder.glob("*/*.png"))):
+        for copy in range(number % 3):
+            file.with_stem(f"{file.stem}-copy-{copy}").write_bytes(file.read_bytes())
+    for seed in range(5):
+        task = load_task(DataArguments(task=str(folder), train_val_split=0.3, split_seed=seed))
+        assert check_disjoint(task.splits).compared == ("train", "validation", "test")
+        assert sum(map(len, task.splits.values())) == len([*folder.glob("*/*.png")])
 
 
 # ----------------------------------------------------------------------------------------------------- what is damaged

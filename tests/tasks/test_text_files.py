@@ -204,6 +204,16 @@ def test_rows_of_training_in_a_held_out_table_are_counted(tmp_path: Path) -> Non
     assert "7 of the 7 test texts are also in the training split" in message
 
 
+def test_short_rows_of_training_in_a_held_out_table_are_counted_too(tmp_path: Path) -> None:
+    short = [f"message {number} says {number * 7919 % 1000}" for number in range(400)]
+    for name, texts in (("train", short[:300]), ("copies", short[:60]), ("few", [*short[300:], *short[:5]])):
+        pd.DataFrame({"text": texts}).to_csv(tmp_path / f"{name}.csv", index=False)
+    message = error_of(train_file=tmp_path / "train.csv", validation_file=tmp_path / "copies.csv")
+    assert "60 of the 60 validation texts are also in the training split" in message
+    task = task_of(train_file=tmp_path / "train.csv", validation_file=tmp_path / "few.csv")
+    assert any("5 of the 105 validation texts are also in the training text: 4." in note for note in task.notes)
+
+
 def test_splits_of_text_know_their_content(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(words(3000, 0))
     (tmp_path / "b.txt").write_text(words(3000, 1))
