@@ -17,6 +17,7 @@ import datasets
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from hf_critmom.errors import root_message
 from hf_critmom.tasks.errors import TaskError
 from hf_critmom.tasks.loading import left_out
 from hf_critmom.tasks.paths import files_below
@@ -249,11 +250,18 @@ def _listed_images(contents: _Contents) -> tuple[datasets.Dataset, list[str]]:
                 f"{missing[0].relative_to(file.parent)}): supply them, or remove their rows."
             )
         listed += paths
-        tables.append(table.remove_columns("file_name"))
-    table = datasets.concatenate_datasets(tables)
+        tables.append(table)
+    try:
+        table = datasets.concatenate_datasets(tables)
+    except ValueError as error:
+        raise TaskError(
+            f"The metadata files in {contents.folder} do not fit together ({root_message(error)}): give each column "
+            "the same type in all of them."
+        ) from error
     if "image" in table.column_names:
         raise TaskError(f"{contents.metadata[0]} has a column image beside file_name: rename it.")
-    table = table.add_column("image", [str(path) for path in listed]).cast_column("image", datasets.Image())
+    table = table.add_column("image", [str(path) for path in listed]).remove_columns("file_name")
+    table = table.cast_column("image", datasets.Image())
     notes = left_out(contents.others, contents.folder)
     known = {path.resolve() for path in listed}
     if unlisted := [image for image in contents.images if image.resolve() not in known]:

@@ -21,6 +21,8 @@ from hf_critmom.tasks.paths import is_folder
 _LABEL_TYPES = ("int", "uint", "bool", "string", "large_string")
 """Column types, by their beginnings, whose values can name classes."""
 _LABEL_COLUMNS = ("label", "labels")
+_MISSING = {None, ""}
+"""What a table holds in place of a missing label."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,13 @@ def load_images(arguments: DataArguments) -> Source:
                         f"{', '.join(split.column_names)}."
                     )
         label_names, index_of = _label_names(splits["train"], label_column)
+        splits, unlabelled = _labelled(splits, label_column, index_of)
         images, converted = decode_splits(splits, image_column, arguments.image_size)
         labels = {
             name: _labels(split, label_column, index_of, len(label_names), name) for name, split in splits.items()
         }
     found = {name: LabelledImages.found(images[name], labels[name]) for name in splits}
-    return Source(found, label_names, (*notes, *converted, *_class_notes(labels, label_names)))
+    return Source(found, label_names, (*notes, *unlabelled, *converted, *_class_notes(labels, label_names)))
 
 
 def dataset_of(arguments: DataArguments) -> str:
@@ -197,13 +200,23 @@ def _label_names(split: datasets.Dataset, column: str) -> tuple[tuple[str, ...],
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names), None
     kind = feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
-    values = sorted(set(split[column]) - {None}) if _names_classes(feature) else []
+    values = sorted(set(split[column]) - _MISSING) if _names_classes(feature) else []
     if not values or len(values) > 100_000:
         raise TaskError(
             f"Column {column!r} does not hold class labels ({kind}): expected whole numbers or names of classes, no "
             "more than 100,000 different ones."
         )
     return tuple(str(value) for value in values), {value: index for index, value in enumerate(values)}
+
+
+def _labelled(
+    splits: dict[str, Any], column: str, index_of: dict[Any, int] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The splits without those that were published without labels, as test splits of benchmarks are, and notes."""
+    marks = {*_MISSING, -1} - set(index_of or ())
+    unlabelled = [name for name, split in splits.items() if name != "train" and set(split[column]) <= marks and len(split)]
+    notes = [f"Not used: split {name} ({len(splits[name]):,} examples), which has no labels." for name in unlabelled]
+    return {name: split for name, split in splits.items() if name not in unlabelled}, notes
 
 
 def _labels(

@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 from helpers.image_data import (
+    contents,
     CLASSES,
     error_of,
     labels_in_turn,
@@ -153,6 +154,24 @@ def test_a_missing_or_impossible_label_is_named_by_its_place(tmp_path: Path) -> 
     folder = write_parquet(tmp_path / "unseen", splits, datasets.Value("int64"))
     message = error_of(task=str(folder), label_column_name="label")
     assert "Example 1 of split test has label 7" in message
+
+
+@pytest.mark.parametrize("label", [None, datasets.Value("int64")])
+def test_a_split_that_was_published_without_labels_is_left_out_with_a_note(tmp_path: Path, label: Any) -> None:
+    splits = {"train": (random_images(60), labels_in_turn(60)), "test": (random_images(9, seed=1), [-1] * 9)}
+    task = load_task(DataArguments(task=str(write_parquet(tmp_path / "hidden", splits, label))))
+    assert "Not used: split test (9 examples), which has no labels." in task.notes
+    assert len(task.test) == 6 and contents(task.test) < {image.tobytes() for image in splits["train"][0]}
+    splits["test"] = (random_images(9, seed=1), [*[-1] * 8, 0])
+    message = error_of(task=str(write_parquet(tmp_path / "some", splits, label)))
+    assert "Example 0 of split test has label -1" in message
+
+
+def test_an_empty_cell_is_a_missing_label_and_not_a_class(tmp_path: Path) -> None:
+    folder = write_parquet(
+        tmp_path, {"train": (random_images(6), ["cat", "", "dog", "cat", "dog", "dog"])}, datasets.Value("string")
+    )
+    assert "Example 1 of split train has label ''" in error_of(task=str(folder))
 
 
 def test_too_few_examples_to_split_are_refused(tmp_path: Path) -> None:

@@ -90,6 +90,17 @@ def test_metadata_is_what_datasets_makes_of_it(tmp_path: Path, form: str) -> Non
         ]
 
 
+def test_metadata_without_labels_or_of_several_types_is_refused(tmp_path: Path) -> None:
+    for name, labels in (("first", "0"), ("second", "cat"), ("third", None)):
+        write(tmp_path / name, 12, seed=1)
+        rows = {"file_name": sorted(file.name for file in (tmp_path / name).iterdir())}
+        pd.DataFrame({**rows, **({"label": labels} if labels else {})}).to_csv(
+            tmp_path / name / "metadata.csv", index=False
+        )
+    assert "do not fit together" in error_of(train_dir=tmp_path)
+    assert "no column that could hold the labels" in error_of(train_dir=tmp_path / "third")
+
+
 # ------------------------------------------------------------------------------------------------- classes and splits
 
 
