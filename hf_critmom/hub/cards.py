@@ -41,7 +41,7 @@ def model_card(
     card: str,
     repository: Repository,
     run: RunResult | None,
-    metric: str,
+    plan: Plan,
     why: str,
     *,
     files: Collection[str] = (),
@@ -54,7 +54,7 @@ def model_card(
         card: The report.
         repository: The repository.
         run: Result of the run whose model is pushed; None without a model.
-        metric: The metric of the task.
+        plan: The comparison's plan.
         why: Why this model was chosen, or why there is none.
         files: Names of the model's files.
         tags: Further tags.
@@ -64,12 +64,26 @@ def model_card(
     if run is None:
         for promise in ("library_name", "pipeline_tag"):
             pushed.data.pop(promise)
+    if run is not None and has_foreign_weights(plan):
+        pushed.data.pop("license")
+        pushed.data["base_model"] = base_model(plan)
     pushed.data["tags"] = list(dict.fromkeys([*(pushed.data.get("tags") or []), *tags]))
     loaded = _loaded(str(pushed.data.get("pipeline_tag")), files)
     pushed.text = _with_section(
-        pushed.text, "pushed_model.md", repository, run=run, metric=metric, why=why, loaded=loaded
+        pushed.text, "pushed_model.md", repository, run=run, metric=plan.task.metric, why=why, loaded=loaded
     )
     return with_space_link(str(pushed), space) if space else str(pushed)
+
+
+def has_foreign_weights(plan: Plan) -> bool:
+    """Whether the weights derive from others, whose license this program does not know, rather than from a seed."""
+    return plan.task.is_script or "model_name_or_path" in plan.model
+
+
+def base_model(plan: Plan) -> str | None:
+    """The model on the Hub that was fine-tuned; None for one in a folder, or if none is known."""
+    name = plan.model.get("model_name_or_path")
+    return name if isinstance(name, str) and is_repo_id(name) and "checkpoint_sha256" not in plan.model else None
 
 
 def dataset_card(card: str, repository: Repository, *, space: Repository | None = None) -> str:

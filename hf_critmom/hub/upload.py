@@ -14,7 +14,15 @@ from hf_critmom.errors import root_message
 from hf_critmom.experiments.comparison import ComparisonError, write_report
 from hf_critmom.experiments.comparison.plan import Plan
 from hf_critmom.experiments.comparison.records import RunResult
-from hf_critmom.hub.cards import check_card, dataset_card, evaluation, model_card, space_card, tracker_tags
+from hf_critmom.hub.cards import (
+    check_card,
+    dataset_card,
+    evaluation,
+    has_foreign_weights,
+    model_card,
+    space_card,
+    tracker_tags,
+)
 from hf_critmom.hub.errors import HubError
 from hf_critmom.hub.files import CARD_FILE, PAGE_FILE, copy_records, regular_file, report_files
 from hf_critmom.hub.model_choice import choose_run, chosen_model_files, finished_runs
@@ -194,7 +202,9 @@ def _model_contents(
     run = chosen.result if chosen and model else None
     tags = tracker_tags(comparison.folder, [*([chosen.folder] if chosen else []), *runs])
     names = [file.name for file in model]
-    card = model_card(comparison.card, repository, run, plan.task.metric, why, files=names, tags=tags, space=linked)
+    card = model_card(comparison.card, repository, run, plan, why, files=names, tags=tags, space=linked)
+    if run is not None and has_foreign_weights(plan):
+        notes.append("The card states no license, because the weights derive from others: add the one that applies.")
     if chosen is not None and chosen.result.ended_on != "test":
         notes.append("There is no test split, so no result is published in .eval_results/.")
     elif chosen is not None:

@@ -194,6 +194,19 @@ def test_a_tokenizer_goes_with_its_model(folder: Path) -> None:
     assert prepare_upload(folder, Repository(NAME)).files.keys() == results_in(folder) | MODEL | names
 
 
+@pytest.mark.parametrize("stored", [{}, {"checkpoint_sha256": "0" * 64}])
+def test_the_card_of_a_fine_tuned_checkpoint_states_its_origin_and_no_license(
+    folder: Path, upload: Upload, stored: dict[str, str]
+) -> None:
+    assert ModelCard(card_of(upload.files)).data.license == "apache-2.0"
+    with edited(folder / "comparison.json") as plan:
+        plan["model"] = {"model_name_or_path": "google/vit-base-patch16-224", "dtype": "float32", **stored}
+    made = prepare_upload(folder, Repository(NAME))
+    data = ModelCard(card_of(made.files)).data
+    assert data.license is None and any("no license" in note for note in made.notes)
+    assert data.base_model == (None if stored else "google/vit-base-patch16-224")
+
+
 # ---------------------------------------------------------------------------------------------------------- which model
 
 
