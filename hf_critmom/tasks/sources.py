@@ -209,12 +209,12 @@ def _label_names(split: datasets.Dataset, column: str) -> tuple[tuple[str, ...],
     return tuple(str(value) for value in values), {value: index for index, value in enumerate(values)}
 
 
-def _labelled(
-    splits: dict[str, Any], column: str, index_of: dict[Any, int] | None
-) -> tuple[dict[str, Any], list[str]]:
+def _labelled(splits: dict[str, Any], column: str, index_of: dict[Any, int] | None) -> tuple[dict[str, Any], list[str]]:
     """The splits without those that were published without labels, as test splits of benchmarks are, and notes."""
     marks = {*_MISSING, -1} - set(index_of or ())
-    unlabelled = [name for name, split in splits.items() if name != "train" and set(split[column]) <= marks and len(split)]
+    unlabelled = [
+        name for name, split in splits.items() if name != "train" and set(split[column]) <= marks and len(split)
+    ]
     notes = [f"Not used: split {name} ({len(splits[name]):,} examples), which has no labels." for name in unlabelled]
     return {name: split for name, split in splits.items() if name not in unlabelled}, notes
 

@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 import pytest
 from helpers.image_data import (
-    contents,
     CLASSES,
+    contents,
     error_of,
     labels_in_turn,
     picture,
