@@ -181,6 +181,8 @@ def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str
             each = "the training text" if len(texts) == 1 else f"each of the {len(texts)} training texts"
             notes.append(f"The {name} split is a share of {share:g} of {each}: {place}.")
     splits["train"] = texts
+    for name in missing:  # near copies of a text may be on both sides
+        notes += _notes_on_passages(splits, name)
     return splits, notes
 
 
@@ -212,15 +214,27 @@ def _check_unseen(splits: dict[str, list[str]], name: str) -> list[str]:
             "out."
         )
     notes = [f"{also}training text: {share:.1%} of its characters."] if copies else []
-    passages, training = _passages(texts), "\0".join(splits["train"])
-    if not (seen := sum(passage in training for passage in passages)):
-        return notes
-    if seen > _MOST_SEEN * len(passages):
+    seen, passages = _seen_passages(splits, name)
+    if seen > _MOST_SEEN * passages:
         raise TaskError(
-            f"{seen} of {len(passages)} passages from all over the {name} text are also in the training split: "
+            f"{seen} of {passages} passages from all over the {name} text are also in the training split: "
             "held-out text must not be trained on, so give other text, or none to have some held out."
         )
-    return [*notes, f"{seen} of {len(passages)} passages from all over the {name} text are also in the training text."]
+    return [*notes, *_notes_on_passages(splits, name)]
+
+
+def _notes_on_passages(splits: dict[str, list[str]], name: str) -> list[str]:
+    """A note on passages of a held-out split that training has, too."""
+    seen, passages = _seen_passages(splits, name)
+    if not seen:
+        return []
+    return [f"{seen} of {passages} passages from all over the {name} text are also in the training text."]
+
+
+def _seen_passages(splits: dict[str, list[str]], name: str) -> tuple[int, int]:
+    """Number of passages from all over a held-out split that are also in the training split, and of all of them."""
+    passages, training = _passages(splits.get(name, [])), "\0".join(splits["train"])
+    return sum(passage in training for passage in passages), len(passages)
 
 
 def _passages(texts: Sequence[str]) -> list[str]:

@@ -167,6 +167,9 @@ def test_a_data_set_that_was_saved_to_disk_is_read(tmp_path: Path, expected: dic
 # ------------------------------------------------------------------------------------------------------ held-out text
 
 
+HELD_OUT = ("validation", "test")
+
+
 def words(count: int, seed: int) -> str:
     return " ".join(map(str, np.random.default_rng(seed).integers(0, 10**6, count)))
 
@@ -180,6 +183,22 @@ def test_a_held_out_text_that_is_a_part_of_the_training_text_is_refused(tmp_path
     for name in ("part.txt", "mostly.txt"):
         message = error_of(train_file=tmp_path / "all.txt", **{flag: tmp_path / name})
         assert "passages" in message and "also in the training split" in message
+
+
+@pytest.mark.parametrize(
+    "near_copies",
+    [
+        [words(3000, 0), words(3000, 0)[:9000]],
+        [words(75, seed) + end for seed in range(40) for end in ("", " (draft)")],
+    ],
+    ids=["few texts, of which ends are held out", "many texts"],
+)
+def test_near_copies_on_both_sides_of_a_split_are_noted(tmp_path: Path, near_copies: list[str]) -> None:
+    for name, texts in (("copies", near_copies), ("alone", near_copies[::2])):
+        pd.DataFrame({"text": texts}).to_csv(tmp_path / f"{name}.csv", index=False)
+        task = task_of(train_file=tmp_path / f"{name}.csv")
+        noted = [any(f"passages from all over the {split} text" in note for note in task.notes) for split in HELD_OUT]
+        assert noted == [name == "copies"] * 2
 
 
 def test_a_held_out_text_that_contains_the_training_text_is_refused(tmp_path: Path) -> None:
