@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,8 @@ def push_upload(hub: Hub, upload: Upload, *, private: bool = False) -> Pushed:
     with session.patient_session(), translate_hub_errors(api, hub.user, repository):
         before = _find_or_create(api, repository, private=private)
         stored = [str(sibling.rfilename) for sibling in getattr(before, "siblings", None) or ()]
-        replaced = [path for path in stored if path in upload.files and path not in (CARD_FILE, PLAN_FILE)]
-        if replaced and not (CARD_FILE in stored and _is_ours(_read_card(api, repository))):
+        replaced = [path for path in stored if path in upload.files and path != CARD_FILE]
+        if replaced and not _holds_comparison(api, repository, stored):
             raise HubError(
                 f"{repository} holds {', '.join(replaced)} of something else, which this push would replace: choose "
                 "another REPO_ID, give a new branch with --revision, or delete them there if nobody needs them."
@@ -255,6 +256,11 @@ def _read_card(api: HfApi, repository: Repository) -> str:
     response = get_session().get(address, headers=build_hf_headers(token=api.token))
     hf_raise_for_status(response)
     return response.content.decode(errors="replace")
+
+
+def _holds_comparison(api: HfApi, repository: Repository, stored: Collection[str]) -> bool:
+    """Whether a repository with these files was filled by this program; a Space has no plan, but our card."""
+    return PLAN_FILE in stored or (CARD_FILE in stored and _is_ours(_read_card(api, repository)))
 
 
 def _is_ours(card: str) -> bool:
