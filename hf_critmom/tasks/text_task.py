@@ -114,7 +114,8 @@ def text_task(
     texts, notes = _split(loaded, arguments)
     splits = {split: _blocks(texts[split], tokenizer, block_size, split) for split in ("train", "validation", "test")}
     splits, cut = cut_to_size(splits, arguments)
-    return TextTask(name=name, source=source, **splits, metric=metric, processor=tokenizer, notes=(*notes, *cut))
+    notes += [*cut, *_notes_on_unknown(splits, tokenizer)]
+    return TextTask(name=name, source=source, **splits, metric=metric, processor=tokenizer, notes=tuple(notes))
 
 
 def _tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
@@ -143,6 +144,19 @@ def _blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size
             "or choose a smaller --block_size."
         )
     return BlockDataset(cut_into_blocks(tokens, block_size), num_bytes=num_bytes, num_tokens=len(tokens))
+
+
+def _notes_on_unknown(splits: dict[str, BlockDataset], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Notes on tokens for unknown text, which is easy to predict because all of it looks the same."""
+    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):  # some tokenizers know everything, and name any token
+        return []
+    shares = {name: float(np.mean(split.blocks == tokenizer.unk_token_id)) for name, split in splits.items()}
+    return [
+        f"{share:.1%} of the {name} tokens stand for text that the tokenizer does not know: its metrics look better "
+        "than those of a tokenizer that knows all text."
+        for name, share in shares.items()
+        if share
+    ]
 
 
 def _split(loaded: Corpus, arguments: DataArguments) -> tuple[dict[str, list[str]], list[str]]:

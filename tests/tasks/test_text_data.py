@@ -17,13 +17,18 @@ from helpers.text_data import (
     text_task_of,
     write_texts,
 )
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     AutoTokenizer,
     ByT5Tokenizer,
+    PreTrainedTokenizerFast,
 )
 
 from hf_critmom.tasks import (
     DataArguments,
+    ModelArguments,
     TaskError,
     TextTask,
     load_task,
@@ -52,6 +57,20 @@ def test_any_tokenizer_marks_the_end_of_each_text_and_takes_the_texts_as_they_ar
     tokens = tokenize(tokenizer, texts).tolist()
     assert tokens.count(end) == 3 and tokens[-1] == end
     assert tokenizer.decode([token for token in tokens if token != end]) == "".join(texts)
+
+
+@pytest.mark.parametrize("known", ["a b c d", "a b c"])
+def test_text_that_the_tokenizer_does_not_know_is_noted(tmp_path: Path, known: str) -> None:
+    vocabulary = {word: index for index, word in enumerate(["<unk>", *known.split()])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "text.txt").write_text("a b c d " * 500)
+    arguments = DataArguments(task="text", train_file=str(tmp_path / "text.txt"), block_size=16)
+    task = load_task(arguments, ModelArguments(tokenizer_name=str(tmp_path / "tokenizer")))
+    noted = [note for note in task.notes if "does not know" in note]
+    assert len(noted) == (0 if "d" in known else 3)
+    assert all(note.startswith("25.0% of the ") for note in noted)
 
 
 def test_blocks_hold_the_tokens_in_order_without_the_last_that_do_not_fill_one() -> None:
