@@ -257,13 +257,14 @@ def _split(loaded: dict[str, LabelledImages], arguments: DataArguments) -> tuple
     share = held_out_share(arguments)
     rng = np.random.default_rng(arguments.split_seed)
     splits, notes = dict(loaded), []
-    total = len(loaded["train"])
+    total, distinct = len(loaded["train"]), len(set(loaded["train"].keys))
     for name in ("test", "validation"):
         if name not in splits:
             held_out, kept = _stratified(splits["train"], share * total / len(splits["train"]), rng)
             if len(held_out) == 0 or len(kept) == 0:
+                copies = "" if distinct == total else f", {distinct} without copies"
                 raise TaskError(
-                    f"The training split has too few examples ({total}) to hold out a share of {share:g} for "
+                    f"The training split has too few examples ({total}{copies}) to hold out a share of {share:g} for "
                     f"{name}: give more data or a larger --train_val_split."
                 )
             splits[name] = splits["train"].take(held_out)

@@ -177,6 +177,10 @@ def test_an_empty_cell_is_a_missing_label_and_not_a_class(tmp_path: Path) -> Non
 def test_too_few_examples_to_split_are_refused(tmp_path: Path) -> None:
     folder = write_parquet(tmp_path, {"train": (random_images(3), labels_in_turn(3))})
     assert "too few examples (3)" in error_of(task=str(folder))
+    copies = write_parquet(
+        tmp_path / "copies", {"train": (np.repeat(random_images(1), 30, axis=0), labels_in_turn(30))}
+    )
+    assert "too few examples (30, 1 without copies)" in error_of(task=str(copies))
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_sixteen_bit_images_are_scaled_and_not_clipped(tmp_path: Path) -> None:
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     sideways = np.zeros((30, 3, 8, 8), dtype=np.uint8)
-    sideways[:, :, :4] = 255  # the upper half is white
+    sideways[:, :, :4] = 255 - np.arange(30, dtype=np.uint8)[:, None, None, None]  # the upper half is nearly white
     folder = write_folder(tmp_path / "plain", sideways, labels_in_turn(30), (".jpg",))
     for file in folder.glob("*/*.jpg"):
         image = Image.open(file)
