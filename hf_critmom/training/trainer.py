@@ -208,7 +208,7 @@ class CritMomTrainer(Trainer):
             self.is_fsdp_enabled
             or self.is_deepspeed_enabled
             or self.is_fsdp_xla_enabled
-            or self.is_distributed_loading_by_transformers
+            or getattr(self.model, "is_distributed_loading_by_transformers", False)  # from Transformers 5.19 on
             or is_sagemaker_mp_enabled()
         )
 
