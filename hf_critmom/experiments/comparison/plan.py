@@ -498,11 +498,13 @@ def left_out_by_name(left_out: Mapping[str, Sequence[int]]) -> dict[str, tuple[i
     Args:
         left_out: The seeds by name, an arm's before those of its tuned variant.
     """
-    return {
-        name: tuple(seeds)
-        for name, seeds in left_out.items()
-        if {*seeds} != {*(left_out.get(name.removesuffix(TUNED_SUFFIX), ()) if name.endswith(TUNED_SUFFIX) else ())}
-    }
+    named = {}
+    for name, seeds in left_out.items():
+        arm = name.removesuffix(TUNED_SUFFIX)
+        followed = left_out.get(arm, ()) if name != arm else ()
+        if {*seeds} != {*followed}:
+            named[name] = tuple(seeds)
+    return named
 
 
 def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -270,7 +270,8 @@ class _Runner:
             results = read_results(self.folder, self.plan)
             claims = undecided_claims(self.plan, results, results_table(results.runs.values()), arms)
             undecided, tested = broadcast_object_list([claims])[0]  # all processes stop at the same seed
-            numbers = sorted({len(self.plan.first_seeds_of([arm])) for arm in arms})
+            run = self._with_own_runs(with_tuned(arms))
+            numbers = sorted({len(self.plan.first_seeds_of([name])) for name in run})
             decided = f"{tested - len(undecided)} of {tested} claim{'s' if tested != 1 else ''} decided"
             decided = f"{' to '.join(dict.fromkeys(map(str, (numbers[0], numbers[-1]))))} seeds: {decided}"
             growing = self._with_own_runs(name for compared in undecided for name in compared)

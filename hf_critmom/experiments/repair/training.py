@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_critmom.attribution.attribution import mean_gradients, predict
-from hf_critmom.attribution.batches import IGNORED
+from hf_critmom.attribution.batches import IGNORED, has_tokens
 from hf_critmom.attribution.groups import LayerGroups
 from hf_critmom.attribution.names import named_parameters
 from hf_critmom.attribution.predictions import Predictions, model_loss
@@ -211,7 +211,7 @@ def _finite_predictions(trainer: CritMomTrainer, model: nn.Module, test_dataset:
     def compute_loss(model: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
         loss, outputs = model_loss(model, inputs)
         labels = inputs["labels"]
-        labels = labels[:, 1:] if labels.ndim == 2 else labels  # the first token of a text may have no loss
+        labels = labels[:, 1:] if has_tokens(labels) else labels  # the first token of a text may have no loss
         if labels.ne(IGNORED).any():  # the mean over no label is not a number, and no sign of anything
             finite_losses.append(bool(torch.isfinite(loss)))
         return loss, outputs
